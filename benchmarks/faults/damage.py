@@ -31,7 +31,11 @@ from benchmarks.faults.fuzz import CRASHES, MEMORY, SEED
 from benchmarks.figures import Figure
 
 sys.path.append(str(STORED))  # `tests` is the name of other installed packages, too
-from installation import Installation, _read_all, unpack
+from installation import (  # type: ignore[import-not-found]
+    Installation,
+    _read_all,
+    unpack,
+)
 
 FIGURES: Final = [
     ("damaged_files", "files"),
@@ -220,7 +224,7 @@ def _copy(whole: _Forked, folder: Path) -> _Forked:
     return _Forked(folder)
 
 
-class _Forked(Installation):
+class _Forked(Installation):  # type: ignore[misc]
     """An installation whose commands are forks of this process, which has imported the product."""
 
     died = ""
@@ -234,7 +238,7 @@ class _Forked(Installation):
         output = self.folder / "output"
         child = self._start(list(map(str, arguments)), output)
         code = self._wait(child, 120)
-        text = output.read_text(errors="replace")
+        text: str = output.read_text(errors="replace")
         assert code == 0, f"{arguments}: {text[-2000:]}"
         return text
 

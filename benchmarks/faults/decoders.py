@@ -26,8 +26,9 @@ from tactful.errors import TactfulError
 from tactful.event_log.encryption import read_master_key
 from tactful.event_log.impressions import decode_impression
 from tactful.experiments.definitions import load_rollouts
-from tactful.http.asgi import ARRIVED, Call, Paths
+from tactful.http.asgi import ARRIVED, Call
 from tactful.http.openapi import example_of
+from tactful.http.paths import Paths
 from tactful.http.routes import ENDPOINTS
 from tactful.maintenance.backup import Manifest, read_signed_manifest, write_manifest
 from tactful.ranking.forest import BinnedForest
@@ -77,7 +78,13 @@ from tactful_streaming.windows.entity_table import PackedReader
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STORED: Final = ROOT / "tests" / "platform" / "stored"
-ERRORS: Final = (TactfulError, PrivacyError, StreamingError, FederatedError, ExperimentError)
+ERRORS: Final[tuple[type[Exception], ...]] = (
+    TactfulError,
+    PrivacyError,
+    StreamingError,
+    FederatedError,
+    ExperimentError,
+)
 """Roots of the documented errors."""
 
 NOW: Final = 1_790_000_000_000
@@ -142,7 +149,7 @@ def _requests() -> Iterator[Target]:
     for endpoint in ENDPOINTS:
         name = f"{endpoint.method} {endpoint.path}"
         if isinstance(endpoint.body, type) and name in bodies:
-            decoder = msgspec.json.Decoder(endpoint.body)
+            decoder: Any = msgspec.json.Decoder(endpoint.body)
             yield Target(f"body of {name}", _body(decoder), [bodies[name]], "json")
         if endpoint.query.__struct_fields__:
             yield Target(f"query of {name}", _query(endpoint.query), [_QUERY, b"limit=2&cursor=x"])
@@ -177,7 +184,7 @@ def _call(body: bytes = b"", query: bytes = b"") -> Call:
         return {"type": "http.request", "body": body}
 
     scope = {"query_string": query, ARRIVED: lambda: True}
-    return Call(scope, receive, {}, True, "", 1 << 20, 5.0)  # type: ignore[arg-type]
+    return Call(scope, receive, {}, True, "", 1 << 20, 5.0)
 
 
 def _run(work: Coroutine[Any, Any, object]) -> None:

@@ -38,7 +38,7 @@ SEED: Final = "1"
 MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder in memory, where there is one."""
 
-_SLOW_SHARE: Final = 2_500  # one input of a slow decoder for so many in all
+_SLOW_SHARE: Final = 10_000  # one input of a slow decoder for so many in all
 _HANG_S: Final = 20.0  # of processor time for one input
 _MEMORY: Final = 1 << 30  # bytes that decoding may add to the address space
 _GROWTH: Final = 200 << 20  # bytes that a process may grow from a tenth of its inputs on
@@ -136,7 +136,7 @@ def _fork(target: Target, start: int, count: int, current: mmap.mmap, log: Path)
 
 def decode_all(target: Target, start: int, count: int, current: mmap.mmap, log: Path) -> None:
     """Decode inputs from number `start` on; write the failures by place to `log`."""
-    refusals = (*ERRORS, *target.refusals)
+    refusals: tuple[type[Exception], ...] = (*ERRORS, *target.refusals)
     failures: Counter[str] = Counter()
     inputs = Mutator(target.seeds, target.form, _seed(target)).inputs(start)
     before = 0

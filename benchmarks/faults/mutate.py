@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
 from msgspec import inspect
+
+_T = TypeVar("_T")
 
 _BLOCK: Final = 256
 """Inputs from one state of the generator: an input is repeated from the start of its block."""
@@ -62,7 +64,7 @@ class Mutator:
             decode, self._encode = _FORMATS[form]
             self._trees = [decode(valid) for valid in seeds]
 
-    def inputs(self, start: int = 0) -> Any:
+    def inputs(self, start: int = 0) -> Iterator[bytes]:
         """Yield the inputs from number `start` on, the first of which is the first valid one."""
         number = start // _BLOCK * _BLOCK
         while True:
@@ -84,7 +86,7 @@ class Mutator:
             data = self._change_bytes(data)
         return data
 
-    def _choose(self, among: Sequence[Any]) -> Any:
+    def _choose(self, among: Sequence[_T]) -> _T:
         return among[int(len(among) * self._random.random())]
 
     def _of_a_tree(self) -> bytes:

@@ -53,7 +53,7 @@ from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
 from tactful_privacy.ledger.statistic import UNIT, Statistic
 
-_SECRET = "statistics.secret"
+SECRET = "statistics.secret"
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that no user's event decides when."""
 
@@ -307,7 +307,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     data = settings.storage.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     document = load_statistics(definitions)
-    if not (secret := data / _SECRET).exists():
+    if not (secret := data / SECRET).exists():
         create_file(secret, secrets.token_bytes(32))
     wall = settings.statistics.clock == "wall"
     try:
@@ -328,7 +328,7 @@ def erasers(settings: Settings, keys: Collection[str]) -> dict[str, Callable[[by
 
     The users are given by the keys of their histories.
     """
-    definitions, secret = settings.statistics.definitions, settings.storage.data / _SECRET
+    definitions, secret = settings.statistics.definitions, settings.storage.data / SECRET
     statistics: list[Statistic] = []
     if definitions != Path() and secret.exists():
         document = load_statistics(definitions)

@@ -32,6 +32,7 @@ import click
 import msgspec
 
 from tactful.config import logging as logs
+from tactful.config.ledger_location import ledger_location, named
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
@@ -44,11 +45,12 @@ from tactful.recommend.recommender import build, open_shown
 from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful.statistics.service import open_statistics
+from tactful.statistics.service import SECRET, open_statistics
 from tactful.util.process_tuning import freeze_living_objects, returning_large_pieces
 from tactful.workers import ipc
 from tactful.workers.state_server import StateServer
 from tactful.workers.status import Served, WorkerStatus
+from tactful_privacy.errors import PrivacyError
 from tactful_streaming.errors import StreamingError
 
 logger = logging.getLogger(__name__)
@@ -306,6 +308,9 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             )
         except StreamingError as error:
             raise TactfulError(str(error)) from error
+        except PrivacyError as error:
+            where = f"{named(ledger_location(settings))}, {settings.storage.data / SECRET}"
+            raise TactfulError(f"{where}: {error}") from error
         started = partial(_announce, platform, server, listener, as_json)
         if server.workers:
             served = run_pool(

@@ -9,21 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.platform.support import small_settings
 
 from tactful.coupons.definitions import load_coupons
-from tactful.errors import BackupError, ConfigError, ModelError, SignatureError
+from tactful.errors import BackupError, ConfigError, ModelError, SignatureError, TactfulError
 from tactful.experiments.definitions import load_rollouts
 from tactful.maintenance.backup import MANIFEST, read_signed_manifest
 from tactful.ranking.model import read_manifest, read_pointer
 from tactful.rerank.placement_rules import load_placement
+from tactful.server.platform import Platform
 from tactful.statistics.definitions import load_statistics
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.checksummed_directory import check_seal
 from tactful.util.signing import check_directory, read_public_key
+from tactful.workers.pool import run_server
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.errors import DefinitionError
 from tactful_federated.core.checkpoint import load_arrays
 from tactful_federated.errors import CheckpointError
+from tactful_privacy.errors import StateError as OlderLedger
 from tactful_streaming.errors import LogCorruptedError, StateError
 from tactful_streaming.log.segment_catalogue import read_catalogue
 from tactful_streaming.state.key_layout import META, read_meta
@@ -112,3 +116,15 @@ def test_a_damaged_part_of_a_training_is_refused(content: bytes, tmp_path: Path)
 def test_a_deeply_nested_head_of_a_state_is_refused() -> None:
     with pytest.raises(StateError, match="cannot be read"):
         read_meta({META: b"\x81\xa1a" * 5_000})  # type: ignore[arg-type]
+
+
+def test_a_ledger_of_another_installation_ends_a_server_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OlderLedger("the ledger does not hold all releases")
+
+    monkeypatch.setattr(Platform, "open", refuse)
+    settings = small_settings(tmp_path)
+    with pytest.raises(TactfulError, match=r"ledger\.db, .*statistics\.secret: the ledger does"):
+        run_server(settings, rebuild=False, as_json=True)
