@@ -16,7 +16,7 @@ from tactful_streaming.errors import StreamingError
 FENCED = 75
 """Exit code that asks to be started again: this process was silent for too long."""
 
-_OF_LOGS = ("segments", "bounds")  # files in the directory of a log
+_LOG_FILES = ("segments", "bounds")  # files in the directory of a log
 
 _accept_loss = click.option(
     "--accept-loss",
@@ -99,5 +99,5 @@ def _accept_losses(data: Path) -> None:
     from tactful_streaming.log.embedded_log import EmbeddedLog  # not in a supervising process
 
     with cli.reported_as(StorageError, StreamingError):
-        for path in sorted({file.parent for n in _OF_LOGS for file in data.rglob(n)}):
+        for path in sorted({file.parent for name in _LOG_FILES for file in data.rglob(name)}):
             EmbeddedLog(path, accept_loss=True).close()

@@ -22,7 +22,7 @@ from tactful.metrics import registry as metrics
 from tactful.schemas import browser_access as browser
 from tactful.schemas.fields import Moment
 from tactful.schemas.health import Health
-from tactful.schemas.ingestion import EventsAccepted, NewItem, NewUser, OfSomebody, Upserted
+from tactful.schemas.ingestion import EventsAccepted, IdentifiedEvent, NewItem, NewUser, Upserted
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     BatchResult,
@@ -244,7 +244,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "others are accepted; an `event_id` that its sender sent before changes nothing."
         ),
         browser=True,
-        body=OfSomebody | list[OfSomebody],
+        body=IdentifiedEvent | list[IdentifiedEvent],
         answer=EventsAccepted,
     ),
     _ingestion(

@@ -60,7 +60,7 @@ _SUBJECTS = [
     {"required": [name], "properties": {name: {"type": "string"}}}
     for name in ("user_id", "device_id")
 ]
-OfSomebody = Annotated[NewEvent, Meta(extra_json_schema={"anyOf": _SUBJECTS})]
+IdentifiedEvent = Annotated[NewEvent, Meta(extra_json_schema={"anyOf": _SUBJECTS})]
 """A new event, as the OpenAPI document describes it: with a user or a device."""
 
 
