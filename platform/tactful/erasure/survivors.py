@@ -27,7 +27,7 @@ from tactful.subjects.export import LETTERS, actions_in, letters_in, records_in
 from tactful.subjects.trace_search import SearchResult, needles_of, texts_of
 from tactful.util.clock import now_ms
 from tactful.util.multi_substring import SHORTEST, MultiSubstring
-from tactful_privacy.counting._seal import TAG
+from tactful_privacy.counting.snapshot_seal import TAG
 from tactful_streaming.contract.log_entries import decode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import holds_subjects

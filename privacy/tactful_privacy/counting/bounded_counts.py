@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.counting._seal import TAG, SnapshotSeal
+from tactful_privacy.counting.snapshot_seal import TAG, SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
 

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.counting._seal import SnapshotSeal
 from tactful_privacy.counting.released import ReleasedPane, read_released
+from tactful_privacy.counting.snapshot_seal import SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.rows import stored_keys

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy.counting._seal import SnapshotSeal
 from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
 from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released, sum_released
+from tactful_privacy.counting.snapshot_seal import SnapshotSeal
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS, CapChoice, Statistic
