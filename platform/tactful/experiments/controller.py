@@ -103,6 +103,7 @@ class RolloutController:
         self._allows = allows
         self._charge = charge
         self._watched: dict[str, _Watched] = {}
+        self._failures: dict[str, str] = {}  # latest logged, by rollout
         self._working = threading.Lock()
 
     def run(self) -> list[LookRecord]:
@@ -124,8 +125,11 @@ class RolloutController:
                     look = self._take(stored)
                 # The others are looked at all the same.
                 except (ExperimentError, PrivacyError) as error:
-                    logger.error("rollout %s cannot be judged: %s", stored.key, error)
+                    if self._failures.get(stored.key) != (failure := str(error)):
+                        self._failures[stored.key] = failure
+                        logger.error("rollout %s cannot be judged: %s", stored.key, error)
                     continue
+                self._failures.pop(stored.key, None)
                 if look is not None:
                     looks.append(look)
                     if (state := look.state) != stored.rollout.state:

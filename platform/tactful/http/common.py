@@ -15,6 +15,7 @@ from tactful.http.asgi import Call
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful_privacy.errors import LedgerError
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.errors import StreamingError
 
 T = TypeVar("T")
@@ -50,8 +51,8 @@ def moment_of(moment: int | dt.datetime | None) -> int | None:
 def person_of(call: Call) -> str:
     """Return the user id in a path; raise `ProblemError` if empty or too long."""
     person = call.path["user_id"]
-    if not 1 <= len(person) <= 256:
-        raise ProblemError("not_found", "a user id has 1 to 256 characters")
+    if not 1 <= len(person.removeprefix(DEVICE_PREFIX)) <= 256:
+        raise ProblemError("not_found", "the id of a user or device has 1 to 256 characters")
     return person
 
 

@@ -22,7 +22,7 @@ from tactful.schemas.statistics import CONCLUSIONS
 _REFERENCE = "#/components/schemas/{name}"
 _NAME = {"type": "string", "minLength": 1}
 _PATH_SCHEMAS: dict[str, dict[str, Any]] = {
-    "user_id": {"type": "string", "minLength": 1, "maxLength": 256},
+    "user_id": {"type": "string", "minLength": 1, "maxLength": 263},
     "step": {"enum": list(STEPS)},
     "conclusion": {"enum": list(CONCLUSIONS)},
 }

@@ -90,9 +90,14 @@ async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
 def _opts_out(host: Host, call: Call) -> bool:
     """Return whether the browser of the user sends a signal that the settings honour."""
     consent = host.settings.consent
-    return (consent.honour_gpc and call.headers.get(b"sec-gpc") == b"1") or (
-        consent.honour_dnt and call.headers.get(b"dnt") == b"1"
+    return (consent.honour_gpc and _is_set(call, b"sec-gpc")) or (
+        consent.honour_dnt and _is_set(call, b"dnt")
     )
+
+
+def _is_set(call: Call, header: bytes) -> bool:
+    """Return whether a header is 1, or one of the values that a proxy joined is."""
+    return b"1" in (value.strip() for value in call.headers.get(header, b"").split(b","))
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:

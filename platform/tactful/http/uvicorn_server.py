@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import weakref
 from collections.abc import Callable, Coroutine
@@ -29,6 +30,7 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 _HEADERS = 100
 _PIPELINED = 32
 
+_CONNECTIONS = "uvicorn.error.connections"
 _NOT_HTTP = ("bad_body", "this is not an HTTP/1.1 request")
 _LINE_TOO_LONG = ("uri_too_long", "`server.head_bytes` limits the bytes of a request line")
 _HEAD_TOO_LARGE = (
@@ -78,6 +80,11 @@ def _arrived(cycle: RequestResponseCycle) -> Callable[[], bool]:
     return lambda: (cycle := reference()) is not None and not cycle.more_body
 
 
+def _is_unread(coding: bytes) -> bool:
+    """Whether a transfer coding is none that the server reads."""
+    return coding.strip().lower() != b"chunked"
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with limits for clients that are slow or never stop sending.
 
@@ -110,9 +117,13 @@ class GuardedProtocol(HttpToolsProtocol):
     _discarded = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Disable the access log, whatever the logging settings: paths contain ids."""
+        """Disable the access log, whatever the logging settings: paths contain ids.
+
+        Warnings of invalid requests are not logged either: they would let anybody fill a disk.
+        """
         super().__init__(*args, **kwargs)
         self.access_log = False
+        self.logger = logging.getLogger(_CONNECTIONS)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head; close an idle connection if there are too many."""
@@ -168,7 +179,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Prepare the response to a complete head."""
-        if len(self.pipeline) >= _PIPELINED:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        coded = any(name == b"transfer-encoding" and _is_unread(v) for name, v in self.headers)
+        if len(self.pipeline) >= _PIPELINED or hosts > 1 or coded:
             self._refuse(_NOT_HTTP)
         self._stop_timer()
         self._in_head = False
@@ -280,6 +293,7 @@ class Server(uvicorn.Server):
 
 def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
     """Make the server of `application`; it listens when it runs."""
+    logging.getLogger(_CONNECTIONS).setLevel(logging.ERROR)
     protocol = type("Protocol", (GuardedProtocol,), {"settings": settings, "idle": {}})
     return Server(
         uvicorn.Config(

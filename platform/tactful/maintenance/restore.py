@@ -52,6 +52,7 @@ from tactful.maintenance.backup import (
     read_signed_manifest,
 )
 from tactful.maintenance.backup_paths import is_code, secret_files
+from tactful.metadata.directory_lock import foreign_file
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.metadata.store import open_metadata
 from tactful.metadata.tables import api_keys, consent_decisions, erasures, suppressions
@@ -155,6 +156,8 @@ def _check_target(
         raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
     if any((data / name).exists() for name in ("log", "state")) and not replace:
         raise BackupError(f"{data} has a log and a state already: --replace replaces them")
+    if foreign := foreign_file(data):
+        raise BackupError(f"{data} is no data directory, it has {foreign!r}: use an empty one")
     if source.absolute().is_relative_to(data.absolute()):
         raise BackupError(f"{source} lies in the data directory; move it out first")
 

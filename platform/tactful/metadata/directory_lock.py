@@ -8,18 +8,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tactful.errors import StorageError
-from tactful.metadata.restore_journal import finish_restore
-from tactful.util.signing import open_signing_key
+from tactful.metadata.restore_journal import RESTORING, finish_restore
+from tactful.util.signing import SIGNING_KEY, open_signing_key
 from tactful_privacy.errors import PermissionsError
 from tactful_privacy.permissions import secure_directory
+
+# Files of which a data directory has at least one when it is not new.
+_MARKS = ("log", "state", "metadata.db", "ledger.db", "vault.db", "keyring.json")
+_NEW = ("lock", RESTORING, SIGNING_KEY)
+
+
+def foreign_file(directory: Path) -> str | None:
+    """Return the name of a file in a directory that is no data directory; None if it is one."""
+    names = {path.name for path in directory.iterdir()}
+    return None if names.intersection(_MARKS) else min(names.difference(_NEW), default=None)
 
 
 def open_directory(directory: Path) -> int:
     """Create a data directory, or close it to other users; return the number of changed paths.
 
-    One that cannot be used, or that others may change, raises StorageError.
+    One that cannot be used, or that others may change, raises StorageError; so does a directory of
+    other files that others may read, which would be closed to them.
     """
     try:
+        readable = directory.is_dir() and directory.stat().st_mode & 0o005
+        if readable and (foreign := foreign_file(directory)):
+            raise StorageError(
+                f"{directory}: no data directory, it has {foreign!r} and other users may read it: "
+                "choose a new one with --data"
+            )
         return secure_directory(directory)
     except PermissionsError as error:
         raise StorageError(str(error)) from error

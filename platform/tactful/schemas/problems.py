@@ -142,7 +142,8 @@ def invalid(error: msgspec.ValidationError, code: str, kind: Any) -> ProblemErro
         name = _UNKNOWN.fullmatch(message)
         message = "there is an unknown field" if name is None else f"the field {name[1]} is unknown"
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and place == "$":
-            message += f"; known are {', '.join(sorted(kind.__struct_encode_fields__))}"
+            known = ", ".join(sorted(kind.__struct_encode_fields__))
+            message += f"; known are {known}" if known else "; there are none"
     elif message.startswith("Invalid enum value"):
         message = "Invalid enum value"  # it quotes the value
     return ProblemError(code, message.replace("`", ""), field=place)

@@ -81,6 +81,17 @@ def test_a_writable_directory_is_refused(command: str, tmp_path: Path) -> None:
         pass
 
 
+def test_a_directory_of_other_files_is_not_closed(tmp_path: Path) -> None:
+    """``--data ~`` must not take the files of a web site from its readers."""
+    home = tmp_path / "home"
+    (home / "site").mkdir(parents=True)
+    home.chmod(0o755)
+    with pytest.raises(StorageError, match="no data directory, it has 'site'"), exclusive(home):
+        pass
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+    assert [path.name for path in home.iterdir()] == ["site"]
+
+
 def test_doctor_names_open_permissions(settings: Settings) -> None:
     """`tactful doctor` reports what others can use, and the command that closes it."""
     data = settings.storage.data

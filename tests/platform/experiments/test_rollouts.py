@@ -523,7 +523,7 @@ def test_private_looks(database: MetadataStore, clock: Clock, tmp_path: Path) ->
 
 
 def test_private_looks_are_charged_before_the_draw(
-    store: RolloutStore, clock: Clock, tmp_path: Path
+    store: RolloutStore, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each stage costs epsilon on each day of its users, once; a full budget stops the looks."""
     store.apply(private(), by="ann", reason="r")
@@ -538,6 +538,7 @@ def test_private_looks_are_charged_before_the_draw(
     )
     clock.at += HOUR + 10_000
     assert poor.run() == [] and ledgers[0].charges() == []  # refused before anything is drawn
+    assert poor.run() == [] and len(caplog.records) == 1  # the reason is logged once
     assert store.looks("cheaper") == []
     assert [look.released is not None for look in rich.run()] == [True]
     days = range((clock.at - HOUR - 10_000) // DAY_MS, clock.at // DAY_MS + 1)

@@ -208,6 +208,7 @@ def test_a_signal_of_the_browser_withdraws_the_claim_of_consent(
         return dict(answer.json())
 
     assert {each["code"] for each in sent("1")["rejected"]} == {"no_consent"}
+    assert sent("1, 1")["accepted"] == 0  # of two headers that a proxy joined
     assert sent("0")["accepted"] == 2  # no signal: 0, or anything else
     asked = {"device_id": device, "count": 1, "context": context}
 

@@ -90,6 +90,26 @@ def test_size_of_a_head(shared: Live, more: int, status: int) -> None:
     assert status_of(shared, b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % line) == expected
 
 
+@pytest.mark.parametrize("host", [b"evil.example", b"localhost"])
+def test_two_hosts_are_refused(shared: Live, host: bytes) -> None:
+    """A proxy may decide by the first `Host` and the server by the last one."""
+    two = b"GET /healthz HTTP/1.1\r\nhost: %b\r\nHost: localhost\r\n\r\n"
+    assert status_of(shared, two % host) == 400
+
+
+def test_a_body_of_another_transfer_coding_is_refused(shared: Live) -> None:
+    """A body that claims to be compressed was read as it is."""
+    coded = CHUNKED.replace(b"chunked", b"gzip, chunked")
+    assert status_of(shared, coded + b"2\r\n[]\r\n0\r\n\r\n") == 400
+
+
+def test_invalid_requests_fill_no_log(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """Each one wrote a line, so anybody could fill the disk of the log."""
+    for request in (b"nonsense\r\n\r\n", GET + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"):
+        status_of(shared, request)
+    assert caplog.records == []
+
+
 def test_pipelined_requests_are_limited(shared: Live) -> None:
     with connected(shared) as connection:
         with contextlib.suppress(OSError):

@@ -22,6 +22,7 @@ ODD_IDS = [
     *(".", "..", "../..", "a/../b", "x/", "/x", "/", "//", "%2F", "%252F", "{user_id}"),
     *("device:d/e",),
     *("ü ?#%&;=+", "用户", "\U0001f6d2", "a\\b", "\x00", "a\x00b", "\x7f", "x" * 256, "/" * 256),
+    f"device:{'d' * 256}",
 ]
 ENCODINGS: list[Callable[[str], str]] = [
     lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),

@@ -204,6 +204,19 @@ def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: S
     restored(settings, tmp_path / "backup", without_tombstones=True)
 
 
+def test_a_restore_removes_no_files_of_others(tmp_path: Path, settings: Settings) -> None:
+    """``tactful restore BACKUP --data ~`` removed everything in there, even without --replace."""
+    Platform.open(settings, build).close()
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    data = settings.storage.data
+    remake(data)
+    (data / "notes").mkdir()
+    for replace_too in (False, True):
+        with pytest.raises(BackupError, match="no data directory, it has 'notes'"):
+            restored(settings, tmp_path / "backup", without_tombstones=True, replace=replace_too)
+    assert (data / "notes").is_dir()
+
+
 def erase(settings: Settings, person: str) -> None:
     with installed(settings) as installation:
         request_erasure(installation, person)
