@@ -17,6 +17,7 @@ from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY
 
 # Files of unfinished jobs. The progress of retention may be ahead of the copied log.
 _JOBS = ("backfill", "erasures", PROGRESS)
+_CURE = "use another backup"
 _CODE = (".nbc", ".nbi", ".pyc", ".pyo")
 
 
@@ -60,16 +61,18 @@ def refuse_foreign_paths(manifest: Path, names: Iterable[str]) -> None:
     for name in names:
         path = PurePosixPath(name)
         if problem := _problem(name, path):
-            raise BackupError(f"{manifest}: it names {name!r}, which {problem}")
+            raise BackupError(f"{manifest}: it names {name!r}, which {problem}; {_CURE}")
         # Some file systems hold one file for names that differ in case or in Unicode's forms.
         for folder in map(str, path.parents):
             if folder != "." and folders.setdefault(_folded(folder), folder) != folder:
-                raise BackupError(f"{manifest}: it names {name!r}, whose folder has two spellings")
+                raise BackupError(
+                    f"{manifest}: it names {name!r}, whose folder has two spellings; {_CURE}"
+                )
         if _folded(name) in files:
-            raise BackupError(f"{manifest}: it names {name!r}, which it names twice")
+            raise BackupError(f"{manifest}: it names {name!r}, which it names twice; {_CURE}")
         files.add(_folded(name))
     if both := files & folders.keys():
-        raise BackupError(f"{manifest}: it names {min(both)!r} as a file and as a folder")
+        raise BackupError(f"{manifest}: it names {min(both)!r} as a file and as a folder; {_CURE}")
 
 
 def open_plain(root: Path, name: str) -> BinaryIO:

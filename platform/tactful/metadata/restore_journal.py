@@ -50,7 +50,10 @@ def finish_restore(data: Path) -> bool:
     staged = restoring / STAGED
     for name in (*ready.goes, *ready.comes):
         if name != Path(name).name or "\0" in name or name in ("", "..", "lock", RESTORING):
-            raise BackupError(f"{restoring / READY}: {name!r} is no name of a restored file")
+            raise BackupError(
+                f"{restoring / READY}: {name!r} is no name of a restored file: remove {restoring}, "
+                "and restore again"
+            )
     try:
         # Repeatable: a staged file is gone when it is in place.
         for name in ready.goes:
