@@ -118,14 +118,7 @@ def train_privately(
             rows. The model is unchanged.
     """
     _check_rows(inputs, targets, people, consented)
-    cost = epsilon_of(settings)
-    if cost > settings.epsilon_limit:
-        raise SettingsError(
-            f"these settings cost epsilon {cost:.3f} at delta {settings.delta:g}, above the limit"
-            f" {settings.epsilon_limit:g}: take fewer steps or more noise"
-        )
-    if problems := ModuleValidator.validate(model, strict=False):
-        raise SettingsError(f"the model cannot be trained privately: {problems[0]}")
+    _check_settings(model, settings)
     if generator is None:
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(8), "little"))
     accountant = PRVAccountant()
@@ -162,6 +155,17 @@ def train_privately(
         delta=settings.delta,
         steps=sum(steps for _, _, steps in accountant.history),
     )
+
+
+def _check_settings(model: nn.Module, settings: CentralSettings) -> None:
+    cost = epsilon_of(settings)
+    if cost > settings.epsilon_limit:
+        raise SettingsError(
+            f"these settings cost epsilon {cost:.3f} at delta {settings.delta:g}, above the limit"
+            f" {settings.epsilon_limit:g}: take fewer steps or more noise"
+        )
+    if problems := ModuleValidator.validate(model, strict=False):
+        raise SettingsError(f"the model cannot be trained privately: {problems[0]}")
 
 
 def _check_rows(
