@@ -34,6 +34,7 @@ from tactful.maintenance.backup import Manifest, read_signed_manifest, write_man
 from tactful.ranking.forest import BinnedForest
 from tactful.ranking.model import load_trees, read_manifest, read_pointer
 from tactful.recall.index import RecallIndex
+from tactful.rerank.frequency_caps import ShownToday
 from tactful.rerank.placement_rules import load_placement
 from tactful.schemas import positions
 from tactful.schemas.browser_access import parse_origins, refused
@@ -66,6 +67,7 @@ from tactful_streaming.contract.decode_requests import (
 )
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.commits import restore_consumer
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.identity.device_links import decode_devices
 from tactful_streaming.log.bounds_file import BoundsFile
@@ -261,6 +263,11 @@ def _states(folder: Path) -> Iterator[Target]:
     yield Target("head of a state", lambda data: read_meta({META: data}), _samples(Meta), "msgpack")  # type: ignore[arg-type]
     devices = [msgspec.msgpack.encode({"device-1": NOW, "device-2": 0})]
     yield Target("devices of a user", decode_devices, devices, "msgpack")
+    caps = ShownToday()
+    shown = [msgspec.msgpack.encode([("u-17", (20_000, {"a": 1, "b": 3})), ("u-18", (20_001, {}))])]
+    yield Target(
+        "caps of a day", lambda data: restore_consumer("shown", caps, data), shown, "msgpack"
+    )
     bandit, softmax = LinearBandit(2, 3), SoftmaxBandit(2, 3)
     policies: Any = (
         ("linear", LinearBandit.from_bytes, bandit.to_bytes()),

@@ -78,9 +78,9 @@ def figures(quick: bool, inputs: int | None = None) -> list[Figure]:
     ]
 
 
-def fuzz(target: Target, count: int, folder: Path) -> Result:
-    """Decode `count` inputs in a child; another goes on after one that died."""
-    result, start, deaths, began = Result(), 0, 0, time.monotonic()
+def fuzz(target: Target, count: int, folder: Path, first: int = 0) -> Result:
+    """Decode inputs `first` to `count` in a child; another goes on after one that died."""
+    result, start, deaths, began = Result(), first, 0, time.monotonic()
     with mmap.mmap(-1, 8) as current:
         while start < count and deaths < _MOST_DEATHS:
             log = folder / "failures"
@@ -103,8 +103,8 @@ def fuzz(target: Target, count: int, folder: Path) -> Result:
             )
             result.failures[ending] += 1
             start = reached + 1
-    result.inputs = start
-    told = f"{target.name}: {start:,} inputs, {time.monotonic() - began:.1f} s"
+    result.inputs = start - first
+    told = f"{target.name}: {result.inputs:,} inputs, {time.monotonic() - began:.1f} s"
     print(told, *result.failures.items(), file=sys.stderr, flush=True)
     return result
 

@@ -32,7 +32,7 @@ from benchmarks.figures import Figure
 
 FIGURES: Final = [("fuzz_http_requests", "requests"), ("fuzz_http_failures", "requests")]
 REQUESTS: Final = 52_000
-QUICK_REQUESTS: Final = 800
+QUICK_REQUESTS: Final = 500
 """Of each kind of server."""
 
 _THREADS: Final = 4

@@ -10,6 +10,7 @@ import msgspec
 from tactful_streaming.contract.log_entries import Item, encode_entry
 from tactful_streaming.definitions.model import dump_definitions
 from tactful_streaming.engine.engine_state import EngineState
+from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.engine.schema_evolution import adopt
 from tactful_streaming.errors import StateError
 from tactful_streaming.state import key_layout as layout
@@ -153,7 +154,7 @@ class EngineCommits:
                 continue
             snapshot = self._state.store.get(layout.CONSUMER + name.encode())
             if snapshot is not None:
-                consumer.restore(snapshot)
+                restore_consumer(name, consumer, snapshot)
         self.restore_cleaner()
 
     def _pack(self) -> None:
@@ -239,3 +240,12 @@ class EngineCommits:
                 missing=list(state.missing),
             )
         )
+
+
+def restore_consumer(name: str, consumer: CoCommittedConsumer, snapshot: bytes) -> None:
+    """Continue from a stored snapshot of a consumer; StateError if its form is damaged."""
+    try:
+        consumer.restore(snapshot)
+    except (msgspec.MsgspecError, RecursionError, IndexError) as error:
+        message = f"the stored state of the consumer {name} is damaged: {error}; {layout.REBUILD}"
+        raise StateError(message) from error

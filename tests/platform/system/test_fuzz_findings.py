@@ -16,6 +16,7 @@ from tactful.errors import BackupError, ConfigError, ModelError, SignatureError,
 from tactful.experiments.definitions import load_rollouts
 from tactful.maintenance.backup import MANIFEST, read_signed_manifest
 from tactful.ranking.model import read_manifest, read_pointer
+from tactful.rerank.frequency_caps import ShownToday
 from tactful.rerank.placement_rules import load_placement
 from tactful.server.platform import Platform
 from tactful.statistics.definitions import load_statistics
@@ -28,6 +29,7 @@ from tactful_bandits.errors import DefinitionError
 from tactful_federated.core.checkpoint import load_arrays
 from tactful_federated.errors import CheckpointError
 from tactful_privacy.errors import StateError as OlderLedger
+from tactful_streaming.engine.commits import restore_consumer
 from tactful_streaming.errors import LogCorruptedError, StateError
 from tactful_streaming.log.segment_catalogue import read_catalogue
 from tactful_streaming.state.key_layout import META, read_meta
@@ -116,6 +118,12 @@ def test_a_damaged_part_of_a_training_is_refused(content: bytes, tmp_path: Path)
 def test_a_deeply_nested_head_of_a_state_is_refused() -> None:
     with pytest.raises(StateError, match="cannot be read"):
         read_meta({META: b"\x81\xa1a" * 5_000})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("snapshot", [b"\x91" * 5_000, b"\xc1", b"\x91\x92\xa1a\x01"])
+def test_a_damaged_snapshot_of_a_consumer_is_refused(snapshot: bytes) -> None:
+    with pytest.raises(StateError, match="consumer shown is damaged"):
+        restore_consumer("shown", ShownToday(), snapshot)
 
 
 def test_a_ledger_of_another_installation_ends_a_server_with_one_line(
