@@ -120,6 +120,17 @@ class RedisRows:
 
         return [_unpack(blob) for blob in self._redis.run(get)] if entity_keys else []
 
+    def erase(self, entity_keys: Sequence[str]) -> int:
+        """Delete the blobs of `entity_keys`; return their number."""
+
+        def delete(client: Any) -> int:
+            pipeline = client.pipeline(transaction=False)
+            for key in entity_keys:
+                pipeline.delete(self._key(key))
+            return sum(pipeline.execute())
+
+        return self._redis.run(delete) if entity_keys else 0
+
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()

@@ -78,6 +78,9 @@ class RowTarget(Protocol):
     def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
         """Read the values by feature of each of `entity_keys`, in their order."""
 
+    def erase(self, entity_keys: Sequence[str]) -> int:
+        """Delete all values of `entity_keys`; return the number of deleted rows."""
+
     def close(self) -> None:
         """Release connections."""
 

@@ -16,6 +16,7 @@ from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.sinks.sink import WindowRow, WindowValue
 
 _ATTEMPTS = 5
+_ERASED_TOGETHER = 500
 # Another sink may hold the lock for long: SQLite has no queue of waiting connections.
 _SQLITE_WAIT_S = 60.0
 # A lock timeout, a deadlock, and a row that changed after MariaDB's snapshot.
@@ -100,6 +101,24 @@ class SqlRows:
             {feature: _newest(lines) for feature, lines in entities.get(key, {}).items()}
             for key in entity_keys
         ]
+
+    def erase(self, entity_keys: Sequence[str]) -> int:
+        """Delete all rows of `entity_keys`; return their number."""
+        removed = 0
+        for start in range(0, len(entity_keys), _ERASED_TOGETHER):
+            keys = entity_keys[start : start + _ERASED_TOGETHER]
+            query = sa.select(_values.c.id, _values.c.entity_key)
+            query = query.where(_values.c.entity_key.in_(keys))
+            with self._explained():
+                with self._engine.connect() as connection:
+                    rows = connection.execute(query).all()
+                # Collations of MySQL ignore trailing blanks, which distinguish users.
+                ids = [{"row": row.id} for row in rows if row.entity_key in keys]
+                statement = sa.delete(_values).where(_values.c.id == sa.bindparam("row"))
+                if ids:
+                    self._try(lambda c, s=statement, i=ids: c.execute(s, i))  # type: ignore[misc]
+            removed += len(ids)
+        return removed
 
     def close(self) -> None:
         """Close the connections."""

@@ -18,6 +18,7 @@ import http.client
 import logging
 import random
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -270,16 +271,15 @@ class WebhookSender:
 
     def _send(self, delivery: Delivery) -> tuple[str | None, float | None]:
         """Return the problem or None, and the seconds of ``Retry-After`` or None."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": delivery.event_id}
-        if self._secret is not None:
-            headers[SIGNATURE_HEADER] = sign(self._secret, delivery.body, self._clock() // 1000)
-        try:
-            answer = self._post(self._url, delivery.body, headers, self._policy.timeout_s)
-        except (OSError, http.client.HTTPException) as error:
-            return f"no answer: {type(error).__name__}", None
-        if 200 <= answer.status < 300:
-            return None, None
-        return f"answered with status {answer.status}", answer.retry_after
+        return post_signed(
+            self._url,
+            delivery.body,
+            delivery.event_id,
+            secret=self._secret,
+            seconds=self._clock() // 1000,
+            timeout_s=self._policy.timeout_s,
+            post=self._post,
+        )
 
     def _after_failure(
         self, delivery: Delivery, problem: str, retry_after: float | None
@@ -292,6 +292,34 @@ class WebhookSender:
         return msgspec.structs.replace(
             delivery, attempts=delivery.attempts + 1, due=self._clock() + wait, problem=problem
         )
+
+
+def post_signed(
+    url: str,
+    body: bytes,
+    key: str,
+    *,
+    secret: bytes | None,
+    timeout_s: float,
+    seconds: int | None = None,
+    post: Post | None = None,
+) -> tuple[str | None, float | None]:
+    """Post a body under an idempotency key, signed if there is a secret.
+
+    Returns the problem or None, and the seconds of ``Retry-After`` or None. `seconds` is the time
+    of the signature, by default now.
+    """
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    if secret is not None:
+        at = int(time.time()) if seconds is None else seconds
+        headers[SIGNATURE_HEADER] = sign(secret, body, at)
+    try:
+        answer = (post or post_request)(url, body, headers, timeout_s)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {type(error).__name__}", None
+    if 200 <= answer.status < 300:
+        return None, None
+    return f"answered with status {answer.status}", answer.retry_after
 
 
 def sign(secret: bytes, body: bytes, seconds: int) -> str:
@@ -316,11 +344,11 @@ def verify_signature(
         now: current time, seconds since the epoch.
         tolerance_s: largest difference of the clocks, seconds.
     """
-    time = signature.partition(",")[0].removeprefix("t=")
-    if not (time.isascii() and time.isdecimal() and len(time) < 16):
+    at = signature.partition(",")[0].removeprefix("t=")
+    if not (at.isascii() and at.isdecimal() and len(at) < 16):
         return False
-    expected = sign(secret, body, int(time))
-    fresh = abs(now - int(time)) <= tolerance_s
+    expected = sign(secret, body, int(at))
+    fresh = abs(now - int(at)) <= tolerance_s
     return hmac.compare_digest(expected.encode(), signature.encode()) and fresh
 
 
