@@ -54,7 +54,7 @@ _HELP = {
     "experiment": "Check, plan, roll out and evaluate experiments.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
-    "user": "Manage consent, export and erasure of one user.",
+    "user": "Manage consent, look-up, export and erasure of users.",
     "backup": "Copy the installation to a new directory TARGET, with or without a running server.",
     "restore": "Replace the data directory by the backup SOURCE; no server may be running.",
     "expire": "Remove backups, exports and models that are older than [retention] allows.",

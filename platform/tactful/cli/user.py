@@ -1,4 +1,4 @@
-"""``tactful user``: consent, export and erasure of one user.
+"""``tactful user``: consent, look-up, export and erasure of users.
 
 These commands work on the installation, not over HTTP: on its metadata, which a running server
 follows, and on its data directory.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import msgspec
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.erasure.erase import preview, request_erasure, request_suppressed, run_erasures
-from tactful.erasure.offline_stores import check_rebuild
+from tactful.erasure.bulk import request_erasures
+from tactful.erasure.erase import preview, request_suppressed, run_erasures
+from tactful.erasure.offline_stores import check_rebuild, open_search
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.models.audit_log import login_and_host
+from tactful.schemas.users import Erasure, ErasureRequest, ErasureResult, PersonMatches
 from tactful.subjects.access_log import AccessLog
 from tactful.subjects.consent import ConsentStore, default_purposes
 from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
+from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import ParameterError
@@ -36,7 +40,7 @@ from tactful_streaming.errors import StreamingError
 
 @click.group()
 def user() -> None:
-    """Manage consent, export and erasure of one user."""
+    """Manage consent, look-up, export and erasure of users."""
 
 
 @user.command("consent")
@@ -123,7 +127,7 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
 @click.argument("person", required=False)
 @click.option("--limit", default=100, show_default=True, help="Maximum number of accesses.")
 def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) -> None:
-    """List who exported or erased the data of PERSON, newest first; of all users without PERSON.
+    """List who found, exported or erased the data of PERSON, or of all users, newest first.
 
     Users are stored as keyed hashes, so a list of all users names nobody.
     """
@@ -138,74 +142,213 @@ def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) 
         click.echo(f"{access.id:>8}  {_day(access.at)}  {access.action:<6}  {access.by}")
 
 
+@user.command("find")
+@cli.with_settings
+@cli.json_option
+@click.argument("value")
+@click.option(
+    "--by",
+    default="user_id",
+    show_default=True,
+    help="Kind of VALUE: properties.NAME, context.NAME, user_id, device_id, session_id, event_id "
+    "or recommendation_id.",
+)
+def find(settings: Settings, value: str, as_json: bool, by: str) -> None:
+    """List the users in whose data VALUE occurs, the latest first.
+
+    Descriptions and events are searched, beside a running server, too.
+    """
+    with _installation(settings) as installation:
+        request = _request(by, value)
+        identifier = Identifier(request.by, request.value)
+        matches = _find(installation, [identifier], quiet=as_json)[identifier]
+        for match in matches.people:
+            installation.accesses.record(match.person, "find", by=login_and_host())
+    if as_json:
+        cli.print_json(matches)
+        return
+    for match in matches.people:
+        click.echo(f"{match.person}  {match.records} records, the last {_day(match.last_at)}")
+    if matches.more:
+        click.echo("there may be more")
+    elif not matches.people:
+        click.echo("nobody is stored with this value")
+
+
 @user.command("erase")
 @cli.with_settings
 @cli.json_option
 @click.argument("person", required=False)
+@click.option(
+    "--from",
+    "file",
+    type=cli.existing_file,
+    help="File of persons, one a line: an id, or BY, VALUE (and PERSONS) separated by tabs.",
+)
 @click.option("--dry-run", is_flag=True, help="Only list the person's stored data; change nothing.")
 @click.option("--rebuild", is_flag=True, help="Recompute state from the log without the person.")
 @click.option("--again", is_flag=True, help="Repeat all earlier erasures; after a restore.")
 def erase(
-    settings: Settings, person: str | None, as_json: bool, dry_run: bool, rebuild: bool, again: bool
+    settings: Settings,
+    person: str | None,
+    as_json: bool,
+    file: Path | None,
+    dry_run: bool,
+    rebuild: bool,
+    again: bool,
 ) -> None:
-    """Erase PERSON, and finish every pending erasure.
+    """Erase PERSON, or many with --from, and finish every pending erasure.
 
     With --dry-run nothing changes, and a server may be running.
 
     New data of the person are refused from now on. Stored data are removed at once or, if a server
     uses the data directory, by the server within seconds to minutes; its receipt names the time.
     Without PERSON, only pending erasures are finished.
-    PERSON is a user id, or device: and a device id.
+    PERSON is a user id, or device: and a device id. A line of the file may name a value instead, as
+    `properties.email` and an address; if several persons have it, all of them must follow. Refused
+    lines are reported, exit code 1, and the others are erased.
     """
+    if file is not None and (person is not None or dry_run):
+        raise ConfigError("--from goes with neither a PERSON nor --dry-run")
     if dry_run and person is None:
         raise ConfigError("--dry-run needs to know who: name a person")
-    with _metadata(settings) as metadata:
+    with _installation(settings) as installation:
         if rebuild:
             check_rebuild(settings)
-        suppression = open_suppression(settings, metadata, clock=now_ms)
-        installation = Installation(settings, metadata, suppression, now_ms)
         if dry_run and person is not None:
-            with cli.reported_as(StorageError, StreamingError):
-                steps = preview(installation, person)
-            if as_json:
-                cli.print_json(steps)
-            for step in () if as_json else steps:
-                click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
+            _preview(installation, person, as_json=as_json)
             return
-        receipt = None
-        if person is not None:
-            installation.accesses.record(person, "erase", by=login_and_host())
-            receipt = request_erasure(installation, person)
+        requests = [_request("user_id", person)] if person is not None else []
+        results = _request_all(installation, _requests_in(file) if file else requests, as_json)
         held = contextlib.ExitStack()
         try:
             held.enter_context(exclusive(settings.storage.data))
         except StorageError:
-            if receipt is None:
+            receipts = {e.receipt: e for result in results for e in result.erasures}
+            if not results:
                 raise
             if as_json:
-                cli.print_json([receipt])
-            else:
-                click.echo(
-                    f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
-                    "or read of them any more, and it removes what there is of them now, by "
-                    f"{_day(receipt.due_at)} at the latest"
-                )
-                if rebuild:
-                    click.echo("its state is not rebuilt: restart with `tactful serve --rebuild`")
+                cli.print_json(results if file else [*receipts.values()])
+            elif receipts:
+                _report_waiting(settings, receipts, rebuild=rebuild)
+            _exit_if_refused(results)
             return
         with held:
             if again:
                 request_suppressed(installation)
             done = run_erasures(installation, rebuild=rebuild)
     if as_json:
-        cli.print_json(done)
-        return
+        cli.print_json(_with_final(results, done) if file else done)
+    else:
+        _report_done(done)
+    _exit_if_refused(results)
+
+
+def _preview(installation: Installation, person: str, *, as_json: bool) -> None:
+    with cli.reported_as(StorageError, StreamingError):
+        steps = preview(installation, person)
+    if as_json:
+        cli.print_json(steps)
+    for step in () if as_json else steps:
+        click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
+
+
+def _report_done(done: Sequence[Erasure]) -> None:
     for erasure in done:
         click.echo(f"{erasure.receipt}: {erasure.state}")
         for step in erasure.steps:
             click.echo(f"  {step.place:<14} {step.removed:>9}  {step.note}")
     if not done:
         click.echo("no erasure waits")
+
+
+def _exit_if_refused(results: Sequence[ErasureResult]) -> None:
+    """End the command with exit code 1 if a person was refused; the others were accepted."""
+    if any(result.state == "refused" for result in results):
+        click.get_current_context().exit(1)
+
+
+def _request(by: str, value: str, people: Sequence[str] = ()) -> ErasureRequest:
+    """Check the parts of a request; ConfigError without the value if one is wrong."""
+    try:
+        request = {"by": by, "value": value, "people": list(people)}
+        return msgspec.convert(request, ErasureRequest)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a person cannot be found: {error}") from None
+
+
+def _requests_in(file: Path) -> list[ErasureRequest]:
+    """Read a file of persons; ConfigError with the number of a line that is wrong."""
+    requests: list[ErasureRequest] = []
+    try:
+        lines = file.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        by, *values = line.removesuffix("\r").split("\t")
+        try:
+            request = _request(by, values[0], values[1:]) if values else _request("user_id", by)
+        except ConfigError as error:
+            raise ConfigError(f"{file}:{number}: {error}") from None
+        requests.append(request)
+    return requests
+
+
+def _request_all(
+    installation: Installation, requests: Sequence[ErasureRequest], as_json: bool
+) -> list[ErasureResult]:
+    """Request erasures and print those that are refused."""
+    find = partial(_find, installation, quiet=as_json)
+    with cli.reported_as(StorageError, StreamingError):
+        results = request_erasures(installation, requests, find, by=login_and_host())
+    for number, result in enumerate(() if as_json else results, 1):
+        if result.state == "refused":
+            people = f": {', '.join(result.people)}" if result.people else ""
+            click.echo(f"person {number} of {len(results)} was refused, {result.reason}{people}")
+    return results
+
+
+def _find(
+    installation: Installation, identifiers: Collection[Identifier], *, quiet: bool
+) -> Mapping[Identifier, PersonMatches]:
+    with (
+        cli.progress_bar(quiet=quiet, desc="search") as bar,
+        cli.reported_as(StorageError, StreamingError),
+        open_search(
+            installation.settings, clock=installation.clock, progress=cli.advance(bar)
+        ) as search,
+    ):
+        return look_up(search, identifiers, erased=installation.suppression.suppressed)
+
+
+def _with_final(results: Sequence[ErasureResult], done: Sequence[Erasure]) -> list[ErasureResult]:
+    """Replace receipts by the completed ones."""
+    final = {erasure.receipt: erasure for erasure in done}
+    return [
+        msgspec.structs.replace(r, erasures=[final.get(e.receipt, e) for e in r.erasures])
+        for r in results
+    ]
+
+
+def _report_waiting(settings: Settings, receipts: Mapping[str, Erasure], *, rebuild: bool) -> None:
+    """Print receipts that a running server completes."""
+    latest = max(receipt.due_at for receipt in receipts.values())
+    click.echo(
+        f"{', '.join(receipts)}: a server uses {settings.storage.data}. Nothing is taken or read "
+        "of them any more, and it removes what there is of them now, by "
+        f"{_day(latest)} at the latest"
+    )
+    if rebuild:
+        click.echo("its state is not rebuilt: restart with `tactful serve --rebuild`")
+
+
+@contextlib.contextmanager
+def _installation(settings: Settings) -> Iterator[Installation]:
+    with _metadata(settings) as metadata:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        yield Installation(settings, metadata, suppression, now_ms)
 
 
 @contextlib.contextmanager

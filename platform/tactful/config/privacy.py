@@ -35,6 +35,9 @@ class ConsentSettings:
     tombstones: Path = Path()
     # days within which an erasure is complete
     erase_days: Annotated[float, Meta(gt=0, le=365)] = 30.0
+    # variable with the addresses of databases that `tactful sink` writes, separated by blanks:
+    # erasures delete their rows. A prefix of keys in Redis follows the address after ``#``.
+    sinks_env: Variable = ""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from tactful.erasure.offline_stores import LETTERS, check_rebuild, find_person
 from tactful.erasure.personal_stores import PersonalStore, StepReport, personal_stores
+from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
 from tactful.metadata.tables import suppressions
@@ -69,12 +70,18 @@ def request_suppressed(installation: Installation) -> int:
     return len(erased)
 
 
-def settle_erasures(installation: Installation) -> list[Erasure]:
-    """Complete the erasures that only waited for the owners of partitions."""
+def settle_erasures(
+    installation: Installation, notices: ErasureNotices | None = None
+) -> list[Erasure]:
+    """Complete the erasures that only waited for owners of partitions and for receivers."""
+    notices = notices or ErasureNotices(installation.settings)
+    in_files = installation.settings.log.in_files
     ready = [
         receipt
-        for receipt, _ in installation.jobs.waiting()
-        if is_purged_here(installation, receipt) and installation.partitions.missing(receipt) == 0
+        for receipt, person in installation.jobs.waiting()
+        if is_purged_here(installation, receipt)
+        and (in_files or installation.partitions.missing(receipt) == 0)
+        and notices.deliver(installation, receipt, person)
     ]
     with names_dropped(installation) if ready else contextlib.nullcontext():
         for erasure in _erasures(installation, ready):
@@ -88,7 +95,7 @@ def _erasures(installation: Installation, receipts: Iterable[str]) -> list[Erasu
 
 
 def is_purged_here(installation: Installation, receipt: str) -> bool:
-    """Return whether only the owners of partitions have something left to do."""
+    """Return whether only the owners of partitions and receivers have something left to do."""
     erasure = installation.jobs.find(receipt)
     return erasure is not None and any(step.place == VERIFICATION for step in erasure.steps)
 
@@ -168,7 +175,8 @@ def run_erasures(
     """
     if rebuild:
         check_rebuild(installation.settings)
-    receipts = settle_erasures(installation)
+    notices = ErasureNotices(installation.settings)
+    receipts = settle_erasures(installation, notices)
     jobs: list[ErasureJob] = []
     for receipt, person in installation.jobs.waiting():
         if is_purged_here(installation, receipt):
@@ -184,6 +192,8 @@ def run_erasures(
     with names_dropped(installation):
         for job in jobs:
             _finish(installation, job, clean=clean, rebuild=rebuild, say=say)
+    if notices.receivers and jobs:
+        settle_erasures(installation, notices)
     return receipts + _erasures(installation, [job.receipt for job in jobs])
 
 
@@ -259,14 +269,19 @@ def _finish(
 
 
 def close_erasure(installation: Installation, job: ErasureJob, hits: Sequence[str]) -> None:
-    """Delete the user id of an erasure, once all owners of partitions are done.
+    """Delete the user id of an erasure, once all owners of partitions and receivers are done.
 
     The hits are files and stores in which the verification found ids.
     """
     verification = verified(job.result, hits)
-    steps = [*job.report.steps, msgspec.structs.replace(verification, at=installation.clock())]
+    pending = ErasureNotices(installation.settings).pending()
+    if pending:  # the receivers get the ids of the search
+        installation.partitions.publish(job.receipt, job.result.traces)
+    verification = msgspec.structs.replace(verification, at=installation.clock())
+    steps = [*job.report.steps, verification, *pending]
     work_of(installation, job.receipt).unlink(missing_ok=True)
-    if not installation.settings.log.in_files and installation.partitions.missing(job.receipt):
+    in_files = installation.settings.log.in_files
+    if pending or (not in_files and installation.partitions.missing(job.receipt)):
         installation.jobs.note(job.receipt, steps)
     else:
         installation.partitions.finish(job.receipt)

@@ -25,6 +25,7 @@ from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import (
+    Progress,
     Search,
     SearchResult,
     find_traces,
@@ -313,13 +314,19 @@ def ask_owners(installation: Installation, receipt: str, result: SearchResult) -
 
 
 @contextlib.contextmanager
-def open_search(settings: Settings, *, clock: Callable[[], int] = now_ms) -> Iterator[Search]:
+def open_search(
+    settings: Settings,
+    *,
+    clock: Callable[[], int] = now_ms,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[Search]:
     """Search the log, in files or in Kafka, also with sealed records."""
     with contextlib.ExitStack() as stack:
         if settings.log.in_files:
-            yield stack.enter_context(search_log(settings, clock=clock))
+            yield stack.enter_context(search_log(settings, clock=clock, progress=progress))
         else:
-            yield search_partitions(open_partitions(settings, stack, clock=clock))
+            partitions = open_partitions(settings, stack, clock=clock)
+            yield search_partitions(partitions, progress=progress)
 
 
 def find_person(installation: Installation, person: str) -> SearchResult:

@@ -1,24 +1,30 @@
-"""Endpoints of a user's rights: consent, export, erasure."""
+"""Endpoints of users' rights: consent, look-up, export, erasure."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, number_of, person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import (
+    BY_PATTERN,
     Consent,
     ConsentDecision,
     Erasure,
+    ErasureResults,
     NewConsent,
+    NewErasures,
     PersonAccesses,
     PersonExport,
+    PersonMatches,
 )
+from tactful.subjects.look_up import Identifier
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.people.consent import Purpose, parse_purposes
 
@@ -26,7 +32,16 @@ if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 _UNAVAILABLE = "erasures cannot be kept now"
+_UNREADABLE = "log or state cannot be read now"
 _new_consent = msgspec.json.Decoder(NewConsent)
+_new_erasures = msgspec.json.Decoder(NewErasures)
+
+
+class FindQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Kind of a value, as `properties.email`, and the value."""
+
+    by: Annotated[str, Meta(pattern=BY_PATTERN)]
+    value: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,12 +93,33 @@ async def _get_export(platform: Platform, call: Call) -> Reply:
         platform.accesses.record(person, "export", by=by)
         return platform.export(person)
 
-    export = await stored(collect, "log or state cannot be read now")
+    export = await stored(collect, _UNREADABLE)
     if query.format == "html":
         from tactful.subjects.export import export_page  # with SQLAlchemy, which no worker needs
 
         return Reply(200, export_page(export).encode(), b"text/html; charset=utf-8")
     return json_reply(export)
+
+
+async def _find_users(platform: Platform, call: Call) -> Reply:
+    query, by = call.query(FindQuery), caller_of(call)
+    identifier = Identifier(query.by, query.value)
+
+    def find() -> PersonMatches:
+        matches = platform.find_people([identifier])[identifier]
+        for match in matches.people:
+            platform.accesses.record(match.person, "find", by=by)
+        return matches
+
+    return json_reply(await stored(find, _UNREADABLE))
+
+
+async def _post_erasures(platform: Platform, call: Call) -> Reply:
+    requests, most = (await call.json(_new_erasures)).requests, platform.settings.limits.batch
+    if len(requests) > most:
+        raise ProblemError("too_large", f"a request may erase {most} users: send smaller batches")
+    request = partial(platform.request_erasures, requests, caller_of(call))
+    return json_reply(ErasureResults(results=await stored(request, _UNAVAILABLE)), 202)
 
 
 async def _delete_user(platform: Platform, call: Call) -> Reply:
@@ -175,8 +211,39 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET",
+        "/v1/users",
+        "Find the users in whose data a value occurs",
+        _find_users,
+        details=(
+            "The value is searched in descriptions of users and in events, which takes time if "
+            "the log is long, and is compared exactly. An anonymous event belongs to the user who "
+            "last used its device."
+        ),
+        scope="admin",
+        query=FindQuery,
+        answer=PersonMatches,
+        problems=("not_ready",),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/erasures",
+        "Erase many users",
+        _post_erasures,
+        details=(
+            "Each by a user id or by another value that was stored of them. One request may be "
+            "refused and the others accepted; each user gets one receipt. After a `503` send the "
+            "same again: receipts stay the same."
+        ),
+        scope="admin",
+        body=NewErasures,
+        answer=ErasureResults,
+        status=202,
+        problems=("invalid", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
         "/v1/users/{user_id}/accesses",
-        "List who exported or erased the data of a user",
+        "List who found, exported or erased the data of a user",
         _get_accesses,
         details="Newest first, also after the erasure. An access is written before it happens.",
         scope="admin",

@@ -225,6 +225,7 @@ def _metadata(settings: Settings) -> Iterator[Check]:
             valid = sum(key.revoked_at is None for key in store.list())
             jobs = ErasureJobs(metadata, clock=now_ms)
             waiting, overdue = jobs.incomplete(), jobs.overdue()
+            unconfirmed = ", ".join(jobs.unconfirmed())
     except TactfulError as error:
         yield Check("metadata", "failed", str(error))
         return
@@ -235,7 +236,10 @@ def _metadata(settings: Settings) -> Iterator[Check]:
         yield Check("API keys", "warning", said)
     if overdue:
         said = f"{overdue} of {waiting} are overdue: stop the server and run `tactful user erase`"
+        said += f"; not confirmed by {unconfirmed}" if unconfirmed else ""
         yield Check("erasures", "failed", said)
+    elif unconfirmed:
+        yield Check("erasures", "warning", f"{waiting} wait, not confirmed by {unconfirmed}")
     elif waiting:
         said = f"{waiting} will be complete at the next start of the server"
         yield Check("erasures", "warning", said)

@@ -11,6 +11,9 @@ from tactful.schemas.fields import Moment, ShortText
 from tactful.schemas.positions import Position
 from tactful_privacy.people.consent import Purpose
 
+BY_PATTERN = r"^((user|device|session|event|recommendation)_id|(properties|context)\..{1,128})$"
+"""Kinds of values by which users are found."""
+
 _Purpose = Annotated[str, Meta(extra_json_schema={"enum": [*Purpose]})]
 
 
@@ -134,12 +137,92 @@ class Erasure(msgspec.Struct, kw_only=True, frozen=True):
     steps: list[ErasureStep]
 
 
+class PersonMatch(msgspec.Struct, kw_only=True, frozen=True):
+    """A user in whose data a value occurs.
+
+    Attributes:
+        person: user id, or ``device:`` and a device id.
+        records: number of log records with the value.
+        last_at: time of the latest of them, epoch milliseconds.
+    """
+
+    person: str
+    records: int
+    last_at: int
+
+
+class PersonMatches(msgspec.Struct, kw_only=True, frozen=True):
+    """Users in whose data a value occurs.
+
+    Attributes:
+        people: the users, the latest first.
+        more: whether there may be further users; the search keeps 100.
+    """
+
+    people: list[PersonMatch]
+    more: bool = False
+
+
+class ErasureRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Request to erase one user.
+
+    Attributes:
+        by: kind of the value: ``user_id`` (also ``device:`` and a device id), ``device_id``,
+            ``session_id``, ``event_id``, ``recommendation_id``, ``properties.NAME`` or
+            ``context.NAME``.
+        value: a user id, or a value that was stored of the user.
+        people: all users with the value, if there are several; without them such a request is
+            refused.
+    """
+
+    value: Annotated[str, Meta(min_length=1, max_length=256)]
+    by: Annotated[str, Meta(pattern=BY_PATTERN)] = "user_id"
+    people: Annotated[list[Annotated[str, Meta(max_length=264)]], Meta(max_length=100)] = []
+
+
+class NewErasures(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Requests to erase users, at most `limits.batch`.
+
+    Attributes:
+        requests: one for each user.
+    """
+
+    requests: Annotated[list[ErasureRequest], Meta(min_length=1)]
+
+
+class ErasureResult(msgspec.Struct, kw_only=True, frozen=True):
+    """Result of one request of many.
+
+    Attributes:
+        state: ``accepted`` or ``refused``.
+        reason: of a refusal: ``unknown``: nobody has the value; ``ambiguous``: several have it,
+            and `people` of the request does not name exactly them.
+        people: the users.
+        erasures: a receipt for each, if accepted.
+    """
+
+    state: str
+    reason: str = ""
+    people: list[str]
+    erasures: list[Erasure] = []
+
+
+class ErasureResults(msgspec.Struct, kw_only=True, frozen=True):
+    """Results of requests to erase users.
+
+    Attributes:
+        results: one for each request, in their order.
+    """
+
+    results: list[ErasureResult]
+
+
 class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
-    """An export or erasure of a user's data.
+    """A look-up, export or erasure of a user's data.
 
     Attributes:
         id: grows with every access.
-        action: `export` or `erase`.
+        action: `find`, `export` or `erase`.
         at: time of the request, epoch milliseconds.
         by: the API key by its public part, or login and host of a command.
     """

@@ -100,8 +100,9 @@ class BackgroundTasks:
         )
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
-        if not settings.log.in_files:
-            settle = partial(run, settle_erasures, platform.resources.installation)
+        if not settings.log.in_files or platform.notices.receivers:
+            installation = platform.resources.installation
+            settle = partial(run, settle_erasures, installation, platform.notices)
             yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)

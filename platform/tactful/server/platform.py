@@ -9,6 +9,7 @@ it applies a micro-batch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,7 +22,9 @@ from prometheus_client import CollectorRegistry
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, WITHHELD
+from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
+from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
 from tactful.event_log.recipients import Recipients, open_ids
@@ -34,15 +37,22 @@ from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
 from tactful.schemas.problems import ProblemError
-from tactful.schemas.users import PersonExport, UserFeatures
+from tactful.schemas.users import (
+    ErasureRequest,
+    ErasureResult,
+    PersonExport,
+    PersonMatches,
+    UserFeatures,
+)
 from tactful.server.background import BackgroundTasks
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.export import export_person
+from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
-from tactful.subjects.trace_search import search_partitions
+from tactful.subjects.trace_search import search_log, search_partitions
 from tactful.util.yielding_lock import YieldingLock
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.people.consent import Purpose
@@ -82,6 +92,7 @@ class Platform:
         applier: applies the log to the engine.
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
+        notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
@@ -162,6 +173,7 @@ class Platform:
         self.recommendations = Recommendations(
             resources, self.applier, self.visibility, self.recent, self.permissions, self.lock
         )
+        self.notices = ErasureNotices(installation.settings)
         self.online_erasures = OnlineErasures(
             installation,
             backend.written,
@@ -306,6 +318,22 @@ class Platform:
                 search=search_partitions(partitions) if kafka else None,
             )
 
+    def find_people(
+        self, identifiers: Collection[Identifier]
+    ) -> Mapping[Identifier, PersonMatches]:
+        """Return the users of identifiers; called in a thread, raises as `export`."""
+        installation = self.resources.installation
+        with self.backend.searched() as partitions, contextlib.ExitStack() as stack:
+            if self.settings.log.in_files:
+                search = stack.enter_context(search_log(self.settings, clock=installation.clock))
+            else:
+                search = search_partitions(partitions)
+            return look_up(search, identifiers, erased=self.suppression.suppressed)
+
+    def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
+        """Request the erasure of many users; called in a thread, raises as `export`."""
+        return request_erasures(self.resources.installation, requests, self.find_people, by=by)
+
     def publish_rollouts(self) -> None:
         """Make the present stages known to all recommenders, or raise `StorageError`."""
         publish_rollouts(self.settings, self.rollouts)
@@ -428,6 +456,8 @@ def add_gauges(platform: Platform) -> None:
     if (copied := backend.copied) is not None:
         text = "Bytes that wait for the online store"
         gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
+    text = "Receivers of erasures whose last attempt failed"
+    gauge("erasure_receivers_failing", text, lambda: platform.notices.failing)
     if webhooks is not None:
         text = "Attempts that failed and are repeated"
         gauge("webhooks_failed", text, lambda: webhooks.failed)

@@ -1,4 +1,4 @@
-"""Trail of who exported or erased a user's data, and when.
+"""Trail of who found, exported or erased a user's data, and when.
 
 Users stand in it as keyed hashes, so that the trail of an erased user holds no id of theirs.
 """
@@ -37,7 +37,7 @@ class AccessLog:
         self._keyring = keyring
         self._clock = clock
 
-    def record(self, person: str, action: Literal["export", "erase"], *, by: str) -> None:
+    def record(self, person: str, action: Literal["find", "export", "erase"], *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()

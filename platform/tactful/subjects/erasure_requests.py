@@ -65,6 +65,12 @@ class ErasureJobs:
         rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
         return [(row.receipt, row.person) for row in rows]
 
+    def unconfirmed(self) -> list[str]:
+        """List the receivers, outside the installation, that have not confirmed an erasure."""
+        rows = self._metadata.fetch(sa.select(_table.report).where(_table.person.is_not(None)))
+        steps = (step for row in rows for step in _steps.decode(row.report))
+        return sorted({step.place for step in steps if step.at is None})
+
     def incomplete(self) -> int:
         """Count incomplete erasures, also those that only wait for the removal of the id."""
         return self._count(_table.state != "done")

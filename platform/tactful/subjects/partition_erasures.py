@@ -115,6 +115,14 @@ class PartitionErasures:
         behind = sum(row.number < rows[0].number for row in known)
         return int(behind + max(rows[0].partitions - len(known), 0))
 
+    def traces_of(self, receipt: str) -> SubjectIds | None:
+        """Return the subject ids of an incomplete erasure that was published."""
+        query = sa.select(_purge.traces).where(_purge.receipt == receipt)
+        rows = self._metadata.fetch(query)
+        if not rows or rows[0].traces is None:
+            return None
+        return msgspec.msgpack.decode(rows[0].traces, type=SubjectIds)
+
     def finish(self, receipt: str) -> None:
         """Delete the subject ids of an erasure."""
         change = sa.update(purges).where(_purge.receipt == receipt).values(traces=None)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
+from typing import TypeVar
 
 import msgspec
 
@@ -36,6 +38,8 @@ from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import matching_records
 from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import StateStore
+
+T = TypeVar("T")
 
 _CHUNK = 4_096
 _APART = 1 << 48  # more than a partition has records
@@ -136,33 +140,48 @@ Search = Callable[[Collection[bytes]], Iterable[tuple[int, bytes]]]
 """Finds the records with any of some bytes, oldest first, under unique numbers."""
 
 
-def search_partitions(partitions: Sequence[EventLog]) -> Search:
+Progress = Callable[[int, int], None]
+"""Receives the searched parts of a log and the number of all parts."""
+
+
+def _no_progress(done: int, total: int) -> None:
+    pass
+
+
+def search_partitions(
+    partitions: Sequence[EventLog], *, progress: Progress = _no_progress
+) -> Search:
     """Search a log in partitions by reading all of it."""
 
     def search(needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+        done, total = 0, sum(log.end - log.begin for log in partitions)
         for number, log in enumerate(partitions):
             position = log.begin
             while records := log.read(position, _CHUNK):
+                done += records[-1][0] + 1 - position
                 position = records[-1][0] + 1
                 for offset, payload in records:
                     if any(needle in payload for needle in needles):
                         yield number * _APART + offset, payload
+                progress(done, max(done, total))
 
     return search
 
 
 @contextlib.contextmanager
-def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Search]:
+def search_log(
+    settings: Settings, *, clock: Callable[[], int], progress: Progress = _no_progress
+) -> Iterator[Search]:
     """Search the log of the data directory, also with sealed records."""
     path = settings.storage.data / "log"
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=clock) if path.is_dir() else None
         if seal is None:
-            yield partial(matching_records, path)
+            yield partial(matching_records, path, progress=progress)
             return
         stack.callback(seal.close)
         log = stack.enter_context(contextlib.closing(EmbeddedLog(path, read_only=True)))
-        yield search_partitions([SealedLog(log, seal)])
+        yield search_partitions([SealedLog(log, seal)], progress=progress)
 
 
 def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> SearchResult:
@@ -181,8 +200,8 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     texts: set[str] = set()
     records = 0
     for _, payload in log(needles_of(users)):
-        entry = _decoded(payload)
-        event = _event(entry)
+        entry = decoded(payload)
+        event = event_in(entry)
         if event is None:
             if isinstance(entry, User) and entry.user_id in users:
                 records += 1
@@ -199,7 +218,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     logins: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     anonymous: dict[str, list[tuple[int, Event]]] = defaultdict(list)
     for offset, payload in log(needles_of(devices)):
-        event = _event(_decoded(payload))
+        event = event_in(decoded(payload))
         if event is not None and event.device_id in devices:
             if event.user_id is None:
                 anonymous[event.device_id].append((offset, event))
@@ -213,7 +232,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     offsets: set[int] = set()
     for device, events in anonymous.items():
         for offset, event in events:
-            if device not in shared or _held(logins[device], offset):
+            if device not in shared or login_before(logins[device], offset)[1]:
                 records += 1
                 event_ids.add(event.event_id)
                 texts.update(texts_of(event))
@@ -259,20 +278,22 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(element)
 
 
-def _decoded(payload: bytes) -> Entry | None:
+def decoded(payload: bytes) -> Entry | None:
+    """Decode a record of the log; None for a damaged one."""
     try:
         return decode_entry(payload)
     except StreamingError:
         return None
 
 
-def _event(entry: Entry | None) -> Event | None:
+def event_in(entry: Entry | None) -> Event | None:
+    """Return the event of an entry, also of one whose purposes are restricted."""
     if isinstance(entry, Restricted | Forwarded):
         return entry.event
     return entry if isinstance(entry, Event) else None
 
 
-def _held(logins: list[tuple[int, bool]], offset: int) -> bool:
-    """Return whether a user of the search held the device at a record."""
-    place = bisect.bisect_left(logins, (offset, False)) - 1
-    return logins[max(place, 0)][1]
+def login_before(logins: Sequence[tuple[int, T]], offset: int) -> tuple[int, T]:
+    """Return the last login before a record, or the first one if there is none before."""
+    place = bisect.bisect_left(logins, offset, key=itemgetter(0)) - 1
+    return logins[max(place, 0)]

@@ -29,16 +29,24 @@ class Redacted:
     segments: tuple[str, ...]  # names of the rewritten files
 
 
-def matching_records(path: Path, needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+def matching_records(
+    path: Path,
+    needles: Collection[bytes],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[int, bytes]]:
     """Iterate over offset and payload of records with one of `needles`, oldest first.
 
-    No process may write to the log in directory `path`.
+    No process may write to the log in directory `path`. `progress` is called with the number of
+    searched segments and of all.
     """
     if not needles:
         return
-    for segment in _segments(path):
+    segments = _segments(path)
+    for number, segment in enumerate(segments, 1):
         for offset, _, _, payload in _matches(segment, segment.read_bytes(), needles):
             yield offset, payload
+        progress(number, len(segments))
 
 
 def redact(
