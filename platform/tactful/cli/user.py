@@ -31,6 +31,7 @@ from tactful.subjects.consent import ConsentStore, default_purposes
 from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
 from tactful.subjects.look_up import Identifier, look_up
+from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import ParameterError
@@ -320,7 +321,9 @@ def _find(
             installation.settings, clock=installation.clock, progress=cli.advance(bar)
         ) as search,
     ):
-        return look_up(search, identifiers, erased=installation.suppression.suppressed)
+        suppression = installation.suppression
+        minimise = make_minimiser(installation.settings.minimise, lambda: suppression.keyring)
+        return look_up(search, identifiers, erased=suppression.suppressed, minimise=minimise)
 
 
 def _with_final(results: Sequence[ErasureResult], done: Sequence[Erasure]) -> list[ErasureResult]:

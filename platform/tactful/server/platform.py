@@ -328,7 +328,8 @@ class Platform:
                 search = stack.enter_context(search_log(self.settings, clock=installation.clock))
             else:
                 search = search_partitions(partitions)
-            return look_up(search, identifiers, erased=self.suppression.suppressed)
+            erased = self.suppression.suppressed
+            return look_up(search, identifiers, erased=erased, minimise=self.minimise)
 
     def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
         """Request the erasure of many users; called in a thread, raises as `export`."""

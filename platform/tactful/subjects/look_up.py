@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from tactful.schemas.users import PersonMatch, PersonMatches
+from tactful.subjects.minimise import Minimiser
 from tactful.subjects.trace_search import (
     Search,
     decoded,
@@ -62,21 +63,30 @@ class _Matches:
 
 
 def look_up(
-    search: Search, identifiers: Collection[Identifier], *, erased: Container[str] = ()
+    search: Search,
+    identifiers: Collection[Identifier],
+    *,
+    erased: Container[str] = (),
+    minimise: Minimiser | None = None,
 ) -> dict[Identifier, PersonMatches]:
     """Find the users of each identifier in a log, by one pass over it, two for anonymous events.
 
     Values are compared exactly. An anonymous event belongs to a user as in an erasure: to the last
     login on its device before it, or the first one; without a login to ``device:<device_id>``.
-    Memory is bounded by the number of identifiers.
+    A value of a field that is hashed before it is stored is found by its hash. Memory is bounded by
+    the number of identifiers.
     """
     matches = {identifier: _Matches() for identifier in identifiers}
+    stored: dict[Identifier, list[_Matches]] = defaultdict(list)
+    for by, value in matches:
+        for form in {value} if minimise is None else minimise.stored_forms(by, value):
+            stored[Identifier(by, form)].append(matches[Identifier(by, value)])
     kinds = {identifier.by for identifier in identifiers}
-    needles = frozenset[bytes]().union(*(_forms(identifier.value) for identifier in identifiers))
+    needles = frozenset[bytes]().union(*(_forms(identifier.value) for identifier in stored))
     for offset, payload in search(needles if len(needles) <= _MOST_NEEDLES else _EVERYTHING):
         entry = decoded(payload)
         for identifier in {Identifier(by, text) for by in kinds for text in _texts(entry, by)}:
-            if (of_identifier := matches.get(identifier)) is not None:
+            for of_identifier in stored.get(identifier, ()):
                 _add(of_identifier, offset, entry)
     _name_anonymous(search, matches.values())
     return {

@@ -106,8 +106,25 @@ class Minimiser:
         text = str(value)
         if self._is_own(text):
             return text
-        key_id = self._keyring.current
-        digest = self._keyring.pseudonym(text, tenant="minimised", key_id=key_id).digest[:_HASH]
+        return self._hash(text, self._keyring.current)
+
+    def stored_forms(self, field: str, value: str) -> set[str]:
+        """Return the values that a text may be stored as in a field, ``properties.email``.
+
+        A hashed field has a form for each epoch of the keys. Fields that lose detail otherwise are
+        only found by what is stored.
+        """
+        part, _, name = field.partition(".")
+        if self._keyring is None or self._changes.get(part, {}).get(name) != self._hashed:
+            return {value}
+        with contextlib.suppress(KeyringError):
+            self._keyring.follow()
+        return {value, *(self._hash(value, key_id) for key_id in self._keyring.key_ids)}
+
+    def _hash(self, text: str, key_id: int) -> str:
+        assert self._keyring is not None
+        pseudonym = self._keyring.pseudonym(text, tenant="minimised", key_id=key_id)
+        digest = pseudonym.digest[:_HASH]
         return base64.urlsafe_b64encode(digest + self._seal(digest, key_id)).decode()
 
     def _is_own(self, text: str) -> bool:

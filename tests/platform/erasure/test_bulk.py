@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.platform.support import Live, build, small_settings, view
+from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful.cli.main import main
+from tactful.config.privacy import MinimiseSettings
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform
 from tactful.subjects.look_up import Identifier, look_up
+from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import Event, encode_entry
 
 
@@ -206,3 +209,18 @@ def test_look_up_is_bounded() -> None:
     found = look_up(search, many)
     assert [m.people[0].person for m in found.values()] == [f"u-{n}" for n in range(500)]
     assert not look_up(search, many[:1], erased={"u-0"})[many[0]].people
+
+
+def test_look_up_of_hashed_field(settings: Settings) -> None:
+    """A field that is hashed before it is stored is found by its value, after a rotation, too."""
+    settings = replace(settings, minimise=MinimiseSettings(hash="properties.email"))
+    with Live(Platform.open(settings, build)) as live:
+        leave(live)
+        log = b"".join(path.read_bytes() for path in (settings.storage.data / "log").glob("*.log"))
+        assert b"ada@example.com" not in log
+        Keyring(settings.keyring, clock=now_ms).rotate()
+        query = {"by": "properties.email", "value": "ada@example.com"}
+        people = live.http.get("/v1/users", params=query).json()["people"]
+        assert [match["person"] for match in people] == ["ada"]
+        query["by"] = "properties.name"
+        assert live.http.get("/v1/users", params=query).json()["people"] == []
