@@ -38,6 +38,9 @@ class ConsentSettings:
     # variable with the addresses of databases that `tactful sink` writes, separated by blanks:
     # erasures delete their rows. A prefix of keys in Redis follows the address after ``#``.
     sinks_env: Variable = ""
+    # further topics of rows on the brokers of the log, separated by blanks, as of matches or of
+    # Flink: erasures write tombstones there, and to `worker.fired_topic` and `worker.late_topic`
+    topics: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Notices of erasures to the receivers of data: the webhook, and databases written by sinks.
+"""Notices of erasures to the receivers of data: webhook, topics, and databases of sinks.
 
 The row of an erasure in the metadata is the outbox: it holds the ids until every receiver has
 confirmed, so a process that dies repeats a notice and loses none. States of a receiver's step in a
@@ -10,6 +10,7 @@ receipt::
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ import msgspec
 
 from tactful.config.server import ActionSettings
 from tactful.config.settings import Settings, secret
-from tactful.errors import TactfulError
+from tactful.config.storage import LogSettings
+from tactful.errors import ConfigError, TactfulError
+from tactful.metadata.connections import kafka_settings
 from tactful.schemas.users import Erasure, ErasureStep
 from tactful.subjects.installation import Installation
 from tactful_streaming.contract.subject_ids import SubjectIds
@@ -57,6 +60,15 @@ def receivers_of(settings: Settings) -> list[Receiver]:
     receivers = []
     if settings.actions.webhook_url:
         receivers.append(Receiver("webhook", partial(_post, settings.actions)))
+    topics = settings.consent.topics.split()
+    if topics and settings.log.in_files:
+        raise ConfigError("consent.topics needs log.kind = kafka, whose brokers have the topics")
+    if not settings.log.in_files:
+        topics += filter(None, (settings.worker.fired_topic, settings.worker.late_topic))
+        receivers += [
+            Receiver(f"topic {topic}", partial(_write_tombstones, settings.log, topic))
+            for topic in topics
+        ]
     locations = secret("consent.sinks_env", settings.consent.sinks_env) or ""
     for location in locations.split():
         receivers.append(Receiver(_place(location), partial(_delete_rows, location)))
@@ -151,6 +163,13 @@ def _post(settings: ActionSettings, notice: Notice) -> int:
     if problem is not None:
         raise OSError(problem)
     return 0
+
+
+def _write_tombstones(log: LogSettings, topic: str, notice: Notice) -> int:
+    from tactful_streaming.kafka.tombstones import write_tombstones
+
+    settings = dataclasses.replace(kafka_settings(log), topic=topic)
+    return write_tombstones(settings, notice.traces)
 
 
 def _delete_rows(location: str, notice: Notice) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,13 +23,19 @@ from tests.platform.support import Live, build, now_ms, small_settings, view
 from tactful.config.server import ActionSettings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures, settle_erasures
-from tactful.erasure.receivers import ErasureNotices
+from tactful.erasure.receivers import ErasureNotices, receivers_of
+from tactful.errors import ConfigError
 from tactful.maintenance.doctor import _metadata
 from tactful.metadata.connections import open_installation
 from tactful.schemas.users import Erasure
 from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
+from tactful_streaming.contract.subject_ids import SubjectIds
+from tactful_streaming.errors import LogError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.tombstones import write_tombstones
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.sink import WindowRow
 from tactful_streaming.sinks.sql import SqlRows
 from tactful_streaming.sinks.webhook import SIGNATURE_HEADER, verify_signature
@@ -278,3 +285,64 @@ def test_sinks(
     monkeypatch.setenv("TEST_SINKS", other)  # not configured any more
     done_without = settled(settings)
     assert done_without is not None and all(step.at for step in done_without.steps)
+
+
+@pytest.mark.service("kafka")
+def test_topics(kafka_servers: str) -> None:
+    """Each key with rows of the user gets one tombstone, and no key of anybody else."""
+    from confluent_kafka import Consumer, Producer, TopicPartition
+
+    topic = f"test-{uuid.uuid4().hex}"
+    kafka = KafkaSettings(kafka_servers, topic)
+    ensure_topic(kafka, partitions=2)
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("ada-17|", {"feature": "views", "entity_key": "ada-17"}),
+        ("ada-17|shoes", {"feature": "by", "entity_key": "ada-17", "group_key": "shoes"}),
+        ("ada-17|shoes|x", {"feature": "by", "entity_key": "ada-17|shoes", "group_key": "x"}),
+        ("i-1|", {"feature": "sold", "entity_key": "i-1", "note": "ada-17"}),
+        ("device:dev-1|", {"feature": "views", "entity_key": "device:dev-1"}),
+    ]
+    event = {"kind": "event", "event_id": "e", "type": "view", "timestamp": 1, "user_id": "ada-17"}
+    rows += [("ada-17", {"features": ["views"], "event": event})]
+    rows += [("bob-18", {"features": ["views"], "event": {**event, "user_id": "bob-18"}})]
+    producer = Producer({"bootstrap.servers": kafka_servers})
+    for number, (key, value) in enumerate([*rows, ("ada-17|", rows[0][1])]):
+        producer.produce(topic, json.dumps(value), key, partition=number % 2)
+    producer.produce(topic, b"no row", b"ada-17|damaged", partition=0)
+    assert producer.flush(30) == 0
+    subjects = SubjectIds(users=frozenset({"ada-17"}), devices=frozenset({"dev-1"}))
+    assert write_tombstones(kafka, subjects) == 5  # a key is written to each of its partitions
+    assert write_tombstones(kafka, subjects) == 0
+    reader = Consumer({"bootstrap.servers": kafka_servers, "group.id": topic})
+    reader.assign([TopicPartition(topic, number, 0) for number in range(2)])
+    tombstones: list[tuple[int, bytes]] = []
+    while len(tombstones) < 5:
+        message = reader.poll(30)
+        assert message is not None and message.error() is None
+        if message.value() is None:
+            tombstones.append((message.partition(), message.key()))
+    reader.close()
+    assert sorted(tombstones) == [
+        (0, b"ada-17|"),
+        (0, b"device:dev-1|"),
+        (1, b"ada-17"),
+        (1, b"ada-17|"),
+        (1, b"ada-17|shoes"),
+    ]
+    with pytest.raises(LogError):
+        write_tombstones(KafkaSettings("127.0.0.1:1", topic), subjects)
+
+
+def test_topics_of_the_settings(tmp_path: Path) -> None:
+    """Topics are receivers only with the log in Kafka, and each one once."""
+    settings = small_settings(tmp_path)
+    more = replace(settings, consent=replace(settings.consent, topics="fired matches"))
+    with pytest.raises(ConfigError, match=r"consent\.topics"):
+        receivers_of(more)
+    workers = replace(settings.worker, fired_topic="fired", late_topic="late")
+    assert receivers_of(replace(settings, worker=workers)) == []
+    log = replace(settings.log, kind="kafka", brokers="127.0.0.1:1")
+    found = receivers_of(replace(more, worker=workers, log=log))
+    assert [receiver.place for receiver in found] == [
+        *("topic fired", "topic matches", "topic late")
+    ]
