@@ -160,6 +160,13 @@ def read_pointer(models: Path) -> Pointer | None:
         raise ModelError(f"{path}: not a champion pointer: {error}") from error
 
 
+def missing_pointer(models: Path) -> Path | None:
+    """Return where the pointer to the champion is missing, if there are versions."""
+    path = models / _POINTER
+    versions = any((models / "versions").glob("[!.]*"))
+    return path if versions and not path.exists() else None
+
+
 def write_pointer(models: Path, pointer: Pointer) -> None:
     """Set the version that serves, atomically and durably."""
     models.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,13 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
-from tactful.ranking.model import RankingModel, checked_version, load_model, read_pointer
+from tactful.ranking.model import (
+    RankingModel,
+    checked_version,
+    load_model,
+    missing_pointer,
+    read_pointer,
+)
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import empty_index
 from tactful.recall.live_view import LiveCatalogue
@@ -99,6 +105,9 @@ class ServedModels:
             changing=changing,
         )
         self.current = ServingState(version="", model=None, live=live, view=live.view)
+        if (missing := missing_pointer(options.models)) is not None:
+            told = "%s is missing: no model ranks until `tactful models promote` chooses a version"
+            _LOG.warning(told, missing)
         self.refresh()
 
     def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:

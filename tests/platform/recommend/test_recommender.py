@@ -577,6 +577,18 @@ def test_unfit_champion_at_the_start(engine: Engine, models: Path, previous: str
         ranked.refresh()
 
 
+def test_a_removed_pointer_to_the_champion_is_named(
+    engine: Engine, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a server answers without its model, and nothing says why."""
+    (models / "champion.json").unlink()
+    assert recommender(engine, models).describe()["champion"] is None
+    assert f"{models / 'champion.json'} is missing" in caplog.text
+    caplog.clear()
+    recommender(engine, models.parent / "none")
+    assert "missing" not in caplog.text
+
+
 def test_a_swap_under_load_leaves_every_list_of_one_model(engine: Engine, models: Path) -> None:
     people = sorted(set(SHOP.person))[:6]
     requests = [
