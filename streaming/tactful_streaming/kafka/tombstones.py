@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 
 _TOGETHER = 5_000
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 10.0
+_WAIT_S = 0.2
 
 
 class _Row(msgspec.Struct):
@@ -63,9 +65,13 @@ def _messages(kafka: Any, consumer: Any, settings: KafkaSettings, number: int) -
     if low == high:
         return
     consumer.assign([kafka.TopicPartition(settings.topic, number, low)])
+    limit = time.monotonic() + _TIMEOUT_S
     while True:
-        messages = consumer.consume(_TOGETHER, timeout=_TIMEOUT_S)
-        if not messages:
+        # The call waits for so many messages or so long, also behind the end of the partition.
+        messages = consumer.consume(_TOGETHER, timeout=_WAIT_S)
+        if messages:
+            limit = time.monotonic() + _TIMEOUT_S
+        elif time.monotonic() > limit:
             raise LogUnreachableError(
                 f"topic {settings.topic!r}: no answer within {_TIMEOUT_S:g} s", retry_after=5.0
             )

@@ -33,6 +33,7 @@ from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import LogError
+from tactful_streaming.kafka import tombstones as tombstones_module
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.tombstones import write_tombstones
 from tactful_streaming.kafka.topics import ensure_topic
@@ -288,7 +289,7 @@ def test_sinks(
 
 
 @pytest.mark.service("kafka")
-def test_topics(kafka_servers: str) -> None:
+def test_topics(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key with rows of the user gets one tombstone, and no key of anybody else."""
     from confluent_kafka import Consumer, Producer, TopicPartition
 
@@ -329,6 +330,7 @@ def test_topics(kafka_servers: str) -> None:
         (1, b"ada-17|"),
         (1, b"ada-17|shoes"),
     ]
+    monkeypatch.setattr(tombstones_module, "_TIMEOUT_S", 0.5)
     with pytest.raises(LogError):
         write_tombstones(KafkaSettings("127.0.0.1:1", topic), subjects)
 
