@@ -25,13 +25,14 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
         cap: most events of one user that count per unit.
         unit: unit of privacy, e.g. ``user-day``.
         title: description.
-        pane_ms: length of a pane, milliseconds.
+        pane_ms: length of a pane, milliseconds; 0 of months, which differ.
         kind: ``panes`` or ``gaussian_panes``; ``running_totals`` or ``gaussian_totals`` since
             midnight (UTC); ``found_keys`` of a day, from a minimum number of users on; or
             ``means``.
         method: the mechanism.
         bounds: of a sum or mean: the range that clamps numbers; None of counts.
         resolution: of a sum or mean: the step of numbers.
+        period: ``week`` from Monday or ``month`` where these are the panes; None of other panes.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
     method: str = ""
     bounds: list[float] | None = None
     resolution: float | None = None
+    period: str | None = None
 
 
 class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
@@ -86,7 +88,7 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
         cells: released numbers.
         next_cursor: send it as ``cursor`` for the next page; None at the end.
         delta: computed bound on the probability that epsilon does not hold.
-        pane_ms: length of a pane, milliseconds.
+        pane_ms: length of a pane, milliseconds; 0 of months, which differ.
         kind: ``panes`` or ``gaussian_panes``; ``running_totals`` or ``gaussian_totals`` since
             midnight (UTC); ``found_keys`` of a day, from a minimum number of users on; or
             ``means``.
@@ -94,6 +96,7 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
         confidence: level of the intervals.
         bounds: of a sum or mean: the range that clamps numbers; None of counts.
         resolution: of a sum or mean: the step of numbers.
+        period: ``week`` from Monday or ``month`` where these are the panes; None of other panes.
     """
 
     name: str
@@ -109,6 +112,7 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.95
     bounds: list[float] | None = None
     resolution: float | None = None
+    period: str | None = None
 
 
 class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):

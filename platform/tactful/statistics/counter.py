@@ -302,7 +302,9 @@ class StatisticsCounter(CoCommittedConsumer):
         The clock may have been set back: the day of the newest release counts, too.
         """
         now, last = self.now, self.ledger.last_pane(name)
-        begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
+        begins = now
+        if last is not None:
+            begins = (day_of(max(now, self.bases[name].end_of(last) - 1)) + 1) * DAY_MS
         if begins < self._not_before and self._clock is None:
             logger.warning(
                 "the statistic %s counts nothing of days before the restore, which may have been"
@@ -318,7 +320,7 @@ class StatisticsCounter(CoCommittedConsumer):
         if closed is None:
             return
         last = self.ledger.last_pane(statistic.name)
-        if last is None or last + statistic.pane_ms < closed:
+        if last is None or statistic.end_of(last) < closed:
             raise StateError(
                 f"the ledger does not hold all releases of {statistic.name!r} that were made: it is"
                 " an older copy or another one, and would draw them a second time. Put the latest"

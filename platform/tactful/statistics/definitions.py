@@ -85,7 +85,10 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     of: _NumberSource | None = None
     bounds: tuple[float, float] | None = None  # public range of these numbers, which clamps them
     resolution: Exact = "1"  # public step to which they are rounded; the bounds are multiples of it
-    pane: str = "1h"  # length of a pane: 1m, 5m, 1h or 1d
+    # length of a pane: 1m, 5m, 1h, the length unless given, or 1d
+    pane: str | None = None
+    # instead of pane: a UTC day, a week from Monday, or a calendar month
+    period: Literal["day", "week", "month"] | None = None
     cap: int  # most contributions of one user and UTC day
     hour_cap: int | None = None  # most contributions of one user and hour; `cap` unless given
     # choice of each day's cap, at most `cap`; fixed unless given
@@ -113,6 +116,16 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         if not self.edges:
             return self.keys
         return tuple(_bucket(self.edges, index) for index in range(len(self.edges) + 1))
+
+    @property
+    def length(self) -> str:
+        """Length of the counted panes, a key of `PANES`; periods are made of days."""
+        return "1d" if self.period else self.pane or "1h"
+
+    @property
+    def calendar(self) -> Literal["week", "month"] | None:
+        """The released week or month; None where panes are released."""
+        return None if self.period == "day" else self.period
 
     @property
     def counts_users(self) -> bool:
@@ -151,7 +164,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         panes = Statistic(
             name=self.name,
             keys=self.catalogue,
-            pane_ms=PANES[self.pane],
+            pane_ms=PANES[self.length],
             cap=self.cap,
             epsilon=Fraction(self.epsilon),
             kind=FOUND_KEYS if discovered else KIND_OF_PANES,
@@ -164,6 +177,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             if choice is None
             else CapChoice(choice.candidates, Fraction(choice.epsilon), Fraction(choice.quantile)),
             amounts=self.amounts,
+            period=self.calendar,
         )
 
         def another(suffix: str, epsilon: str, pane: str, **changes: Any) -> Statistic:
@@ -186,7 +200,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             delta = self.running_total_delta
             kind = RUNNING_TOTALS if delta is None else GAUSSIAN_TOTALS
             bound = None if delta is None else Fraction(delta)
-            total = another("total", self.running_total, self.pane, kind=kind, delta=bound)
+            total = another("total", self.running_total, self.length, kind=kind, delta=bound)
             statistics.append(total)
         return statistics
 
@@ -272,12 +286,16 @@ def load_statistics(path: Path) -> StatisticsFile:
 
 def _problem(definition: StatisticDefinition) -> str | None:
     """Return the first problem of a definition by itself; None if it is valid."""
-    for pane in (definition.pane, *definition.periods):
+    if definition.pane is not None and definition.period is not None:
+        return "give pane or period, not both"
+    for pane in (definition.length, *definition.periods):
         if pane not in PANES:
             return f"pane must be one of {', '.join(PANES)}, not {pane!r}"
     for period in definition.periods:
-        if PANES[period] <= PANES[definition.pane]:
-            return f"the period {period} must be longer than the pane, {definition.pane}"
+        if PANES[period] <= PANES[definition.length]:
+            return f"the period {period} must be longer than the pane, {definition.length}"
+    if definition.calendar and (problem := _calendar_problem(definition)):
+        return problem
     if definition.edges:
         rising = all(low < high for low, high in itertools.pairwise(definition.edges))
         if definition.keys or not rising or definition.by in ("any", "type", "category", "item_id"):
@@ -303,12 +321,22 @@ def _threshold_problem(definition: StatisticDefinition) -> str | None:
     """Return the first problem of a definition whose keys are discovered."""
     if definition.keys or definition.edges or definition.by in ("any", "price"):
         return "with threshold_delta there are no keys and no edges: keys are discovered"
-    if not definition.counts_users or definition.pane != "1d":
+    if not definition.counts_users or definition.length != "1d":
         return "with threshold_delta users of a day are counted: give count: users and pane: 1d"
     if definition.hour_cap or definition.cap_choice or definition.trending:
         return "with threshold_delta there is no hour_cap, no cap_choice and no trending"
     if definition.periods or definition.running_total is not None:
         return "with threshold_delta there are no periods and no running_total"
+    return None
+
+
+def _calendar_problem(definition: StatisticDefinition) -> str | None:
+    """Return the first problem of a week or month."""
+    period = definition.period
+    if definition.threshold_delta is not None or definition.cap_choice is not None:
+        return f"with period: {period} there is no threshold_delta and no cap_choice"
+    if definition.running_total is not None or definition.trending:
+        return f"with period: {period} there is no running_total and no trending: they need days"
     return None
 
 

@@ -50,8 +50,8 @@ from tactful_privacy.durable_files import create_file
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import DAY_MS, UNIT, Statistic
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
-from tactful_privacy.ledger.statistic import UNIT, Statistic
 
 SECRET = "statistics.secret"
 _SHOWN_AFTER_MS = 15_000
@@ -251,7 +251,7 @@ class PrivateStatistics:
     def trends(self) -> Trends | None:
         """Return the detector of rising keys; None where no statistic is marked as trending."""
         sources = [
-            TrendSource(d.name, "category" if d.by == "category" else "item_id", PANES[d.pane])
+            TrendSource(d.name, "category" if d.by == "category" else "item_id", PANES[d.length])
             for d in self._definitions
             if d.trending
         ]
@@ -281,7 +281,9 @@ def _described(statistic: Statistic) -> dict[str, Any]:
         "epsilon": float(statistic.epsilon),
         "cap": statistic.cap,
         "unit": UNIT,
-        "pane_ms": statistic.pane_ms,
+        # of a month 0, since months differ
+        "pane_ms": {"week": 7 * DAY_MS, "month": 0}.get(str(statistic.period), statistic.pane_ms),
+        "period": statistic.period,
         "kind": statistic.kind,
         "method": method_of(statistic),
         "bounds": None
@@ -293,7 +295,10 @@ def _described(statistic: Statistic) -> dict[str, Any]:
 
 def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_MS) -> int:
     """Return the pane start, epoch milliseconds, before which the clock lets panes show."""
-    return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
+    over = max(0, now - allowance_ms) - _SHOWN_AFTER_MS
+    if statistic.period is not None:
+        return statistic.start_of(over)
+    return over - statistic.pane_ms + 1
 
 
 def open_statistics(settings: Settings) -> PrivateStatistics | None:

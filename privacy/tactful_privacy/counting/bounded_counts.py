@@ -47,6 +47,7 @@ class Contribution(msgspec.Struct, array_like=True):
     index: int  # of the key
     late: bool
     amount: int = 1
+    in_period: bytes = b""  # the user under the hash of a week or month, where users count once
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -67,6 +68,9 @@ class _State(msgspec.Struct, array_like=True):
     caps: dict[int, int] = {}  # day -> its cap, where caps are chosen
     waiting: dict[int, list[Contribution]] = {}  # day -> contributions in their order
     closed_any: bool = False
+    began: int = 0  # first millisecond that was counted
+    # start of a week or month -> key index -> its users
+    seen: dict[int, dict[int, dict[bytes, int]]] = {}
 
     def pop_pane(self, start: int, keys: int) -> NDArray[np.int64]:
         """Remove a pane and return its counts, ``[keys]``."""
@@ -76,12 +80,15 @@ class _State(msgspec.Struct, array_like=True):
         self.spent_in_cell.pop(start, None)
         return counts
 
-    def forget(self, *, chosen: bool) -> None:
-        """Delete closed panes and past days; for hours see `forget_hours`."""
+    def forget(self, statistic: Statistic) -> None:
+        """Delete closed panes, past days and past periods; for hours see `forget_hours`."""
         for panes in (self.counts, self.spent_in_cell):
             for past in [start for start in panes if start < self.open_from]:
                 del panes[past]
+        for past in [at for at in self.seen if at < statistic.start_of(self.open_from)]:
+            del self.seen[past]
         today = self.open_from // DAY_MS
+        chosen = statistic.cap_choice is not None
         if chosen and today not in self.caps:  # the cap of today follows from yesterday
             today -= 1
         for days in (self.spent, self.caps, self.waiting):
@@ -93,7 +100,7 @@ class _State(msgspec.Struct, array_like=True):
         for past in [h for h in self.spent_in_hour if (h + 1) * HOUR_MS <= self.open_from]:
             del self.spent_in_hour[past]
 
-    def overlay(self, later: "_State", *, chosen: bool) -> None:
+    def overlay(self, later: "_State", statistic: Statistic) -> None:
         """Apply later changes and deletions."""
         moved = later.open_from != self.open_from
         self.open_from, self.closed_any = later.open_from, later.closed_any
@@ -102,10 +109,11 @@ class _State(msgspec.Struct, array_like=True):
         _overlay(self.counts, later.counts)
         _overlay(self.spent, later.spent)
         _overlay(self.spent_in_hour, later.spent_in_hour)
-        for pane, cells in later.spent_in_cell.items():
-            _overlay(self.spent_in_cell.setdefault(pane, {}), cells)
+        for mine, new in ((self.spent_in_cell, later.spent_in_cell), (self.seen, later.seen)):
+            for pane, cells in new.items():
+                _overlay(mine.setdefault(pane, {}), cells)
         self.caps, self.waiting = later.caps, later.waiting
-        self.forget(chosen=chosen)
+        self.forget(statistic)
 
 
 def _overlay(counts: dict[int, dict[Any, int]], changes: dict[int, dict[Any, int]]) -> None:
@@ -162,8 +170,13 @@ class BoundedCounts:
     user's counter continues up to the largest candidate, so that the next cap can be larger; only
     contributions within the day's own cap count. So the bound holds with the cap of each day.
 
-    Users are kept under a keyed hash that differs from day to day; raw ids are not stored. A day's
-    counters are deleted when its last pane closes.
+    Weeks and months (`Statistic.period`): a user who counts once counts for the union of the keys
+    that each day's cap admits. What a day admits depends on that day alone, so a day still changes
+    at most `cap` keys by one.
+
+    Users are kept under a keyed hash that differs from day to day (where users of a week or month
+    count once, also under one that differs between these); raw ids are not stored. A day's counters
+    are deleted when its last pane closes, those of a period at its end.
     """
 
     def __init__(self, statistic: Statistic, *, secret: bytes, start: int) -> None:
@@ -188,7 +201,8 @@ class BoundedCounts:
         self._changes_seal = SnapshotSeal(secret, b"changes")
         self._fixed_cap = None if statistic.cap_choice else statistic.cap
         self._index = {key: index for index, key in enumerate(statistic.keys)}
-        self._state = _State(open_from=start - start % statistic.pane_ms)
+        open_from = start - start % statistic.pane_ms
+        self._state = _State(open_from=open_from, began=open_from)
         if statistic.cap_choice is not None:  # contributions of the day before are not known
             self._state.caps[start // DAY_MS] = statistic.cap
         self._changed = True
@@ -218,8 +232,12 @@ class BoundedCounts:
 
     @property
     def closed_until(self) -> int | None:
-        """End of the newest closed pane, None if there is none."""
-        return self._state.open_from if self._state.closed_any else None
+        """End of the newest closed pane that is released, None if there is none."""
+        state, statistic = self._state, self.statistic
+        if not state.closed_any or statistic.period is None:
+            return state.open_from if state.closed_any else None
+        boundary = statistic.start_of(state.open_from)
+        return boundary if statistic.start_of(boundary - 1) >= state.began else None
 
     def cap_on(self, day: int) -> int | None:
         """Return the cap of a UTC day that is open; None while it is undecided."""
@@ -259,6 +277,10 @@ class BoundedCounts:
         amounts = self.statistic.amounts
         amount = 1 if amounts is None else amounts.clamped(amount)
         contribution = Contribution(user, timestamp, index, late, amount)
+        if self.statistic.period is not None and self.statistic.cell_cap is not None:
+            start = self.statistic.start_of(pane)
+            named = b"%s:%d:%s" % (self.statistic.period.encode(), start, unit.encode())
+            contribution.in_period = self._hash_unit(named)[:_UNIT]
 
         cap = self._fixed_cap or state.caps.get(day)
         if cap is None:
@@ -305,9 +327,23 @@ class BoundedCounts:
         self._changed = True
         if late:  # charged, but its pane is closed
             return False
+        if contribution.in_period and not self._is_first(contribution, statistic.start_of(pane)):
+            return False
         counts = state.counts.setdefault(pane, {})
         counts[index] = counts.get(index, 0) + contribution.amount
         later.counts.setdefault(pane, {})[index] = counts[index]
+        return True
+
+    def _is_first(self, contribution: Contribution, start: int) -> bool:
+        """Note a user of a week or month; return whether it is the first time for this key.
+
+        It is asked after every cap of the day was charged: these depend on no other day.
+        """
+        user, index = contribution.in_period, contribution.index
+        if user in self._state.seen.setdefault(start, {}).setdefault(index, {}):
+            return False
+        for state in (self._state, self._later):
+            state.seen.setdefault(start, {}).setdefault(index, {})[user] = 1
         return True
 
     def closed(self, watermark: int) -> list[Pane]:
@@ -381,13 +417,12 @@ class BoundedCounts:
         self._changed = True
 
     def _forget(self, *, hours: bool) -> None:
-        chosen = self.statistic.cap_choice is not None
         self._later.open_from = self._state.open_from
         self._later.caps = self._state.caps
         for state in (self._state, self._later):
             if hours:
                 state.forget_hours()
-            state.forget(chosen=chosen)
+            state.forget(self.statistic)
 
     def snapshot(self) -> bytes:
         """Return the whole state, sealed with a key derived from the secret.
@@ -457,7 +492,7 @@ class BoundedCounts:
                 f"the changes of {self.statistic.name!r} belong to another snapshot than the"
                 " restored one: the two were not stored together"
             )
-        self._state.overlay(later, chosen=self.statistic.cap_choice is not None)
+        self._state.overlay(later, self.statistic)
         self._later = later
         # Both states are updated from now on, so they must not share objects.
         later.caps, later.waiting = {}, {}

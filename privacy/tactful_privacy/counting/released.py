@@ -323,7 +323,7 @@ def _pane(
     return ReleasedPane(
         statistic=statistic.name,
         start=start,
-        end=start + statistic.pane_ms,
+        end=statistic.end_of(start),
         values=counts,
         half_width=half,
         confidence=float(CONFIDENCE),

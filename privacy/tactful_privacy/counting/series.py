@@ -85,7 +85,7 @@ class _NoisySeries(Series):
 
 
 class Sums(_NoisySeries):
-    """Counts of each period of ``pane_ms``, one pane or several panes long.
+    """Counts of each period: of ``pane_ms``, one pane or several panes long, or a week or month.
 
     Noise is added to the exact sum once, when its last pane has closed.
     """
@@ -101,10 +101,12 @@ class Sums(_NoisySeries):
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add a pane; the sum is due after the last pane of its period."""
-        start = pane.start - pane.start % self.statistic.pane_ms
+        start = self.statistic.start_of(pane.start)
+        if self.statistic.period is not None and start not in (self._start, pane.start):
+            return None  # counting began within this week or month
         exact = self._counts + pane.counts if start == self._start else pane.counts
         self._start, self._counts = start, exact
-        if pane.end % self.statistic.pane_ms:
+        if pane.end != self.statistic.end_of(start):
             return None
         self._clear()
         noise = self._noise_of(cap)

@@ -101,9 +101,10 @@ def register(
 def retire(connection: sa.Connection, name: str, now: int) -> None:
     """End a statistic today or on the day of its newest release; see `Ledger.retire`."""
     schema.lock(connection)
-    rows.load_statistic(connection, name)
+    statistic = rows.load_statistic(connection, name)
     newest = sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
-    last = max(now, connection.scalar(newest) or 0) // DAY_MS
+    start = connection.scalar(newest)
+    last = max(now, 0 if start is None else statistic.end_of(start) - 1) // DAY_MS
     connection.execute(
         sa.update(_statistics)
         .where(_statistics.c.name == name, _statistics.c.last_day > last)

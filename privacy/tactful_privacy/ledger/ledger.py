@@ -278,18 +278,19 @@ class Ledger:
         The stored releases are returned in the order of `draws`.
         """
         for start in draws:
-            if start % statistic.pane_ms:
+            if statistic.start_of(start) != start:
+                length = statistic.period or f"{statistic.pane_ms} ms"
                 raise LedgerError(
-                    f"{start} is not the start of a pane of {statistic.name!r}"
-                    f" ({statistic.pane_ms} ms): overlapping panes would be charged once but"
-                    " released twice"
+                    f"{start} is not the start of a pane of {statistic.name!r} ({length}):"
+                    " overlapping panes would be charged once but released twice"
                 )
         with schema.reading(self._engine) as connection:
             first_day, last_day = rows.check_registered(connection, statistic)
             stored = rows.load_releases(connection, statistic, draws)
         missing = sorted(draws.keys() - stored.keys())
         for start in missing:
-            if not first_day <= start // DAY_MS <= last_day:
+            until = (statistic.end_of(start) - 1) // DAY_MS
+            if not first_day <= start // DAY_MS <= until <= last_day:
                 raise LedgerError(
                     f"statistic {statistic.name!r} has nothing reserved for"
                     f" {date_of(start // DAY_MS)}: the statistic begins later or is retired"

@@ -9,6 +9,7 @@ from fractions import Fraction
 from tactful_privacy.ledger.budget import ANY, UNIT, Budget, Charge, Loss
 from tactful_privacy.ledger.composition import DELTA, Composed, has_pld, largest_belief, tightest
 from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.mechanisms._exact import Exact, fraction
 
 _EPOCH = datetime.date(1970, 1, 1)
@@ -78,7 +79,8 @@ class Odometer:
 def read_odometer(ledger: Ledger, *, today: int, delta: Exact = DELTA) -> Odometer:
     """Read the spent and forecast privacy loss of a month from the ledger.
 
-    A statistic costs its whole loss on each day with a release, and a query on each day it is
+    A statistic costs its whole loss on each day with a release, one of weeks or months on each day
+    that it counts, since its release comes later, and a query on each day it is
     about. Both count for a person who is active on all of those days.
 
     Args:
@@ -112,7 +114,7 @@ class _Month:
     today: int
     last: int
     charges: list[Charge]
-    statistics: Collection[str]  # names
+    statistics: Mapping[str, Statistic]
     released: Mapping[str, Collection[int]]  # statistic -> days
 
     @classmethod
@@ -121,11 +123,14 @@ class _Month:
         first = today - date.day + 1
         last = first + calendar.monthrange(date.year, date.month)[1] - 1
         released = ledger.released_days(first, last)
-        return cls(first, today, last, ledger.charges(), ledger.statistics().keys(), released)
+        return cls(first, today, last, ledger.charges(), ledger.statistics(), released)
 
     def past(self, charge: Charge) -> set[int]:
         """Return the days up to today that a charge has cost."""
-        if charge.name in self.statistics:
+        statistic = self.statistics.get(charge.name)
+        if statistic is not None and statistic.period is not None:
+            return {day for day in range(self.first, self.today + 1) if charge.on(day)}
+        if statistic is not None:
             return {day for day in self.released.get(charge.name, []) if day <= self.today}
         return {day for day in range(self.first, self.last + 1) if charge.on(day)}
 

@@ -17,6 +17,7 @@ from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.amounts import Amounts
 from tactful_privacy.ledger.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.ledger.budget import UNIT as UNIT
+from tactful_privacy.ledger.periods import Period, period_end, period_start
 from tactful_privacy.mechanisms._exact import decode_fraction, fraction
 from tactful_privacy.mechanisms._table import open_share
 from tactful_privacy.mechanisms.counting_tree import best_tree
@@ -51,6 +52,7 @@ _LATER_FIELDS = {
     "tenant": DEFAULT_TENANT,
     "purpose": DEFAULT_PURPOSE,
     "cap_of": None,
+    "period": None,
 }
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -142,7 +144,8 @@ class Statistic:
     each contribution to exactly one (pane, key) cell, hence the whole day's table of panes and
     keys has L1 sensitivity C = `cap` (for sums, `cap` times the largest amount), and noise of scale
     C / epsilon on every cell costs epsilon for the day with any number of panes and keys (vector
-    Laplace mechanism, Dwork, McSherry, Nissim, Smith, TCC 2006).
+    Laplace mechanism, Dwork, McSherry, Nissim, Smith, TCC 2006). The days of a week or month fall
+    into one table, in which each of them changes as much: each day of the period costs epsilon.
 
     Attributes:
         name: Lower-case letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
@@ -171,6 +174,9 @@ class Statistic:
             from its counts; None: the cap is `cap`.
         amounts: Range of the amounts that are added up, only of panes; None: contributions are
             counted.
+        period: ``week`` or ``month``: the days of a calendar period are released together, as its
+            only pane; `pane_ms` is a day. With a `cell_cap` of 1 a user counts once for a period
+            and key. None: each pane is released.
 
     Example:
         >>> views = Statistic("views.hourly", ("bread", "milk"), 3_600_000, cap=5, epsilon=1)
@@ -192,6 +198,7 @@ class Statistic:
     delta: Fraction | None = None
     cap_of: str | None = None
     amounts: Amounts | None = None
+    period: Period | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise."""
@@ -253,6 +260,16 @@ class Statistic:
             self.kind not in (PANES, GAUSSIAN_PANES) or self.cell_cap is not None
         ):
             raise ParameterError(f"{where}: amounts are for panes without a cell_cap")
+        if self.period is not None and (
+            self.kind not in (PANES, GAUSSIAN_PANES)
+            or self.pane_ms != DAY_MS
+            or self.cell_cap not in (None, 1)
+            or self.cap_choice is not None
+        ):
+            raise ParameterError(
+                f"{where}: a {self.period} is made of panes of a day, of a fixed cap and a cell_cap"
+                " of 1 or none"
+            )
         if self.delta is None:
             noise_scale(self.sensitivity, self.epsilon)
             return
@@ -264,6 +281,14 @@ class Statistic:
             raise ParameterError(f"{where}: {FOUND_KEYS} have no keys, and a pane of a day")
         if self.hour_cap is not None or self.cell_cap not in (None, 1):
             raise ParameterError(f"{where}: {FOUND_KEYS} count users once for a key, up to the cap")
+
+    def start_of(self, at: int) -> int:
+        """Return the start of the released pane of a time, epoch milliseconds."""
+        return at - at % self.pane_ms if self.period is None else period_start(self.period, at)
+
+    def end_of(self, start: int) -> int:
+        """Return the first millisecond after the released pane that begins at `start`."""
+        return start + self.pane_ms if self.period is None else period_end(self.period, start)
 
     @cached_property
     def sensitivity(self) -> int:

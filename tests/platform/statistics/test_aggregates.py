@@ -31,8 +31,9 @@ from tactful.server.platform import Platform
 from tactful.statistics import counter
 from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
-from tactful.statistics.service import PrivateStatistics, open_statistics
+from tactful.statistics.service import PrivateStatistics, open_statistics, shown_before
 from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.errors import StateError as PrivateStateError
 from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import GAUSSIAN_PANES, PANES
@@ -197,6 +198,59 @@ def test_distinct_users_are_users(quiet: None, ledger: Ledger) -> None:
     assert replace(second, name="x") == first
 
 
+@pytest.mark.parametrize("aggregate", ["distinct_users", "sum", "mean"])
+def test_weeks_and_months(quiet: None, ledger: Ledger, aggregate: str) -> None:
+    """A week and a month are shown once they are over; the begun ones at the start never are."""
+    wanted: dict[str, Any] = {"aggregate": aggregate, "pane": None, "epsilon": "1"}
+    if aggregate == "distinct_users":
+        wanted |= {"of": None, "bounds": None}
+    names: list[tuple[str, Any]] = [("weeks", "week"), ("months", "month"), ("days", "day")]
+    definitions = [spent(name=name, period=period, **wanted) for name, period in names]
+    counts = counting(ledger, *definitions)
+    begins = MORNING + 4 * DAY  # Monday, 5 January; counting begins on the 1st
+    events = [buy(f"u{n % 50}", begins + n * DAY // 100, 4) for n in range(2_600)]
+    published(counts, events, MORNING + 31 * DAY)
+    pages = {name: counts.page(name, None, 1_000, None, None) for name, _ in names}
+    assert [pages[name].period for name, _ in names] == ["week", "month", None]
+    assert [pages[name].pane_ms for name, _ in names] == [7 * DAY, 0, DAY]
+    found = {name: [c.value for c in pages[name].cells if c.key == "a"] for name, _ in names}
+    starts = sorted({cell.pane_start for cell in pages["weeks"].cells})
+    if aggregate != "mean":
+        assert starts == [begins + n * 7 * DAY for n in range(3)], "29 December began before"
+        assert [cell.pane_start for cell in pages["months"].cells] == [MORNING, MORNING]
+        week, month = (50, 50) if aggregate == "distinct_users" else (7 * 400, 26 * 400)
+        assert found["weeks"] == [week] * 3
+        assert found["months"] == [month]
+    else:
+        assert found["weeks"] == [4] * 3
+        assert found["months"] == [4]
+    assert len(found["days"]) == (31 if aggregate != "mean" else 26)
+    each = {"distinct_users": 1, "sum": 1, "mean": Fraction(1, 2)}[aggregate]
+    assert {charge.loss.epsilon for charge in ledger.charges()} == {each}
+
+
+def test_an_older_ledger_of_weeks_is_refused(tmp_path: Path) -> None:
+    """A state that has released a week needs the ledger that holds it; a first week needs none."""
+    weeks = spent(pane=None, period="week")
+    stored: list[bytes] = []
+    with contextlib.closing(Ledger(tmp_path / "ledger.db", daily_epsilon=4)) as ledger:
+        counts = counting(ledger, weeks)
+        for until in (8 * DAY, 11 * DAY):  # 9 and 12 January; the first whole week ends on the 12th
+            published(counts, [], MORNING + until)
+            stored.append(counts.counter._pack())
+    with contextlib.closing(Ledger(tmp_path / "older.db", daily_epsilon=4)) as older:
+        counting(older, weeks).counter.restore(stored[0])
+        with pytest.raises(PrivateStateError, match="does not hold all releases"):
+            counting(older, weeks).counter.restore(stored[1])
+
+
+def test_weeks_are_shown_by_the_clock() -> None:
+    (week,) = spent(pane=None, period="week").statistics()
+    ends = MORNING + 11 * DAY  # Monday, 12 January
+    for late, shown in ((74_999, False), (75_000, True)):
+        assert (shown_before(week, ends + late) > ends - 7 * DAY) == shown
+
+
 VISITS = {"aggregate": "distinct_users", "of": None, "bounds": None, "delta": "0.000001"}
 
 
@@ -282,6 +336,14 @@ def configured(directory: Path, document: dict[str, Any]) -> Settings:
         ({"cap_choice": {"candidates": [1, 2], "epsilon": "1"}, "delta": "0.001"}, "no delta"),
         ({"cap": 1_000}, "larger step"),
         ({"name": "a" * 127, "aggregate": "mean"}, "a name is"),
+        ({"period": "week"}, "give pane or period"),
+        ({"pane": None, "period": "year"}, r"statistics\[0\].period"),
+        ({"pane": None, "period": "week", "periods": {"1d": "1"}}, "must be longer than the pane"),
+        ({**VISITS, "pane": None, "period": "month", "trending": True}, "no trending"),
+        (
+            {"pane": None, "period": "week", "cap_choice": {"candidates": [2], "epsilon": "1"}},
+            "no threshold_delta and no cap_choice",
+        ),
     ],
 )
 def test_wrong_aggregates_are_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
