@@ -92,11 +92,15 @@ def fuzz_server(workers: int, count: int) -> tuple[int, Counter[int], list[str]]
 
 @contextlib.contextmanager
 def _server(folder: Path, workers: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    features = STORED / "configuration" / "features.yaml"
+    given = STORED / "configuration"
     settings = {
         "TACTFUL_STORAGE__DATA": str(folder / "data"),
         "TACTFUL_STORAGE__REPORTS": str(folder),
-        "TACTFUL_ENGINE__FEATURES": str(features),
+        "TACTFUL_ENGINE__FEATURES": str(given / "features.yaml"),
+        "TACTFUL_ENGINE__RULES": str(given / "rules.yaml"),
+        "TACTFUL_STATISTICS__DEFINITIONS": str(given / "statistics.yaml"),
+        "TACTFUL_STATISTICS__CLOCK": "replay",
+        "TACTFUL_RECOMMEND__PLACEMENT": str(given / "placement.yaml"),
         "TACTFUL_CONSENT__DEFAULT": "assume",
         "TACTFUL_SERVER__HEADER_TIMEOUT_S": "2",
         "TACTFUL_SERVER__BODY_TIMEOUT_S": "2",
@@ -159,6 +163,8 @@ class _Answers:
         lines = bytes(self._data[:end]).lower().split(b"\r\n")
         del self._data[: end + 4]
         status = int(lines[0].split(b" ")[1])
+        if status == 100:
+            return self.read(head)
         fields = dict(line.split(b": ", 1) for line in lines[1:])
         if head or status in (204, 304):
             return status, b""
@@ -342,6 +348,7 @@ _HEADERS: Final = (
     *(b"accept: text/html", b"accept-encoding: br", b"if-none-match: *", b"range: bytes=0-"),
 )
 _PARTS: Final = (
+    *("taken.daily", "places.daily", "cheaper-first"),
     *("..", "%2e%2e", "x%2Ffeatures", "%00", "%ff", "device%3Ax", "u-17", "%25", "a" * 300),
     *("forecast", "start", "log", "-", "%F0%9F%98%80", "%1f", "..%2f..%2fetc%2fpasswd"),
 )
