@@ -2,8 +2,9 @@
 
 Bytes alone cannot tell the user "42" from a number, or her search for "tea" from another's.
 
-- A short id is looked for where the stores keep people: by the decoded records of log, dead letters
-  and webhooks, and by what another erasure would change in the state. So no number is taken for it.
+- A short id, or one that records of others contain, is looked for where the stores keep people:
+  by the decoded records of log, dead letters and webhooks, and by what another erasure would change
+  in the state. So no number is taken for it.
 - A text is looked for as a whole: a token of a decoded value, or a word of six bytes or more in a
   file. It counts if nobody else has it: no record that stays in the log, no description of an item,
   and no entry that the state keeps for another user.
@@ -40,6 +41,8 @@ SHORTEST_TEXT = 3
 
 _BLOCK = 1 << 22
 _LOGS = ("log", "spool", *LETTERS)
+STORES = (*_LOGS, "state", "webhooks")
+"""Stores in which users are found by their decoded records."""
 # Entries of the state under the id of their user, event, or item: a text in them is theirs.
 _OF_OTHERS = (
     *(layout.META, layout.OWNER, layout.ITEM, layout.VERSIONS, layout.USER, layout.EVENT_ID),
@@ -49,11 +52,30 @@ _OF_OTHERS = (
 )
 
 
-def short_ids_left(settings: Settings, results: Iterable[SearchResult]) -> set[str]:
-    """Return the stores of the data directory that still hold users with a short id."""
+def ids_of_others(settings: Settings, results: Collection[SearchResult]) -> set[str]:
+    """Return the ids of six bytes or more that records of others in the log contain, too.
+
+    Such an id may be the beginning of another one, a text, or an event id of two senders.
+    """
+    ids = {name for result in results for name in result.ids}
+    forms = {form: name for name in ids for form in needles_of([name]) if len(form) >= SHORTEST}
+    words, held = MultiSubstring(forms), set[str]()
+    with open_search(settings) as search:
+        for offset, payload in search(frozenset(forms)):
+            with contextlib.suppress(StreamingError):
+                entry = decode_entry(payload)
+                if not any(result.owns(offset, entry) for result in results):
+                    held |= {forms[word] for word in words.find_in(payload)}
+    return held
+
+
+def short_ids_left(
+    settings: Settings, results: Iterable[SearchResult], shared: Collection[str] = ()
+) -> set[str]:
+    """Return the stores that still hold users with a short id or one of the `shared` ids."""
     data, left = settings.storage.data, set[str]()
     for result in results:
-        if all(len(name.encode()) >= SHORTEST for name in result.ids):
+        if all(len(name.encode()) >= SHORTEST and name not in shared for name in result.ids):
             continue
         if settings.log.in_files:
             with open_search(settings) as search:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
-from tactful.erasure.survivors import short_ids_left, texts_left
+from tactful.erasure.survivors import STORES, ids_of_others, short_ids_left, texts_left
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.trace_search import SearchResult, needles_of
 from tactful.util.multi_substring import SHORTEST, MultiSubstring
@@ -37,13 +37,33 @@ def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str
     """
     if not results:
         return []
-    names = MultiSubstring(
-        needle for result in results for needle in needles_of(result.ids) if len(needle) >= SHORTEST
-    )
+    ids = {name for result in results for name in result.ids}
     data = settings.storage.data
     files = [path for path in sorted(data.rglob("*")) if _is_ours(settings, path)]
     # The metadata and the search results of jobs hold the ids until the end.
     files = [path for path in files if "metadata" not in path.name and path.parent.name != WORK]
+    names = _prepared(ids)
+    hits, shared = _found(data, files, names), set[str]()
+    if any(Path(hit).parts[0] in STORES for hit in hits):
+        shared = ids_of_others(settings, results)
+    if shared:
+        stored = [path for path in files if path.relative_to(data).parts[0] in STORES]
+        hits = {hit for hit in hits if Path(hit).parts[0] not in STORES}
+        hits |= _found(data, stored, _prepared(ids - shared))
+    elsewhere = [
+        path for place in places_elsewhere(settings) for path in [place, *place.rglob("*")]
+    ]
+    hits |= {str(path) for path in elsewhere if path.is_file() and _occurs_in(names, path)}
+    hits |= short_ids_left(settings, results, shared)
+    return sorted(hits | texts_left(settings, results, [*files, *elsewhere]))
+
+
+def _prepared(ids: Iterable[str]) -> MultiSubstring:
+    return MultiSubstring(needle for needle in needles_of(ids) if len(needle) >= SHORTEST)
+
+
+def _found(data: Path, files: Sequence[Path], names: MultiSubstring) -> set[str]:
+    """Return the files, and the directories of state stores, in which a name occurs."""
     hits = {
         str(path.relative_to(data)) for path in files if path.is_file() and _occurs_in(names, path)
     }
@@ -51,12 +71,7 @@ def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str
         with contextlib.closing(open_beside(path.parent)) as store:
             if names.occur_in_pairs(store.scan(b""), whole=True):
                 hits.add(str(path.parent.relative_to(data)))
-    elsewhere = [
-        path for place in places_elsewhere(settings) for path in [place, *place.rglob("*")]
-    ]
-    hits |= {str(path) for path in elsewhere if path.is_file() and _occurs_in(names, path)}
-    hits |= short_ids_left(settings, results)
-    return sorted(hits | texts_left(settings, results, [*files, *elsewhere]))
+    return hits
 
 
 def places_elsewhere(

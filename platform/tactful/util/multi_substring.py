@@ -56,6 +56,10 @@ class MultiSubstring:
             not whole or _is_whole(data, start, end) for start, end in self._occurrences(data)
         )
 
+    def find_in(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text of each occurrence in `data`."""
+        return (data[start:end] for start, end in self._occurrences(data))
+
     def occur_in_file(self, path: Path, *, whole: bool = False) -> bool:
         """Return whether any text occurs in a file."""
         return any(True for _ in self.find_in_file(path, whole=whole))

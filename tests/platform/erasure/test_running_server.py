@@ -436,3 +436,21 @@ def test_ids_that_begin_like_others_are_distinguished(settings: Settings) -> Non
         assert answer["steps"][-1]["removed"] == 0
         features = live.http.get("/v1/users/shop-850/features").json()["features"]
         assert features["views"] == 2
+
+
+def test_ids_of_others_that_contain_the_erased_one_hold_nothing_up(settings: Settings) -> None:
+    """A longer id, a text, a device or event id of others with the same name blocked receipts."""
+    with Live(Platform.open(settings, build)) as live:
+        events = [
+            view(1, "ada.love", event_id="order-1"),
+            view(2, "ada.love@example.com", event_id="order-1", session_id="from ada.love"),
+            view(3, "eve-17", event_id="x", properties={"q": "ada.love"}),
+            view(4, "eve-17", event_id="y", device_id="ada.love"),
+        ]
+        assert live.http.post("/v1/events", json=events).json()["accepted"] == 4
+        receipt = live.http.delete("/v1/users/ada.love").json()["receipt"]
+        erase(live.platform, AtOnce())
+        told = live.http.get(f"/v1/erasures/{receipt}").json()
+        assert (told["state"], told["steps"][-1]["removed"]) == ("done", 0)
+        others_too = live.http.get("/v1/users/ada.love%40example.com/features")
+        assert others_too.status_code == 200
