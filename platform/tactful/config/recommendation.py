@@ -24,6 +24,9 @@ class RecommendSettings:
     # whether the end of a rollout is recorded as a run in MLflow, and a shipped model becomes the
     # champion
     record_rollouts: bool = True
+    # least number of people who took an item within 84 days before its sales count in anonymous
+    # recommendations; 1 for no minimum
+    anonymous_minimum: Annotated[int, Meta(ge=1, le=1_000)] = 10
 
 
 @dataclass(frozen=True)

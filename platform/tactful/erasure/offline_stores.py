@@ -18,6 +18,8 @@ from tactful.event_log.encryption import open_seal
 from tactful.event_log.open import open_partitions
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
+from tactful.recall.takers import NAME as TAKERS
+from tactful.recall.takers import without_takers
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
 from tactful.statistics.service import erasers
@@ -227,7 +229,8 @@ def snapshots_without(
 ) -> dict[str, Callable[[bytes], bytes]]:
     """Return, by name of a consumer of the engine, its snapshot without users."""
     shown = partial(without_people, people=result.keys)
-    return {"shown": shown, **erasers(settings, result.keys)}
+    takers = partial(without_takers, people=result.keys)
+    return {"shown": shown, TAKERS: takers, **erasers(settings, result.keys)}
 
 
 def purge_state(settings: Settings, definitions: Definitions, result: SearchResult) -> ErasureStep:

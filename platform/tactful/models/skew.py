@@ -21,7 +21,7 @@ from tactful.catalogue.request_context import build_context
 from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
-from tactful.ranking.features import RANKING_FEATURES, REQUESTED, assemble
+from tactful.ranking.features import RANKING_FEATURES, REQUESTED, SALES, assemble
 from tactful.ranking.model import checked_version, read_manifest
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
@@ -43,6 +43,7 @@ TOLERANCE = 1e-6  # tolerated relative difference: sums of products may be added
 
 _CHUNK = 2_048
 _REQUESTED = [RANKING_FEATURES.index(name) for name in REQUESTED]
+_SALES = [RANKING_FEATURES.index(name) for name in SALES]
 _NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__struct_fields__, 0))
 
 
@@ -147,13 +148,13 @@ class _View:
         """Compute the present features of served items, in their order; NaN for unknown items."""
         self._update()
         engine, catalogue = self._engine, self._catalogue
-        found = catalogue.rows.of_many(served.items)
+        subject, found = subject_key(served.event), catalogue.rows.of_many(served.items)
         rows = np.array([-1 if row is None else row for row in found], np.int64)
         known = np.unique(rows[rows >= 0])
         context = build_context(
             engine,
             catalogue,
-            subject=subject_key(served.event),
+            subject=subject,
             session_id=served.event.session_id,
             at=served.event.timestamp,
         )
@@ -171,6 +172,8 @@ class _View:
         computed[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
         if served.features is not None:
             computed[:, _REQUESTED] = served.features[:, _REQUESTED]
+            if subject is None:  # rare items were served as if nobody had taken them
+                computed[:, _SALES] = served.features[:, _SALES]
         return computed
 
 

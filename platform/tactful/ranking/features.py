@@ -19,7 +19,7 @@ from tactful.catalogue.request_context import FeatureSource, RequestContext, rea
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
-from tactful.recall.popularity import SOLD
+from tactful.recall.popularity import SOLD, CommonItems, is_in
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -59,6 +59,7 @@ def absent_features(definitions: Definitions) -> tuple[str, ...]:
 
 _DAY = 86_400_000.0
 _LEAST_PRICE = 0.01
+_FADING = (1 + 0.8 + 0.8**2 + 0.8**3) / 4  # of even sales in `category_sold_28d`
 
 _SCORES = (*NeighbourScores._fields, "similar_sessions")
 """Columns that are scores of the candidates, under the same names."""
@@ -80,7 +81,10 @@ _OF_USER = _columns(
     "days_since_visit",
 )
 _OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
-_SALES = _columns(*SOLD, "sold_trend", "category_sold_28d")
+SALES = (*SOLD, "sold_trend", "category_sold_28d")
+"""Columns of what everybody takes: 0 for rare items in anonymous recommendations."""
+
+_SALES = _columns(*SALES)
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns(*REQUESTED)
 
@@ -109,6 +113,23 @@ def assemble(
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
+
+
+def hide_rare(
+    features: NDArray[np.float32],  # as `assemble` lays them out; changed in place
+    rows: NDArray[np.int64],
+    catalogue: Catalogue,
+    common: CommonItems,
+) -> None:
+    """Set the sales of all but common items to 0, also in the sales of categories."""
+    category, sums = catalogue.category.take(rows), common.category_sold
+    features[np.ix_(~is_in(rows, common.rows), _SALES[:4])] = 0.0
+    known = np.flatnonzero(category >= 0)
+    number = category[known]
+    sold = np.zeros(len(known), np.float32)
+    counted = number < len(sums)  # others came after the count
+    sold[counted] = _FADING * sums[number[counted]]
+    features[known, _SALES[4]] = sold
 
 
 def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:

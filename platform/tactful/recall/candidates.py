@@ -18,7 +18,7 @@ from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
-from tactful.recall.popularity import Popularity
+from tactful.recall.popularity import CommonItems, Popularity
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -33,6 +33,11 @@ class CatalogueView:
     catalogue: Catalogue  # the items; its first rows are the rows of `search`
     popular: Popularity
     trending: Trending = field(default_factory=Trending.empty)
+    common: CommonItems | None = None  # what anonymous requests count from; None for every item
+
+    def anonymous(self) -> CatalogueView:
+        """Return the view of anonymous requests."""
+        return self if self.common is None else replace(self, popular=self.common.popular)
 
     @property
     def trained_rows(self) -> int:

@@ -26,7 +26,8 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
 from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import RecallIndex
-from tactful.recall.popularity import Popularity, popular_rows
+from tactful.recall.popularity import Popularity, count_popular
+from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Rising, Trending
 from tactful.vectors.ivf_index import Snapshot
 from tactful.vectors.updatable_index import LiveIndex
@@ -54,6 +55,7 @@ class LiveCatalogue:
         *,
         writes: bool = True,  # whether this process may keep the changes, if no other does
         rising: Rising | None = None,  # source of trends in published statistics
+        takers: TakenByMany | None = None,  # items of anonymous requests; None for no minimum
         monotonic: Callable[[], float] = time.monotonic,
         # views of another index that are no longer refreshed: these continue from there, which
         # costs far less than to read all items again
@@ -65,6 +67,7 @@ class LiveCatalogue:
         """Start with the index alone, or with the items of views of another index."""
         self._index = index
         self._rising = rising
+        self._takers = takers
         self._monotonic = monotonic
         self._changing = changing or nullcontext()
         self._trained = Snapshot.of(index.item_ids, index.nearest)
@@ -152,14 +155,16 @@ class LiveCatalogue:
             if not due:
                 rows.append(catalogue.rows_of(changed))
         search = self._search()
-        popular = held.popular
+        popular, common = held.popular, held.common
         moved = catalogue.item_places is not held.catalogue.item_places
         if moved or due:
-            popular = popular_rows(source, catalogue, self._index, reading)
+            popular, common = count_popular(source, catalogue, self._index, self._takers, reading)
             self.counted_at = now
         elif catalogue is not held.catalogue:
-            popular = popular.grown(catalogue.available, np.unique(np.concatenate(rows)))
-        return CatalogueView(self._index, search, catalogue, popular, self._trending(catalogue))
+            came = catalogue.available, np.unique(np.concatenate(rows))
+            popular, common = popular.grown(*came), common and common.grown(*came)
+        trending = self._trending(catalogue)
+        return CatalogueView(self._index, search, catalogue, popular, trending, common)
 
     def _trending(self, catalogue: Catalogue) -> Trending:
         held, rises = self.view, self.view.trending.rises

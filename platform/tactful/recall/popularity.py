@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, read_nonzero, read_placed
 from tactful.recall.index import RecallIndex
+from tactful.recall.takers import TakenByMany
 from tactful.util.growable_array import append_to
 
 SOLD = ("sold_7d", "sold_28d", "sold_84d")
@@ -76,6 +78,21 @@ class Popularity:
         return rows[np.argsort(places)]
 
 
+@dataclass(frozen=True)
+class CommonItems:
+    """Items that enough people took for anonymous recommendations; others count as never taken."""
+
+    popular: Popularity
+    rows: NDArray[np.int64]  # ascending
+    category_sold: NDArray[np.float64]  # `sold_28d` of all of a category, by its number
+
+    def grown(
+        self, available: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
+    ) -> CommonItems:
+        """Append rows to the order as `Popularity.grown` does; none of them is common."""
+        return replace(self, popular=self.popular.grown(available, rows))
+
+
 def popular_rows(
     source: FeatureSource,
     catalogue: Catalogue,  # its first rows are the rows of `index`
@@ -88,16 +105,58 @@ def popular_rows(
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
     """
-    count = len(catalogue)
+    return _in_order(catalogue, index.popular, *_taken(source, catalogue, reading))
+
+
+def count_popular(
+    source: FeatureSource,
+    catalogue: Catalogue,
+    index: RecallIndex,
+    takers: TakenByMany | None,
+    reading: AbstractContextManager[object] | None = None,
+) -> tuple[Popularity, CommonItems | None]:
+    """Order as `popular_rows` does: for users, and for anonymous requests if `takers` counts."""
     taken, amount = _taken(source, catalogue, reading)
+    popular = _in_order(catalogue, index.popular, taken, amount)
+    if takers is None:
+        return popular, None
+    common = np.unique(catalogue.rows_at(takers.common(source.watermark)))
+    common = common[common >= 0]
+    kept = is_in(taken, common)
+    taken, amount = taken[kept], amount[kept]
+    trained = index.popular[is_in(index.popular, common)]
+    # Number -1, an unknown category, comes first.
+    numbers = catalogue.category[taken].astype(np.int64) + 1
+    sums = np.zeros(len(catalogue.categories) + 1)
+    np.add.at(sums, numbers, amount)
+    return popular, CommonItems(_in_order(catalogue, trained, taken, amount), common, sums[1:])
+
+
+def is_in(values: NDArray[Any], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each value is among others, which ascend."""
+    if not len(ascending):
+        return np.zeros(len(values), np.bool_)
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    present: NDArray[np.bool_] = ascending[places] == values
+    return present
+
+
+def _in_order(
+    catalogue: Catalogue,
+    trained: NDArray[np.int32],
+    taken: NDArray[np.int64],
+    amount: NDArray[np.float64],
+) -> Popularity:
+    """Order the available rows by the amount of those taken, by place in `trained`, by row."""
+    count = len(catalogue)
     # Most items have no sales within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
-    before[index.popular] = np.arange(len(index.popular), dtype=np.int32)
+    before[trained] = np.arange(len(trained), dtype=np.int32)
     order = np.lexsort((before[taken], -amount))  # stable, so by row at last
     del before
     left = catalogue.available.copy()
     left[taken] = False
-    then = index.popular[left[index.popular]]
+    then = trained[left[trained]]
     left[then] = False
     taken, amount = taken[order], amount[order]
     available = catalogue.available[taken]

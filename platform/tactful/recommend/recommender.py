@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,11 @@ from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
 from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE, Drawn
-from tactful.ranking.features import assemble, layout
+from tactful.ranking.features import assemble, hide_rare, layout
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.recall.candidates import Candidates, allowed_rows, gather
 from tactful.recall.index import CHANNELS
+from tactful.recall.takers import TakenByMany, Takers
 from tactful.recall.trending import Rising
 from tactful.recommend.explanation import Explainer
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
@@ -185,6 +186,8 @@ class Recommender:
         if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
             self.refresh()  # or a shop that just sent its first items would get none of them
         serving = self._models.current
+        if request.subject is None:
+            serving = replace(serving, view=serving.view.anonymous())
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
         assignment = self._assign(request, serving)
         context = build_context(
@@ -233,6 +236,8 @@ class Recommender:
             state.features = assemble(
                 candidates, context, source=self._source, catalogue=view.catalogue
             )
+            if state.request.subject is None and view.common is not None:
+                hide_rare(state.features, candidates.rows, view.catalogue, view.common)
             if state.drawn.model:
                 scores, state.trial_failed = self._models.score_on_trial(
                     state.drawn.model, model, state.features
@@ -374,9 +379,16 @@ class Recommender:
 
 
 def build(
-    *, engine: Any, settings: Settings, shown: Shown | None = None, rising: Rising | None = None
+    *,
+    engine: Any,
+    settings: Settings,
+    shown: Shown | None = None,
+    rising: Rising | None = None,
+    takers: TakenByMany | None = None,
 ) -> Recommender:
     """Make the recommender that ``tactful serve`` runs, with the champion if there is one.
+
+    Without `takers` anonymous recommendations have no minimum of people.
 
     Raises:
         ConfigError: if a file is wrong, or holds no experiment on the ranking.
@@ -390,6 +402,7 @@ def build(
         placement=load_placement(settings.placement),
         shown=shown,
         rising=rising,
+        takers=takers,
         rollouts=settings.storage.data / FILE,
         ids=open_ids(settings),
     )
@@ -400,6 +413,12 @@ def open_shown(settings: Settings) -> ShownToday | None:
     """Make the counter of items shown today, if a placement rule needs it."""
     capped = any(rule.per_day for rule in load_placement(settings.placement))
     return ShownToday() if capped else None
+
+
+def open_takers(settings: Settings) -> Takers | None:
+    """Make the counter of people, if anonymous recommendations have a minimum."""
+    least = settings.recommend.anonymous_minimum
+    return Takers(least) if least > 1 else None
 
 
 def _fallback(state: _RequestState, count: int) -> str | None:

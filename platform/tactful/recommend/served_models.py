@@ -31,6 +31,7 @@ from tactful.ranking.model import (
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import empty_index
 from tactful.recall.live_view import LiveCatalogue
+from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Rising
 from tactful.rerank.frequency_caps import Shown
 from tactful.rerank.placement_rules import PlacementRule
@@ -55,6 +56,7 @@ class RecommenderOptions:
     placement: Sequence[PlacementRule] = ()
     shown: Shown | None = None  # counts of items shown today; rules with a cap need them
     rising: Rising | None = None
+    takers: TakenByMany | None = None  # items of anonymous requests; None for no minimum
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
@@ -101,6 +103,7 @@ class ServedModels:
             empty_index(),
             None,
             rising=options.rising,
+            takers=options.takers,
             monotonic=options.monotonic,
             changing=changing,
         )
@@ -126,6 +129,7 @@ class ServedModels:
                 self._directory / "live" / version,
                 writes=not isinstance(self._source, GivesItems),
                 rising=self._options.rising,
+                takers=self._options.takers,
                 monotonic=self._options.monotonic,
                 after=before.live,
                 changing=self._changing,

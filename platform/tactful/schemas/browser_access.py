@@ -2,8 +2,8 @@
 
 Everybody can read a key in a web page. So requests with a key of the scope `browser` name no user:
 they name a device, by a random id that only this device and the shop know; the shop's own server
-links the device to its user (`docs/how-to/embed.md`). A copied key gives access neither to another
-user's recommendations nor to an exact number about others.
+links the device to its user (`docs/how-to/embed.md`). A copied key gives no access to another
+user's recommendations, and answers contain no statistics; their order follows from what others did.
 """
 
 from __future__ import annotations

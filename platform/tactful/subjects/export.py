@@ -36,8 +36,8 @@ LETTERS = ("dead-letters", "late")
 
 NOTES = (
     "Counts of items and categories, to which you contributed together with others, name nobody.",
-    "Models were learned from what many people did; they hold no record of you.",
-    "Published statistics carry noise, so nothing about you can be inferred from them.",
+    "Models were learned from many people; they may carry your part until the next training.",
+    "Published statistics carry noise, which limits what they reveal about one person.",
 )
 """Data that an export does not hold, with the reasons."""
 

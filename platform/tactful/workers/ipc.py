@@ -95,6 +95,13 @@ class TrendsRequest(_Message, frozen=True, array_like=True, tag=True):
     """Ask for rises in published statistics: list of `tactful.recall.trending.Rise`."""
 
 
+class TakersRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the items that enough people took, from number `start` on: list of ids."""
+
+    at: int
+    start: int
+
+
 class PositionRequest(_Message, frozen=True, array_like=True, tag=True):
     """Wait until the log is applied up to a position: None."""
 
@@ -137,6 +144,7 @@ Request = (
     | NonZeroRequest
     | ChangesRequest
     | TrendsRequest
+    | TakersRequest
     | PositionRequest
     | ImpressionNotice
     | MetricsNotice

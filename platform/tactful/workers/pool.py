@@ -40,8 +40,10 @@ from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run, run_loop
 from tactful.metadata.directory_lock import exclusive
 from tactful.metrics.registry import SummedRegistry
+from tactful.recall.takers import NAME as TAKERS
+from tactful.recall.takers import Takers
 from tactful.recall.trending import Trends
-from tactful.recommend.recommender import build, open_shown
+from tactful.recommend.recommender import build, open_shown, open_takers
 from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
@@ -243,6 +245,7 @@ def run_pool(
     started: Callable[[], None],
     shown: Shown | None = None,
     trends: Trends | None = None,
+    takers: Takers | None = None,
 ) -> bool:
     """Serve with `count` processes until SIGTERM or SIGINT; return whether all came to serve.
 
@@ -255,7 +258,7 @@ def run_pool(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        server = StateServer(platform, build, shown, trends)
+        server = StateServer(platform, build, shown, trends, takers)
         await platform.start(refresh=server.refresh)
         pool = WorkerPool(platform, server, listener, count=count)
         try:
@@ -296,12 +299,19 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             statistics = open_statistics(settings)
             consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
             trends = None if statistics is None else statistics.trends()
-            shown = open_shown(settings)
+            shown, takers = open_shown(settings), open_takers(settings)
             if shown is not None:
                 consumers["shown"] = shown
+            if takers is not None:
+                consumers[TAKERS] = takers
             platform = Platform.open(
                 settings,
-                partial(build, shown=shown, rising=None if trends is None else trends.look),
+                partial(
+                    build,
+                    shown=shown,
+                    rising=None if trends is None else trends.look,
+                    takers=takers,
+                ),
                 consumers=consumers,
                 statistics=statistics,
                 rebuild=rebuild,
@@ -321,6 +331,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
                 started=started,
                 shown=shown,
                 trends=trends,
+                takers=takers,
             )
         else:
             served = run(make_server(make_application(platform), server), listener, started=started)

@@ -130,6 +130,13 @@ class RemoteFeatures:
         """Return the latest rises in published statistics."""
         return self._refresh.request(ipc.TrendsRequest(), list[Rise])
 
+    def common(self, at: int) -> Sequence[str]:
+        """Return the items that enough people took; for the thread that refreshes."""
+        items: list[str] = []
+        while page := self._refresh.request(ipc.TakersRequest(at, len(items)), list[str]):
+            items += page
+        return items
+
     def item_feed(self) -> _Feed:
         """Return a reader of all items, from the first."""
         return _Feed(self)

@@ -67,6 +67,7 @@ class WorkerConfig:
     definitions: Definitions
     counts_shown: bool  # whether the impressions of each item today are counted
     reads_trends: bool  # whether published statistics are read for rises
+    reads_takers: bool  # whether anonymous recommendations have a minimum of people
 
 
 class ServingWorker:
@@ -236,6 +237,8 @@ def main(numbers: list[int]) -> int:
     options: dict[str, Any] = {"shown": source} if config.counts_shown else {}
     if config.reads_trends:
         options["rising"] = source.rises
+    if config.reads_takers:
+        options["takers"] = source
     recommender = build(engine=source, settings=settings, **options)
     rates = RateLimits(settings.limits, memory=memory)
     return run_loop(

@@ -11,6 +11,7 @@ from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
 from tactful.http.asgi import PARAMETERS, Call, Endpoint, Reply
 from tactful.http.routes import ENDPOINTS
+from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.server.platform import Platform
@@ -21,6 +22,7 @@ from tactful.workers.status import Served, served
 
 logger = logging.getLogger(__name__)
 
+_TAKERS = 5_000
 _ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in ENDPOINTS}
 
 
@@ -28,7 +30,12 @@ class StateServer:
     """Answers workers on the event loop of the platform; a refusal is a `ProblemError`."""
 
     def __init__(
-        self, platform: Platform, build: str, shown: Shown | None, trends: Trends | None
+        self,
+        platform: Platform,
+        build: str,
+        shown: Shown | None,
+        trends: Trends | None,
+        takers: TakenByMany | None = None,
     ) -> None:
         """Answer from `platform`, whose own recommender refreshes `trends`.
 
@@ -39,12 +46,14 @@ class StateServer:
         self._changes = ChangeList(self._source)
         self._shown = shown
         self._trends = trends
+        self._takers = takers
         config = WorkerConfig(
             platform.settings,
             build,
             self._source.definitions,
             counts_shown=shown is not None,
             reads_trends=trends is not None,
+            reads_takers=takers is not None,
         )
         self._config = pickle.dumps(config)
 
@@ -85,6 +94,9 @@ class StateServer:
                 )
             case ipc.TrendsRequest():
                 return () if self._trends is None else self._trends.latest
+            case ipc.TakersRequest(at, start):
+                common = () if self._takers is None else self._takers.common(at)
+                return common[start : start + _TAKERS]
             case ipc.ImpressionNotice(recommendation_id, impression):
                 platform.recent.note(recommendation_id, impression)
                 return None

@@ -114,8 +114,8 @@ class Admission:
     ) -> None:
         """Begin before the first event.
 
-        With a cleaner or consumers, `projection` has to decode whole events. `reads_ids` asks for
-        :attr:`AdmittedBatch.ids`.
+        `projection` has to decode what consumers read; with a cleaner, whole events. `reads_ids`
+        asks for :attr:`AdmittedBatch.ids`.
         """
         self._plan = plan
         self._projection = projection
@@ -127,6 +127,7 @@ class Admission:
         consumers = list(options.consumers.values())
         self._independent = [c for c in consumers if self._memoryless is not None and c.independent]
         self._consumers = [c for c in consumers if c not in self._independent]
+        self._reads_whole = any(consumer.fields is None for consumer in self._consumers)
         self._resolver = resolver
         self._suppressed = options.suppressed
         self._reads_items = plan.reads_items or bool(self._cleaner) or bool(consumers)
@@ -181,7 +182,7 @@ class Admission:
         purposes: dict[int, Collection[str]] = {}
         known: Mapping[str, int] | None = None
         ids: list[str] = []
-        plain = not (self._cleaner or self._consumers or self._independent or self._suppressed)
+        plain = not (self._cleaner or self._reads_whole or self._independent or self._suppressed)
         decoded = self._projection.decode(payloads)
         event_class = self._projection.event_class
         if plain and set(map(type, decoded)) == {event_class}:
@@ -207,7 +208,7 @@ class Admission:
     def _admit_all(
         self, events: Any, users: Any, ids: Sequence[str], payloads: Sequence[bytes]
     ) -> AdmittedBatch:
-        """Admit events without repetitions, cleaner and consumers, column by column."""
+        """Admit events without repetitions and cleaner, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
         receipts = [-1 if e.received_at is None else e.received_at for e in events]
         received = np.fromiter(receipts, np.int64, len(events))
@@ -223,6 +224,9 @@ class Admission:
             tick = self._projection.tick
             moved = self._resolver.resolve_all(events, users, newest, payloads, tick)
             moves = [(place, 0, move) for place, move in moved]
+        for consumer in self._consumers:
+            for user, event in zip(users, events, strict=True):
+                consumer.observe(user, event, None)
         items: list[Item | None] = []
         if self._plan.reads_items and self.catalogue:
             get: Any = self.catalogue.get
@@ -324,7 +328,7 @@ class Admission:
         pending.positions.append(position)
         pending.watermarks.append(self.watermark)
         if user is not None:
-            self._apply_consumers(event, item, pending.purposes.get(position))
+            self._apply_consumers(user, event, item, pending.purposes.get(position))
 
     def _history_of(
         self, event: Any, item: Item | None, position: int, pending: _Pending
@@ -335,7 +339,7 @@ class Admission:
         purposes = pending.purposes.get(position)
         if purposes is not None and PERSONALISATION not in purposes:
             # Its user is not resolved: no history gets it, and no device is linked.
-            self._apply_consumers(event, item, purposes)
+            self._apply_consumers(None, event, item, purposes)
             return None
         if self._resolver is None:
             return subject_key(event)
@@ -367,12 +371,16 @@ class Admission:
         )
 
     def _apply_consumers(
-        self, event: Any, item: Item | None, purposes: Collection[str] | None
+        self,
+        history: str | None,
+        event: Any,
+        item: Item | None,
+        purposes: Collection[str] | None,
     ) -> None:
         """Apply an event that may be used for `purposes`, or for all, to the consumers."""
         for consumer in self._consumers:
             if purposes is None or consumer.purpose in purposes:
-                consumer.apply(event, item)
+                consumer.observe(history, event, item)
 
     def _measure(self, event: Any, item: Item | None, position: int, pending: _Pending) -> None:
         """Apply an event to the independent consumers, unless rules without memory reject it.

@@ -101,9 +101,13 @@ class EngineState:
 
     def _sources(self) -> frozenset[str] | None:
         """Return the fields of events to decode; None: all of them."""
-        if self.options.consumers or self.options.cleaner is not None:
-            return None
         sources = self.plan.sources | sources_of(self.options.also_reads)
+        for consumer in self.options.consumers.values():
+            if consumer.fields is None:
+                return None
+            sources |= consumer.fields
+        if self.options.cleaner is not None:
+            return None
         if self.options.dedupe_days or self.emitted:
             sources |= {EVENT_KEY}
         return sources

@@ -27,10 +27,20 @@ class CoCommittedConsumer(ABC):
     purpose: str = PERSONALISATION  # the consumer gets the events that may be used for this purpose
     # Whether no event of one user may decide if the consumer gets an event of another
     independent: bool = False
+    # Fields of events that the consumer reads besides type, times, user and device; None for all,
+    # then the engine decodes every field of every event
+    fields: frozenset[str] | None = None
 
     @abstractmethod
     def apply(self, event: Event, item: Item | None) -> None:
-        """Count an accepted event; `item` is its current description in the catalogue."""
+        """Count an accepted event; `item` is its current description in the catalogue.
+
+        A consumer that names its `fields` may get no `item`.
+        """
+
+    def observe(self, history: str | None, event: Event, item: Item | None) -> None:
+        """Count an accepted event of a history, by its key; None if it is in no history here."""
+        self.apply(event, item)
 
     def before_commit(self) -> None:  # noqa: B027  # most consumers have no side effects
         """Perform side effects before a commit, such as writing to another store."""
