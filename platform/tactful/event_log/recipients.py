@@ -59,6 +59,8 @@ class RecommendationIds:
             subject: key of its user; None without one.
             properties: properties of its impression, with the arms.
         """
+        with contextlib.suppress(KeyringError):  # the keys in memory sign as well
+            self.keyring.follow()
         key_id, at = self.keyring.current, max(at, 0)
         content = _content(random, at, subject, properties)
         body = at.to_bytes(_TIME) + self._seal(_CONTENT, content, key_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import re
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -17,6 +18,8 @@ from tactful.schemas.problems import ProblemError
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.errors import StreamingError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -74,5 +77,7 @@ async def stored(work: Callable[[], T], unavailable: str) -> T:
     """Use a store in a thread; raise `ProblemError` if it cannot be used now."""
     try:
         return await asyncio.to_thread(work)
-    except (OSError, StreamingError, LedgerError):
+    except (OSError, StreamingError, LedgerError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
+        logger.warning("%s: %s %s", unavailable, type(error).__name__, reason)
         raise ProblemError("not_ready", unavailable, retry_after=2) from None

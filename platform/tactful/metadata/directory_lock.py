@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tactful.errors import StorageError
 from tactful.metadata.restore_journal import RESTORING, finish_restore
-from tactful.util.signing import SIGNING_KEY, open_signing_key
+from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY, open_signing_key
 from tactful_privacy.errors import PermissionsError
 from tactful_privacy.permissions import secure_directory
 
 # Files of which a data directory has at least one when it is not new.
 _MARKS = ("log", "state", "metadata.db", "ledger.db", "vault.db", "keyring.json")
-_NEW = ("lock", RESTORING, SIGNING_KEY)
+_NEW = ("lock", RESTORING, SIGNING_KEY, ADOPTED_MODELS)
 
 
 def foreign_file(directory: Path) -> str | None:

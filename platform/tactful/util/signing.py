@@ -30,7 +30,7 @@ SIGNING_KEY = "signing.key"
 """Name of the private key in a data directory."""
 
 ADOPTED_MODELS = "signing.models"
-"""Name of the list of models directories outside of the data directory that were signed."""
+"""Name of the list of directories whose earlier models were signed: `.` for the data directory."""
 
 _SIGNATURE = "signature.json"
 _PURPOSE = "model"
@@ -75,8 +75,8 @@ class SigningKey:
 def open_signing_key(data: Path) -> SigningKey:
     """Read the key of a data directory; make it if there is none.
 
-    A key is made when an earlier version of tactful has used the directory, so the models in it,
-    which have no signature, are signed then.
+    A key is made when an earlier version of tactful has used the directory, so all models in it are
+    signed then; a signing that was interrupted is completed by the next call.
 
     Raises:
         StorageError: if the key cannot be read, or others may write it.
@@ -84,6 +84,7 @@ def open_signing_key(data: Path) -> SigningKey:
     path = data / SIGNING_KEY
     try:
         if not path.exists():
+            (data / ADOPTED_MODELS).unlink(missing_ok=True)
             _make_key(path)
         secure_file(path)
         content = path.read_bytes()
@@ -91,15 +92,16 @@ def open_signing_key(data: Path) -> SigningKey:
         raise StorageError(f"{path}: the signing key cannot be used: {error}") from error
     try:
         private = serialization.load_pem_private_key(content, None)
-        if isinstance(private, Ed25519PrivateKey):
-            return SigningKey(private)
-        problem = "not an Ed25519 key"
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ValueError("not an Ed25519 key")
     except (ValueError, TypeError) as error:
-        problem = str(error)
-    raise StorageError(
-        f"{path}: not a signing key: {problem}. Restore it, or remove it: the next start makes "
-        "another one and signs the models with it"
-    )
+        raise StorageError(
+            f"{path}: not a signing key: {error}. Restore it, or remove it: the next start makes "
+            "another one and signs the models of the directory with it"
+        ) from error
+    key = SigningKey(private)
+    _adopt(data, ".", data, key, only_unsigned=False)
+    return key
 
 
 def _make_key(path: Path) -> None:
@@ -112,7 +114,6 @@ def _make_key(path: Path) -> None:
             serialization.NoEncryption(),
         ),
     )
-    _sign_all(path.parent, SigningKey(private))
 
 
 def trusted_keys(data: Path, models: Path) -> frozenset[str]:
@@ -123,20 +124,26 @@ def trusted_keys(data: Path, models: Path) -> frozenset[str]:
     """
     if not data.is_dir():
         return frozenset()
-    key, adopted = open_signing_key(data), data / ADOPTED_MODELS
+    key = open_signing_key(data)
     if not models.absolute().is_relative_to(data.absolute()):
-        known = adopted.read_text("utf-8").splitlines() if adopted.exists() else []
-        if (place := str(models.resolve())) not in known:
-            _sign_all(models, key)
-            replace_file(adopted, "".join(f"{path}\n" for path in [*known, place]).encode())
+        # Another installation may use them, too: what it has signed stays as it is.
+        _adopt(data, str(models.resolve()), models, key, only_unsigned=True)
     return frozenset([key.public])
 
 
-def _sign_all(folder: Path, key: SigningKey) -> None:
+def _adopt(data: Path, name: str, folder: Path, key: SigningKey, *, only_unsigned: bool) -> None:
+    """Sign the models of a folder, unless its name is in the list of the data directory."""
+    adopted = data / ADOPTED_MODELS
+    known = adopted.read_text("utf-8").splitlines() if adopted.exists() else []
+    if name in known:
+        return
     for manifest in sorted(folder.glob("**/versions/*/manifest.json")):
-        if not manifest.parent.name.startswith("."):
+        signed = (manifest.parent / _SIGNATURE).exists()
+        if not manifest.parent.name.startswith(".") and not (only_unsigned and signed):
             sign_directory(manifest.parent, key)
-            _LOG.warning("%s had no signature and is signed now", manifest.parent)
+            _LOG.warning("%s is signed by this installation now", manifest.parent)
+    # Written at last, so that a signing that is killed begins again.
+    replace_file(adopted, "".join(f"{line}\n" for line in [*known, name]).encode())
 
 
 def read_public_key(path: Path) -> str:

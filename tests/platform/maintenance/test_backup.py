@@ -47,7 +47,7 @@ from tactful.metadata.tables import suppressions
 from tactful.server.platform import Platform
 from tactful.statistics.counter import NOT_BEFORE, StatisticsCounter
 from tactful.subjects.consent import ConsentStore
-from tactful.util.signing import SIGNING_KEY
+from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY
 from tactful_privacy.errors import SealError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
@@ -200,7 +200,8 @@ def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: S
     remake(settings.storage.data)
     with pytest.raises(BackupError, match="users erased since"):
         restored(settings, tmp_path / "backup")
-    assert [path.name for path in settings.storage.data.iterdir()] == [SIGNING_KEY]
+    left = {path.name for path in settings.storage.data.iterdir()}
+    assert left == {SIGNING_KEY, ADOPTED_MODELS}
     restored(settings, tmp_path / "backup", without_tombstones=True)
 
 

@@ -37,6 +37,7 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.util.signing import (
+    ADOPTED_MODELS,
     SIGNING_KEY,
     check_directory,
     open_signing_key,
@@ -332,6 +333,30 @@ def test_models_of_an_earlier_version_are_signed_once(tmp_path: Path, settings: 
         else:
             with pytest.raises(SignatureError, match=r"no signature.*tactful models sign"):
                 check_directory(model, trusted)
+
+
+def test_an_interrupted_signing_is_completed(settings: Settings) -> None:
+    """A process was killed after it had made the key and before it had signed the models."""
+    installation(settings)
+    data = settings.storage.data
+    for name in (ADOPTED_MODELS, "models/versions/1/signature.json"):
+        (data / name).unlink()
+    trusted = trusted_keys(data, data / "models")
+    check_directory(data / "models" / "versions" / "1", trusted)
+
+
+def test_models_of_another_installation_stay_its_own(tmp_path: Path, settings: Settings) -> None:
+    installation(settings)
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    model = tmp_path / "elsewhere" / "versions" / "1"
+    model.mkdir(parents=True)
+    (model / "manifest.json").write_text("{}")
+    theirs = trusted_keys(other, tmp_path / "elsewhere")
+    ours = trusted_keys(settings.storage.data, tmp_path / "elsewhere")
+    check_directory(model, theirs)
+    with pytest.raises(SignatureError, match="another installation"):
+        check_directory(model, ours)
 
 
 def change(model: Path) -> None:
