@@ -239,10 +239,13 @@ class _Client:
                     self._send_requests()
             except TimeoutError:
                 self.wrong.append("no answer in time")
-            except ConnectionError as error:
-                if self._random.random() < 0 or isinstance(error, ConnectionRefusedError):
-                    self.wrong.append(f"the server cannot be reached: {error}")
-                    return
+            except ValueError as error:
+                self.wrong.append(f"an answer cannot be read: {error}")
+            except ConnectionRefusedError as error:
+                self.wrong.append(f"the server cannot be reached: {error}")
+                return
+            except ConnectionError:
+                pass  # the server closes after an answer that says so
 
     def _send_bytes(self) -> None:
         data = next(self._raw)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tactful.config.ledger_location import ledger_location
+from tactful.config.ledger_location import ledger_location, named
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.recall.trending import Trends, TrendSource
@@ -47,7 +47,7 @@ from tactful_privacy.counting.released import (
     released_panes,
 )
 from tactful_privacy.durable_files import create_file
-from tactful_privacy.errors import PrivacyError, UnknownStatisticError
+from tactful_privacy.errors import LedgerError, PrivacyError, UnknownStatisticError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.statistic import DAY_MS, UNIT, Statistic
@@ -324,7 +324,9 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
             not_before=_not_before(data / NOT_BEFORE),
         )
     except PrivacyError as error:
-        raise ConfigError(f"{definitions}: {error}") from error
+        ledger = f", {named(ledger_location(settings))}" if isinstance(error, LedgerError) else ""
+        where = f"{definitions}{ledger}"
+        raise ConfigError(f"{where}: {error}") from error
     return PrivateStatistics(counter)
 
 
