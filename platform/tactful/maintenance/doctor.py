@@ -274,8 +274,8 @@ def _sealing(settings: Settings) -> Finding:
         return "ok", f"switched off; {vault} opens earlier records"
     if topic:
         return "warning", (
-            f"records are sealed by {vault}, but matches are unsealed in topic {topic!r}, which "
-            "erasures do not reach: keep its retention short"
+            f"records are sealed by {vault}, but rows are unsealed in topic {topic!r}, where "
+            "erasures only add tombstones: keep its retention short"
         )
     return "ok", f"records are sealed by {vault}"
 

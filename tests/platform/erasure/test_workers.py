@@ -374,7 +374,11 @@ def test_sealed_topics_hide_the_erased(config: Path, redis: RedisServer, tmp_pat
 def test_a_server_erases_from_its_workers(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     seal_log(config, tmp_path / "master.key")
     loaded = load_settings(config)
-    settings = replace(loaded, server=replace(small_settings(tmp_path).server, after_wait_s=50))
+    settings = replace(
+        loaded,
+        server=replace(small_settings(tmp_path).server, after_wait_s=50),
+        worker=replace(loaded.worker, fired_topic=f"{loaded.log.topic}-fired"),
+    )
     tokens = Tokens(*FIELDS, "item")
     needles = tokens.needles()
     with (
@@ -412,6 +416,8 @@ def test_a_server_erases_from_its_workers(config: Path, redis: RedisServer, tmp_
         done = live.platform.erasures.find(receipt)
         assert done is not None
         assert {step.place: step.removed for step in done.steps}["verification"] == 0
+        handed_on = {step.place: step.at for step in done.steps}
+        assert handed_on[f"topic {settings.worker.fired_topic}"]
 
         def clean() -> bool:
             try:

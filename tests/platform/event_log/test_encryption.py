@@ -210,7 +210,7 @@ def test_the_doctor_tells_whether_sealed_records_can_be_read(settings: Settings)
     fired = replace(settings, worker=replace(settings.worker, fired_topic="windows"))
     (check,) = [it for it in examine(fired) if it.name == "sealing"]
     assert check.state == "warning"
-    assert "matches are unsealed in topic 'windows'" in check.said
+    assert "rows are unsealed in topic 'windows'" in check.said
     off = replace(settings.privacy, sealed_log=False)
     assert told(off) == ("ok", "switched off; vault.db opens earlier records")
     state, note = told(PrivacySettings())
