@@ -156,8 +156,8 @@ def _check_target(
         raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
     if any((data / name).exists() for name in ("log", "state")) and not replace:
         raise BackupError(f"{data} has a log and a state already: --replace replaces them")
-    if foreign := foreign_file(data):
-        raise BackupError(f"{data} is no data directory, it has {foreign!r}: use an empty one")
+    if other := foreign_file(data):
+        raise BackupError(f"{data} is no data directory, it has {other!r}: use an empty one")
     if source.absolute().is_relative_to(data.absolute()):
         raise BackupError(f"{source} lies in the data directory; move it out first")
 
