@@ -90,6 +90,9 @@ def test_a_directory_of_other_files_is_not_closed(tmp_path: Path) -> None:
         pass
     assert stat.S_IMODE(home.stat().st_mode) == 0o755
     assert [path.name for path in home.iterdir()] == ["site"]
+    (home / "site").rename(home / "lost+found")  # of a new disk
+    with exclusive(home):
+        assert open_to_others(home) == []
 
 
 def test_doctor_names_open_permissions(settings: Settings) -> None:
