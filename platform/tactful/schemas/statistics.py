@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from tactful.schemas.fields import Moment
 
@@ -30,9 +30,9 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
             midnight (UTC); ``found_keys`` of a day, from a minimum number of users on; or
             ``means``.
         method: the mechanism.
-        bounds: of a sum or mean: the range that clamps numbers; None of counts.
-        resolution: of a sum or mean: the step of numbers.
-        period: ``week`` from Monday or ``month`` where these are the panes; None of other panes.
+        bounds: of a sum or mean: the range that clamps numbers; absent for counts.
+        resolution: of a sum or mean: the step of numbers; absent for counts.
+        period: ``week`` from Monday or ``month`` where these are the panes; else absent.
     """
 
     name: str
@@ -43,9 +43,9 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
     pane_ms: int = 0
     kind: str = "panes"
     method: str = ""
-    bounds: list[float] | None = None
-    resolution: float | None = None
-    period: str | None = None
+    bounds: list[float] | UnsetType = UNSET
+    resolution: float | UnsetType = UNSET
+    period: str | UnsetType = UNSET
 
 
 class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
@@ -94,9 +94,9 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
             ``means``.
         method: the mechanism.
         confidence: level of the intervals.
-        bounds: of a sum or mean: the range that clamps numbers; None of counts.
-        resolution: of a sum or mean: the step of numbers.
-        period: ``week`` from Monday or ``month`` where these are the panes; None of other panes.
+        bounds: of a sum or mean: the range that clamps numbers; absent for counts.
+        resolution: of a sum or mean: the step of numbers; absent for counts.
+        period: ``week`` from Monday or ``month`` where these are the panes; else absent.
     """
 
     name: str
@@ -110,9 +110,9 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     kind: str = "panes"
     method: str = ""
     confidence: float = 0.95
-    bounds: list[float] | None = None
-    resolution: float | None = None
-    period: str | None = None
+    bounds: list[float] | UnsetType = UNSET
+    resolution: float | UnsetType = UNSET
+    period: str | UnsetType = UNSET
 
 
 class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):

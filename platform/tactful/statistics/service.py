@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from tactful.config.ledger_location import ledger_location, named
@@ -283,13 +284,13 @@ def _described(statistic: Statistic) -> dict[str, Any]:
         "unit": UNIT,
         # of a month 0, since months differ
         "pane_ms": {"week": 7 * DAY_MS, "month": 0}.get(str(statistic.period), statistic.pane_ms),
-        "period": statistic.period,
+        "period": statistic.period or UNSET,
         "kind": statistic.kind,
         "method": method_of(statistic),
-        "bounds": None
+        "bounds": UNSET
         if amounts is None
         else [float(end * amounts.step) for end in (amounts.low, amounts.high)],
-        "resolution": None if amounts is None else float(amounts.step),
+        "resolution": UNSET if amounts is None else float(amounts.step),
     }
 
 

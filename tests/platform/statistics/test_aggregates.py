@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from msgspec import UNSET
 from tests.platform.shop import DAY, HOUR
 from tests.platform.support import Live, small_settings, wait_until
 
@@ -211,7 +212,7 @@ def test_weeks_and_months(quiet: None, ledger: Ledger, aggregate: str) -> None:
     events = [buy(f"u{n % 50}", begins + n * DAY // 100, 4) for n in range(2_600)]
     published(counts, events, MORNING + 31 * DAY)
     pages = {name: counts.page(name, None, 1_000, None, None) for name, _ in names}
-    assert [pages[name].period for name, _ in names] == ["week", "month", None]
+    assert [pages[name].period for name, _ in names] == ["week", "month", UNSET]
     assert [pages[name].pane_ms for name, _ in names] == [7 * DAY, 0, DAY]
     found = {name: [c.value for c in pages[name].cells if c.key == "a"] for name, _ in names}
     starts = sorted({cell.pane_start for cell in pages["weeks"].cells})
