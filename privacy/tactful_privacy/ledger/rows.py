@@ -162,11 +162,12 @@ def _decoded(kind: type[_T], row: Any) -> _T:
     """Decode the definition in a row and check its fingerprint."""
     try:
         decoded = kind.from_json(row.definition)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        fits = decoded.fingerprint == row.fingerprint and decoded.name == row.name
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error
-    if decoded.fingerprint != row.fingerprint or decoded.name != row.name:
+    if not fits:
         raise LedgerError(
             f"the definition of {row.name!r} does not agree with its fingerprint: the ledger is"
             " damaged, restore it from a backup"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +30,10 @@ from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.errors import DefinitionError
 from tactful_federated.core.checkpoint import load_arrays
 from tactful_federated.errors import CheckpointError
+from tactful_privacy.errors import LedgerError
 from tactful_privacy.errors import StateError as OlderLedger
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.rows import unpack_answer
 from tactful_streaming.engine.commits import restore_consumer
 from tactful_streaming.errors import LogCorruptedError, StateError
 from tactful_streaming.log.segment_catalogue import read_catalogue
@@ -124,6 +129,15 @@ def test_a_deeply_nested_head_of_a_state_is_refused() -> None:
 def test_a_damaged_snapshot_of_a_consumer_is_refused(snapshot: bytes) -> None:
     with pytest.raises(StateError, match="consumer shown is damaged"):
         restore_consumer("shown", ShownToday(), snapshot)
+
+
+def test_a_query_with_a_number_of_5000_digits_is_refused() -> None:
+    query = Query("a", 1, 2, Fraction(1, 4))
+    text = query.to_json().replace("1/4", "1e5000")
+    row = SimpleNamespace(name="a", fingerprint=query.fingerprint, definition=text)
+    row.answer, row.answered_at, row.reserved_at = None, None, 1
+    with pytest.raises(LedgerError, match="definition of 'a' is damaged"):
+        unpack_answer(row)  # type: ignore[arg-type]
 
 
 def test_a_ledger_of_another_installation_ends_a_server_with_one_line(
