@@ -20,9 +20,10 @@ from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.schemas import browser_access as browser
+from tactful.schemas.elements import IdentifiedEvent, NewItem, NewUser
 from tactful.schemas.fields import Moment
 from tactful.schemas.health import Health
-from tactful.schemas.ingestion import EventsAccepted, IdentifiedEvent, NewItem, NewUser, Upserted
+from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     BatchResult,

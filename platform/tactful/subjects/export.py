@@ -16,7 +16,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
-from tactful.schemas.ingestion import NewEvent
+from tactful.schemas.elements import NewEvent
 from tactful.schemas.users import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log

@@ -100,7 +100,7 @@ def open_signing_key(data: Path) -> SigningKey:
             "another one and signs the models of the directory with it"
         ) from error
     key = SigningKey(private)
-    _adopt(data, ".", data, key, only_unsigned=False)
+    _adopt(data, ".", data, key)
     return key
 
 
@@ -126,20 +126,18 @@ def trusted_keys(data: Path, models: Path) -> frozenset[str]:
         return frozenset()
     key = open_signing_key(data)
     if not models.absolute().is_relative_to(data.absolute()):
-        # Another installation may use them, too: what it has signed stays as it is.
-        _adopt(data, str(models.resolve()), models, key, only_unsigned=True)
+        _adopt(data, str(models.resolve()), models, key)
     return frozenset([key.public])
 
 
-def _adopt(data: Path, name: str, folder: Path, key: SigningKey, *, only_unsigned: bool) -> None:
+def _adopt(data: Path, name: str, folder: Path, key: SigningKey) -> None:
     """Sign the models of a folder, unless its name is in the list of the data directory."""
     adopted = data / ADOPTED_MODELS
     known = adopted.read_text("utf-8").splitlines() if adopted.exists() else []
     if name in known:
         return
     for manifest in sorted(folder.glob("**/versions/*/manifest.json")):
-        signed = (manifest.parent / _SIGNATURE).exists()
-        if not manifest.parent.name.startswith(".") and not (only_unsigned and signed):
+        if not manifest.parent.name.startswith("."):
             sign_directory(manifest.parent, key)
             _LOG.warning("%s is signed by this installation now", manifest.parent)
     # Written at last, so that a signing that is killed begins again.

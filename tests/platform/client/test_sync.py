@@ -24,7 +24,8 @@ from tactful.errors import (
     ServerFault,
     TactfulError,
 )
-from tactful.schemas.ingestion import NewEvent, Rejection
+from tactful.schemas.elements import NewEvent
+from tactful.schemas.ingestion import Rejection
 from tactful.schemas.recommendations import RecommendRequest
 
 ACCEPTED = {"accepted": 1, "duplicates": 0, "rejected": [], "position": 5}

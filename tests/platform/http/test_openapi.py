@@ -14,7 +14,7 @@ from tests.platform.support import Live
 from tactful.http.asgi import Endpoint
 from tactful.http.openapi import _examples, document, example_of, problem_codes
 from tactful.http.routes import ENDPOINTS
-from tactful.schemas.ingestion import NewEvent, NewItem, NewUser
+from tactful.schemas.elements import NewEvent, NewItem, NewUser
 from tactful.schemas.problems import KINDS, Problem
 from tactful_streaming.contract.log_entries import Event, Item, User
 

@@ -345,20 +345,6 @@ def test_an_interrupted_signing_is_completed(settings: Settings) -> None:
     check_directory(data / "models" / "versions" / "1", trusted)
 
 
-def test_models_of_another_installation_stay_its_own(tmp_path: Path, settings: Settings) -> None:
-    installation(settings)
-    other = tmp_path / "other"
-    other.mkdir(mode=0o700)
-    model = tmp_path / "elsewhere" / "versions" / "1"
-    model.mkdir(parents=True)
-    (model / "manifest.json").write_text("{}")
-    theirs = trusted_keys(other, tmp_path / "elsewhere")
-    ours = trusted_keys(settings.storage.data, tmp_path / "elsewhere")
-    check_directory(model, theirs)
-    with pytest.raises(SignatureError, match="another installation"):
-        check_directory(model, ours)
-
-
 def change(model: Path) -> None:
     (model / "index" / "vectors.npy").write_text("Vectors")
 

@@ -343,7 +343,7 @@ def test_equal_reports(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.M
         about: dict[str, Any] = {"user_id": f"p{number}", "recommendation_id": identity}
         shown: dict[str, Any] = {"items": ["a", "b"], "experiment": "ranking", "arm": arm}
         event = partial(Event, timestamp=at + number, **about)
-        what.append(event(event_id=f"i-{identity}", type="impression", properties=shown))
+        what.append(event(event_id=f"impression:{identity}", type="impression", properties=shown))
         if number % 2 == 0 or number % 10 == 1:
             bought = event(event_id=f"bought-{identity}", type="purchase", item_id="a")
             what.append(msgspec.structs.replace(bought, timestamp=at + number + HOUR))

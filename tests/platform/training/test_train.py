@@ -316,7 +316,7 @@ def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
     shop = make_shop(0)
     log = EmbeddedLog(learned / "log", read_only=True)
     engine = Engine(definitions(), MemoryState())
-    settings = Settings(storage=StorageSettings(models=learned / "models"))
+    settings = Settings(storage=StorageSettings(data=learned, models=learned / "models"))
     recommender = build(engine=engine, settings=settings)
     cards = {LEARNED: Scorecard(), HEURISTIC: Scorecard()}
     for ask in shop.asks[:250]:
