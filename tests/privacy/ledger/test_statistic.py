@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import DAY_MS, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 GOOD: dict[str, Any] = {
     "name": "views.by-category_1h",
@@ -66,4 +67,5 @@ def test_the_fingerprint_tells_every_field() -> None:
 
 def test_the_noise_is_that_of_cap_and_epsilon() -> None:
     noise = Statistic(**GOOD).mechanism()
+    assert isinstance(noise, DiscreteLaplace)
     assert (noise.sensitivity, noise.epsilon, noise.scale) == (5, Fraction(1, 2), Fraction(10))

@@ -173,7 +173,7 @@ class Acting(Noting):
             self.waiting, self.acted = 1, True
         return Applied()
 
-    def append_actions(self, now: int) -> int:
+    def append_actions(self, now: int = 0) -> int:
         sent, self.waiting = self.waiting, 0
         self.log += [0] * sent
         return sent
