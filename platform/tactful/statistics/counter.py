@@ -365,8 +365,8 @@ def without_people(
 ) -> bytes:
     """Remove the found keys of users, by the keys of their histories, from a stored state.
 
-    It is a snapshot, or the changes since one. What it holds of other than the present
-    `statistics` is removed wholly: nothing will release it. StateError if it is damaged.
+    It is a snapshot, or the changes since one. Data of other than the present
+    `statistics` are removed wholly: nothing will release them. StateError if it is damaged.
     """
     try:
         stored: list[Any] = msgspec.msgpack.decode(packed, type=list)

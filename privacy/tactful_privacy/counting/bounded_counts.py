@@ -171,8 +171,8 @@ class BoundedCounts:
     contributions within the day's own cap count. So the bound holds with the cap of each day.
 
     Weeks and months (`Statistic.period`): a user who counts once counts for the union of the keys
-    that each day's cap admits. What a day admits depends on that day alone, so a day still changes
-    at most `cap` keys by one.
+    that each day's cap admits. The admission of a day depends on that day alone, so a day still
+    changes at most `cap` keys by one.
 
     Users are kept under a keyed hash that differs from day to day (where users of a week or month
     count once, also under one that differs between these); raw ids are not stored. A day's counters
