@@ -240,6 +240,7 @@ def other_values(of: Settings) -> Settings:
         changed[section.name] = replace(held, **values)
     changed["log"] = replace(changed["log"], kind="embedded", password_file=Path())
     changed["actions"] = replace(changed["actions"], secret_file=Path())
+    changed["minimise"] = replace(changed["minimise"], ipv4_bits=16, ipv6_bits=32)
     kept = 2 * changed["training"].label_days  # less would leave nothing to learn from
     changed["retention"] = replace(changed["retention"], impressions_days=kept)
     return replace(of, **changed)

@@ -285,6 +285,7 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         backend=backend,
         engine=backend.engine,
         applier=SimpleNamespace(lag=0),
+        notices=SimpleNamespace(failing=0),
         recommendations=SimpleNamespace(admission=SimpleNamespace(waiting=0)),
         resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
     )

@@ -299,7 +299,7 @@ ROW = b'{"feature":"%s","entity_key":%s,"window_start":0,"window_end":%s,"featur
         ROW % (b"f", b'"u"', b"9e99", b"1"),
         *(
             ROW % (b"f", b'"u"', b"9", value)
-            for value in (b"NaN", b'"\xff"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000)
+            for value in (b"NaN", b'"\xff"', b'"\\ud800"', b"[" * 50_000 + b"]" * 50_000)
         ),
         ROW % (b"f", b'"u"', b"9", b'"' + b"x" * (1 << 20) + b'"'),
         ROW % (b"f", b'"' + b"k" * 5_000 + b'"', b"9", b"1"),
