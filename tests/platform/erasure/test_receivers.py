@@ -219,6 +219,7 @@ def test_killed_between_post_and_answer(tmp_path: Path, shop: Shop) -> None:
     assert ids_left(settings) == []
 
 
+@pytest.mark.slow
 def test_server(tmp_path: Path, shop: Shop) -> None:
     """A running server hands an erasure on, and shows a receiver that fails."""
     settings = settings_of(tmp_path, shop)

@@ -1,6 +1,6 @@
 """The server keeps the contract of its OpenAPI document, as schemathesis judges it.
 
-`TACTFUL_CONTRACT_EXAMPLES=400 scripts/test tests/platform/http/test_contract.py` tries longer.
+`TACTFUL_CONTRACT_EXAMPLES=400 scripts/test --slow tests/platform/http/test_contract.py` tries longer.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def run_schemathesis(shop: tuple[Live, str], seconds: int, *options: str) -> Non
     assert server.platform.health().status == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phases", "seconds"), [("examples,coverage,stateful", 35), ("fuzzing", 12)]
 )
@@ -102,6 +103,7 @@ def test_every_operation_is_as_documented(
     run_schemathesis(shop, seconds, "--phases", phases)
 
 
+@pytest.mark.slow
 def test_links_are_as_documented(shop: tuple[Live, str]) -> None:
     """Requests that follow from answers keep the contract, too: a list, its feedback; an erasure.
 

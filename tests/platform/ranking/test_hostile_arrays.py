@@ -187,6 +187,7 @@ def ask_recall(folder: Path) -> bytes:
     return repr(told).encode()
 
 
+@pytest.mark.slow
 def test_hostile_arrays_of_a_recall_index(tmp_path: Path) -> None:
     a_recall_index().save(tmp_path / "index")
     folder, log = tmp_path / "index", tmp_path / "log"
@@ -194,6 +195,7 @@ def test_hostile_arrays_of_a_recall_index(tmp_path: Path) -> None:
     assert outcomes["refused"] > 500
 
 
+@pytest.mark.slow
 def test_hostile_cells(tmp_path: Path) -> None:
     """Faiss trusts sizes and ids in its file: any of them could point anywhere."""
     folder, log = tmp_path / "vectors", tmp_path / "log"
