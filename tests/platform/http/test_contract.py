@@ -1,6 +1,7 @@
 """The server keeps the contract of its OpenAPI document, as schemathesis judges it.
 
-`TACTFUL_CONTRACT_EXAMPLES=400 scripts/test --slow tests/platform/http/test_contract.py` tries longer.
+It tries longer with
+`TACTFUL_CONTRACT_EXAMPLES=400 scripts/test --slow tests/platform/http/test_contract.py`.
 """
 
 from __future__ import annotations
