@@ -403,7 +403,10 @@ def test_numbers_of_any_size_in_a_body(shared: Live, endpoint: Endpoint) -> None
     for example in (example_of(endpoint).request, *MORE.get(endpoint.path, ())):
         for changed, number in itertools.product(numbered(example, "\N{NULL}"), NUMBERS):
             body = json.dumps(changed).replace('"\\u0000"', number)
-            answer = shared.http.request(endpoint.method, path, content=body.encode())
+            for _ in range(5):  # a busy machine may keep the database locked for a while
+                answer = shared.http.request(endpoint.method, path, content=body.encode())
+                if answer.status_code != 503:
+                    break
             assert answer.status_code < 500, (body[:300], answer.text)
 
 
