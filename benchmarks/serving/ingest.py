@@ -119,6 +119,9 @@ class MemoryLog:
             self._records += payloads
             return len(self._records)
 
+    def probe(self) -> None:
+        """An append is never refused."""
+
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Up to `limit` records from `offset` on; empty at the end of the log."""
         if not 0 <= offset <= self.end:
@@ -296,7 +299,7 @@ def _servers(folder: Path) -> Iterator[dict[Kind, _Server]]:
 
 @contextlib.contextmanager
 def _server(data: Path, kind: Kind) -> Iterator[_Server]:
-    data.mkdir()
+    data.mkdir(mode=0o700)
     with (data / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving.ingest", str(data), kind],
