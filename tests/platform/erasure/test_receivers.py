@@ -7,18 +7,17 @@ import json
 import pickle
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, view
+from tests.platform.webhook_receiver import Shop, receiving
 
 from tactful.config.server import ActionSettings
 from tactful.config.settings import Settings
@@ -44,42 +43,10 @@ from tactful_streaming.sinks.webhook import SIGNATURE_HEADER, verify_signature
 SECRET = "a secret of the shop"
 
 
-class Shop(ThreadingHTTPServer):
-    """The shop's server; it answers with `status`, and not before `answers` is set."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.attempts: list[tuple[dict[str, str], bytes]] = []
-        self.answers = threading.Event()
-        self.answers.set()
-        self.status = 200
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Shop
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.attempts.append(({**self.headers}, body))
-        self.server.answers.wait(60)
-        with contextlib.suppress(OSError):
-            self.send_response(self.server.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def shop() -> Iterator[Shop]:
-    with Shop() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with receiving() as server:
         yield server
-        server.answers.set()
-        server.shutdown()
-        thread.join()
 
 
 def settings_of(tmp_path: Path, shop: Shop) -> Settings:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.platform.support import Live, build, now_ms, wait_until
+from tests.platform.webhook_receiver import Shop, receiving
 from tests.streaming.brokers import topic_name
 
 from tactful.config.server import ActionSettings
@@ -33,42 +32,16 @@ FEATURES = """
 SECRET = "a secret of the shop"
 
 
-class Shop(ThreadingHTTPServer):
-    """The shop's own server, which receives coupons; it fails at the first attempt."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.attempts: list[tuple[dict[str, str], bytes]] = []
-
-    @property
-    def coupons(self) -> list[dict[str, Any]]:
-        """Actions that were answered with 200."""
-        return [json.loads(body) for _, body in self.attempts[1:]]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Shop
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.attempts.append(({**self.headers}, body))
-        self.send_response(503 if len(self.server.attempts) == 1 else 200)
-        self.send_header("Retry-After", "1")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def shop() -> Iterator[Shop]:
-    with Shop() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    """The shop's own server, which receives coupons; it fails at the first attempt."""
+    with receiving(503) as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+def coupons_of(shop: Shop) -> list[dict[str, Any]]:
+    """Return the actions that were answered with 200."""
+    return [json.loads(body) for _, body in shop.attempts[1:]]
 
 
 @pytest.fixture(params=["embedded", "kafka"])
@@ -133,10 +106,10 @@ def test_fast_clock(watched: Settings, shop: Shop, devices: int) -> None:
 
         def is_found() -> bool:
             post()
-            return len(shop.coupons) >= len(people)
+            return len(coupons_of(shop)) >= len(people)
 
         wait_until(is_found)
-    assert sorted(coupon["user_id"] for coupon in shop.coupons) == people
+    assert sorted(coupon["user_id"] for coupon in coupons_of(shop)) == people
 
 
 def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: Shop) -> None:
@@ -149,8 +122,8 @@ def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: S
         # The server is restarted while nothing is due, and receives no further event.
         live.stop()
         live = stack.enter_context(Live(Platform.open(watched, build)))
-        wait_until(lambda: len(shop.coupons) == 1)
-        (coupon,) = shop.coupons
+        wait_until(lambda: len(coupons_of(shop)) == 1)
+        (coupon,) = coupons_of(shop)
         assert (coupon["type"], coupon["user_id"]) == ("x.coupon", "left")
         assert coupon["properties"]["sequence"] == "abandoned_cart"
         assert coupon["properties"]["events"] == ["left-0", "left-1", "left-2"]
@@ -173,8 +146,8 @@ def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: S
         live.stop()
         live = stack.enter_context(Live(Platform.open(watched, build)))
         live.http.post("/v1/events", json=[event(9, "leave", "stays")])
-        wait_until(lambda: len(shop.coupons) > 1)
-        assert [coupon["user_id"] for coupon in shop.coupons] == ["left", "stays"]
+        wait_until(lambda: len(coupons_of(shop)) > 1)
+        assert [coupon["user_id"] for coupon in coupons_of(shop)] == ["left", "stays"]
         actions = [
             payload
             for partition in live.platform.backend.partitions()
