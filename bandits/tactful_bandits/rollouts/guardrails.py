@@ -7,7 +7,8 @@ harm; their probability of a false alarm is bounded over all looks and all guard
 part of that probability is kept for one more test at the planned last look, which also spends the
 alpha that the sequence saved for looks after it. Its level counts only rejections that the sequence
 has not made before (`tactful_bandits.analysis.saved_alpha`). Another part is for rare outcomes
-such as errors, where exact intervals replace asymptotic ones.
+such as errors, where exact intervals replace asymptotic ones. Skewed outcomes such as revenue are
+judged by bets on capped outcomes (`tactful_bandits.analysis.skewed_means`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from tactful_bandits.analysis.comparison import (
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.analysis.saved_alpha import last_level
+from tactful_bandits.analysis.skewed_means import SkewedMean, capped_difference, capped_loss
 from tactful_bandits.errors import DefinitionError, StatisticsError
 
 Better = Literal["higher", "lower"]
@@ -38,6 +40,8 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 # Shares of alpha reserved for the last look, and for exact intervals of rare outcomes.
 _KEPT_FOR_THE_LAST_LOOK = 0.1
 _KEPT_FOR_RARE_OUTCOMES = 0.1
+# The same for skewed outcomes: the alpha that bets save for later looks is not known.
+_KEPT_FOR_THE_LAST_LOOK_OF_SKEWED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +151,14 @@ def _look(
         return GuardrailLook(guardrail, "too few data", None)
     seen_at_last = False
     kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
-    if _is_normal(guardrail, control, treatment):
-        watched = alpha - kept - rare
+    watched = watched_alpha(control, alpha)
+    if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+        loss = _capped_loss(guardrail, control, treatment, watched)
+        if last_look and guardrail.better == "higher":
+            estimate = capped_difference(control, treatment, scale=_scale(guardrail))
+            p = fixed_horizon_p_value(estimate, alternative="greater")
+            seen_at_last = p < alpha - watched
+    elif _is_normal(guardrail, control, treatment):
         estimate = _loss(guardrail, control, treatment)
         loss = _ends(estimate, watched, tightest_at)
         if last_look:
@@ -169,6 +179,22 @@ def _look(
     elif loss.high < 0:
         verdict = "no harm"
     return GuardrailLook(guardrail, verdict, loss)
+
+
+def watched_alpha(sample: Sample, alpha: float) -> float:
+    """Return the part of a guardrail's alpha for looks at any time at samples of a kind."""
+    if isinstance(sample, SkewedMean):
+        return alpha * (1 - _KEPT_FOR_THE_LAST_LOOK_OF_SKEWED)
+    return alpha * (1 - _KEPT_FOR_THE_LAST_LOOK - _KEPT_FOR_RARE_OUTCOMES)
+
+
+def _capped_loss(
+    guardrail: Guardrail, control: SkewedMean, treatment: SkewedMean, alpha: float
+) -> Interval:
+    loss = capped_loss(control, treatment, scale=_scale(guardrail), alpha=alpha)
+    if guardrail.better == "higher":
+        return loss
+    return Interval(-loss.high, -loss.low, loss.confidence, loss.method)
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:

@@ -1,0 +1,190 @@
+"""Compare means of skewed outcomes, such as revenue: few users buy, and few of them pay most.
+
+The normal approximation fails for them. An arm without a large order has a low mean and, because
+its variance was measured on the same users, a small error, so a harmless change looks harmful. Here
+an outcome above a cap counts as the cap, and the loss of capped outcomes is tested by betting, which
+needs no approximation.
+
+```text
+revenue of a user   0  0  12  0  7  900   …
+over the cap of 60  0  0  .2  0  .1   1   = w, between 0 and 1
+```
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from tactful_bandits.analysis.comparison import Estimate, Interval, require_alpha
+from tactful_bandits.analysis.samples import Mean, columns
+from tactful_bandits.errors import StatisticsError
+
+# Share of the outcomes above 0 that stay below the cap.
+_BELOW_CAP = 0.9
+# Stakes of the bets, as shares of the largest possible one; each gets an equal part of alpha.
+_STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+_HALVINGS = 40
+_METHOD = "betting on capped outcomes, any look"
+
+
+@dataclass(frozen=True, slots=True)
+class SkewedMean(Mean):
+    """A mean over units of outcomes of at least 0, most of which may be 0.
+
+    Attributes:
+        positive: The outcomes above 0, rising, ``[buyers]``.
+    """
+
+    positive: NDArray[np.float64] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_units(cls, values: ArrayLike) -> Self:
+        """Keep one value per unit, shape ``[units]``; none may be negative."""
+        (x,) = columns(values)
+        if len(x) and not (np.isfinite(x).all() and x.min() >= 0):
+            raise StatisticsError("skewed outcomes must be finite and at least 0")
+        return cls(len(x), float(x.sum()), float(x @ x), np.sort(x[x > 0]))
+
+
+def common_cap(*arms: SkewedMean) -> float:
+    """Compute the cap of outcomes: the 90 % quantile of those above 0 in all arms together.
+
+    Both arms enter alike, so a cap from the data of the test does not favour an arm. The cap is 1
+    if all outcomes are 0.
+    """
+    positive = np.concatenate([arm.positive for arm in arms])
+    return float(np.quantile(positive, _BELOW_CAP)) if len(positive) else 1.0
+
+
+def capped_loss(
+    control: SkewedMean, treatment: SkewedMean, *, scale: float = 1.0, alpha: float = 0.05
+) -> Interval:
+    """Compute the interval of the loss ``scale · c - t`` between means of capped outcomes.
+
+    Each end misses the truth with probability at most `alpha`. With outcomes ``w`` in [0, 1] and
+    a stake ``θ``, the product of ``1 - θ w`` over the ``n`` units of the treatment and of
+    ``1 + θ r w`` over the ``m`` of the control, ``r = scale · n / m``, has a mean of at most
+    ``exp(θ n L)`` for the true loss ``L``, since ``1 + x <= exp(x)``. The mean over stakes of the
+    products over ``exp(θ n L)`` is therefore above ``1 / alpha`` with probability at most `alpha`
+    (Markov), for any distribution and any numbers of units. As long as units arrive in the arms at
+    one ratio it is a supermartingale, and the probability holds for all looks together (Ville).
+
+    Source: Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", J. R.
+    Stat. Soc. B 86 (2024), arXiv 2010.09686; the two-sample product is derived above.
+
+    Raises:
+        StatisticsError: `alpha` is out of range.
+    """
+    require_alpha(alpha)
+    cap = common_cap(control, treatment)
+    c, t = (np.minimum(arm.positive / cap, 1.0) for arm in (control, treatment))
+    ratio = scale * treatment.units / control.units
+    against = _STAKES
+    low = _bound(against, _wealth(against, t, c, ratio), treatment.units, alpha)
+    in_favour = _STAKES * min(1.0, 1.0 / ratio)
+    high = -_bound(in_favour, _wealth(-in_favour, t, c, ratio), treatment.units, alpha)
+    return Interval(cap * low, cap * high, 1 - 2 * alpha, _METHOD)
+
+
+def capped_difference(
+    control: SkewedMean, treatment: SkewedMean, *, scale: float = 1.0
+) -> Estimate:
+    """Estimate the loss ``scale · c - t`` between means of capped outcomes, for one planned look.
+
+    Its error is that of no difference: the variance of all units together. Measured in each arm,
+    the error would be small just where an arm has few buyers by chance.
+    """
+    cap = common_cap(control, treatment)
+    units = control.units + treatment.units
+    capped = [np.minimum(arm.positive, cap) for arm in (control, treatment)]
+    totals = [float(outcomes.sum()) for outcomes in capped]
+    squares = sum(float(outcomes @ outcomes) for outcomes in capped)
+    variance = max(squares - sum(totals) ** 2 / units, 0.0) / (units - 1)
+    error = math.sqrt(variance * (scale**2 / control.units + 1 / treatment.units))
+    value = scale * totals[0] / control.units - totals[1] / treatment.units
+    return Estimate(value, error, units, units - 2)
+
+
+def capped_loss_power(
+    baseline: SkewedMean,
+    control: int,
+    treatment: int,
+    *,
+    loss: float = 0.2,
+    margin: float = 0.0,
+    alpha: float = 0.05,
+) -> float:
+    """Estimate the probability that `capped_loss` excludes no loss, at a look at a number of units.
+
+    The logarithm of each stake's product is nearly normal, with moments from the baseline. The best
+    stake counts alone, and earlier looks do not: the true power is a little higher.
+
+    Args:
+        baseline: Outcomes of units without the change.
+        control: Units of the control.
+        treatment: Units of the treatment.
+        loss: True loss: this share of the buyers does not buy.
+        margin: Share of the control's mean that may be lost.
+        alpha: Probability of a false alarm, as for `capped_loss`.
+
+    Raises:
+        StatisticsError: A share or `alpha` is out of range, or an arm has fewer than two units.
+    """
+    require_alpha(alpha)
+    if not (0 <= loss <= 1 and 0 <= margin < 1 and min(control, treatment) >= 2):
+        raise StatisticsError(
+            f"loss must lie in [0, 1], margin in [0, 1), and each arm needs 2 units, not {loss}, "
+            f"{margin}, {control} and {treatment}"
+        )
+    w = np.minimum(baseline.positive / common_cap(baseline), 1.0)
+    buyers = len(w) / baseline.units
+    ratio = (1 - margin) * treatment / control
+    best = 0.0
+    for stake in _STAKES:
+        mean = spread = 0.0
+        for units, share, stakes in (
+            (treatment, buyers * (1 - loss), -stake),
+            (control, buyers, stake * ratio),
+        ):
+            gains = np.log1p(stakes * w)
+            first = share * float(gains.mean()) if len(w) else 0.0
+            second = share * float((gains**2).mean()) if len(w) else 0.0
+            mean += units * first
+            spread += units * max(second - first**2, 0.0)
+        if spread > 0:
+            missing = math.log(len(_STAKES) / alpha) - mean
+            best = max(best, float(special.ndtr(-missing / math.sqrt(spread))))
+    return best
+
+
+def _wealth(
+    stakes: NDArray[np.float64],
+    treatment: NDArray[np.float64],
+    control: NDArray[np.float64],
+    ratio: float,
+) -> NDArray[np.float64]:
+    """Compute the logarithms of the products ``[stakes]``; a negative stake bets on a gain."""
+    lost = np.log1p(-stakes[:, None] * treatment).sum(axis=1)
+    kept = np.log1p(stakes[:, None] * ratio * control).sum(axis=1)
+    wealth: NDArray[np.float64] = lost + kept
+    return wealth
+
+
+def _bound(
+    stakes: NDArray[np.float64], wealth: NDArray[np.float64], units: int, alpha: float
+) -> float:
+    """Find the largest loss at which the mean of the products is at least ``1 / alpha``."""
+    needed = math.log(len(stakes) / alpha)
+    low = float(((wealth - needed) / (stakes * units)).max())  # where one stake suffices
+    high = low + math.log(len(stakes)) / (float(stakes.min()) * units)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if special.logsumexp(wealth - stakes * units * middle) >= needed:
+            low = middle
+        else:
+            high = middle
+    return low
