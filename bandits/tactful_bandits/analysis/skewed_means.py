@@ -27,7 +27,7 @@ from tactful_bandits.errors import StatisticsError
 _BELOW_CAP = 0.9
 # Stakes of the bets, as shares of the largest possible one; each gets an equal part of alpha.
 _STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
-_HALVINGS = 40
+_STEPS = 6
 _METHOD = "betting on capped outcomes, any look"
 
 
@@ -117,8 +117,9 @@ def capped_loss_power(
     loss: float = 0.2,
     margin: float = 0.0,
     alpha: float = 0.05,
+    harm: bool = True,
 ) -> float:
-    """Estimate the probability that `capped_loss` excludes no loss, at a look at a number of units.
+    """Estimate the probability that `capped_loss` lies above 0, or below, at one look.
 
     The logarithm of each stake's product is nearly normal, with moments from the baseline. The best
     stake counts alone, and earlier looks do not: the true power is a little higher.
@@ -130,6 +131,7 @@ def capped_loss_power(
         loss: True loss: this share of the buyers does not buy.
         margin: Share of the control's mean that may be lost.
         alpha: Probability of a false alarm, as for `capped_loss`.
+        harm: Whether a loss beyond the margin is to be shown, instead of its absence.
 
     Raises:
         StatisticsError: A share or `alpha` is out of range, or an arm has fewer than two units.
@@ -143,22 +145,18 @@ def capped_loss_power(
     w = np.minimum(baseline.positive / common_cap(baseline), 1.0)
     buyers = len(w) / baseline.units
     ratio = (1 - margin) * treatment / control
-    best = 0.0
-    for stake in _STAKES:
-        mean = spread = 0.0
-        for units, share, stakes in (
-            (treatment, buyers * (1 - loss), -stake),
-            (control, buyers, stake * ratio),
-        ):
-            gains = np.log1p(stakes * w)
-            first = share * float(gains.mean()) if len(w) else 0.0
-            second = share * float((gains**2).mean()) if len(w) else 0.0
-            mean += units * first
-            spread += units * max(second - first**2, 0.0)
-        if spread > 0:
-            missing = math.log(len(_STAKES) / alpha) - mean
-            best = max(best, float(special.ndtr(-missing / math.sqrt(spread))))
-    return best
+    stakes = (_STAKES if harm else -_STAKES * min(1.0, 1.0 / ratio))[:, None]
+    mean = variance = np.zeros(len(_STAKES))
+    for units, share, gains in (
+        (treatment, buyers * (1 - loss), np.log1p(-stakes * w)),
+        (control, buyers, np.log1p(stakes * ratio * w)),
+    ):
+        first, second = (share * (gains**k).sum(axis=1) / max(len(w), 1) for k in (1, 2))
+        mean = mean + units * first
+        variance = variance + units * (second - first**2)
+    missing = math.log(len(_STAKES) / alpha) - mean
+    with np.errstate(divide="ignore"):
+        return float(special.ndtr(-missing / np.sqrt(np.maximum(variance, 0.0))).max())
 
 
 def _wealth(
@@ -177,14 +175,17 @@ def _wealth(
 def _bound(
     stakes: NDArray[np.float64], wealth: NDArray[np.float64], units: int, alpha: float
 ) -> float:
-    """Find the largest loss at which the mean of the products is at least ``1 / alpha``."""
+    """Find the largest loss at which the mean of the products is at least ``1 / alpha``.
+
+    The logarithm of the mean is convex and falls, so Newton's steps from below stay below.
+    """
     needed = math.log(len(stakes) / alpha)
-    low = float(((wealth - needed) / (stakes * units)).max())  # where one stake suffices
-    high = low + math.log(len(stakes)) / (float(stakes.min()) * units)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if special.logsumexp(wealth - stakes * units * middle) >= needed:
-            low = middle
-        else:
-            high = middle
-    return low
+    slopes = stakes * units
+    bound = float(((wealth - needed) / slopes).max())  # where one stake suffices
+    for _ in range(_STEPS):
+        logs = wealth - slopes * bound
+        products = np.exp(logs - logs.max())
+        total = float(products.sum())
+        excess = float(logs.max()) + math.log(total) - needed
+        bound += excess * total / float(products @ slopes)
+    return bound
