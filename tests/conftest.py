@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,6 +44,10 @@ settings.load_profile("tests")
 _RANDOM_FACTOR = 3  # how many times the examples of the default run a random one tries
 _RANDOM_S = 110  # seconds after which a random run begins no further test
 _TEST_S = 4  # seconds after which its tests try no further example, unless one has failed
+
+# A dashboard's page under test replaces the main module, which processes that tests start import;
+# its thread may do so when its own test has ended.
+_MAIN = sys.modules["__main__"]
 
 _started = time.monotonic()
 _test_started = _started
@@ -140,6 +145,7 @@ def _limited(test: Callable[..., None]) -> Callable[..., None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     global _test_started
     _test_started = time.monotonic()
+    sys.modules["__main__"] = _MAIN
     if _SEED is not None and time.monotonic() - _started > _RANDOM_S:
         pytest.skip(f"the {_RANDOM_S} s of a random run are over")
     for marker in item.iter_markers("service"):

@@ -64,6 +64,7 @@ def run(folder: Path, text: str, *options: str, **environment: str) -> tuple[int
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_services_and_examples(tmp_path: Path) -> None:
     """One line says which services were missing; in CI that fails, but for shared data.
 

@@ -49,6 +49,7 @@ def test_planted_failures_are_counted(
     assert inputs and all(path.read_bytes() != b"valid" for path in inputs)
 
 
+@pytest.mark.slow
 def test_a_few_thousand_inputs_of_every_decoder_are_refused_cleanly() -> None:
     made, crashes = fuzz.figures(True, inputs=8_000)
     assert crashes.value == 0, crashes.note

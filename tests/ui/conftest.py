@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,14 +24,6 @@ def _page(name: str) -> None:
 def open_at(name: str) -> AppTest:
     """One page of the dashboard, with the server that the environment names."""
     return AppTest.from_function(_page, args=(name,), default_timeout=30).run()
-
-
-@pytest.fixture(autouse=True)
-def main_module() -> Iterator[None]:
-    """Restore `__main__`: AppTest replaces it, and processes that a later test starts import it."""
-    main = sys.modules["__main__"]
-    yield
-    sys.modules["__main__"] = main
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def fire(servers: str, topic: str, values: list[object]) -> None:
     assert producer.flush(30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 def test_a_topic_is_moved_and_gone_on_with(kafka_servers: str, tmp_path: Path) -> None:
     topic = f"test-{uuid.uuid4().hex}"

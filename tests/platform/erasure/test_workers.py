@@ -322,6 +322,7 @@ def seal_log(config: Path, key: Path) -> None:
     config.write_text(f'{text}\n[privacy]\nsealed_log = true\nmaster_key_file = "{key}"\n')
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sealed_topics_hide_the_erased(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     seal_log(config, tmp_path / "master.key")

@@ -85,7 +85,7 @@ def ahead(number: int, device: int, **more: Any) -> dict[str, Any]:
     return {**fields, "context": {"received_at": at}}
 
 
-@pytest.mark.parametrize("devices", [1, 20])
+@pytest.mark.parametrize("devices", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_fast_clock(watched: Settings, shop: Shop, devices: int) -> None:
     """Devices with fast clocks stop no abandoned cart of others from being found."""
     people = [f"u{number}" for number in range(10)]
@@ -112,6 +112,7 @@ def test_fast_clock(watched: Settings, shop: Shop, devices: int) -> None:
     assert sorted(coupon["user_id"] for coupon in coupons_of(shop)) == people
 
 
+@pytest.mark.slow
 def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: Shop) -> None:
     with ExitStack() as stack:
         live = stack.enter_context(Live(Platform.open(watched, build)))

@@ -241,6 +241,7 @@ run_training(load_settings(Path(sys.argv[1])), {OPTIONS!r}, say=say)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues(kafka_servers: str, tmp_path: Path, tracking_uri: str) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)

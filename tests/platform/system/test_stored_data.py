@@ -73,6 +73,7 @@ def test_a_stored_data_directory(installation: Installation, made: Any) -> None:
     assert_same(installation, made, recorded("expected.json"), personal=True)
 
 
+@pytest.mark.slow
 def test_a_stored_backup(installation: Installation, made: Any, tmp_path: Path) -> None:
     """A server on the restored backup answers as when it was first restored."""
     restored = restore(installation, tmp_path / "restored")

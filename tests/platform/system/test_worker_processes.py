@@ -141,6 +141,7 @@ def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     assert answer_of(server, person) == theirs
 
 
+@pytest.mark.slow
 def test_a_worker_checks_keys_and_frees_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
     with open_keys(Settings(storage=StorageSettings(data=data))) as (_, store):
@@ -311,6 +312,7 @@ def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> Non
     wait_until(lambda: readiness(server)["checks"]["workers"] == "ok")
 
 
+@pytest.mark.slow
 def test_events_acknowledged_by_a_worker_survive_kills(data: Path) -> None:
     server = Server(data, workers=2)
     sent = [

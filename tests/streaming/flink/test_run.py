@@ -64,6 +64,7 @@ def run(
     return read_rows(servers, features, rows), read_rows(servers, match_topic, matches)
 
 
+@pytest.mark.slow
 def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:
     definitions = load_definitions("""
 - {name: n, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m}}
@@ -225,6 +226,7 @@ def test_a_script_that_flink_refuses_is_an_error(flink: LocalFlink) -> None:
         flink.run("SET 'a' = 'b'; -- ; INSERT\n/* ; */")
 
 
+@pytest.mark.slow
 def test_the_runner_is_rebuilt_after_changes(flink_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -254,7 +254,7 @@ def cut_for(proxy: Proxy, seconds: float) -> None:
     proxy.restore()
 
 
-@pytest.mark.parametrize("seconds", [0.5, 3.0])
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
     """Appends are accepted during the outage; Kafka has all acknowledged ones afterwards."""
     acknowledged: list[bytes] = []

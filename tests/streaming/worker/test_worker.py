@@ -259,6 +259,7 @@ def refuse(*_: object) -> None:
     raise StateError("No space left on device")
 
 
+@pytest.mark.slow
 def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
     """A worker is killed repeatedly between two commits, also by a full disk."""
     rng = random.Random(3)
@@ -284,7 +285,10 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
     worker.close()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["checkpoint", "replay"])
+@pytest.mark.parametrize(
+    "shared",
+    [pytest.param(True, id="checkpoint"), pytest.param(False, marks=pytest.mark.slow, id="replay")],
+)
 def test_another_host_goes_on(shard: Shard, tmp_path: Path, shared: bool) -> None:
     here = shard
     if shared:

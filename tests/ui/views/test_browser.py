@@ -54,6 +54,7 @@ def says(text: str) -> str:
     return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
 
 
+@pytest.mark.slow
 def test_live_demo_and_dark_charts(fake: FakePlatform, tmp_path: Path, chromium_path: Path) -> None:
     """The page shows a running demo, then the finished one, without a reload."""
     fake.publish(demo=sample.partial("train the ranker", 0.4))
