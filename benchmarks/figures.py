@@ -244,7 +244,7 @@ def write(benchmark: str, figures: Sequence[Figure], path: Path) -> None:
         raise ValueError(f"figures must have names of their own, given twice: {', '.join(twice)}")
     record = {
         "benchmark": benchmark,
-        "commit": _commit(),
+        "commit": commit(),
         "environment": environment(),
         "figures": [dataclasses.asdict(figure) for figure in figures],
     }
@@ -326,7 +326,7 @@ def _cpu_model() -> str:
     return models[0] if models else platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout; a trailing ``+`` marks changes that are not committed."""
     try:
         described = subprocess.run(

@@ -1,7 +1,8 @@
 """Fuzz of every decoder, in processes that are watched from outside.
 
 An input depends on the seed, the target and its number alone. What is not a clean refusal is
-written to ``reports/faults``: the input, and where it failed.
+written to ``reports/faults``: the input, and where it failed. Beside it stands what each decoder
+came to: a run that broke off goes on with the others, at the same commit and number of inputs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,7 +30,7 @@ import msgspec
 
 from benchmarks.faults.decoders import ERRORS, ROOT, Target, all_targets
 from benchmarks.faults.mutate import Mutator
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, commit
 
 CRASHES: Final = ROOT / "reports" / "faults"
 FIGURES: Final = [("fuzz_inputs", "inputs"), ("fuzz_crashes", "inputs")]
@@ -53,6 +55,15 @@ class Result:
     failures: Counter[str] = field(default_factory=Counter)
 
 
+class Finished(msgspec.Struct, frozen=True):
+    """Line of the file of results: one target that was fuzzed to its end."""
+
+    target: str
+    count: int
+    inputs: int
+    failures: dict[str, int]
+
+
 def figures(quick: bool, inputs: int | None = None) -> list[Figure]:
     """Fuzz all decoders; `inputs` in all, by default by `quick`."""
     wanted = inputs or (QUICK_INPUTS if quick else INPUTS)
@@ -62,9 +73,8 @@ def figures(quick: bool, inputs: int | None = None) -> list[Figure]:
         slow = sum(target.slow for target in targets)
         few = max(4, wanted // _SLOW_SHARE)
         many = (wanted - few * slow) // (len(targets) - slow) + 1
-        results = {
-            target.name: fuzz(target, few if target.slow else many, folder) for target in targets
-        }
+        counts = [(target, few if target.slow else many) for target in targets]
+        results = fuzz_all(counts, folder, CRASHES / f"fuzzed-{commit()}.jsonl")
     finally:
         shutil.rmtree(folder)
     made = sum(result.inputs for result in results.values())
@@ -76,6 +86,37 @@ def figures(quick: bool, inputs: int | None = None) -> list[Figure]:
         Figure("fuzz_inputs", made, "inputs", note=note),
         Figure("fuzz_crashes", crashes, "inputs", runs=made, note=told),
     ]
+
+
+def fuzz_all(
+    counts: Sequence[tuple[Target, int]], folder: Path, finished: Path
+) -> dict[str, Result]:
+    """Fuzz targets; those that `finished` holds with the same count are not fuzzed again.
+
+    The file is removed once all are fuzzed. It holds the results of a run that broke off.
+    """
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    lines = finished.read_bytes().splitlines() if finished.exists() else []
+    before = {(line.target, line.count): line for line in map(_decode_line, lines) if line}
+    results = {}
+    for target, count in counts:
+        line = before.get((target.name, count))
+        if line is None:
+            result = fuzz(target, count, folder)
+            line = Finished(target.name, count, result.inputs, dict(result.failures))
+            with finished.open("ab") as file:
+                file.write(msgspec.json.encode(line) + b"\n")
+        results[target.name] = Result(line.inputs, Counter(line.failures))
+    finished.unlink(missing_ok=True)
+    return results
+
+
+def _decode_line(line: bytes) -> Finished | None:
+    """Return a target's result, None of a line that was cut off."""
+    try:
+        return msgspec.json.decode(line, type=Finished)
+    except msgspec.DecodeError:
+        return None
 
 
 def fuzz(target: Target, count: int, folder: Path, first: int = 0) -> Result:

@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.faults import damage, fuzz
@@ -47,6 +49,27 @@ def test_planted_failures_are_counted(
     assert result.failures.total() >= 1
     inputs = list((tmp_path / "kept").glob("*.input"))
     assert inputs and all(path.read_bytes() != b"valid" for path in inputs)
+
+
+def test_a_run_that_broke_off_continues(tmp_path: Path) -> None:
+    """Targets that were finished are not fuzzed again; a line that was cut off counts as none."""
+    whole = tmp_path / "decoded"
+    finished = tmp_path / "finished.jsonl"
+
+    def target(name: str) -> Target:
+        def decode(data: bytes) -> None:
+            with whole.open("a") as file:
+                file.write(name)
+
+        return Target(name, decode, [b"valid"])
+
+    first = fuzz.Finished("a", 3, 3, {"KeyError at a.py": 2})
+    finished.write_bytes(msgspec.json.encode(first) + b'\n{"target": "b", "cou')
+    results = fuzz.fuzz_all([(target("a"), 3), (target("b"), 2)], tmp_path, finished)
+    assert results["a"] == fuzz.Result(3, Counter({"KeyError at a.py": 2}))
+    assert results["b"] == fuzz.Result(2, Counter())
+    assert set(whole.read_text()) == {"b"}
+    assert not finished.exists()
 
 
 @pytest.mark.slow
