@@ -66,6 +66,15 @@ class TopicError(LogError, LookupError):
     """The topic of the log or one of its partitions does not exist."""
 
 
+class TopicMissingError(TopicError):
+    """A broker reports a topic or partition missing, as one that restarts may do of any topic."""
+
+    def __init__(self, message: str, topic: str) -> None:
+        """Keep the text and the name of the topic."""
+        super().__init__(message)
+        self.topic = topic
+
+
 class FencedError(LogError, RuntimeError):
     """Another process owns the partition: writes of this process are refused."""
 

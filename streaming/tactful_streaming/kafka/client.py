@@ -12,7 +12,7 @@ from tactful_streaming.errors import (
     LogSettingsError,
     LogUnreachableError,
     OffsetError,
-    TopicError,
+    TopicMissingError,
 )
 from tactful_streaming.kafka.config import KafkaSettings
 
@@ -33,6 +33,15 @@ _ABSENT = (
     *("_MSG_TIMED_OUT", "_RESOLVE", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "REQUEST_TIMED_OUT"),
     *("NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND"),
     *("BROKER_NOT_AVAILABLE", "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION"),
+)
+# A broker answers, and has lost its disk, moves partitions or groups, or has just started.
+_TEMPORARY = (
+    *("KAFKA_STORAGE_ERROR", "REPLICA_NOT_AVAILABLE", "PREFERRED_LEADER_NOT_AVAILABLE"),
+    *("FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE", "UNKNOWN_TOPIC_ID"),
+    *("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS"),
+    *("_WAIT_COORD", "_WAIT_CACHE", "CONCURRENT_TRANSACTIONS", "UNSTABLE_OFFSET_COMMIT"),
+    *("REBALANCE_IN_PROGRESS", "THROTTLING_QUOTA_EXCEEDED", "NOT_CONTROLLER", "UNKNOWN"),
+    "_INCONSISTENT",  # records of a transaction were not delivered
 )
 _LOST = (
     *("_FATAL", "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"),
@@ -125,15 +134,15 @@ def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -
     """Convert an error of the client to a LogError that says what to do."""
     where = f"topic {settings.topic!r} at {settings.servers}"
     if _has_code(error, ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")):
-        return TopicError(
-            f"{where}: the topic or one of its partitions is not there. If it was deleted, its "
-            "records are lost: make it again and rebuild, or restore it from a backup"
-        )
+        return missing_topic(settings)
     if _has_code(error, _REFUSED):
         return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
     if _has_code(error, _ABSENT + _LOST):
         reason = error.str() if causes is None else f"{error.str()}; {causes}"
         return LogUnreachableError(f"{where}: no broker answers ({reason})", retry_after=2.0)
+    if _has_code(error, _TEMPORARY) or error.retriable():
+        reason = f"{error.name()}: {error.str()}"
+        return LogUnreachableError(f"{where}: not served at present ({reason})", retry_after=2.0)
     return LogError(f"{where}: {error.name()}: {error.str()}")
 
 
@@ -142,8 +151,7 @@ def lasting_problem(
 ) -> LogError | None:
     """Convert an error as `explain`; None for one that the client recovers from by itself."""
     problem = explain(error, settings, causes)
-    transient = isinstance(problem, LogUnreachableError) or error.retriable()
-    return None if transient else problem
+    return None if isinstance(problem, LogUnreachableError) else problem
 
 
 def lost_identity(error: Any) -> bool:
@@ -154,6 +162,15 @@ def lost_identity(error: Any) -> bool:
 def _has_code(error: Any, names: Sequence[str]) -> bool:
     kafka = import_kafka().KafkaError
     return error.code() in [getattr(kafka, name) for name in names]
+
+
+def missing_topic(settings: KafkaSettings) -> TopicMissingError:
+    """Make the error for the answer of one broker that a topic or partition is missing."""
+    return TopicMissingError(
+        f"topic {settings.topic!r} at {settings.servers}: the topic or one of its partitions is "
+        "not there, by the answer of one broker, which may have just started",
+        settings.topic,
+    )
 
 
 def dropped_records(settings: KafkaSettings, number: int, low: int, start: int) -> OffsetError:

@@ -10,17 +10,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from tactful_streaming.contract.log_entries import Records
+from tactful_streaming.errors import (
+    FencedError,
+    LogError,
+    LogUnreachableError,
+    TopicMissingError,
+)
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topic_watch import TopicWatch
+from tactful_streaming.kafka.topics import topic_id
 
 _logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
+_ASK_TIMEOUT_S = 3.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+
+TEMPORARY = (LogUnreachableError, TopicMissingError)
+"""Errors after which a member waits and tries again."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +53,16 @@ class PartitionGroup:
     Rebalances are cooperative: only partitions that change their owner stop, and the former owner
     revokes them first, while it still owns them.
 
+    The group gives partitions to this member, which opens their states and only then assigns them
+    to the client. While brokers are away or a topic seems to be missing, partitions wait, and
+    their states are opened again and again with growing pauses::
+
+        given by the group → _waiting → state open, in _next, assigned to the client → revoked
+                                 ↑_____________ suspend() ____________|
+
     Shape of the data, by partition::
 
-        _next    {3: 1041}            next offset to read, of every assigned partition
+        _next    {3: 1041}            next offset to read, of every open partition
         _newest  {3: 1767268800000}   timestamp of the last record read, epoch ms
         _ends    {3: 1042}            end of the partition, once it was reached
     """
@@ -55,14 +76,18 @@ class PartitionGroup:
         revoked: Callable[[Sequence[int]], None],
         lost: Callable[[Sequence[int]], None],
         instance: str | None = None,
+        topic_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Subscribe; the first polls join `group`.
 
         `assigned` opens the state of a newly assigned partition and returns the offset to read
-        from; None: the offset committed to the group, else the oldest. `revoked` commits and closes
-        the state of partitions, which another member may own when it returns. `lost` closes the
-        state of those that another member took after this one missed its heartbeats. A member
-        that keeps the name `instance` across a quick restart moves no partitions.
+        from; None: the offset committed to the group, else the oldest. After an error of
+        `TEMPORARY` it is called again later. `revoked` commits and closes the state of partitions,
+        which another member may own when it returns. `lost` closes the state of those that another
+        member took after this one missed its heartbeats. A member that keeps the name `instance`
+        across a quick restart moves no partitions. After an outage the topic has to have the id
+        `topic_id` (None: the first one seen).
         """
         self._settings = settings
         self._kafka = client.import_kafka()
@@ -70,10 +95,13 @@ class PartitionGroup:
         self._next: dict[int, int] = {}
         self._newest: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self._moved: set[int] = set()
+        self._waiting: list[int] = []
+        self._clock = clock
+        self._pause_s, self._open_at = _FIRST_PAUSE_S, 0.0
         self._problem: BaseException | None = None
+        self._trouble: LogError | None = None
         self._causes = client.Causes()
-        self._away = False
+        self._watches = {settings.topic: TopicWatch(settings, topic_id, self._ask, clock=clock)}
         config = settings.consumer_config(group)
         if instance is not None:
             config["group.instance.id"] = instance
@@ -87,8 +115,13 @@ class PartitionGroup:
 
     @property
     def partitions(self) -> frozenset[int]:
-        """The assigned partitions."""
+        """The assigned partitions whose states are open."""
         return frozenset(self._next)
+
+    @property
+    def trouble(self) -> LogError | None:
+        """Reason why partitions wait for the brokers at present; None if none does."""
+        return self._trouble
 
     def poll(self, limit: int, wait_s: float) -> dict[int, Records]:
         """Read records by partition, in order within each; rebalances happen in this call.
@@ -97,26 +130,33 @@ class PartitionGroup:
         member.
 
         Raises:
-            OffsetError, TopicError: if a partition does not hold the offset, or was deleted.
+            OffsetError: if a partition does not hold the offset.
+            TopicError: if the brokers report the topic missing for so long that it was deleted.
             Exception: a LogError that lasts, or the error of a callback.
         """
-        self._moved.clear()
         first = self._consumer.poll(wait_s)
         more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
         records = self._split([first, *more] if first is not None else [])
-        # Records of partitions that were assigned or revoked during this call may belong to an
-        # earlier assignment, and a revoked partition may still deliver some.
-        for number in (self._moved & records.keys()) | (records.keys() - self._next.keys()):
-            records.pop(number, None)
-            if number in self._next:
-                self._ends.pop(number, None)
-                self._consumer.seek(self._tp(number, self._next[number]))
+        # A partition that was revoked, or that waits, may still deliver records.
+        records = {number: run for number, run in records.items() if number in self._next}
         for number, run in records.items():
             self._next[number] = run.offsets[-1] + 1
-        if records:
-            self._answered()
         self._check()
+        try:
+            self._open_waiting()
+        except Exception as error:
+            self._fail(error)  # by the next call: these records have been read
         return records
+
+    def suspend(self, problem: LogError) -> None:
+        """Stop reading until later polls have opened all states again; they are closed now."""
+        opened = [*self._next]
+        tps = [self._tp(number) for number in opened]
+        self._consumer.resume(tps)  # the client would keep a pause
+        self._consumer.incremental_unassign(tps)
+        self._close(opened)
+        self._waiting += opened
+        self._postpone(problem)
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
         """Commit to the group up to which offsets the state of assigned partitions is durable.
@@ -191,43 +231,104 @@ class PartitionGroup:
             self._newest[number] = run[-1].timestamp()[1]
         return records
 
-    def _on_assign(self, consumer: Any, partitions: Sequence[Any]) -> None:
+    def _on_assign(self, _: Any, partitions: Sequence[Any]) -> None:
         numbers = [tp.partition for tp in partitions]
         _logger.info("partitions %s of topic %s are assigned", numbers, self._settings.topic)
-        self._answered()
-        try:
-            starts = {number: self._start(number) for number in numbers}
-        except BaseException as error:
-            # The client would suppress an error that a callback raises.
-            self._fail(error)
-            consumer.incremental_assign([])  # otherwise the client assigns them without offsets
+        self._watches[self._settings.topic].seen()
+        self._waiting += numbers
+        self._consumer.incremental_assign([])  # otherwise the client assigns them without offsets
+
+    def _open_waiting(self) -> None:
+        """Open the states of waiting partitions, unless the brokers do not serve them yet."""
+        if self._trouble is None and not self._waiting:
             return
-        self._moved.update(numbers)
-        self._next.update(starts)
-        consumer.incremental_assign([self._tp(number, at) for number, at in starts.items()])
+        for topic, watch in [*self._watches.items()]:
+            if not watch.settled():
+                return
+            if topic != self._settings.topic:
+                del self._watches[topic]
+        if self._waiting and self._clock() < self._open_at:
+            return
+        while self._waiting:
+            number = self._waiting[0]
+            try:
+                start = self._start(number)
+            except TEMPORARY as error:
+                # The next attempt begins with the others.
+                self._waiting.append(self._waiting.pop(0))
+                self._postpone(error)
+                return
+            self._next[self._waiting.pop(0)] = start
+            self._consumer.incremental_assign([self._tp(number, start)])
+            self._pause_s = _FIRST_PAUSE_S
+        if self._trouble is not None:
+            self._trouble = None
+            _logger.info("topic %s is read again", self._settings.topic)
+
+    def _postpone(self, problem: LogError) -> None:
+        self._open_at = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._doubt(problem)
+
+    def _doubt(self, problem: LogError) -> None:
+        """Open no states before all topics concerned are known to exist; log the first problem."""
+        topic = problem.topic if isinstance(problem, TopicMissingError) else self._settings.topic
+        if topic not in self._watches:
+            named = replace(self._settings, topic=topic)
+            self._watches[topic] = TopicWatch(named, None, self._ask, clock=self._clock)
+            self._watches[topic].seen()
+        self._watches[topic].begin()
+        if self._trouble is None:
+            _logger.warning("nothing is read until the brokers serve it: %s", problem)
+        self._trouble = problem
+
+    def _ask(self, settings: KafkaSettings) -> str | None:
+        # The client itself looks for a missing topic every five minutes only, unless it is asked.
+        try:
+            count = client.count_partitions(self._consumer, settings, _ASK_TIMEOUT_S)
+        except self._kafka.KafkaException as error:
+            raise client.explain(error.args[0], settings) from error
+        identity = topic_id(settings, timeout_s=_ASK_TIMEOUT_S)
+        if count is None:
+            missing = client.missing_topic(settings)
+            if identity is None:
+                raise missing
+            raise LogUnreachableError(f"{missing}, and another reports it there", retry_after=2.0)
+        return identity
 
     def _start(self, number: int) -> int:
-        position = self._assigned(number)
         low, _ = client.partition_bounds(self._consumer, self._settings, number, _TIMEOUT_S)
+        position = self._assigned(number)
         if position is not None:
             if position < low:
                 raise client.dropped_records(self._settings, number, low, position)
             return position
         try:
-            committed = client.ask(lambda: self._consumer.committed([self._tp(number)], _TIMEOUT_S))
+            asked = [self._tp(number)]
+            (committed,) = client.ask(lambda: self._consumer.committed(asked, _TIMEOUT_S))
         except self._kafka.KafkaException as error:
             raise client.explain(error.args[0], self._settings) from error
-        return max(int(committed[0].offset), low)
+        if committed.error is not None:
+            raise client.explain(committed.error, self._settings)
+        return max(int(committed.offset), low)
 
     def _drop(self, partitions: Sequence[Any], callback: Callable[[Sequence[int]], None]) -> None:
-        numbers = [tp.partition for tp in partitions if tp.partition in self._next]
+        numbers = [tp.partition for tp in partitions]
         _logger.info("partitions %s of topic %s are revoked", numbers, self._settings.topic)
-        self._moved.update(numbers)
+        self._waiting = [number for number in self._waiting if number not in numbers]
+        opened = [number for number in numbers if number in self._next]
         try:
-            if numbers:
-                callback(numbers)
+            if opened:
+                callback(opened)
         except BaseException as error:
+            # The client would suppress an error that a callback raises.
             self._fail(error)
+        self._close(opened)
+        # Without this the client removes all of them, fails at those it was not assigned, and
+        # waits for ever for the end of the rebalance.
+        self._consumer.incremental_unassign([self._tp(number) for number in opened])
+
+    def _close(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             del self._next[number]
             self._newest.pop(number, None)
@@ -246,20 +347,18 @@ class PartitionGroup:
 
     def _on_error(self, error: Any) -> None:
         self._causes.note(error)
+        problem = client.explain(error, self._settings, self._causes)
         # The loss of one broker of several is harmless; the loss of all is logged once.
-        if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN and not self._away:
-            self._away = True
-            problem = client.explain(error, self._settings, self._causes)
-            _logger.warning("nothing is read until a broker answers: %s", problem)
-        lasting = client.lasting_problem(error, self._settings, self._causes)
+        down = error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN
+        if error.fatal() or error.code() == self._kafka.KafkaError._FATAL:
+            self._fail(FencedError(f"the client was shut out of its group ({error.str()})"))
+        elif down or isinstance(problem, TopicMissingError):
+            self._doubt(problem)
         # After MAX_POLL_EXCEEDED the client joins the group again by itself.
-        if lasting is not None and error.code() != self._kafka.KafkaError._MAX_POLL_EXCEEDED:
-            self._fail(lasting)
-
-    def _answered(self) -> None:
-        if self._away:
-            self._away = False
-            _logger.info("a broker of topic %s answers again", self._settings.topic)
+        elif error.code() != self._kafka.KafkaError._MAX_POLL_EXCEEDED and not isinstance(
+            problem, LogUnreachableError
+        ):
+            self._fail(problem)
 
     def _fail(self, problem: BaseException) -> None:
         """Make the next poll raise the first problem."""

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from tactful_streaming.contract.log_entries import Row
-from tactful_streaming.errors import FencedError, LogWriteError, TopicError
-from tactful_streaming.kafka.client import count_partitions, explain, import_kafka
+from tactful_streaming.errors import FencedError, LogWriteError
+from tactful_streaming.kafka.client import count_partitions, explain, import_kafka, missing_topic
 from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class TransactionalProducer:
             settings = replace(self._settings, topic=topic)
             count = count_partitions(self._producer, settings, self._timeout_s)
         if count is None:
-            raise TopicError(f"{self._where()}: topic {topic!r} does not exist: make it first")
+            raise missing_topic(settings)
         return lambda key: int(self._kafka.murmur2(key.encode(), count))
 
     def write(self, topic: str, rows: Sequence[Row], partition: int = _BY_KEY) -> None:

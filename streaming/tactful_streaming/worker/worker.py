@@ -10,13 +10,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
-from tactful_streaming.kafka.consumer_group import PartitionGroup
+from tactful_streaming.kafka.consumer_group import TEMPORARY, PartitionGroup
 from tactful_streaming.worker.partition_job import JobOptions, PartitionJob, purge_idle
+from tactful_streaming.worker.progress import PartitionProgress, WorkerProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -46,35 +47,6 @@ class WorkerOptions:
 DEFAULT_WORKER_OPTIONS = WorkerOptions()
 
 
-@dataclass(frozen=True)
-class PartitionProgress:
-    """Progress of a partition."""
-
-    offset: int  # next offset to apply
-    committed: int  # next offset to apply after a crash
-    watermark: int  # epoch milliseconds
-    records: int  # records not read yet, by the last answer of the broker
-    behind_ms: int  # age of the newest record read, while more wait; 0 at the end
-    idle: bool  # whether no record came for a while
-    paused: bool  # whether it waits for slower partitions
-
-
-@dataclass(frozen=True)
-class WorkerProgress:
-    """Counts of a worker since its start."""
-
-    partitions: Mapping[int, PartitionProgress]  # owned partitions, by number
-    entries: int = 0  # entries of the log applied
-    rows: int = 0  # rows of window results, matches and late events written
-    actions: int = 0  # actions appended to the log
-    handovers: int = 0  # entries appended to other partitions
-    ticks: int = 0  # ticks appended to the log
-    late: int = 0  # times an event came too late for a feature
-    duplicates: int = 0  # events that had been applied before
-    invalid: int = 0  # records that are no entry
-    dropped: int = 0  # events that the rules kept back
-
-
 @contextmanager
 def _collector_paused() -> Iterator[None]:
     """Disable the cycle collector during a batch.
@@ -97,6 +69,9 @@ class Worker:
     ::
 
         PartitionGroup.poll → {0: records, 3: records} → PartitionJob 0, PartitionJob 3
+
+    While the brokers do not take what it writes, it waits: it closes all states, as after a crash,
+    and continues from their last commits.
     """
 
     def __init__(
@@ -142,12 +117,18 @@ class Worker:
             revoked=self._revoked,
             lost=self._drop,
             instance=pace.instance,
+            topic_id=options.topic_id,
         )
 
     @property
     def jobs(self) -> Mapping[int, PartitionJob]:
         """The jobs of the owned partitions, by number."""
         return self._jobs
+
+    @property
+    def trouble(self) -> LogError | None:
+        """Reason why it waits for the brokers at present; None if it does not."""
+        return self._group.trouble
 
     def run(
         self, stop: Callable[[], bool], progress: Callable[[WorkerProgress], None] = lambda _: None
@@ -161,13 +142,14 @@ class Worker:
         Raises:
             FencedError: if this process was silent for so long that another one owns a partition:
                 start it again.
-            StreamingError: if the log, the state or a target fails. Nothing is lost: the next owner
-                continues from the last commit.
+            StreamingError: if the log, the state or a target fails for good. Nothing is lost: the
+                next owner continues from the last commit.
         """
         while not stop():
             if self.step():
                 progress(self.progress())
-        self.commit()
+        with self._patience():
+            self.commit()
         progress(self.progress())
 
     def drain(self, partitions: int, *, patience_s: float, stop: Callable[[], bool]) -> bool:
@@ -184,7 +166,7 @@ class Worker:
         while len(self._jobs) < partitions:
             if self._clock() >= until:
                 missing = sorted(set(range(partitions)) - self._jobs.keys())
-                raise LogError(
+                raise self.trouble or LogError(
                     f"partitions {', '.join(map(str, missing))} of topic "
                     f"{self._options.kafka.topic!r} were not assigned within {patience_s:g} s: "
                     f"workers of group {self._options.group!r} are running: stop them all"
@@ -212,9 +194,25 @@ class Worker:
                 return True
             reached = newest
 
-    @_collector_paused()
     def step(self) -> bool:
         """Read and apply one batch, and commit if due; return whether it committed."""
+        with self._patience():
+            return self._step()
+        return False
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Close all states, to be opened later, when the brokers do not take what is written."""
+        try:
+            yield
+        except TEMPORARY as error:
+            try:
+                self._drop(list(self._jobs))
+            finally:
+                self._group.suspend(error)
+
+    @_collector_paused()
+    def _step(self) -> bool:
         self._rest()
         wait = self._commit_at - self._clock()
         if wait > 0:
@@ -293,8 +291,10 @@ class Worker:
 
     def abandon(self) -> None:
         """Close the states and leave the group without a commit, after an error."""
-        self._drop(list(self._jobs))
-        self._group.close()
+        try:
+            self._drop(list(self._jobs))
+        finally:
+            self._group.close()
 
     def _appended(self) -> int:
         """Number of actions, transfers and ticks that this worker has appended."""
@@ -302,7 +302,7 @@ class Worker:
 
     def _check_owned(self, numbers: Collection[int]) -> None:
         if lost := sorted(set(numbers) - self._jobs.keys()):
-            raise LogError(
+            raise self.trouble or LogError(
                 f"partitions {', '.join(map(str, lost))} of topic {self._options.kafka.topic!r} "
                 f"went to another worker of group {self._options.group!r}: stop them all"
             )
@@ -333,18 +333,21 @@ class Worker:
             for number in owned:
                 self._committed[number] = self._jobs[number].commit()
             self._group.commit({number: self._committed[number] for number in owned}, wait=True)
+        except TEMPORARY as error:
+            _logger.warning("partitions %s continue from an earlier commit: %s", owned, error)
         finally:
             self._drop(owned)
 
     def _drop(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            job = self._jobs.pop(number, None)
-            self._heard.pop(number, None)
-            self._committed.pop(number, None)
-            self._paused.discard(number)
-            if job is not None:
-                self._counts["rows"] += job.rows
-                job.close()
+        with ExitStack() as closing:  # closes all of them, also if some fail
+            for number in numbers:
+                job = self._jobs.pop(number, None)
+                self._heard.pop(number, None)
+                self._committed.pop(number, None)
+                self._paused.discard(number)
+                if job is not None:
+                    self._counts["rows"] += job.rows
+                    closing.callback(job.close)
 
     def _idle(self) -> set[int]:
         """Return the partitions that were silent for a while, though they were read."""

@@ -13,9 +13,11 @@ from tests.streaming import brokers
 from tests.streaming.brokers import broker_behind_proxy, new_log, patiently, topic_name
 
 from tactful_streaming.errors import OffsetError, TopicError
+from tactful_streaming.kafka import topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 
@@ -212,11 +214,26 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
     group.close()
 
 
-def test_an_absent_topic(kafka_servers: str) -> None:
+def test_an_absent_topic(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), session_timeout_ms=2000)
     group = member(settings, lambda _: 0)
-    with pytest.raises(TopicError, match="is not there"):
+    monkeypatch.setattr(topic_watch, "_BELIEVED_AFTER_S", 1.0)
+    monkeypatch.setattr(topic_watch, "_ASK_EVERY_S", 0.2)
+    with pytest.raises(TopicError, match=r"does not exist .*make it first"):
         patiently(lambda: group.poll(1, 0.05) and False)
+    group.close()
+
+
+@pytest.mark.slow  # the client looks for missing topics after five seconds only
+def test_a_topic_made_after_its_reader(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), session_timeout_ms=6000)
+    group = member(settings, lambda _: 0)
+    patiently(lambda: group.poll(1, 0.05) or group.trouble is not None)
+    ensure_topic(settings, consumer_threads=2)
+    with KafkaLog(settings) as log:
+        log.append([b"x"], ["u"])
+    patiently(lambda: group.poll(1, 0.05), 60)
+    assert group.trouble is None
     group.close()
 
 
@@ -250,8 +267,8 @@ def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptur
         patiently(lambda: worker.work() or log.problem is None)
         log.append([b"more"], ["u"])
         patiently(lambda: worker.work() == 1)
-        assert told("nothing is read until a broker answers: topic") == 1
-        assert told("answers again") == 1
+        assert told("nothing is read until the brokers serve it: topic") == 1
+        assert told("is read again") == 1
         worker.group.close()
 
 

@@ -1,0 +1,110 @@
+"""Whether a topic that brokers do not serve at present still exists."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tactful_streaming.errors import LogUnreachableError, TopicError, TopicMissingError
+from tactful_streaming.kafka.config import KafkaSettings
+
+_ASK_EVERY_S = 2.0
+_BELIEVED_AFTER_S = 30.0
+
+
+class TopicWatch:
+    """Asks for a topic while there is doubt, for one thread.
+
+    A broker that restarts may report a topic missing that exists. A topic counts as deleted only
+    if all answers of 30 seconds report it missing; the lack of an answer proves nothing.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        known: str | None,
+        ask: Callable[[KafkaSettings], str | None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch a topic.
+
+        Args:
+            settings: address and name of the topic.
+            known: id of the topic; None: the id of its first answer.
+            ask: returns the id, None from brokers without ids, or raises TopicMissingError or
+                LogUnreachableError.
+            clock: monotonic seconds.
+        """
+        self._settings = settings
+        self._known = known
+        self._seen = known is not None
+        self._ask = ask
+        self._clock = clock
+        self._ask_at = 0.0
+        self._missing_since: float | None = None
+        self._doubt = False
+
+    @property
+    def doubt(self) -> bool:
+        """Whether the next answer is awaited."""
+        return self._doubt
+
+    def begin(self) -> None:
+        """Begin to doubt that the topic exists, or that a broker answers."""
+        if not self._doubt:
+            self._doubt = True
+            self._ask_at = 0.0
+
+    def seen(self) -> None:
+        """Note that the topic has been assigned or read."""
+        self._seen = True
+
+    def settled(self) -> bool:
+        """Ask, if there is doubt and an answer is due; return whether the topic exists.
+
+        Raises:
+            TopicError: if the topic was deleted, or deleted and made anew; TopicMissingError if it
+                never existed.
+            LogError: if the cluster refuses the question.
+        """
+        if not self._doubt or self._clock() < self._ask_at:
+            return not self._doubt
+        try:
+            identity = self._ask(self._settings)
+        except LogUnreachableError:
+            self._missing_since = None
+        except TopicMissingError as error:
+            if self._missing_since is None:
+                self._missing_since = self._clock()
+            if self._clock() - self._missing_since >= _BELIEVED_AFTER_S:
+                raise self._deleted() from error
+        else:
+            self._missing_since = None
+            self._doubt = False
+            self._compare(identity)
+        self._ask_at = self._clock() + _ASK_EVERY_S
+        return not self._doubt
+
+    def _compare(self, identity: str | None) -> None:
+        self._seen = True
+        self._known = self._known or identity
+        if identity is not None and identity != self._known:
+            raise TopicError(
+                f"topic {self._settings.topic!r} at {self._settings.servers} was deleted and made "
+                "anew. Stop all processes that use it, and restore the old one from a backup or "
+                "begin again with the new one"
+            )
+
+    def _deleted(self) -> TopicError:
+        where = f"topic {self._settings.topic!r} at {self._settings.servers}"
+        since = f"all answers of {_BELIEVED_AFTER_S:g} s report it missing"
+        if not self._seen:
+            return TopicMissingError(
+                f"{where} does not exist ({since}): make it first, or name another",
+                self._settings.topic,
+            )
+        return TopicError(
+            f"{where} is not there any more: {since}. If it was deleted, its records are lost: "
+            "restore it from a backup, or make it again and rebuild"
+        )
