@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.kills.topics import Stalled
-from tactful.cli.serve import FENCED
+from tactful.util.supervisor import RESTART
 
 TACTFUL = (sys.executable, "-m", "tactful")
 """What starts the command line; a test puts a broken one in its place."""
@@ -85,7 +85,7 @@ class Process:
             RuntimeError: if it has ended by itself.
         """
         assert self._process is not None
-        if (code := self._process.poll()) == FENCED:
+        if (code := self._process.poll()) == RESTART:
             self.start()
         elif code is not None:
             raise RuntimeError(f"{self.name} ended with {code}: {self._last_words()}")

@@ -10,11 +10,8 @@ from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.directory_lock import exclusive
-from tactful.util.supervisor import supervise_this
+from tactful.util.supervisor import RESTART, supervise_this
 from tactful_streaming.errors import StreamingError
-
-FENCED = 75
-"""Exit code that asks to be started again: this process was silent for too long."""
 
 _LOG_FILES = ("segments", "bounds")  # files in the directory of a log
 
@@ -34,7 +31,7 @@ _accept_loss = click.option(
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
 @click.option("--workers", type=int, help="Number of additional processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
-@click.option("--supervise", is_flag=True, help="Restart the server after a crash.")
+@click.option("--supervise", is_flag=True, help="Restart the server after a crash or a kill.")
 @_accept_loss
 @cli.json_option
 def serve(
@@ -63,7 +60,9 @@ def serve(
 )
 @click.option("--fired-topic", help="Topic for fired windows.")
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
-@click.option("--supervise", is_flag=True, help="Restart the worker after a crash or exit code 75.")
+@click.option(
+    "--supervise", is_flag=True, help="Restart the worker after a crash, a kill or exit code 75."
+)
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
 @_accept_loss
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
@@ -85,13 +84,13 @@ def worker(
     if supervise:
         if accept_loss:
             raise click.UsageError("--supervise not with --accept-loss: a crash would repeat it")
-        supervise_this(again=FENCED)
+        supervise_this(again=RESTART)
     if accept_loss:
         _accept_losses(settings.storage.data)
     from tactful.feature_workers.run import run_workers  # not in a supervising process
 
     if not run_workers(settings, matches_topic, idle_exit=idle_exit, as_json=as_json):
-        raise SystemExit(FENCED)
+        raise SystemExit(RESTART)
 
 
 def _accept_losses(data: Path) -> None:

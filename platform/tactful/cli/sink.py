@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import click
 
 from tactful.cli import options as cli
 from tactful.errors import ConfigError, StorageError
+from tactful.util.deadline import Deadline
 from tactful.util.signals import on_stop_signals
+from tactful.util.supervisor import RESTART, supervise_this
 from tactful_streaming.errors import LogError, LogSettingsError, OnlineStoreError
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.consumer_group import TEMPORARY
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import RowTarget, SinkProgress, open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
+
+_END_S = 35.0
+"""Longest time from a stop signal to the end of the process."""
 
 # Properties of Kafka's clients that have a name of ours.
 _SETTINGS = {
@@ -52,6 +59,9 @@ _SETTINGS = {
     help="File of client properties, NAME=VALUE a line, for TLS and SASL.",
 )
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
+@click.option(
+    "--supervise", is_flag=True, help="Restart the sink after a crash, a kill or exit code 75."
+)
 @cli.json_option
 def sink(
     servers: str,
@@ -62,22 +72,35 @@ def sink(
     ttl: float | None,
     properties: Path | None,
     idle_exit: float | None,
+    supervise: bool,
     as_json: bool,
 ) -> None:
     """Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.
 
-    After a crash uncommitted windows are read again; the newest one counts.
+    After a crash uncommitted windows are read again; the newest one counts. Exit code 75: start it
+    again.
     """
+    if supervise:
+        supervise_this(again=RESTART)
     with cli.reported_as(ConfigError, LogSettingsError):
         settings = _kafka_settings(servers, topic, properties)
     with cli.reported_as(StorageError, OnlineStoreError, LogError):
         target = _open_target(location, prefix, ttl)
         source = open_rows(settings, group)
     told = threading.Event()  # a batch at hand is written and committed
+    text = f"tactful: the sink did not end within {_END_S:g} s. Nothing is lost. Present calls:"
+    deadline = Deadline(_END_S, RESTART, text)
+
+    def end() -> None:
+        told.set()
+        deadline.begin()
+
     with (
+        deadline,
         cli.progress_bar(quiet=as_json, unit=" rows", desc=topic) as bar,
-        on_stop_signals(told.set),
+        on_stop_signals(end),
         cli.reported_as(StorageError, LogError),
+        _restarted(),
         closing(target),
         closing(source),
     ):
@@ -99,6 +122,16 @@ def sink(
         cli.print_json({**figures, "failures": done.failures})
     else:
         click.echo(f"{done.rows} rows written, {done.invalid} invalid, {done.empty} empty")
+
+
+@contextmanager
+def _restarted() -> Iterator[None]:
+    """End with the exit code that asks for a restart after an error that may pass."""
+    try:
+        yield
+    except TEMPORARY as error:
+        click.echo(f"tactful: {error}", err=True)
+        raise SystemExit(RESTART) from error
 
 
 class _Idle:

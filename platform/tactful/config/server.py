@@ -65,7 +65,8 @@ class WorkerSettings:
     # directory, shared by all hosts, of copies of the state; empty for none
     checkpoints: Path = Path()
     checkpoint_s: PositiveInt = 300  # seconds between two copies
-    # port on which Prometheus reads metrics; 0 for none
+    shutdown_s: PositiveFloat = 35.0  # longest time to end; then the process ends without a commit
+    # port for metrics, /healthz and /readyz; 0 for none
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     metrics_host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"  # address to listen on for that
 

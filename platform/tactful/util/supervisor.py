@@ -1,8 +1,9 @@
 """Run a command in a child process and restart it after a crash.
 
 A native library can crash a process: some versions of the Kafka client read freed memory when a
-topic is deleted during use, in a thread that no Python handler reaches. Committed data stays, as
-after any ``kill -9``. The parent process reports the crash and starts the command again.
+topic is deleted during use, in a thread that no Python handler reaches. The kernel kills a process
+when memory runs out. Committed data stays, as after any ``kill -9``. The parent process reports the
+end and starts the command again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -19,11 +21,17 @@ import click
 
 from tactful.util.signals import on_stop_signals
 
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+RESTART = 75
+"""Exit code that asks to be started again."""
+
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals by which somebody ends a process on purpose."""
 _DIES_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_SOUND_S = 60.0
+"""Time after which a child has started successfully."""
 
 
 def supervise(
@@ -36,8 +44,9 @@ def supervise(
     """Run `command` until it ends by itself or this process receives a stop signal.
 
     SIGTERM and SIGINT are passed on to the child, whose end is then final. Main thread only.
-    After a crash or the exit code `again` it starts anew, first after `pause_s` seconds; the pause
-    doubles up to 30 s. The result is the exit code, or 128 plus the number of the last signal.
+    After any other signal or the exit code `again` it starts anew, first after `pause_s` seconds;
+    the pause doubles up to 30 s until a child has run for a minute. The result is the exit code, or
+    128 plus the number of the last signal.
     """
     stopping = threading.Event()
     running: list[subprocess.Popen[bytes]] = []
@@ -50,25 +59,35 @@ def supervise(
     pause = pause_s
     with on_stop_signals(stop):
         while True:
-            process = subprocess.Popen(command, preexec_fn=_die_with_parent)
+            process, began = (
+                subprocess.Popen(command, preexec_fn=_die_with_parent),
+                time.monotonic(),
+            )
             running[:] = [process]
             if stopping.is_set():
                 process.terminate()  # the signal came before the child existed
             code = process.wait()
-            crashed = code < 0 and -code in _CRASHES
+            crashed = code < 0 and -code not in _STOPS
             if stopping.is_set() or not (crashed or code == again):
                 return code if code >= 0 else 128 - code
-            reason = (
-                f"it crashed ({signal.Signals(-code).name}), as a native library can, for example "
-                "the Kafka client when a topic is deleted during use. Committed data stays"
-                if crashed
-                else "it requested a restart"
-            )
-            report(f"the process is started again in {pause:g} s: {reason}")
+            if time.monotonic() >= began + _SOUND_S:
+                pause = pause_s
+            report(f"the process is started again in {pause:g} s: {_reason(code)}")
             stopping.wait(pause)
             if stopping.is_set():
                 return code if code >= 0 else 128 - code
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+def _reason(code: int) -> str:
+    if code >= 0:
+        return "it requested a restart"
+    if -code == signal.SIGKILL:
+        return "it was killed (SIGKILL), as when memory runs out. Committed data stays"
+    return (
+        f"it crashed ({signal.Signals(-code).name}), as a native library can, for example "
+        "the Kafka client when a topic is deleted during use. Committed data stays"
+    )
 
 
 def supervise_this(again: int | None = None) -> NoReturn:

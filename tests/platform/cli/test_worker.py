@@ -22,12 +22,12 @@ from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings
 from tactful.errors import StorageError
 from tactful.feature_workers import prepare as feature_worker
-from tactful.feature_workers import run as worker_run
+from tactful.feature_workers.status import serve_status
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.worker.worker import PartitionProgress, WorkerProgress
+from tactful_streaming.worker.progress import PartitionProgress, WorkerProgress
 
 EVENTS = 60
 
@@ -141,7 +141,7 @@ def progress(**records: int) -> WorkerProgress:
 
 def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
     port = free_port()
-    gauges = worker_run._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+    gauges = serve_status(Settings(worker=WorkerSettings(metrics_port=port)), list)
     assert gauges is not None
 
     def scraped() -> dict[str, float]:
@@ -163,7 +163,7 @@ def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
     assert found['tactful_worker_lag_records{partition="3"}'] == 2
     assert not any('partition="0"' in name for name in found), "it belongs to another worker now"
     with pytest.raises(StorageError, match=f"worker.metrics_port: 127.0.0.1:{port}"):
-        worker_run._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+        serve_status(Settings(worker=WorkerSettings(metrics_port=port)), list)
 
 
 def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:

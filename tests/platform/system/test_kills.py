@@ -26,7 +26,7 @@ from benchmarks.kills.sinks import on_target
 from benchmarks.kills.topics import BrokerFault, Stalled, hidden
 from benchmarks.kills.truth import Comparison, Outcome
 from benchmarks.ports import free_port
-from tactful.cli.serve import FENCED
+from tactful.util.supervisor import RESTART
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 
@@ -278,7 +278,7 @@ def test_a_process_that_asks_for_it_is_started_again(folder: Path) -> None:
         "import pathlib, time\n"
         "try: pathlib.Path('been').mkdir()\n"
         "except FileExistsError: print('again', flush=True); time.sleep(300)\n"
-        f"raise SystemExit({FENCED})\n"
+        f"raise SystemExit({RESTART})\n"
     )
     worker = Process(["-c", script], folder, "worker", environment={}, launcher=[sys.executable])
     worker.start()
