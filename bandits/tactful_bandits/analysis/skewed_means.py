@@ -2,8 +2,8 @@
 
 The normal approximation fails for them. An arm without a large order has a low mean and, because
 its variance was measured on the same users, a small error, so a harmless change looks harmful. Here
-an outcome above a cap counts as the cap, and the loss of capped outcomes is tested by betting, which
-needs no approximation.
+an outcome above a cap counts as the cap. Where even capped outcomes are too few for the normal
+approximation, bets on them need none.
 
 ```text
 revenue of a user   0  0  12  0  7  900   …
@@ -17,9 +17,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
-from tactful_bandits.analysis.comparison import Estimate, Interval, require_alpha
+from tactful_bandits.analysis.comparison import Interval, require_alpha
 from tactful_bandits.analysis.samples import Mean, columns
 from tactful_bandits.errors import StatisticsError
 
@@ -60,6 +59,18 @@ def common_cap(*arms: SkewedMean) -> float:
     return float(np.quantile(positive, _BELOW_CAP)) if len(positive) else 1.0
 
 
+def capped(control: SkewedMean, treatment: SkewedMean) -> tuple[Mean, Mean]:
+    """Cap the outcomes of both arms at their common cap."""
+    cap = common_cap(control, treatment)
+    return capped_at(cap, control), capped_at(cap, treatment)
+
+
+def capped_at(cap: float, arm: SkewedMean) -> Mean:
+    """Cap the outcomes of an arm."""
+    outcomes = np.minimum(arm.positive, cap)
+    return Mean(arm.units, float(outcomes.sum()), float(outcomes @ outcomes))
+
+
 def capped_loss(
     control: SkewedMean, treatment: SkewedMean, *, scale: float = 1.0, alpha: float = 0.05
 ) -> Interval:
@@ -88,75 +99,6 @@ def capped_loss(
     in_favour = _STAKES * min(1.0, 1.0 / ratio)
     high = -_bound(in_favour, _wealth(-in_favour, t, c, ratio), treatment.units, alpha)
     return Interval(cap * low, cap * high, 1 - 2 * alpha, _METHOD)
-
-
-def capped_difference(
-    control: SkewedMean, treatment: SkewedMean, *, scale: float = 1.0
-) -> Estimate:
-    """Estimate the loss ``scale · c - t`` between means of capped outcomes, for one planned look.
-
-    Its error is that of no difference: the variance of all units together. Measured in each arm,
-    the error would be small just where an arm has few buyers by chance.
-    """
-    cap = common_cap(control, treatment)
-    units = control.units + treatment.units
-    capped = [np.minimum(arm.positive, cap) for arm in (control, treatment)]
-    totals = [float(outcomes.sum()) for outcomes in capped]
-    squares = sum(float(outcomes @ outcomes) for outcomes in capped)
-    variance = max(squares - sum(totals) ** 2 / units, 0.0) / (units - 1)
-    error = math.sqrt(variance * (scale**2 / control.units + 1 / treatment.units))
-    value = scale * totals[0] / control.units - totals[1] / treatment.units
-    return Estimate(value, error, units, units - 2)
-
-
-def capped_loss_power(
-    baseline: SkewedMean,
-    control: int,
-    treatment: int,
-    *,
-    loss: float = 0.2,
-    margin: float = 0.0,
-    alpha: float = 0.05,
-    harm: bool = True,
-) -> float:
-    """Estimate the probability that `capped_loss` lies above 0, or below, at one look.
-
-    The logarithm of each stake's product is nearly normal, with moments from the baseline. The best
-    stake counts alone, and earlier looks do not: the true power is a little higher.
-
-    Args:
-        baseline: Outcomes of units without the change.
-        control: Units of the control.
-        treatment: Units of the treatment.
-        loss: True loss: this share of the buyers does not buy.
-        margin: Share of the control's mean that may be lost.
-        alpha: Probability of a false alarm, as for `capped_loss`.
-        harm: Whether a loss beyond the margin is to be shown, instead of its absence.
-
-    Raises:
-        StatisticsError: A share or `alpha` is out of range, or an arm has fewer than two units.
-    """
-    require_alpha(alpha)
-    if not (0 <= loss <= 1 and 0 <= margin < 1 and min(control, treatment) >= 2):
-        raise StatisticsError(
-            f"loss must lie in [0, 1], margin in [0, 1), and each arm needs 2 units, not {loss}, "
-            f"{margin}, {control} and {treatment}"
-        )
-    w = np.minimum(baseline.positive / common_cap(baseline), 1.0)
-    buyers = len(w) / baseline.units
-    ratio = (1 - margin) * treatment / control
-    stakes = (_STAKES if harm else -_STAKES * min(1.0, 1.0 / ratio))[:, None]
-    mean = variance = np.zeros(len(_STAKES))
-    for units, share, gains in (
-        (treatment, buyers * (1 - loss), np.log1p(-stakes * w)),
-        (control, buyers, np.log1p(stakes * ratio * w)),
-    ):
-        first, second = (share * (gains**k).sum(axis=1) / max(len(w), 1) for k in (1, 2))
-        mean = mean + units * first
-        variance = variance + units * (second - first**2)
-    missing = math.log(len(_STAKES) / alpha) - mean
-    with np.errstate(divide="ignore"):
-        return float(special.ndtr(-missing / np.sqrt(np.maximum(variance, 0.0))).max())
 
 
 def _wealth(

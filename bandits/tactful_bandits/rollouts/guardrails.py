@@ -8,7 +8,7 @@ part of that probability is kept for one more test at the planned last look, whi
 alpha that the sequence saved for looks after it. Its level counts only rejections that the sequence
 has not made before (`tactful_bandits.analysis.saved_alpha`). Another part is for rare outcomes
 such as errors, where exact intervals replace asymptotic ones. Skewed outcomes such as revenue are
-judged by bets on capped outcomes (`tactful_bandits.analysis.skewed_means`).
+capped before (`tactful_bandits.analysis.skewed_means`), with exact intervals for few buyers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ from tactful_bandits.analysis.comparison import (
     welch_freedom,
 )
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
-from tactful_bandits.analysis.samples import Proportion, Sample
+from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.analysis.saved_alpha import last_level
-from tactful_bandits.analysis.skewed_means import SkewedMean, capped_difference, capped_loss
+from tactful_bandits.analysis.skewed_means import SkewedMean, capped, capped_loss
 from tactful_bandits.errors import DefinitionError, StatisticsError
 
 Better = Literal["higher", "lower"]
@@ -40,8 +40,6 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 # Shares of alpha reserved for the last look, and for exact intervals of rare outcomes.
 _KEPT_FOR_THE_LAST_LOOK = 0.1
 _KEPT_FOR_RARE_OUTCOMES = 0.1
-# The same for skewed outcomes: the alpha that bets save for later looks is not known.
-_KEPT_FOR_THE_LAST_LOOK_OF_SKEWED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,9 @@ class Guardrail:
         margin: Acceptable loss (non-inferiority), as a share of the control's value, in [0, 1).
         minimum_units: Units that each arm needs before a verdict.
         minimum_outcomes: For a share, the numbers of yes and of no that each arm needs for the
-            normal approximation; the treatment's count as if it did no harm. Below it,
-            exact counts are judged by exact, wider intervals, and released ones not at all.
+            normal approximation, for a `SkewedMean` the number of outcomes above 0; the treatment's
+            count as if it did no harm. Below it, exact counts are judged by exact, wider intervals,
+            and released ones not at all.
 
     Raises:
         DefinitionError: An attribute is out of range; the message names the metric.
@@ -151,14 +150,10 @@ def _look(
         return GuardrailLook(guardrail, "too few data", None)
     seen_at_last = False
     kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
-    watched = watched_alpha(control, alpha)
-    if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
-        loss = _capped_loss(guardrail, control, treatment, watched)
-        if last_look and guardrail.better == "higher":
-            estimate = capped_difference(control, treatment, scale=_scale(guardrail))
-            p = fixed_horizon_p_value(estimate, alternative="greater")
-            seen_at_last = p < alpha - watched
-    elif _is_normal(guardrail, control, treatment):
+    watched = watched_alpha(alpha)
+    if _is_normal(guardrail, control, treatment):
+        if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+            control, treatment = capped(control, treatment)
         estimate = _loss(guardrail, control, treatment)
         loss = _ends(estimate, watched, tightest_at)
         if last_look:
@@ -171,6 +166,8 @@ def _look(
             seen_at_last = p < last_level(alpha=watched, kept=kept, **span)
     elif isinstance(control, Proportion) and isinstance(treatment, Proportion):
         loss = _exact_loss(guardrail, control, treatment, rare)
+    elif isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+        loss = _capped_loss(guardrail, control, treatment, rare)
     else:
         return GuardrailLook(guardrail, "too few data", None)
     verdict: GuardrailVerdict = "undecided"
@@ -181,10 +178,8 @@ def _look(
     return GuardrailLook(guardrail, verdict, loss)
 
 
-def watched_alpha(sample: Sample, alpha: float) -> float:
-    """Return the part of a guardrail's alpha for looks at any time at samples of a kind."""
-    if isinstance(sample, SkewedMean):
-        return alpha * (1 - _KEPT_FOR_THE_LAST_LOOK_OF_SKEWED)
+def watched_alpha(alpha: float) -> float:
+    """Return the part of a guardrail's alpha for looks at any time at frequent outcomes."""
     return alpha * (1 - _KEPT_FOR_THE_LAST_LOOK - _KEPT_FOR_RARE_OUTCOMES)
 
 
@@ -216,7 +211,21 @@ def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
     var_c = (scale * c.standard_error) ** 2
     var_t = _variance(guardrail, treatment, allowed) / treatment.units
     freedom = welch_freedom(var_c, c.degrees_of_freedom, var_t, treatment.degrees_of_freedom)
-    return Estimate(value, (var_c + var_t) ** 0.5, c.units + treatment.units, freedom)
+    variance = max(var_c + var_t, _variance_of_equals(control, treatment, scale))
+    return Estimate(value, variance**0.5, c.units + treatment.units, freedom)
+
+
+def _variance_of_equals(control: Sample, treatment: Sample, scale: float) -> float:
+    """Return the variance of the loss if the units of both arms vary alike; 0 for shares.
+
+    An arm of skewed outcomes that has no large one by chance has a small variance, too, which would
+    make its low mean significant.
+    """
+    if not (isinstance(control, Mean | Ratio) and isinstance(treatment, Mean | Ratio)):
+        return 0.0
+    freedom = control.degrees_of_freedom, treatment.degrees_of_freedom
+    squares = freedom[0] * control.variance + freedom[1] * treatment.variance
+    return squares / sum(freedom) * (scale**2 / control.units + 1 / treatment.units)
 
 
 def _exact_loss(
@@ -240,6 +249,10 @@ def _is_normal(guardrail: Guardrail, control: Sample, treatment: Sample) -> bool
     For the treatment, the expected outcomes without harm count if they are more: a treatment that
     fails completely has no outcomes, and the check must not wait for them.
     """
+    if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+        buyers = len(control.positive), len(treatment.positive)
+        without_harm = treatment.units * _scale(guardrail) * buyers[0] / control.units
+        return min(buyers[0], max(buyers[1], without_harm)) >= guardrail.minimum_outcomes
     counts = _outcomes(control)
     if counts is None:
         return True

@@ -1,12 +1,14 @@
 """Power of a guardrail: the probability that it finds a loss that a change really causes."""
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 from scipy import special
 
-from tactful_bandits.analysis.comparison import Estimate, confidence_sequence, level
+from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
-from tactful_bandits.analysis.skewed_means import SkewedMean, capped_loss_power
+from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, common_cap
 from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.guardrails import Guardrail, watched_alpha
 
@@ -24,7 +26,7 @@ def guardrail_power(
     """Estimate the probability of a verdict at a number of units, for a true loss.
 
     Earlier looks and what is kept for the last look are left out: the true power is a little
-    higher. It is 0 while `check_guardrails` would find too few data.
+    higher. It is 0 while units, or rare outcomes, are fewer than the guardrail's minimum.
 
     Args:
         guardrail: The guardrail.
@@ -46,23 +48,25 @@ def guardrail_power(
         )
     if min(units) < guardrail.minimum_units:
         return 0.0
-    watched = watched_alpha(baseline, alpha)
+    if _rarer_outcomes(baseline) * min(units) < guardrail.minimum_outcomes:
+        return 0.0
     if isinstance(baseline, SkewedMean):
-        options = {"loss": loss, "margin": guardrail.margin, "alpha": watched}
-        return capped_loss_power(baseline, *units, harm=verdict == "harm", **options)
-    base = level(baseline)
-    if isinstance(baseline, Proportion):
-        least = min(base.value, 1 - base.value) * min(units)
-        if least < guardrail.minimum_outcomes:
-            return 0.0
+        baseline = capped_at(common_cap(baseline), baseline)
     scale = 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
-    variances = [baseline.variance * scale**2 / units[0], baseline.variance / units[1]]
-    error = sum(variances) ** 0.5
+    error = math.sqrt(baseline.variance * (scale**2 / units[0] + 1 / units[1]))
     if error == 0:
         return 0.0
-    estimate = Estimate(0.0, 1.0, sum(units), sum(units) - 2)
-    bound = confidence_sequence(
-        estimate, alpha=watched, tightest_at=tightest_at, alternative="greater"
-    )
-    beyond = (loss - guardrail.margin) * abs(base.value) / error
-    return float(special.ndtr((beyond if verdict == "harm" else -beyond) + bound.low))
+    beyond = (loss - guardrail.margin) * abs(baseline.value) / error
+    options: Any = {"alpha": watched_alpha(alpha), "tightest_at": tightest_at}
+    unit = Estimate(0.0, 1.0, sum(units), sum(units) - 2)
+    bound = confidence_sequence(unit, alternative="less", **options).high
+    return float(special.ndtr((beyond if verdict == "harm" else -beyond) - bound))
+
+
+def _rarer_outcomes(baseline: Sample) -> float:
+    """Return the share of the rarer outcome, of which a verdict needs some; else 1."""
+    if isinstance(baseline, SkewedMean):
+        return len(baseline.positive) / baseline.units
+    if isinstance(baseline, Proportion | ReleasedProportion):
+        return min(baseline.value, 1 - baseline.value)
+    return 1.0

@@ -13,7 +13,8 @@ from tactful.experiments.tally import ArmOutcomes, PersonOutcome
 from tactful_bandits.analysis.comparison import Comparison, compare
 from tactful_bandits.analysis.multiplicity import holm
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
-from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+from tactful_bandits.analysis.samples import Proportion, Ratio, Sample
+from tactful_bandits.analysis.skewed_means import SkewedMean
 from tactful_bandits.assignment.assign import Experiment
 
 
@@ -104,7 +105,7 @@ def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
         "errors": Proportion(len(people), int((failed > 0).sum())),
         "anomalies": Proportion(len(people), int((flat > 0).sum())),
         "takers": Proportion(len(people), int((took > 0).sum())),
-        "revenue": Mean.from_units(revenue),
+        "revenue": SkewedMean.from_units(revenue),
     }
     if np.count_nonzero(timed) >= 2:
         metrics["latency"] = Ratio.from_units(latency[timed > 0], timed[timed > 0])
