@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from tactful_privacy.audit.pipeline import Pipeline, gaussian_delta
 from tactful_privacy.audit.totals import as_kind
-from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.bounded_state import Contribution
 from tactful_privacy.ledger.amounts import Amounts
 from tactful_privacy.ledger.statistic import GAUSSIAN_PANES, Statistic
 from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals

@@ -9,16 +9,20 @@ Example:
     array([0, 2])
 """
 
-import hashlib
 import hmac
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.counting.bounded_state import (
+    Contribution,
+    CountState,
+    hmac_sha256,
+    open_changes,
+    open_snapshot,
+)
 from tactful_privacy.counting.snapshot_seal import TAG, SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
@@ -37,105 +41,6 @@ class Pane:
     end: int  # first millisecond after it
     # one count for every key of the catalogue in its order, zeros included, ``[keys]``
     counts: NDArray[np.int64]
-
-
-class Contribution(msgspec.Struct, array_like=True):
-    """A contribution of a user, here under a hash; in snapshots if its day's cap is undecided."""
-
-    user: bytes
-    timestamp: int
-    index: int  # of the key
-    late: bool
-    amount: int = 1
-    in_period: bytes = b""  # the user under the hash of a week or month, where users count once
-
-
-class _State(msgspec.Struct, array_like=True):
-    """Content of a snapshot. Users are 16 bytes of a keyed hash.
-
-    Example with hourly panes, one user of two contributions on day 20454, one of them late:
-
-        open_from 1767229200000
-        counts    {1767229200000: {3: 1}}
-        spent     {20454: {b"…": 2}}
-    """
-
-    open_from: int
-    counts: dict[int, dict[int, int]] = {}  # pane start -> key index -> count
-    spent: dict[int, dict[bytes, int]] = {}  # day -> user -> contributions
-    spent_in_cell: dict[int, dict[int, dict[bytes, int]]] = {}  # pane start -> key index -> user
-    spent_in_hour: dict[int, dict[bytes, int]] = {}  # hour -> user -> contributions
-    caps: dict[int, int] = {}  # day -> its cap, where caps are chosen
-    waiting: dict[int, list[Contribution]] = {}  # day -> contributions in their order
-    closed_any: bool = False
-    began: int = 0  # first millisecond that was counted
-    # start of a week or month -> key index -> its users
-    seen: dict[int, dict[int, dict[bytes, int]]] = {}
-
-    def pop_pane(self, start: int, keys: int) -> NDArray[np.int64]:
-        """Remove a pane and return its counts, ``[keys]``."""
-        counts = np.zeros(keys, dtype=np.int64)
-        for index, count in self.counts.pop(start, {}).items():
-            counts[index] = count
-        self.spent_in_cell.pop(start, None)
-        return counts
-
-    def forget(self, statistic: Statistic) -> None:
-        """Delete closed panes, past days and past periods; for hours see `forget_hours`."""
-        for panes in (self.counts, self.spent_in_cell):
-            for past in [start for start in panes if start < self.open_from]:
-                del panes[past]
-        for past in [at for at in self.seen if at < statistic.start_of(self.open_from)]:
-            del self.seen[past]
-        today = self.open_from // DAY_MS
-        chosen = statistic.cap_choice is not None
-        if chosen and today not in self.caps:  # the cap of today follows from yesterday
-            today -= 1
-        for days in (self.spent, self.caps, self.waiting):
-            for past in [day for day in days if day < today]:
-                del days[past]
-
-    def forget_hours(self) -> None:
-        """Delete past hours; a late contribution may begin one again."""
-        for past in [h for h in self.spent_in_hour if (h + 1) * HOUR_MS <= self.open_from]:
-            del self.spent_in_hour[past]
-
-    def overlay(self, later: "_State", statistic: Statistic) -> None:
-        """Apply later changes and deletions."""
-        moved = later.open_from != self.open_from
-        self.open_from, self.closed_any = later.open_from, later.closed_any
-        if moved:
-            self.forget_hours()
-        _overlay(self.counts, later.counts)
-        _overlay(self.spent, later.spent)
-        _overlay(self.spent_in_hour, later.spent_in_hour)
-        for mine, new in ((self.spent_in_cell, later.spent_in_cell), (self.seen, later.seen)):
-            for pane, cells in new.items():
-                _overlay(mine.setdefault(pane, {}), cells)
-        self.caps, self.waiting = later.caps, later.waiting
-        self.forget(statistic)
-
-
-def _overlay(counts: dict[int, dict[Any, int]], changes: dict[int, dict[Any, int]]) -> None:
-    for key, values in changes.items():
-        counts.setdefault(key, {}).update(values)
-
-
-def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
-    """Return a function that computes HMAC-SHA256 (RFC 2104) under a key of at most 64 bytes.
-
-    It costs less than half of `hmac.digest`, because the key blocks are hashed once, here.
-    """
-    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0")))
-    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key.ljust(64, b"\0")))
-
-    def digest(message: bytes) -> bytes:
-        first, second = inner.copy(), outer.copy()
-        first.update(message)
-        second.update(first.digest())
-        return second.digest()
-
-    return digest
 
 
 class BoundedCounts:
@@ -196,17 +101,17 @@ class BoundedCounts:
         """
         _check(statistic, secret, start)
         self.statistic = statistic
-        self._hash_unit = _hmac_sha256(hmac.digest(secret, b"unit", "sha256"))
+        self._hash_unit = hmac_sha256(hmac.digest(secret, b"unit", "sha256"))
         self._snapshot_seal = SnapshotSeal(secret, b"snapshot")
         self._changes_seal = SnapshotSeal(secret, b"changes")
         self._fixed_cap = None if statistic.cap_choice else statistic.cap
         self._index = {key: index for index, key in enumerate(statistic.keys)}
         open_from = start - start % statistic.pane_ms
-        self._state = _State(open_from=open_from, began=open_from)
+        self._state = CountState(open_from=open_from, began=open_from)
         if statistic.cap_choice is not None:  # contributions of the day before are not known
             self._state.caps[start // DAY_MS] = statistic.cap
         self._changed = True
-        self._later = _State(open_from=0)  # changes since the snapshot
+        self._later = CountState(open_from=0)  # changes since the snapshot
         self._entries = 0  # upper bound of the entries of people in these changes
         self._base = b""  # tag of the snapshot
 
@@ -458,19 +363,7 @@ class BoundedCounts:
             StateError: The snapshot is damaged, or was made for another definition, or with
                 another secret (the users' counters would restart and the cap be exceeded).
         """
-        body = self._snapshot_seal.open(snapshot)
-        if body is None:
-            raise StateError(
-                f"the snapshot of {self.statistic.name!r} is damaged or was made with another"
-                " secret: give its own secret; without the snapshot the day's caps are lost"
-            )
-        fingerprint, state = msgspec.msgpack.decode(body, type=tuple[str, _State])
-        if fingerprint != self.statistic.fingerprint:
-            raise StateError(
-                f"the snapshot belongs to another definition of {self.statistic.name!r}:"
-                " a changed statistic needs a new name"
-            )
-        self._state = state
+        self._state = open_snapshot(snapshot, self._snapshot_seal, self.statistic)
         self._changed = False
         self._reset_changes(snapshot[:TAG])
 
@@ -480,18 +373,7 @@ class BoundedCounts:
         Changes that are damaged or belong to another snapshot raise `StateError`: counters would be
         lost.
         """
-        body = self._changes_seal.open(changes)
-        if body is None:
-            raise StateError(
-                f"the changes to the snapshot of {self.statistic.name!r} are damaged, or were made"
-                " with another secret; without them the day's caps are lost"
-            )
-        base, later = msgspec.msgpack.decode(body, type=tuple[bytes, _State])
-        if base != self._base:
-            raise StateError(
-                f"the changes of {self.statistic.name!r} belong to another snapshot than the"
-                " restored one: the two were not stored together"
-            )
+        later = open_changes(changes, self._changes_seal, self.statistic, self._base)
         self._state.overlay(later, self.statistic)
         self._later = later
         # Both states are updated from now on, so they must not share objects.
@@ -502,7 +384,7 @@ class BoundedCounts:
     def _reset_changes(self, base: bytes) -> None:
         """Begin the changes to a snapshot with this tag."""
         self._base = base
-        self._later, self._entries = _State(open_from=self._state.open_from), 0
+        self._later, self._entries = CountState(open_from=self._state.open_from), 0
 
 
 def _check(statistic: Statistic, secret: bytes, start: int) -> None:

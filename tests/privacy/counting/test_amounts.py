@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tactful_privacy.analysis.conclusions import mean_released
 from tactful_privacy.audit.pipeline import chance_of, exact_delta
-from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.bounded_state import Contribution
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import ReleasedPane, read_released, sum_released
 from tactful_privacy.errors import ParameterError

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.bounded_state import Contribution
 from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released, sum_released

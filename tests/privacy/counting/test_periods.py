@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.bounded_state import Contribution
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released
 from tactful_privacy.errors import LedgerError, ParameterError
