@@ -26,7 +26,6 @@ from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
-from tactful.errors import StorageError
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.controller import RolloutController
 from tactful.http.rate_limits import RateLimits
@@ -36,7 +35,6 @@ from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
-from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
@@ -48,6 +46,7 @@ from tactful.server.background import BackgroundTasks
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.statistics.service import PrivateStatistics
+from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
@@ -57,7 +56,7 @@ from tactful.util.yielding_lock import YieldingLock
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
-from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, User, named_keys
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
 
@@ -380,7 +379,7 @@ class Platform:
             minimise=self.minimise,
             permit=self.permissions.restricted,
             repeats=self.backend.rules is not None,
-            describe=self._record_consent,
+            describe=partial(record_described, self.consents, self.permissions),
         )
 
     def _user_features(self, user: str, at: int) -> Mapping[str, Any]:
@@ -402,29 +401,6 @@ class Platform:
         claim = claimed(event.context.get(CLAIM)) if event.context else None
         allowed = self.permissions.of(event.user_id, event.device_id, event.timestamp, claim)
         return Purpose.MEASUREMENT in allowed
-
-    async def _record_consent(self, users: Sequence[User]) -> Collection[str]:
-        """Record consent decisions in the properties of users, before they are appended.
-
-        The result is the ids of the users of whom nothing may be kept.
-
-        Raises:
-            ProblemError: if they cannot be recorded: then the users are refused, too.
-        """
-        erased = self.permissions.is_erased
-        described = {u.user_id: u.properties for u in users if not erased(u.user_id)}
-        decisions = self.consents.new_decisions(described)
-        record = partial(self.consents.record_many, decisions, source="users")
-        try:
-            if decisions:
-                await asyncio.to_thread(record)
-        except StorageError as error:
-            logger.error("consent cannot be recorded: %s", error)
-            raise ProblemError(
-                "not_ready", "consent cannot be recorded now; send it again", retry_after=2
-            ) from None
-        of_key = self.permissions.of_key
-        return {user.user_id for user in users if Purpose.SERVICE not in of_key(user.user_id)}
 
 
 def add_gauges(platform: Platform) -> None:

@@ -7,17 +7,25 @@ later.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from tactful.config.settings import Settings
+from tactful.errors import StorageError
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import consent_decisions
+from tactful.schemas.problems import ProblemError
+from tactful.subjects.permissions import Permissions
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose
+from tactful_streaming.contract.log_entries import User
+
+logger = logging.getLogger(__name__)
 
 _table = consent_decisions.c
 
@@ -136,6 +144,32 @@ class ConsentStore:
         deleted = self._metadata.change(change)
         self.consents.forget(person)
         return deleted
+
+
+async def record_described(
+    consents: ConsentStore, permissions: Permissions, users: Sequence[User]
+) -> Collection[str]:
+    """Record the decisions in the properties of users, before the users are appended.
+
+    The result is the ids of the users of whom nothing may be kept.
+
+    Raises:
+        ProblemError: if they cannot be recorded: then the users are refused, too.
+    """
+    erased = permissions.is_erased
+    described = {u.user_id: u.properties for u in users if not erased(u.user_id)}
+    decisions = consents.new_decisions(described)
+    try:
+        if decisions:
+            await asyncio.to_thread(consents.record_many, decisions, source="users")
+    except StorageError as error:
+        logger.error("consent cannot be recorded: %s", error)
+        raise ProblemError(
+            "not_ready", "consent cannot be recorded now; send it again", retry_after=2
+        ) from None
+    return {
+        user.user_id for user in users if Purpose.SERVICE not in permissions.of_key(user.user_id)
+    }
 
 
 def default_purposes(settings: Settings) -> frozenset[Purpose]:
