@@ -104,7 +104,7 @@ class Part:
     """Figures that are measured together and apart from the others of a benchmark.
 
     Attributes:
-        name: what ``--only`` calls it.
+        name: what ``--only`` calls it; ``--only a`` also measures ``a-b``.
         figures: name and unit of each figure, to record that it is missing when measuring fails.
         measure: measures them; more than those named may come.
     """
@@ -132,7 +132,7 @@ def measure(parts: Sequence[Part], only: str | None = None) -> list[Figure]:
         raise ValueError(f"there is no part {only!r}; the parts are {', '.join(names)}")
     figures: list[Figure] = []
     for part in parts:
-        if only not in (None, part.name):
+        if only not in (None, part.name) and not part.name.startswith(f"{only}-"):
             continue
         before, began = _cpu_seconds(), time.perf_counter()
         try:

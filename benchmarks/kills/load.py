@@ -10,12 +10,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from tactful.cleaning.redrive import as_sent
 from tactful.client import Client
-from tactful.errors import Busy, ClientError, ConnectionFailed
+from tactful.errors import ApiError, Busy, ClientError, ConnectionFailed, ServerFault
 from tactful.schemas.positions import Position, latest
 from tactful_streaming.contract.log_entries import Event, Item
 
@@ -50,6 +51,9 @@ DEFINITIONS = """
 devices did before their people were known, and sequences with an action. All sums are exact in
 whatever order they are made."""
 
+COUNTS = ("killed_total", "killed_taps")
+"""Features that count each event of a person once, over all of the load."""
+
 ACTION = "x.thanks"
 PEOPLE = [f"u{number}" for number in range(100)]
 CATEGORIES = [f"c{number}" for number in range(8)]
@@ -61,6 +65,9 @@ _BATCH = 50
 _WRITERS = 2
 _RETRY_S = 0.05
 _WATCH_S = 1.0
+_READ_S = 0.1
+_TIMEOUT_S = 30.0
+_PATIENT_S = 300.0
 
 
 class Stream:
@@ -123,10 +130,19 @@ class Load:
         upserts: items that were acknowledged, in the order that counts.
         acknowledged: number of batches, so that somebody can see the server at work.
         positions: behind all that was acknowledged.
+        faults: answers that say that the server failed.
+        answer_s: longest wait for an answer to one request.
+        acknowledged_s: longest wait for an acknowledgement, however often a batch was sent.
     """
 
     def __init__(
-        self, url: str, seed: int, *, rate: float, watch: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        seed: int,
+        *,
+        rate: float,
+        watch: Callable[[], None] = lambda: None,
+        patient: bool = False,
     ) -> None:
         """Post to `url`.
 
@@ -135,11 +151,17 @@ class Load:
             seed: of the stream.
             rate: most events a second.
             watch: called while the load waits at its end for what is under way; raises to give up.
+            patient: wait for each answer, also where a server is suspended; go on after faults,
+                and read features beside.
         """
         self.stream = Stream(seed)
         self.upserts: list[Item] = []
         self.acknowledged = 0
         self.positions: list[Position] = []
+        self.faults: list[str] = []
+        self.answer_s = self.acknowledged_s = 0.0
+        self._patient = patient
+        self._timeout_s = _PATIENT_S if patient else _TIMEOUT_S
         self._url = url
         self._watch = watch
         self._pause_s = _BATCH * _WRITERS / rate
@@ -151,6 +173,8 @@ class Load:
             threading.Thread(target=self._run, args=(number, seed), daemon=True)
             for number in range(_WRITERS)
         ]
+        if patient:
+            self._threads.append(threading.Thread(target=self._read, daemon=True))
 
     def __enter__(self) -> Self:
         """Start to post."""
@@ -192,7 +216,7 @@ class Load:
 
     def close_windows(self, events: Sequence[Event]) -> None:
         """Post events of another time, after all others."""
-        with Client(self._url, timeout=30.0, retries=0) as client:
+        with Client(self._url, timeout=self._timeout_s, retries=0) as client:
             self._post(client, "events", events, self._watch)
         self.stream.given += events
 
@@ -200,7 +224,7 @@ class Load:
         rng = random.Random(f"{seed}/{number}")
         mine = ITEMS[number::_WRITERS]
         try:
-            with Client(self._url, timeout=30.0, retries=0) as client:
+            with Client(self._url, timeout=self._timeout_s, retries=0) as client:
                 while not self._stopping.is_set():
                     batch = self.stream.batch()
                     self._post(client, "events", batch)
@@ -209,6 +233,16 @@ class Load:
                     if rng.random() < 0.1:
                         self._upsert(client, rng, rng.choice(mine))
                     self._stopping.wait(self._pause_s)
+        except BaseException as error:
+            self._failure = error
+
+    def _read(self) -> None:
+        """Ask for features until the load stops."""
+        try:
+            with Client(self._url, timeout=self._timeout_s, retries=0) as client:
+                while not self._stopping.wait(_READ_S):
+                    with suppress(ConnectionFailed, Busy, ServerFault):
+                        self._timed(lambda: client.features(PEOPLE[0]))
         except BaseException as error:
             self._failure = error
 
@@ -232,11 +266,15 @@ class Load:
     ) -> None:
         """Send until it is acknowledged, or nobody waits for it any more."""
         bodies = [as_sent(record) for record in records]
+        send: Callable[[Any], Any] = client.events if kind == "events" else client.items
+        began = time.monotonic()
         while True:
             try:
-                answer: Any = client.events(bodies) if kind == "events" else client.items(bodies)
+                answer = self._timed(lambda: send(bodies))
                 break
-            except (ConnectionFailed, Busy):
+            except (ConnectionFailed, Busy, ServerFault) as error:
+                if isinstance(error, ServerFault) and not self._patient:
+                    raise
                 if watch is not None:
                     watch()
                 elif self._over.is_set():
@@ -246,5 +284,23 @@ class Load:
         if answer.rejected or told != len(bodies):
             raise ClientError(f"{kind} were not taken as they are: {answer}")
         with self._lock:
+            self.acknowledged_s = max(self.acknowledged_s, time.monotonic() - began)
             self.acknowledged += 1
             self.positions = [latest([*self.positions, answer.position])]
+
+    def _timed(self, request: Callable[[], Any]) -> Any:
+        """Make one request, and note how long its answer took."""
+        began = time.monotonic()
+        try:
+            answer = request()
+        except ApiError as error:
+            self._answered(began)
+            if isinstance(error, ServerFault):
+                self.faults.append(str(error)[:300])
+            raise
+        self._answered(began)
+        return answer
+
+    def _answered(self, began: float) -> None:
+        with self._lock:
+            self.answer_s = max(self.answer_s, time.monotonic() - began)

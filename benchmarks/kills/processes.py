@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +23,32 @@ NUDGE_S = 30.0
 """How long nothing may happen before the broker of the tests is asked to show what it hides."""
 
 _STARTING_S = 180.0
+_PAUSE_S = 1.0
+_DUMP_S = 5.0
 _POLL_S = 0.02
 _WHILE_STARTING = 0.2
 _ALL_AT_ONCE = 0.1
+
+
+def restarted(code: int) -> bool:
+    """Whether `--supervise` starts a process again that ended with `code`."""
+    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return code == RESTART or (code < 0 and -code not in asked)
+
+
+@dataclass
+class Failures:
+    """What processes did that nobody had asked for, a sentence each.
+
+    Attributes:
+        hung: they neither worked nor ended.
+        ended: they ended by themselves, and no supervisor starts them again.
+        restarts: how often they ended by themselves and a supervisor starts them again.
+    """
+
+    hung: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    restarts: int = 0
 
 
 class Process:
@@ -38,6 +62,7 @@ class Process:
         *,
         environment: Mapping[str, str],
         launcher: Sequence[str] = TACTFUL,
+        failures: Failures | None = None,
     ) -> None:
         """Name a command; :meth:`start` starts it.
 
@@ -47,23 +72,35 @@ class Process:
             name: of its files there.
             environment: variables beside those of this process.
             launcher: program that the arguments are for.
+            failures: where an end that nobody asked for is recorded, and the process is started
+                again; None: such an end is an error.
         """
         self.name = name
         self._command = [*launcher, *arguments]
         self._folder = folder
         self._environment = {**os.environ, **environment}
+        self._failures = failures
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and do not wait."""
         with self._path("out").open("wb") as out, self._path("log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=out, stderr=log, cwd=self._folder, env=self._environment
+                self._command,
+                stdout=out,
+                stderr=log,
+                cwd=self._folder,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C is for this process alone
             )
 
     def said(self) -> str:
         """What it has printed since it was started."""
         return self._path("out").read_text("utf-8")
+
+    def logged(self) -> str:
+        """All that it has logged, however often it was started."""
+        return self._path("log").read_text("utf-8", "replace")
 
     def await_word(self) -> None:
         """Wait until it has printed something.
@@ -85,10 +122,18 @@ class Process:
             RuntimeError: if it has ended by itself.
         """
         assert self._process is not None
-        if (code := self._process.poll()) == RESTART:
-            self.start()
-        elif code is not None:
-            raise RuntimeError(f"{self.name} ended with {code}: {self._last_words()}")
+        if (code := self._process.poll()) is None:
+            return
+        if self._failures is None:
+            if code != RESTART:
+                raise RuntimeError(f"{self.name} ended with {code}: {self._last_words()}")
+        elif restarted(code):
+            self._failures.restarts += 1
+        else:
+            self._failures.ended.append(f"{self.name} ended with {code}\n{self._last_words()}")
+        if self._failures is not None:
+            time.sleep(_PAUSE_S)
+        self.start()
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -100,17 +145,57 @@ class Process:
         """SIGTERM; the exit code.
 
         Raises:
-            TimeoutExpired: if it goes on.
+            TimeoutExpired: if it goes on, and that is not recorded.
+        """
+        self.terminate()
+        return self.await_end(timeout_s)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._signal(signal.SIGTERM)
+
+    def await_end(self, timeout_s: float = 180.0) -> int:
+        """Wait until it has ended after :meth:`terminate`; the exit code.
+
+        Raises:
+            TimeoutExpired: if it goes on, and that is not recorded.
         """
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout_s)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            if self._failures is None:
+                raise
+            self.give_up(f"did not end within {timeout_s:g} s of SIGTERM")
+            return self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def give_up(self, reason: str) -> None:
+        """Record that it hangs, and end it; its log then has the stacks of its threads."""
+        assert self._process is not None
+        if self._failures is not None:
+            self._failures.hung.append(f"{self.name} {reason}\n{self._last_words()}")
+        self._signal(signal.SIGABRT)  # faulthandler writes the stacks
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DUMP_S)
+        self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _path(self, kind: str) -> Path:
         return self._folder / f"{self.name}.{kind}"
 
     def _last_words(self) -> str:
-        return self._path("log").read_text("utf-8", "replace")[-2000:]
+        return self.logged()[-2000:]
 
 
 @dataclass

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import random
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.kills.faults import find_fault
-from benchmarks.kills.load import (
-    ACTION,
-    CATEGORIES,
-    DEFINITIONS,
-    DELAY_MS,
-    ITEMS,
-    LATENESS_MS,
-    PEOPLE,
-    Load,
-)
-from benchmarks.kills.processes import NUDGE_S, TACTFUL, Process, Victim, kill_at_random
-from benchmarks.kills.topics import BrokerFault, Stalled, partitions_of, show, values_of
-from benchmarks.kills.truth import Comparison, Outcome, Truth, table
-from benchmarks.ports import free_port
-from tactful.client import Client
-from tactful.config.storage import OnlineSettings
-from tactful.errors import ClientError
-from tactful.metadata.connections import open_redis
-from tactful.pipeline.online_features import own_definitions
-from tactful.schemas.positions import Position, covers
-from tactful_streaming.contract.log_entries import Event, decode_entry
-from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.engine import Engine
+from benchmarks.kills.installation import Installation, event_ids, killing, redis_prefix
+from benchmarks.kills.processes import TACTFUL
+from benchmarks.kills.topics import partitions_of, show, values_of
+from benchmarks.kills.truth import Outcome, table
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.state.store import RocksState
-from tactful_streaming.windows.entity_table import read_packed
 
-_PACKAGED = Path(__file__).resolve().parents[2] / "platform" / "tactful" / "features.yaml"
-_FAR_MS = 7_200_000
-_ARRIVAL_S = 180.0
-_ACTIONS_S = 20.0
-_FORWARDED_S = 15.0
-_SETTLING_S = 1.0
 _PARTITIONS = 4
 _RATE = 1500.0
 # Partitions come in at slightly different times. What lies between has to be less than the delay of
@@ -74,16 +41,16 @@ def on_embedded_log(
     """
     environment = {"TACTFUL_STORAGE__DURABILITY": durability}
     if redis_url is not None:
-        environment |= _redis(redis_url, folder)
-    place = _Place(folder, seed, environment, launcher, _RATE)
+        environment |= redis_settings(redis_url, folder)
+    place = Installation(folder, seed, environment, launcher, _RATE)
 
     def log() -> list[bytes]:
         with EmbeddedLog(folder / "data" / "log", read_only=True) as opened:
             return [payload for _, payload in opened.read(opened.begin, opened.end)]
 
     outcome = Outcome("embedded" if redis_url is None else "embedded with Redis")
-    truth = place.run(outcome, kills, {}, log, ["close"])
-    ids = _event_ids(log())
+    truth = place.run(outcome, killing(kills, seed), {}, log, ["close"])
+    ids = event_ids(log())
     outcome.comparison.same("times an event is in the log twice", len(ids) - len(set(ids)), 0)
     place.check_state(outcome, truth, ("user", "session", "item", "category"))
     if redis_url is not None:
@@ -101,10 +68,12 @@ def on_kafka(
     """
     topic = f"killed-{folder.name}-{seed}"
     judge, nudge = partial(find_fault, servers, topic), partial(show, servers, topic)
-    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA, judge, nudge)
+    settings = kafka_settings(servers, topic)
+    place = Installation(folder, seed, settings, launcher, _RATE_KAFKA, judge, nudge)
     outcome = Outcome("Kafka")
     closing = partitions_of(_PARTITIONS)
-    truth = place.run(outcome, kills, {}, lambda: values_of(servers, topic), closing)
+    disturb = killing(kills, seed)
+    truth = place.run(outcome, disturb, {}, lambda: values_of(servers, topic), closing)
     place.check_state(outcome, truth, ("user", "session", "item", "category"))
     return outcome
 
@@ -137,8 +106,8 @@ def with_workers(
     """
     topic, fired = (f"{kind}-{folder.name}-{seed}" for kind in ("killed", "fired"))
     environment = {
-        **_kafka(servers, topic),
-        **_redis(redis_url, folder),
+        **kafka_settings(servers, topic),
+        **redis_settings(redis_url, folder),
         "TACTFUL_WORKER__GROUP": topic,
         "TACTFUL_WORKER__FIRED_TOPIC": fired,
         # By the clock all of the load is long ago: its time passes by its events alone.
@@ -148,16 +117,15 @@ def with_workers(
     names = [f"{topic}.{topic}-{number}" for number in range(_PARTITIONS)]
     judge = partial(find_fault, servers, topic, names=names, group=topic)
     nudge = partial(show, servers, topic)
-    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA, judge, nudge)
+    place = Installation(folder, seed, environment, launcher, _RATE_KAFKA, judge, nudge)
     beside = {
         f"worker-{number}": ["worker", "--json", "--data", str(folder / f"worker-{number}")]
         for number in range(workers)
     }
     outcome = Outcome("Kafka with workers and Redis")
     closing = partitions_of(_PARTITIONS)
-    truth = place.run(
-        outcome, kills, beside, lambda: values_of(servers, topic), closing, victims=victims
-    )
+    disturb = killing(kills, seed, victims)
+    truth = place.run(outcome, disturb, beside, lambda: values_of(servers, topic), closing)
     place.check_state(outcome, truth, ("item", "category"))
     # The broker may never end a transaction of a worker that was killed, and hide what comes after.
     # It shows what was given up in any case: rows that come again with the same values.
@@ -166,7 +134,8 @@ def with_workers(
     return outcome
 
 
-def _kafka(servers: str, topic: str) -> dict[str, str]:
+def kafka_settings(servers: str, topic: str) -> dict[str, str]:
+    """Return the settings of a log in a topic."""
     return {
         "TACTFUL_LOG__KIND": "kafka",
         "TACTFUL_LOG__BROKERS": servers,
@@ -175,284 +144,10 @@ def _kafka(servers: str, topic: str) -> dict[str, str]:
     }
 
 
-def _redis(url: str, folder: Path) -> dict[str, str]:
+def redis_settings(url: str, folder: Path) -> dict[str, str]:
+    """Return the settings of a copy of the features in Redis."""
     return {
         "TACTFUL_ONLINE__KIND": "redis",
-        "TACTFUL_ONLINE__PREFIX": _prefix(folder),
+        "TACTFUL_ONLINE__PREFIX": redis_prefix(folder),
         "TACTFUL_REDIS_URL": url,
     }
-
-
-def _prefix(folder: Path) -> str:
-    return f"killed-{folder.name}"
-
-
-class _Place:
-    """One installation in a folder."""
-
-    def __init__(
-        self,
-        folder: Path,
-        seed: int,
-        environment: Mapping[str, str],
-        launcher: Sequence[str],
-        rate: float,
-        judge: Callable[[], str | None] = lambda: None,
-        nudge: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Lay the files out.
-
-        Args:
-            folder: for all files.
-            seed: of load and kills.
-            environment: of all processes.
-            launcher: what starts the command line.
-            rate: most events a second.
-            judge: what the broker does wrong, asked when all processes have died.
-            nudge: called now and then while nothing happens.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        features = folder / "features.yaml"
-        features.write_text(_PACKAGED.read_text("utf-8") + DEFINITIONS, "utf-8")
-        self._definitions: Definitions = load_definitions(features)
-        self._folder = folder
-        self._seed = seed
-        self._launcher = launcher
-        self._rate = rate
-        self._judge = judge
-        self._nudge = nudge
-        self._running: tuple[Process, ...] = ()
-        self._environment = {
-            "TACTFUL_ENGINE__FEATURES": str(features),
-            "TACTFUL_ENGINE__WATERMARK_DELAY_MS": str(DELAY_MS),
-            "TACTFUL_ENGINE__ALLOWED_LATENESS_MS": str(LATENESS_MS),
-            "TACTFUL_ENGINE__CLOCK": "events",
-            # More commits than by default are more moments to die in the midst of one.
-            "TACTFUL_ENGINE__COMMIT_MS": "200",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-            **environment,
-        }
-
-    def run(
-        self,
-        outcome: Outcome,
-        kills: int,
-        beside: Mapping[str, Sequence[str]],
-        log: Callable[[], list[bytes]],
-        closing: Sequence[str],
-        *,
-        victims: Collection[str] = ("server",),
-    ) -> Truth:
-        """Kill a server, and what runs beside it; then compare all that can be asked of it.
-
-        Args:
-            outcome: is filled.
-            kills: how often to kill.
-            beside: arguments of other processes, by name.
-            log: reads the whole log.
-            closing: people of whom one lies in each partition.
-            victims: the beginnings of the names of those to kill.
-
-        Raises:
-            BrokerFault: if the run stood still, and the broker is at fault.
-            Stalled: if it stood still, and the broker is not.
-            RuntimeError: if a process ended.
-        """
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        serve = ["serve", "--dev", "--json", "--port", str(port)]
-        server = self._process("server", [*serve, "--data", str(self._folder / "data")])
-        others = [self._process(name, arguments) for name, arguments in beside.items()]
-        try:
-            server.start()
-            server.await_word()
-            for other in others:
-                other.start()
-            self._running = (server, *others)
-            load = Load(url, self._seed, rate=self._rate, watch=self._check)
-            targets = [Victim(server, lambda: load.acknowledged)]
-            targets += [
-                Victim(other, partial(_entries, other), nudge=self._nudge) for other in others
-            ]
-            with load:
-                kill_at_random(
-                    [one for one in targets if one.process.name.startswith(tuple(victims))],
-                    kills,
-                    random.Random(self._seed),
-                    check=load.check,
-                )
-            outcome.kills = sum(target.kills for target in targets)
-            truth = self._ask(outcome, url, load, closing)
-            records = self._await_actions(log, truth)
-            codes = {process.name: process.stop() for process in (server, *others)}
-            outcome.comparison.same_all("exit code", codes, dict.fromkeys(codes, 0))
-            for other in others:
-                partitions = _told(other)["partitions"].values()
-                left = [it["offset"] - it["committed"] for it in partitions]
-                outcome.comparison.same("applied and not committed", left, [0] * len(left))
-        except Stalled as stall:
-            for process in (server, *others):
-                process.kill()
-            if fault := self._judge():
-                raise BrokerFault(f"{fault}: {stall}") from stall
-            raise
-        finally:
-            for process in (server, *others):
-                process.kill()
-        acknowledged = {event.event_id for event in load.stream.given}
-        outcome.acknowledged = len(acknowledged)
-        outcome.lost = len(acknowledged - set(_event_ids(records)))
-        outcome.comparison.once("action", _actions(records), truth.actions())
-        return truth
-
-    def check_state(self, outcome: Outcome, truth: Truth, entities: Sequence[str]) -> None:
-        """Compare the state of the server's engine, which has stopped, by entity."""
-        shared = not {"user", "session"} & set(entities)
-        definitions = own_definitions(self._definitions) if shared else self._definitions
-        engine = Engine(definitions, RocksState(self._folder / "data" / "state"))
-        at = truth.engine.watermark
-        for entity, keys in {
-            "user": PEOPLE,
-            "session": truth.visits(),
-            "item": ITEMS,
-            "category": CATEGORIES,
-        }.items():
-            for key in keys if entity in entities else ():
-                found, expected = (it.read(entity, key, at) for it in (engine, truth.engine))
-                outcome.comparison.same_all(f"{entity} {key} in the state:", found, expected)
-        outcome.comparison.same("catalogue", *(_catalogue(e) for e in (engine, truth.engine)))
-        engine.close()
-
-    def check_copy(self, outcome: Outcome, truth: Truth) -> None:
-        """Compare the copy in Redis that the server wrote, which has stopped."""
-        online = OnlineSettings(kind="redis", prefix=_prefix(self._folder))
-        store = open_redis(online, self._definitions, environ=self._environment)
-        at = truth.engine.watermark
-        for kind, keys in {"user": PEOPLE, "session": truth.visits(), "item": ITEMS}.items():
-            features = self._definitions.of_entity(kind)
-            for key, blob in zip(keys, store.get_many(keys, kind=kind), strict=True):
-                expected = truth.engine.read(kind, key, at)
-                found = read_packed(features, blob, at)
-                expected = {name: expected[name] for name in found}
-                outcome.comparison.same_all(f"{kind} {key} in Redis:", found, expected)
-        store.close()
-
-    def _check(self) -> None:
-        """See that all processes run: what is waited for does not come from one that has ended."""
-        for process in self._running:
-            process.check()
-
-    def _ask(self, outcome: Outcome, url: str, load: Load, closing: Sequence[str]) -> Truth:
-        """Compare the features of all people, before and after all windows have ended."""
-        truth = Truth(self._definitions)
-        truth.apply(load.upserts)
-        truth.apply(load.stream.given)
-        now = load.stream.newest
-        with Client(url, timeout=30.0) as client:
-            _await_position(client, load.position, self._check, self._nudge)
-            for at in (now, now + 200_000):
-                self._compare_people(outcome, client, truth, at)
-            end = now + _FAR_MS
-            last = [
-                Event(event_id=f"close:{user}", type="leave", timestamp=end, user_id=user)
-                for user in closing
-            ]
-            load.close_windows(last)
-            truth.apply(last)
-            _await_position(client, load.position, self._check, self._nudge)
-            self._compare_people(outcome, client, truth, end)
-        return truth
-
-    def _compare_people(self, outcome: Outcome, client: Client, truth: Truth, at: int) -> None:
-        """Compare the features of all people, once what goes between partitions has arrived."""
-        fewest, until = math.inf, 0.0
-        while True:
-            self._check()
-            comparison = Comparison()
-            for person in PEOPLE:
-                found = client.features(person, at=at).features
-                # What sequences found is not in the copies that workers make.
-                expected = truth.engine.read("user", person, at)
-                names = {feature.name for feature in self._definitions.of_entity("user")}
-                expected = {name: expected[name] for name in names | found.keys()}
-                comparison.same_all(f"user {person} at {at}:", found, expected)
-            if comparison.wrong < fewest:
-                fewest, until = comparison.wrong, time.monotonic() + _FORWARDED_S
-            if not comparison.wrong or time.monotonic() > until:
-                outcome.comparison.add(comparison)
-                return
-            time.sleep(0.5)
-
-    def _await_actions(self, log: Callable[[], list[bytes]], truth: Truth) -> list[bytes]:
-        """The log once it holds as many actions as it should, and had time for more."""
-        most, until = -1, 0.0
-        while (count := len(_actions(log()))) < len(truth.actions()):
-            self._check()
-            if count > most:
-                most, until = count, time.monotonic() + _ACTIONS_S
-            elif time.monotonic() > until:
-                break
-            time.sleep(0.2)
-        time.sleep(_SETTLING_S)
-        return log()
-
-    def _process(self, name: str, arguments: Sequence[str]) -> Process:
-        return Process(
-            arguments,
-            self._folder,
-            name,
-            environment=self._environment,
-            launcher=self._launcher,
-        )
-
-
-def _entries(worker: Process) -> int:
-    """How many entries a worker says it has applied since it was started."""
-    return int(_told(worker).get("entries", 0))
-
-
-def _told(worker: Process) -> dict[str, Any]:
-    """The last progress that a worker has told whole."""
-    said = [line for line in worker.said().splitlines(keepends=True) if line.endswith("\n")]
-    return dict(json.loads(said[-1])) if said else {}
-
-
-def _await_position(
-    client: Client, position: Position, check: Callable[[], None], nudge: Callable[[], None]
-) -> None:
-    """Wait until the features cover `position`, as long as they come closer to it."""
-    before, until = None, 0.0
-    nudged = time.monotonic()
-    while True:
-        check()
-        if time.monotonic() > nudged + NUDGE_S:
-            nudge()
-            nudged = time.monotonic()
-        reached, problem = before, None
-        try:
-            reached = client.features(PEOPLE[0]).position
-        except ClientError as error:
-            problem = error
-        if reached is not None and covers(reached, position):
-            return
-        if reached != before or not until:
-            before, until = reached, time.monotonic() + _ARRIVAL_S
-            nudged = time.monotonic()
-        elif time.monotonic() > until:
-            raise Stalled(
-                f"what was acknowledged does not show: features are at {reached}, not at {position}"
-            ) from problem
-        time.sleep(0.05)
-
-
-def _event_ids(records: Sequence[bytes]) -> list[str]:
-    return [entry.event_id for entry in map(decode_entry, records) if isinstance(entry, Event)]
-
-
-def _actions(records: Sequence[bytes]) -> list[str]:
-    entries = map(decode_entry, records)
-    return [it.event_id for it in entries if isinstance(it, Event) and it.type == ACTION]
-
-
-def _catalogue(engine: Engine) -> dict[str, tuple[object, ...]]:
-    return {key: (item.category, item.price) for key, item in engine.items.items()}

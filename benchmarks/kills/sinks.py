@@ -15,7 +15,7 @@ from benchmarks.kills.faults import find_fault
 from benchmarks.kills.load import DEFINITIONS, Stream
 from benchmarks.kills.processes import TACTFUL, Process, Victim, kill_at_random
 from benchmarks.kills.topics import BrokerFault, Committed, Stalled
-from benchmarks.kills.truth import Outcome, Truth, served, table
+from benchmarks.kills.truth import Outcome, Served, Truth, served, table
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.kafka.config import KafkaSettings
@@ -82,8 +82,14 @@ def on_target(
         sink.kill()
         committed.close()
     outcome.acknowledged = sum(rows.ends)
-    expected = served(table(rows.rows))
     target: RowTarget = RedisRows(location, prefix=topic) if name == "redis" else SqlRows(location)
+    compare_rows(outcome, target, served(table(rows.rows)))
+    target.close()
+    return outcome
+
+
+def compare_rows(outcome: Outcome, target: RowTarget, expected: Served) -> None:
+    """Compare the rows of a database with those that a sink should have written."""
     found = {
         entity: {
             feature: (value.window_start, value.window_end, value.value)
@@ -91,11 +97,9 @@ def on_target(
         }
         for entity, features in zip(expected, target.read([*expected]), strict=True)
     }
-    target.close()
     for entity, features in expected.items():
         outcome.lost += len(features.keys() - found[entity].keys())
         outcome.comparison.same_all(f"{entity}:", found[entity], features)
-    return outcome
 
 
 class Rows:

@@ -123,20 +123,50 @@ def take_names(servers: str, names: Collection[str]) -> None:
 class Committed:
     """How far a consumer group has come."""
 
-    def __init__(self, servers: str, group: str, topic: str, partitions: int) -> None:
-        """Watch `group`, and do not join it."""
+    def __init__(
+        self, servers: str, group: str, topic: str, partitions: int, *, answer_s: float = _ANSWER_S
+    ) -> None:
+        """Watch `group`, and do not join it; wait so long for an answer."""
         from confluent_kafka import TopicPartition
 
+        self._answer_s = answer_s
         self._consumer = _consumer(servers, group, "read_committed")
         self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 
     def __call__(self) -> tuple[int, ...]:
         """Next offset to read of each partition; negative where none was committed."""
-        found = ask(lambda: self._consumer.committed(self._partitions, _ANSWER_S))
+        found = ask(lambda: self._consumer.committed(self._partitions, self._answer_s))
         return tuple(it.offset for it in found)
 
     def close(self) -> None:
         """Leave the broker."""
+        self._consumer.close()
+
+
+class Arrivals:
+    """New records of a topic, as soon as a broker has them: their transaction is still open."""
+
+    def __init__(self, servers: str, topic: str, partitions: int) -> None:
+        """Watch a topic."""
+        from confluent_kafka import OFFSET_END, TopicPartition
+
+        self._consumer = _consumer(servers, f"watcher-of-{topic}", "read_uncommitted")
+        self._ends = [TopicPartition(topic, number, OFFSET_END) for number in range(partitions)]
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a record, so many seconds at most, and return whether one came."""
+        self._consumer.assign(self._ends)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            message = self._consumer.poll(_LOOK_S)
+            if message is not None and message.error() is None:
+                self._consumer.unassign()
+                return True
+        self._consumer.unassign()
+        return False
+
+    def close(self) -> None:
+        """Leave the brokers."""
         self._consumer.close()
 
 
@@ -193,5 +223,6 @@ def _consumer(servers: str, group: str, isolation: str) -> Any:
             "isolation.level": isolation,
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
+            "log_level": 2,  # brokers come and go
         }
     )

@@ -78,6 +78,7 @@ class Outcome:
         kills: how many processes were killed.
         acknowledged: how many events or rows were acknowledged.
         lost: how many of them are not there.
+        doubled: events that features count more than once, and actions that are there twice.
         comparison: what was compared with a run that nobody killed.
     """
 
@@ -85,6 +86,7 @@ class Outcome:
     kills: int = 0
     acknowledged: int = 0
     lost: int = 0
+    doubled: int = 0
     comparison: Comparison = field(default_factory=Comparison)
 
 

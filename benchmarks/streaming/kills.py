@@ -2,6 +2,7 @@
 
 What each combination acknowledged must be there, and what it then says must be what an engine that
 nobody killed makes of the same load: features, fired windows, actions, items, rows of a sink.
+On three brokers of Apache Kafka, brokers are killed as well, and all are stopped and suspended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.figures import Figure
+from benchmarks.kills.apache import on_cluster
+from benchmarks.kills.chaos import Report
+from benchmarks.kills.cluster import cluster, missing
 from benchmarks.kills.faults import on_sound_broker
 from benchmarks.kills.servers import on_embedded_log, on_kafka, with_workers
 from benchmarks.kills.sinks import on_target
@@ -23,6 +27,20 @@ from benchmarks.services import mariadb, redis
 from benchmarks.streaming.events import broker
 
 _KILLS, _KILLS_QUICK = 20, 3
+_STRIKES, _STRIKES_QUICK = 200, 20
+
+APACHE = (
+    ("kills_apache", "1"),
+    ("kill_lost_events_apache", "1"),
+    ("kill_doubled_events_apache", "1"),
+    ("kill_wrong_values_apache", "1"),
+    ("kill_hung_processes_apache", "1"),
+    ("kill_ended_processes_apache", "1"),
+    ("kill_failed_requests_apache", "1"),
+    ("kill_longest_answer_s_apache", "s"),
+    ("kill_longest_acknowledgement_s_apache", "s"),
+)
+"""Figures of :func:`kills_apache`, and their units."""
 
 
 def kills(quick: bool, scratch: Path) -> list[Figure]:
@@ -59,6 +77,49 @@ def kills(quick: bool, scratch: Path) -> list[Figure]:
             run = partial(_run, on_broker, folder / name, seed)
             outcomes.append((seed, on_sound_broker(partial(_broker, folder), run)))
     return _figures(outcomes)
+
+
+def kills_apache(quick: bool, scratch: Path) -> list[Figure]:
+    """Strike 200 times, or 20 times, at an installation on three brokers of Apache Kafka."""
+    if reason := missing():
+        return [Figure(name, None, unit, note=reason) for name, unit in APACHE]
+    folder = scratch / "apache"
+    folder.mkdir()
+    count = _STRIKES_QUICK if quick else _STRIKES
+    with redis(folder) as cache, cluster(folder / "cluster") as brokers:
+        return apache_figures(on_cluster(count, folder / "installation", _seed(), brokers, cache))
+
+
+def apache_figures(report: Report) -> list[Figure]:
+    """The figures of a run; what could not be compared has no value, unless it is known as bad."""
+    outcome, failures = report.outcome, report.failures
+    struck = ", ".join(f"{count} {what}" for what, count in sorted(report.strikes.items()))
+    problems, known = [report.problem] if report.problem else [], not report.problem
+    notes = [f"seed {report.seed}, {report.minutes:.0f} min", struck, *report.notes, *problems]
+    wrong, compared = outcome.comparison.wrong, outcome.comparison.compared
+    restarts = f"{failures.restarts} more ended to be started again by `--supervise`"
+    first = [*outcome.comparison.examples[:3], *problems]
+    rows: list[tuple[float | None, int | None, Sequence[str]]] = [
+        (outcome.kills, None, notes),
+        (outcome.lost if known or outcome.lost else None, outcome.acknowledged, first),
+        (outcome.doubled if known or outcome.doubled else None, outcome.acknowledged, first),
+        (wrong if known or wrong else None, compared, first),
+        (len(failures.hung), None, [*_heads(failures.hung), *problems]),
+        (len(failures.ended), None, [*_heads(failures.ended), restarts, *problems]),
+        (len(report.faults), None, report.faults[:3]),
+        (report.answer_s, None, ["a suspended server answers when it goes on"]),
+        (report.acknowledged_s, None, ["sent again until it was acknowledged"]),
+    ]
+    return [
+        Figure(name, value, unit, runs=runs, note="; ".join(note))
+        for (name, unit), (value, runs, note) in zip(APACHE, rows, strict=True)
+    ]
+
+
+def _heads(texts: Sequence[str]) -> list[str]:
+    """The first and the last line of each of the first texts."""
+    lines = [text.strip().splitlines() for text in texts[:3]]
+    return [f"{first}: {rest[-1][:200] if rest else ''}" for first, *rest in lines]
 
 
 def _seed() -> int:

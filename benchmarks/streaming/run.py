@@ -23,7 +23,7 @@ from benchmarks.streaming.broker import fetch_growth
 from benchmarks.streaming.engine import hll_error, six_windows, spill
 from benchmarks.streaming.events import broker
 from benchmarks.streaming.freshness import Run, as_figure, freshness, observe, pooled
-from benchmarks.streaming.kills import kills
+from benchmarks.streaming.kills import APACHE, kills, kills_apache
 from benchmarks.streaming.peers import Contest
 from benchmarks.streaming.server import worker
 
@@ -38,6 +38,7 @@ PARTS = (
     "freshness-kafka-redis",
     "spill",
     "kills",
+    "kills-apache",
     "flink-rows",
     "hll",
 )
@@ -77,6 +78,7 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
             (("kills", "1"), ("kill_lost_events", "1"), ("kill_wrong_values", "1")),
             lambda: kills(quick, scratch),
         ),
+        (APACHE, lambda: kills_apache(quick, scratch)),
         (
             (("flink_rows_compared", "1"), ("flink_rows_different", "1")),
             lambda: _flink_rows(quick, scratch),

@@ -1,4 +1,4 @@
-"""Command line with a planted mistake: ``planted_bugs.py MISTAKE ARGUMENTS``.
+"""Command line with planted mistakes: ``planted_bugs.py MISTAKE,MISTAKE ARGUMENTS``.
 
 Each mistake shows after a kill only: the kill tests must find it.
 """
@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from tactful_streaming.log.group_commit import GroupCommit
 from tactful_streaming.sinks.sql import SqlRows
 from tactful_streaming.state.key_layout import META
 from tactful_streaming.state.store import Change, RocksState
+from tactful_streaming.worker.worker import Worker
 
 
 def acknowledge_before_append() -> None:
@@ -110,6 +112,14 @@ def sink_commits_before_it_writes() -> None:
     SqlRows.write = slowly  # type: ignore[method-assign]
 
 
+def a_restarted_worker_hangs() -> None:
+    """Let a worker neither work nor end, once, after it was started again."""
+    data, been = Path(sys.argv[-1]), Path("a-worker-hung")
+    if "worker" in sys.argv and data.exists() and not been.exists():
+        been.touch()
+        Worker.step = lambda self: time.sleep(3600)  # type: ignore[assignment, method-assign]
+
+
 MISTAKES: dict[str, Callable[[], None]] = {
     mistake.__name__: mistake
     for mistake in (
@@ -118,9 +128,11 @@ MISTAKES: dict[str, Callable[[], None]] = {
         actions_stay_in_the_outbox,
         rows_after_state,
         sink_commits_before_it_writes,
+        a_restarted_worker_hangs,
     )
 }
 
 if __name__ == "__main__":
-    MISTAKES[sys.argv.pop(1)]()
+    for mistake in sys.argv.pop(1).split(","):
+        MISTAKES[mistake]()
     main()
