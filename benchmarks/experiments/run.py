@@ -8,6 +8,7 @@ from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
+from benchmarks.experiments import revenue as _experiments_revenue
 from benchmarks.experiments import tuner as _experiments_tuner
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
@@ -16,6 +17,7 @@ PARTS = (
     "assignment",
     "oracle",
     "canary",
+    "revenue",
     "coverage",
     "asos",
     "bandits",
@@ -31,6 +33,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("assignment", [("assignments_per_s", "1/s")], lambda: _assignment(quick)),
         Part("oracle", [("oracle_mismatches", "1")], _experiments_oracle.figures),
         Part("canary", _experiments_canary.FIGURES, lambda: _experiments_canary.figures(quick)),
+        Part("revenue", _experiments_revenue.FIGURES, lambda: _experiments_revenue.figures(quick)),
         Part(
             "coverage",
             _experiments_coverage.FIGURES,

@@ -40,6 +40,8 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 # Shares of alpha reserved for the last look, and for exact intervals of rare outcomes.
 _KEPT_FOR_THE_LAST_LOOK = 0.1
 _KEPT_FOR_RARE_OUTCOMES = 0.1
+# Part of alpha that skewed outcomes may spend: capped, they are still not quite normal.
+_SPENT_ON_SKEWED = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,7 @@ def _look(
     if min(control.units, treatment.units) < guardrail.minimum_units:
         return GuardrailLook(guardrail, "too few data", None)
     seen_at_last = False
-    kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
-    watched = watched_alpha(alpha)
+    watched, kept, rare = parts_of(alpha, control)
     if _is_normal(guardrail, control, treatment):
         if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
             control, treatment = capped(control, treatment)
@@ -178,9 +179,12 @@ def _look(
     return GuardrailLook(guardrail, verdict, loss)
 
 
-def watched_alpha(alpha: float) -> float:
-    """Return the part of a guardrail's alpha for looks at any time at frequent outcomes."""
-    return alpha * (1 - _KEPT_FOR_THE_LAST_LOOK - _KEPT_FOR_RARE_OUTCOMES)
+def parts_of(alpha: float, sample: Sample) -> tuple[float, float, float]:
+    """Divide a guardrail's alpha: looks at any time, the last look, and rare outcomes."""
+    if isinstance(sample, SkewedMean):
+        alpha *= _SPENT_ON_SKEWED
+    kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
+    return alpha - kept - rare, kept, rare
 
 
 def _capped_loss(

@@ -10,7 +10,7 @@ from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, common_cap
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.rollouts.guardrails import Guardrail, watched_alpha
+from tactful_bandits.rollouts.guardrails import Guardrail, parts_of
 
 
 def guardrail_power(
@@ -50,6 +50,7 @@ def guardrail_power(
         return 0.0
     if _rarer_outcomes(baseline) * min(units) < guardrail.minimum_outcomes:
         return 0.0
+    watched, _, _ = parts_of(alpha, baseline)
     if isinstance(baseline, SkewedMean):
         baseline = capped_at(common_cap(baseline), baseline)
     scale = 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
@@ -57,7 +58,7 @@ def guardrail_power(
     if error == 0:
         return 0.0
     beyond = (loss - guardrail.margin) * abs(baseline.value) / error
-    options: Any = {"alpha": watched_alpha(alpha), "tightest_at": tightest_at}
+    options: Any = {"alpha": watched, "tightest_at": tightest_at}
     unit = Estimate(0.0, 1.0, sum(units), sum(units) - 2)
     bound = confidence_sequence(unit, alternative="less", **options).high
     return float(special.ndtr((beyond if verdict == "harm" else -beyond) - bound))

@@ -38,7 +38,7 @@ from tactful.experiments.messages import LookRecord
 from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
-from tactful.experiments.tally import ArmOutcomes, FirstList, Tally, read_on
+from tactful.experiments.tally import FirstList, Tally, read_on
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
@@ -149,7 +149,7 @@ class RolloutController:
         tally = self._count(stored)
         if stored.definition.epsilon is not None and stored.rollout.share < 1:
             return self._take_privately(stored, tally, stored.definition.epsilon)
-        seen = exact_observations(stored.rollout, tally.outcomes())
+        seen = _exact(stored.rollout, tally)
 
         def judge(rollout: Rollout, at: int) -> Judged:
             return Judged(judge_rollout(rollout, seen, at=at))
@@ -216,8 +216,9 @@ def apply_file(store: RolloutStore, path: Path) -> None:
             logger.warning("%s: %s", path, error)
 
 
-def exact_observations(rollout: Rollout, seen: ArmOutcomes) -> StageObservations:
+def _exact(rollout: Rollout, tally: Tally) -> StageObservations:
     """Return the exact outcomes that a look uses inside the trusted zone."""
+    seen = tally.outcomes()
     arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
     pairs = {guard.metric: _pair(guard.metric, *arms) for guard in rollout.plan.guardrails}
     units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
