@@ -315,7 +315,8 @@ class Chaos:
             time.sleep(_LOOK_S)
 
     def _of_kind(self, kind: str) -> list[Any]:
-        processes = [*self._cluster.brokers, *(victim.process for victim in self._victims)]
+        processes: list[Target] = [victim.process for victim in self._victims]
+        processes += self._cluster.brokers
         return [it for it in processes if it.name.startswith(kind)]
 
     def _count(self, kind: str, action: str, moment: str) -> None:

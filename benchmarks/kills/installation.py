@@ -273,8 +273,7 @@ class Installation:
                 names = {feature.name for feature in self._definitions.of_entity("user")}
                 expected = {name: expected[name] for name in names | found.keys()}
                 comparison.same_all(f"user {person} at {at}:", found, expected)
-                counts = [(found.get(name) or 0, expected[name] or 0) for name in COUNTS]
-                outcome.doubled += sum(max(have - should, 0) for have, should in counts)
+                outcome.doubled += sum(_surplus(found, expected, name) for name in COUNTS)
             if comparison.wrong < fewest:
                 fewest, until = comparison.wrong, time.monotonic() + _FORWARDED_S
             if not comparison.wrong or time.monotonic() > until:
@@ -294,6 +293,11 @@ class Installation:
             time.sleep(0.2)
         time.sleep(_SETTLING_S)
         return log()
+
+
+def _surplus(found: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> int:
+    """How many more events a feature counts than there are."""
+    return max(int(found.get(name) or 0) - int(expected.get(name) or 0), 0)
 
 
 def _entries(worker: Process) -> int:

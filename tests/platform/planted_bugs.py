@@ -115,9 +115,14 @@ def sink_commits_before_it_writes() -> None:
 def a_restarted_worker_hangs() -> None:
     """Let a worker neither work nor end, once, after it was started again."""
     data, been = Path(sys.argv[-1]), Path("a-worker-hung")
+
+    def planted(self: Worker) -> bool:
+        time.sleep(3600)
+        return False
+
     if "worker" in sys.argv and data.exists() and not been.exists():
         been.touch()
-        Worker.step = lambda self: time.sleep(3600)  # type: ignore[assignment, method-assign]
+        Worker.step = planted  # type: ignore[method-assign]
 
 
 MISTAKES: dict[str, Callable[[], None]] = {
