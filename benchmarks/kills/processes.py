@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,12 +44,12 @@ class Failures:
     Attributes:
         hung: they neither worked nor ended.
         ended: they ended by themselves, and no supervisor starts them again.
-        restarts: how often they ended by themselves and a supervisor starts them again.
+        restarts: how often each ended by itself with which code, and a supervisor starts it again.
     """
 
     hung: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
-    restarts: int = 0
+    restarts: Counter[str] = field(default_factory=Counter)
 
 
 class Process:
@@ -128,7 +129,7 @@ class Process:
             if code != RESTART:
                 raise RuntimeError(f"{self.name} ended with {code}: {self._last_words()}")
         elif restarted(code):
-            self._failures.restarts += 1
+            self._failures.restarts[f"{self.name} with {code}"] += 1
         else:
             self._failures.ended.append(f"{self.name} ended with {code}\n{self._last_words()}")
         if self._failures is not None:

@@ -97,7 +97,8 @@ def apache_figures(report: Report) -> list[Figure]:
     problems, known = [report.problem] if report.problem else [], not report.problem
     notes = [f"seed {report.seed}, {report.minutes:.0f} min", struck, *report.notes, *problems]
     wrong, compared = outcome.comparison.wrong, outcome.comparison.compared
-    restarts = f"{failures.restarts} more ended to be started again by `--supervise`"
+    again = ", ".join(f"{count} {what}" for what, count in sorted(failures.restarts.items()))
+    restarts = f"restarted by `--supervise` are: {again or 'none'}"
     first = [*outcome.comparison.examples[:3], *problems]
     rows: list[tuple[float | None, int | None, Sequence[str]]] = [
         (outcome.kills, None, notes),

@@ -67,7 +67,8 @@ def test_an_end_by_itself_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ended(worker)
         worker.check()
         worker.kill()
-    assert (len(failures.ended), failures.restarts, failures.hung) == (1, 1, [])
+    assert failures.restarts == {f"worker-0 with {RESTART}": 1}
+    assert (len(failures.ended), failures.hung) == (1, [])
     assert "worker-0 ended with 1" in failures.ended[0]
 
 
