@@ -107,11 +107,13 @@ class Part:
         name: what ``--only`` calls it; ``--only a`` also measures ``a-b``.
         figures: name and unit of each figure, to record that it is missing when measuring fails.
         measure: measures them; more than those named may come.
+        suffix: is added to the names of all its figures, such as ``_apache``.
     """
 
     name: str
     figures: Sequence[tuple[str, str]]
     measure: Callable[[], Sequence[Figure]]
+    suffix: str = ""
 
 
 def measure(parts: Sequence[Part], only: str | None = None) -> list[Figure]:
@@ -136,11 +138,14 @@ def measure(parts: Sequence[Part], only: str | None = None) -> list[Figure]:
             continue
         before, began = _cpu_seconds(), time.perf_counter()
         try:
-            figures += part.measure()
+            measured = part.measure()
         except Exception as error:  # one part that cannot be measured must not cost the others
             traceback.print_exc()
             reason = f"could not be measured: {type(error).__name__}: {error}"
-            figures += [Figure(name, None, unit, note=reason[:400]) for name, unit in part.figures]
+            measured = [Figure(name, None, unit, note=reason[:400]) for name, unit in part.figures]
+        figures += [
+            dataclasses.replace(figure, name=figure.name + part.suffix) for figure in measured
+        ]
         took, computed = time.perf_counter() - began, _cpu_seconds() - before
         print(f"{part.name}: {took:.0f} s, {computed:.0f} s of CPU", file=sys.stderr, flush=True)
     return figures

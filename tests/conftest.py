@@ -60,6 +60,7 @@ _SERVICES = {
     "redis": "TACTFUL_TEST_REDIS",
     "mysql": "TACTFUL_TEST_MYSQL",
     "kafka": "TACTFUL_TEST_KAFKA",
+    "apache": "TACTFUL_TEST_KAFKA",
     "flink": "TACTFUL_TEST_FLINK",
     "chromium": "TACTFUL_TEST_CHROMIUM",
     "web": "TACTFUL_TEST_WEB",
@@ -68,20 +69,32 @@ _SERVICES = {
 
 _NO_SERVICE = re.compile(rf"no ({'|'.join(_SERVICES)}) here: scripts/test starts it")
 
+# Apache Kafka cannot be installed from a package registry: without it CI passes.
+_OPTIONAL = frozenset({"apache"})
+
 
 def _service(name: str) -> str:
     """Return the address of a service; without it skip the test, or fail it in CI."""
     variable = _SERVICES.get(name)
     if variable is None:
         pytest.fail(f"unknown service {name!r}: one of {', '.join(sorted(_SERVICES))}")
-    value = os.environ.get(variable)
+    value = _apache() if name == "apache" else os.environ.get(variable)
     if value is None:
-        _missing(f"no {name} here: scripts/test starts it and sets {variable}")
+        _missing(name)
     return value
 
 
-def _missing(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
+def _apache() -> str | None:
+    """Return the address of the named Apache Kafka, else the program to start one, else None."""
+    from benchmarks.apache_kafka import find_program, named_servers
+
+    program = find_program()
+    return named_servers() or (None if program is None else str(program))
+
+
+def _missing(name: str) -> NoReturn:
+    reason = f"no {name} here: scripts/test starts it and sets {_SERVICES[name]}"
+    if os.environ.get("CI") == "true" and name not in _OPTIONAL:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
@@ -208,6 +221,77 @@ def _fresh_broker() -> Iterator[str]:
 
     with running_broker() as broker:
         yield broker.servers
+
+
+@pytest.fixture(scope="session")
+def apache_cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., AbstractContextManager[Any]]:
+    """Starts Apache Kafka for as long as the context lasts: a :class:`Cluster`.
+
+    For tests that kill a broker or need settings of their own, which are marked slow: each broker
+    takes 4 s and 400 MB. Arguments are those of a cluster behind the folder.
+    """
+
+    @contextmanager
+    def running(brokers: int = 1, *options: str) -> Iterator[Any]:
+        from benchmarks.apache_kafka import Cluster, find_program
+
+        if find_program() is None:
+            _missing("apache")
+        cluster = Cluster(tmp_path_factory.mktemp("kafka") / "cluster", brokers, *options)
+        try:
+            yield cluster
+        finally:
+            cluster.kill()
+
+    return running
+
+
+@pytest.fixture(scope="session")
+def apache_servers(
+    apache_cluster: Callable[..., AbstractContextManager[Any]],
+) -> Iterator[str]:
+    """Address of an Apache Kafka that tests share: each uses topics and groups of its own."""
+    from benchmarks.apache_kafka import named_servers
+
+    if named := named_servers():
+        yield named
+        return
+    with apache_cluster() as cluster:
+        yield cluster.servers
+
+
+@pytest.fixture(scope="session")
+def _apache_and_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    from tests.streaming.brokers import apache_behind_proxy
+
+    from benchmarks.apache_kafka import find_program
+
+    if find_program() is None:
+        _missing("apache")
+    with apache_behind_proxy(tmp_path_factory.mktemp("proxied") / "cluster") as pair:
+        yield pair
+
+
+@pytest.fixture(params=["memory", pytest.param("apache", marks=pytest.mark.slow)])
+def broker_and_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
+    """A broker that the test may kill, behind a proxy that it may cut.
+
+    One of its own in memory, and an Apache Kafka that such tests share: it keeps its topics.
+    """
+    from tests.streaming.brokers import broker_behind_proxy
+
+    if request.param == "memory":
+        with broker_behind_proxy() as pair:
+            yield pair
+        return
+    broker, proxy = request.getfixturevalue("_apache_and_proxy")
+    yield broker, proxy
+    broker.start()
+    proxy.answers_after = 0.0
+    proxy.cut()
+    proxy.restore()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,9 @@ def test_redis(redis_url): ...
 @pytest.mark.service("redis")
 def test_redis_too(): ...
 def test_flink(flink_home): ...
+def test_apache(apache_servers): ...
+def test_cluster(apache_cluster):
+    with apache_cluster(): ...
 def test_data(shared_data): ...
 def test_alone(): ...
 """
@@ -59,14 +62,14 @@ def run(folder: Path, text: str, *options: str, **environment: str) -> tuple[int
     kept.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull]
     command += ["--rootdir", str(folder), *options, "test_it.py"]
-    env = {**kept, "TACTFUL_SHARED": str(folder), **environment}
+    env = {**kept, "PYTHONPATH": str(ROOT), "TACTFUL_SHARED": str(folder), **environment}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_services_and_examples(tmp_path: Path) -> None:
-    """One line says which services were missing; in CI that fails, but for shared data.
+    """One line says which services were missing; in CI that fails, but for data and Apache Kafka.
 
     The default run has the same examples each time, a random one those of its seed.
     """
@@ -77,14 +80,15 @@ def test_services_and_examples(tmp_path: Path) -> None:
         returned, output = run(tmp_path, SERVICES + EXAMPLES, *options, **environment)
         assert returned == code, output
         assert output.count("services missing:") == 1
-        assert "services missing: flink (1 tests), redis (2 tests); see CONTRIBUTING.md" in output
+        missing = "services missing: apache (2 tests), flink (1 tests), redis (2 tests); see"
+        assert missing in output
         found = re.findall(r"(\d+) (passed|skipped|failed|error)", output.splitlines()[-1])
         return {outcome: int(count) for count, outcome in found}, written.read_text().split()
 
     counts, default = outcomes(0)
-    assert counts == {"passed": 2, "skipped": 4}
+    assert counts == {"passed": 2, "skipped": 6}
     counts, examples = outcomes(1, "-n", "2", CI="true")
-    assert counts == {"passed": 2, "skipped": 1, "error": 3}
+    assert counts == {"passed": 2, "skipped": 3, "error": 3}
     assert examples == default
     _, first = outcomes(0, "--hypothesis-seed=1", TACTFUL_TEST_SEED="1")
     _, second = outcomes(0, "--hypothesis-seed=2", TACTFUL_TEST_SEED="2")

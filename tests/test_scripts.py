@@ -87,3 +87,49 @@ def test_commit_subjects(checkout: Path, subject: str, problem: str | None) -> N
     done = run(checkout / "scripts" / "subjects")
     assert done.returncode == 0
     assert done.stdout.startswith("skipped: ")
+
+
+_START_KAFKA = """
+set -euo pipefail
+root=$1 python=python
+source "$root/scripts/services"
+services_folder=$(mktemp -d)
+have() { command -v "$1" >/dev/null; }
+start_service() { true; }
+start_kafka
+echo "$TACTFUL_TEST_KAFKA${TACTFUL_TEST_BROKER:+ of $TACTFUL_TEST_BROKER}"
+stop_services
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "java", "ends", "address"),
+    [
+        ("there:1", True, "the broker at there:1", "there:1"),
+        ("", True, "Apache Kafka at here:1", "here:1"),
+        ("", False, "a broker in memory, as there is no Apache Kafka", "127.0.0.1:7 of 7"),
+    ],
+)
+def test_kafka(tmp_path: Path, named: str, java: bool, ends: str, address: str) -> None:
+    """The named broker, else Apache Kafka, else one in memory; the output says which."""
+    calls = tmp_path / "calls"
+    start = f'[ "$1" = kill ] || echo here:1; echo "$1" >>{calls}'
+    program(tmp_path / "services" / "kafka" / "kafka", start)
+    program(tmp_path / "bin" / "python", "echo 7")
+    if java:
+        program(tmp_path / "bin" / "java", ":")
+    for tool in ("bash", "mktemp", "rm", "tail", "cat", "env"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    environment = {"PATH": str(tmp_path / "bin"), "TACTFUL_SHARED": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", _START_KAFKA, "bash", str(ROOT)],
+        env={**environment, "TACTFUL_TEST_KAFKA": named},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"Tests of Kafka use {ends}", address]
+    started = calls.read_text().split() if calls.exists() else []
+    assert started == (["start", "kill"] if address == "here:1" else [])

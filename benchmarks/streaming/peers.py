@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -62,6 +63,7 @@ class Contest:
         self._started = contextlib.ExitStack()
         self._topics: dict[str, Topic] = {}
         self._outputs = 0
+        self._suffix = uuid.uuid4().hex[:12]  # a broker that was named keeps earlier topics
 
     def close(self) -> None:
         """Stop what was started."""
@@ -180,12 +182,14 @@ class Contest:
 
     def _topic(self, kind: str) -> Topic:
         if kind not in self._topics:
-            self._topics[kind] = fill(self._servers, f"events-{kind}", self._counts[kind])
+            self._topics[kind] = fill(
+                self._servers, f"events-{kind}-{self._suffix}", self._counts[kind]
+            )
         return self._topics[kind]
 
     def _output(self, name: str) -> str:
         self._outputs += 1
-        topic = f"{name}-{self._outputs}"
+        topic = f"{name}-{self._outputs}-{self._suffix}"
         make_topic(self._servers, topic, 1)
         return topic
 

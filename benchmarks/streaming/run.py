@@ -3,7 +3,8 @@
 Peers do the same work on the same topic in the same run, in turns. Figures of rate are events per
 CPU-second: the CPU time of all threads of the process that computes (of Flink its TaskManager), not
 of the broker. Quix Streams has an environment of its own, `.venv-peers`; Flink comes from
-`scripts/flink fetch`. Before anything is timed, results are compared.
+`scripts/flink fetch`. Before anything is timed, results are compared. On the Apache Kafka that
+`TACTFUL_TEST_KAFKA` names, the names of the figures end in `_apache`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.apache_kafka import named_servers
 from benchmarks.figures import Figure, Part, main, measure
 from benchmarks.services import redis
 from benchmarks.streaming.broker import fetch_growth
@@ -42,6 +45,7 @@ PARTS = (
     "flink-rows",
     "hll",
 )
+_ON_KAFKA = frozenset({"hop", "quix", "decay", "cep", "freshness-kafka-redis", "flink-rows"})
 _SPELLS = 4
 _SPELL_S = 15
 
@@ -85,8 +89,9 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
         ),
         ((("hll_error_p95", "1"),), lambda: [hll_error(quick)]),
     )
+    suffix = "_apache" if named_servers() else ""
     return [
-        Part(name, figures, measure)
+        Part(name, figures, measure, suffix if name in _ON_KAFKA else "")
         for name, (figures, measure) in zip(PARTS, figures_and_measures, strict=True)
     ]
 
@@ -99,8 +104,8 @@ def _embedded(quick: bool, scratch: Path) -> Figure:
 def _kafka_redis(quick: bool, scratch: Path) -> list[Figure]:
     """Spells of one length, each on a broker of its own, and a long one to compare.
 
-    To answer a fetch this broker goes through all batches of the partition, where Kafka looks into
-    an index: a long run measures that.
+    To answer a fetch the broker in memory goes through all batches of the partition, where Kafka
+    looks into an index: a long run measures that.
     """
     name = "freshness_p99_ms_kafka_redis"
     if quick:
@@ -108,21 +113,26 @@ def _kafka_redis(quick: bool, scratch: Path) -> list[Figure]:
         return [as_figure(name, spell.observed, spell.cores)]
     spells = pooled([_spell(scratch / f"spell-{n}", _SPELL_S) for n in range(_SPELLS)])
     figure = as_figure(name, spells.observed, spells.cores)
-    said = f"{_SPELLS} runs of {_SPELL_S} s, each on a new broker: see broker_fetch_growth; "
+    said = f"{_SPELLS} runs of {_SPELL_S} s, each in a new topic; "
+    if not named_servers():
+        said = f"{_SPELLS} runs of {_SPELL_S} s, each on a new broker: see broker_fetch_growth; "
     long = _spell(scratch / "long", _SPELLS * _SPELL_S)
-    return [
+    figures = [
         replace(figure, note=said + figure.note),
         as_figure(f"{name}_long", long.observed, long.cores),
-        fetch_growth(scratch),
     ]
+    return figures if named_servers() else [*figures, fetch_growth(scratch)]
 
 
 def _spell(scratch: Path, seconds: float) -> Run:
     scratch.mkdir()
+    topic = f"freshness-{uuid.uuid4().hex}"
     with broker(scratch) as (servers, _), redis(scratch) as url:
         settings = {
             "TACTFUL_LOG__KIND": "kafka",
             "TACTFUL_LOG__BROKERS": servers,
+            "TACTFUL_LOG__TOPIC": topic,
+            "TACTFUL_WORKER__GROUP": topic,
             "TACTFUL_LOG__CONSUMER_THREADS": "1",  # for which there is one worker
             "TACTFUL_ONLINE__KIND": "redis",
             "TACTFUL_REDIS_URL": url,
@@ -135,6 +145,7 @@ def _flink_rows(quick: bool, scratch: Path) -> list[Figure]:
     """The differential gate of the tests, which records how many rows it compared."""
     report = scratch / "gate.xml"
     home = os.environ.get("TACTFUL_FLINK_HOME", str(_ROOT / ".flink"))
+    environment = {key: it for key, it in os.environ.items() if key != "TACTFUL_TEST_BROKER"}
     with broker(scratch) as (servers, _):
         subprocess.run(
             [
@@ -148,7 +159,7 @@ def _flink_rows(quick: bool, scratch: Path) -> list[Figure]:
                 *("-m", "not slow" if quick else "", f"--junitxml={report}"),
             ],
             cwd=_ROOT,
-            env={**os.environ, "TACTFUL_TEST_KAFKA": servers, "TACTFUL_TEST_FLINK": home},
+            env={**environment, "TACTFUL_TEST_KAFKA": servers, "TACTFUL_TEST_FLINK": home},
             stdout=subprocess.DEVNULL,
             check=False,
         )

@@ -9,9 +9,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.apache_kafka import Cluster, named_servers
 from benchmarks.ports import free_port
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
@@ -30,6 +32,14 @@ sys.stdin.read()
 
 def topic_name() -> str:
     return f"test-{uuid.uuid4().hex}"
+
+
+def session_ms(in_memory: int = 3_000) -> int:
+    """Session timeout for the broker of the tests, milliseconds.
+
+    The broker in memory waits for half of it at each join; Apache Kafka refuses less than 6 s.
+    """
+    return 6_000 if named_servers() else in_memory
 
 
 def patiently(condition: object, seconds: float = 120.0) -> None:
@@ -120,9 +130,13 @@ class Proxy:
         while True:
             try:
                 client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # the broker is down
+                client.close()
+                continue
             with self._lock:
                 self._connections += [client, server]
             for pair in ((client, server), (server, client)):
@@ -166,6 +180,33 @@ def broker_behind_proxy() -> Iterator[tuple[Broker, Proxy]]:
         broker.kill()
 
 
+class ApacheBroker:
+    """Apache Kafka behind a proxy: what it held is there after a kill."""
+
+    def __init__(self, cluster: Cluster, proxy: Proxy) -> None:
+        self._cluster = cluster
+        self.servers = f"127.0.0.1:{proxy.port}"
+
+    def start(self) -> None:
+        self._cluster.up()
+
+    def kill(self) -> None:
+        self._cluster.kill()
+
+
+@contextlib.contextmanager
+def apache_behind_proxy(folder: Path) -> Iterator[tuple[ApacheBroker, Proxy]]:
+    proxy = Proxy()
+    advertised = f"advertised.listeners=PLAINTEXT://127.0.0.1:{proxy.port}"
+    cluster = Cluster(folder, 1, "--set", advertised)
+    proxy.open(int(cluster.servers.rpartition(":")[2]))
+    try:
+        yield ApacheBroker(cluster, proxy), proxy
+    finally:
+        proxy.cut()
+        cluster.kill()
+
+
 @contextlib.contextmanager
 def mock_cluster() -> Iterator[str]:
     """Address of the Kafka client's mock cluster: small, but exact about offsets."""
@@ -196,8 +237,7 @@ def mock_topic(servers: str) -> KafkaSettings:
 
 def new_log(servers: str, threads: int = 2, **settings: int) -> KafkaLog:
     """A log in a topic of its own."""
-    # The broker of the tests waits for half of the session time-out whenever somebody joins.
-    settings = {"session_timeout_ms": 3_000, **settings}
+    settings = {"session_timeout_ms": session_ms(), **settings}
     made = KafkaSettings(servers=servers, topic=topic_name(), **settings)  # type: ignore[arg-type]
     ensure_topic(made, consumer_threads=threads)
     return KafkaLog(made)

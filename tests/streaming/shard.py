@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.streaming.brokers import session_ms
+
 from benchmarks.kills import topics
 from tactful_streaming.contract.log_entries import Entry, encode_entry, route_key
 from tactful_streaming.definitions.model import Definitions
@@ -62,7 +64,7 @@ def new_shard(
             servers,
             topic=f"{what}-{name}",
             linger_ms=1,
-            session_timeout_ms=3_000,  # the broker of the tests waits for half of it at each join
+            session_timeout_ms=session_ms(),
             delivery_timeout_ms=60_000,
         )
         for what in ("log", "fired", "matches")

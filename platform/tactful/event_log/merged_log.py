@@ -154,7 +154,7 @@ class MergedLog:
         self._consumer = client.connect("Consumer", config, self._on_error)
         try:
             self._bounds = {
-                n: client.partition_bounds(self._consumer, settings, n, _TIMEOUT_S)
+                n: client.partition_bounds(self._consumer, settings, n, _TIMEOUT_S, repeat=True)
                 for n in range(partitions)
             }
             for number, end in span.ends.items():

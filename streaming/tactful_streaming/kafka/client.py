@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,6 +25,10 @@ _logger = logging.getLogger(__name__)
 NO_OFFSET: Final = -1001
 """Offset of a partition that is named without one: the client's `OFFSET_INVALID`."""
 
+_PAUSE_S = 0.1
+_FIRST_ANSWER_S = 1.0
+_UNSURE_S = 2.0  # time after which an unknown topic is missing if the controller does not say
+
 # Codes of the client's errors.
 _REFUSED = (
     *("TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"),
@@ -31,11 +37,13 @@ _REFUSED = (
 _ABSENT = (
     *("_ALL_BROKERS_DOWN", "_TRANSPORT", "_DESTROY_BROKER", "_TIMED_OUT", "_TIMED_OUT_QUEUE"),
     *("_MSG_TIMED_OUT", "_RESOLVE", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "REQUEST_TIMED_OUT"),
-    *("NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND"),
-    *("BROKER_NOT_AVAILABLE", "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION"),
+    *("NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE"),
 )
 # A broker answers, and has lost its disk, moves partitions or groups, or has just started.
 _TEMPORARY = (
+    *("LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION", "LISTENER_NOT_FOUND"),
+    "_NOENT",  # the client's admin knows no leader
+    *("NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND"),
     *("KAFKA_STORAGE_ERROR", "REPLICA_NOT_AVAILABLE", "PREFERRED_LEADER_NOT_AVAILABLE"),
     *("FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE", "UNKNOWN_TOPIC_ID"),
     *("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS"),
@@ -43,6 +51,8 @@ _TEMPORARY = (
     *("REBALANCE_IN_PROGRESS", "THROTTLING_QUOTA_EXCEEDED", "NOT_CONTROLLER", "UNKNOWN"),
     "_INCONSISTENT",  # records of a transaction were not delivered
 )
+_UNKNOWN = ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")
+_NOT_KNOWN_YET = "the topic exists and the broker does not know it yet"
 _LOST = (
     *("_FATAL", "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"),
     *("OUT_OF_ORDER_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID"),
@@ -72,32 +82,106 @@ def connect(
         raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
 
 
-def ask(question: Callable[[], _Answer]) -> _Answer:
-    """Call `question`, once more if the client dropped the first request.
+def ask(
+    question: Callable[[], _Answer], timeout_s: float = 0.0, settings: KafkaSettings | None = None
+) -> _Answer:
+    """Call `question` again, until `timeout_s`, while brokers start or leaders move.
 
-    A client that learns of other brokers closes its connections and drops the requests that wait
-    on them.
+    It is called once more in any case if the client dropped the first request: a client that learns
+    of other brokers closes its connections and drops the requests that wait on them. With
+    `settings`, an unknown topic is believed only if the controller does not have it either: a
+    broker does not know a topic that was just created, nor any topic just after its start.
+
+    Raises:
+        TopicMissingError: if the controller does not have the topic.
     """
     kafka = import_kafka()
+    began = time.monotonic()
+    until = began + timeout_s
+    dropped = exists = None
+    while True:
+        try:
+            return question()
+        except kafka.KafkaException as error:
+            code = error.args[0]
+            if dropped is None and _has_code(code, ("_DESTROY_BROKER",)):
+                dropped = code
+                continue
+            unknown = settings is not None and _has_code(code, _UNKNOWN)
+            if unknown and exists is None:
+                assert settings is not None
+                exists = topic_exists(settings, max(timeout_s, 1.0))
+                until = until if exists else min(until, began + _UNSURE_S)
+            over = time.monotonic() + _PAUSE_S > until
+            if unknown and (exists is False or (over and exists is None)):
+                assert settings is not None
+                raise missing_topic(settings, confirmed=True) from error
+            if over and exists and _has_code(code, _UNKNOWN[:-1]):
+                code = kafka.KafkaError(kafka.KafkaError.LEADER_NOT_AVAILABLE, _NOT_KNOWN_YET)
+                raise kafka.KafkaException(code) from error
+            if over or not (unknown or _has_code(code, _ABSENT + _TEMPORARY)):
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def count_partitions(
+    client: Any, settings: KafkaSettings, timeout_s: float, causes: Causes | None = None
+) -> int | None:
+    """Ask any client for the number of partitions of the topic; None if there is no topic.
+
+    With `causes`, which the client's error callback notes, it does not wait until the timeout for
+    brokers that refuse the client.
+    """
+    kafka = import_kafka()
+    until = time.monotonic() + timeout_s
+    # An answer that is not there in time is lost, so that a slow broker gets longer each time.
+    wait_s = timeout_s if causes is None else _FIRST_ANSWER_S
+    while True:
+        left = max(until - time.monotonic(), 0.001)
+        listed = partial(client.list_topics, timeout=min(wait_s, left))
+        # All topics are listed: a request for one creates it where brokers auto-create topics.
+        try:
+            topics = ask(listed).topics
+        except kafka.KafkaException as error:
+            if left <= wait_s or not _has_code(error.args[0], _ABSENT):
+                raise
+            client.poll(0)
+            if causes is not None and causes.refused:
+                raise
+            wait_s *= 2
+        else:
+            topic = topics.get(settings.topic)
+            return len(topic.partitions) if topic is not None and topic.partitions else None
+
+
+def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
+    """Ask the controller whether the topic exists; None if it does not answer that.
+
+    The controller knows all topics. A broker knows them some time after they were created or it was
+    started. The question is a change that is never made: to one partition, which every topic has.
+    The controller does not answer it without the right to alter the topic.
+    """
+    kafka = import_kafka()
+    from confluent_kafka.admin import AdminClient, NewPartitions
+
+    asked = AdminClient(settings.client_config()).create_partitions(
+        [NewPartitions(settings.topic, 1)], validate_only=True, request_timeout=timeout_s
+    )
     try:
-        return question()
+        asked[settings.topic].result()
     except kafka.KafkaException as error:
-        if error.args[0].code() != kafka.KafkaError._DESTROY_BROKER:
-            raise
-    return question()
-
-
-def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> int | None:
-    """Ask any client for the number of partitions of the topic; None if there is no topic."""
-    # All topics are listed: a request for one creates it where brokers auto-create topics.
-    topic = ask(lambda: client.list_topics(timeout=timeout_s)).topics.get(settings.topic)
-    return len(topic.partitions) if topic is not None and topic.partitions else None
+        if _has_code(error.args[0], ("UNKNOWN_TOPIC_OR_PART",)):
+            return False
+        return True if _has_code(error.args[0], ("INVALID_PARTITIONS",)) else None
+    return True
 
 
 def partition_bounds(
-    consumer: Any, settings: KafkaSettings, number: int, timeout_s: float
+    consumer: Any, settings: KafkaSettings, number: int, timeout_s: float, *, repeat: bool = False
 ) -> tuple[int, int]:
     """Ask for the offset of the oldest record and the offset behind the newest.
+
+    Until the timeout the question is repeated as by :func:`ask`, if it is to be.
 
     Raises:
         LogError: if no broker answers, or the topic or partition is not there.
@@ -105,7 +189,11 @@ def partition_bounds(
     kafka = import_kafka()
     partition = kafka.TopicPartition(settings.topic, number)
     try:
-        low, high = ask(lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s))
+        low, high = ask(
+            lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s),
+            timeout_s if repeat else 0.0,
+            settings if repeat else None,
+        )
     except kafka.KafkaException as error:
         raise explain(error.args[0], settings) from error
     return low, high
@@ -117,6 +205,11 @@ class Causes:
     def __init__(self) -> None:
         """Begin without a reason."""
         self._last: Any = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last reason is one that no waiting repairs."""
+        return self._last is not None and _has_code(self._last, (*_REFUSED, "_SSL"))
 
     def note(self, error: Any) -> None:
         """Keep an error that the client passes to its error callback."""
@@ -133,10 +226,15 @@ class Causes:
 def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -> LogError:
     """Convert an error of the client to a LogError that says what to do."""
     where = f"topic {settings.topic!r} at {settings.servers}"
-    if _has_code(error, ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")):
+    if _has_code(error, _UNKNOWN):
         return missing_topic(settings)
     if _has_code(error, _REFUSED):
         return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
+    if causes is not None and causes.refused and _has_code(error, _ABSENT):
+        return LogUnreachableError(
+            f"{where}: refused us ({causes}): check username, password and certificates",
+            retry_after=5.0,
+        )
     if _has_code(error, _ABSENT + _LOST):
         reason = error.str() if causes is None else f"{error.str()}; {causes}"
         return LogUnreachableError(f"{where}: no broker answers ({reason})", retry_after=2.0)
@@ -164,11 +262,20 @@ def _has_code(error: Any, names: Sequence[str]) -> bool:
     return error.code() in [getattr(kafka, name) for name in names]
 
 
-def missing_topic(settings: KafkaSettings) -> TopicMissingError:
-    """Make the error for the answer of one broker that a topic or partition is missing."""
+def missing_topic(settings: KafkaSettings, *, confirmed: bool = False) -> TopicMissingError:
+    """Make the error for a topic or partition that is not there, by the answer of one broker.
+
+    It is `confirmed` if the controller has no such topic either, or does not say so for a while.
+    """
+    reason = ", by the answer of one broker, which may have just started"
+    if confirmed:
+        reason = (
+            ". If it was deleted, its records are lost: make it again and rebuild, or restore it "
+            "from a backup"
+        )
     return TopicMissingError(
         f"topic {settings.topic!r} at {settings.servers}: the topic or one of its partitions is "
-        "not there, by the answer of one broker, which may have just started",
+        f"not there{reason}",
         settings.topic,
     )
 

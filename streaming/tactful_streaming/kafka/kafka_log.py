@@ -32,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 0.5
 _OVERDUE_S = 1.0
+_CONTROLLER_S = 5.0
+_DELETED_S = 2.0  # time for which the controller says that the topic is gone before it is believed
 
 
 class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
@@ -82,8 +84,15 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._probe_at = 0.0
         self._closed = False
         self._causes = client.Causes()
+        self._absent_since: float | None = None
         self._producer = self._connect()
         self._probe(connect_timeout_s)
+        # A broker does not know a topic that was just created.
+        while self._absent_since is not None and not isinstance(self._problem, TopicError):
+            if self._clock() > self._absent_since + connect_timeout_s:
+                break
+            time.sleep(_PROBE_EVERY_S / 5)
+            self._probe(connect_timeout_s)
         if isinstance(self._problem, TopicError):
             self._producer = None  # breaks the reference cycle, which ends its threads
             raise self._problem
@@ -275,7 +284,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         """Check that a broker answers and that the topic is unchanged."""
         before = self._problem
         try:
-            count = client.count_partitions(self._producer, self._settings, timeout_s)
+            count = client.count_partitions(self._producer, self._settings, timeout_s, self._causes)
         except self._kafka.KafkaException as error:
             self._producer.poll(0)
             self._problem = client.explain(error.args[0], self._settings, self._causes)
@@ -290,10 +299,8 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
     def _check_count(self, count: int | None) -> LogError | None:
         topic = self._settings.topic
         if count is None:
-            return TopicError(
-                f"topic {topic!r} does not exist at {self._settings.servers}: make it "
-                "(ensure_topic). If it was deleted, its records are lost: restore it from a backup"
-            )
+            return self._check_absence()
+        self._absent_since = None
         if self._count not in (None, count):
             return TopicError(
                 f"topic {topic!r} had {self._count} partitions and has {count} now, which changes "
@@ -301,6 +308,22 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             )
         self._count = count
         return None
+
+    def _check_absence(self) -> LogError:
+        """Make the error for a topic that a broker does not know; the controller knows all."""
+        topic, servers = self._settings.topic, self._settings.servers
+        if self._absent_since is None:
+            self._absent_since = self._clock()
+        exists = client.topic_exists(self._settings, _CONTROLLER_S)
+        lasting = self._clock() - self._absent_since >= _DELETED_S
+        if exists or (not lasting and (exists is None or self._count is not None)):
+            return LogUnreachableError(
+                f"topic {topic!r} at {servers}: the broker does not know it yet", retry_after=2.0
+            )
+        return TopicError(
+            f"topic {topic!r} does not exist at {servers}: make it (ensure_topic). If it was "
+            "deleted, its records are lost: restore it from a backup"
+        )
 
 
 class _PendingAppend:

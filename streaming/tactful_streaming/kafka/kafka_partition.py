@@ -86,7 +86,7 @@ class KafkaPartition:
     def _bounds(self) -> tuple[int, int]:
         try:
             partition = self._consumer, self._settings, self._number
-            low, high = client.partition_bounds(*partition, self._timeout_s)
+            low, high = client.partition_bounds(*partition, self._timeout_s, repeat=True)
         except TopicError as error:
             if not self._exists_at_broker():
                 raise

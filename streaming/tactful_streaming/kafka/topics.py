@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+import time
+from typing import Any, Final
 
 from tactful_streaming.errors import TopicError
 from tactful_streaming.kafka import client
@@ -12,6 +13,9 @@ from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
+
+_PAUSE_S = 0.1
+_LEADER_S = 5.0
 
 _NO_ID: Final = "A" * 22  # all zeros in base64: a broker without topic ids
 
@@ -53,21 +57,65 @@ def ensure_topic(
         },
     )
     causes = client.Causes()
+    until = time.monotonic() + timeout_s
     # The admin client does not say why it has no connection; a producer does.
     producer = client.connect("Producer", settings.client_config(), causes.note)
     admin = AdminClient(settings.client_config())
     try:
-        count = client.count_partitions(producer, settings, timeout_s)
-        if count is not None:
-            return count
-        admin.create_topics([topic], request_timeout=timeout_s)[settings.topic].result()
-        _logger.info("created topic %s", settings.topic)
+        count = client.count_partitions(producer, settings, timeout_s, causes)
+        if count is None:
+            _create(admin, topic, until)
+            count = _await_topic(producer, settings, until) or wanted
+        _await_leaders(admin, settings, count, until)
     except kafka.KafkaException as error:
-        # Another process may have created it just now.
+        producer.poll(0)
+        raise client.explain(error.args[0], settings, causes) from error
+    return count
+
+
+def _create(admin: Any, topic: Any, until: float) -> None:
+    kafka = client.import_kafka()
+
+    def create() -> None:
+        left_s = max(until - time.monotonic(), 1.0)
+        admin.create_topics([topic], request_timeout=left_s)[topic.topic].result()
+
+    try:
+        client.ask(create, until - time.monotonic())
+    except kafka.KafkaException as error:
+        # Another process may have created it just now, or the first of two requests has.
         if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
-            producer.poll(0)
-            raise client.explain(error.args[0], settings, causes) from error
-    return client.count_partitions(admin, settings, timeout_s) or wanted
+            raise
+    else:
+        _logger.info("created topic %s", topic.topic)
+
+
+def _await_topic(producer: Any, settings: KafkaSettings, until: float) -> int | None:
+    """Wait until a broker lists the topic; return the number of its partitions."""
+    while True:
+        left_s = until - time.monotonic()
+        count = client.count_partitions(producer, settings, max(left_s, 1.0))
+        if count is not None or left_s <= 0:
+            return count
+        time.sleep(_PAUSE_S)
+
+
+def _await_leaders(admin: Any, settings: KafkaSettings, count: int, until: float) -> None:
+    """Wait until the leader of each partition answers for it.
+
+    A broker that was just made one does not know it yet, and a new leader has to be found for the
+    partitions of a broker that is down.
+    """
+    kafka = client.import_kafka()
+    newest = kafka.admin.OffsetSpec.latest()
+    asked = {kafka.TopicPartition(settings.topic, number): newest for number in range(count)}
+
+    def answer() -> None:
+        left_s = min(max(until - time.monotonic(), 1.0), _LEADER_S)
+        for future in admin.list_offsets(asked, request_timeout=left_s).values():
+            future.result()
+
+    client.ask(answer, until - time.monotonic())
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
@@ -77,8 +125,12 @@ def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
 
     admin = AdminClient(settings.client_config())
     asked = kafka.TopicCollection([settings.topic])
+
+    def describe() -> Any:
+        return admin.describe_topics(asked, request_timeout=timeout_s)[settings.topic].result()
+
     try:
-        described = admin.describe_topics(asked, request_timeout=timeout_s)[settings.topic].result()
+        described = client.ask(describe, timeout_s, settings)
     except kafka.KafkaException as error:
         unsupported = (kafka.KafkaError._UNSUPPORTED_FEATURE, kafka.KafkaError.UNSUPPORTED_VERSION)
         if error.args[0].code() in unsupported:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from tactful_streaming.contract.log_entries import Row
 from tactful_streaming.errors import FencedError, LogWriteError
-from tactful_streaming.kafka.client import count_partitions, explain, import_kafka, missing_topic
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ _MOST_WAITING = 500_000
 _BY_KEY = -1  # the client's PARTITION_UA
 _TOGETHER = 2_000  # rows passed to the client in one call
 _TRANSACTION_TIMEOUT_MS = 300_000
+_FIRST_ANSWER_S = 1.0
 _LINGER_MS = 500
 """Readers see no rows before the commit, which sends batches without this delay.
 
@@ -46,7 +47,7 @@ class TransactionalProducer:
     ) -> None:
         """Take `name`, which fences its former owner and aborts the open transaction."""
         self._settings = settings
-        self._kafka = import_kafka()
+        self._kafka = client.import_kafka()
         self._name = name
         self._timeout_s = settings.delivery_timeout_ms / 1000
         self._clock = clock
@@ -58,17 +59,18 @@ class TransactionalProducer:
             # Longer than any time between commits; the next owner does not wait for it.
             "transaction.timeout.ms": max(settings.delivery_timeout_ms, _TRANSACTION_TIMEOUT_MS),
         }
-        self._producer = self._kafka.Producer(config, logger=_logger)
+        self._causes = client.Causes()
+        self._producer = client.connect("Producer", config, self._causes.note)
         with self._explained():
-            self._producer.init_transactions(self._timeout_s)
+            self._take_name()
 
     def partition_of(self, topic: str) -> Callable[[str], int]:
         """Return the function from a record's key to its partition in a topic."""
         with self._explained():
             settings = replace(self._settings, topic=topic)
-            count = count_partitions(self._producer, settings, self._timeout_s)
+            count = client.count_partitions(self._producer, settings, self._timeout_s)
         if count is None:
-            raise missing_topic(settings)
+            raise client.missing_topic(settings)
         return lambda key: int(self._kafka.murmur2(key.encode(), count))
 
     def write(self, topic: str, rows: Sequence[Row], partition: int = _BY_KEY) -> None:
@@ -109,7 +111,8 @@ class TransactionalProducer:
                     ),
                 )
         self.commit()
-        self._producer.poll(0)
+        with self._explained():
+            self._producer.poll(0)
         return max(places)
 
     def close(self) -> None:
@@ -120,8 +123,25 @@ class TransactionalProducer:
             try:
                 self._producer.abort_transaction(1.0)
             except self._kafka.KafkaException as error:
-                _logger.info("%s: the open transaction will time out: %s", self._name, error)
-        self._producer.flush(0)
+                _logger.info("%s: the open transaction was not aborted: %s", self._name, error)
+        with suppress(self._kafka.KafkaException):  # of a producer that was fenced
+            self._producer.flush(0)
+
+    def _take_name(self) -> None:
+        """Take the transactional id; do not wait for brokers that refuse the client."""
+        left_s, wait_s = self._timeout_s, _FIRST_ANSWER_S
+        while True:
+            try:
+                self._producer.init_transactions(min(wait_s, left_s))
+            except self._kafka.KafkaException as error:
+                self._producer.poll(0)
+                left_s -= wait_s
+                # A call after a timeout waits for the same answer.
+                if left_s <= 0 or self._causes.refused or not error.args[0].retriable():
+                    raise
+                wait_s *= 2
+            else:
+                return
 
     def _produce(self, topic: str, rows: Sequence[Row], partition: int, until: float) -> None:
         # If a message is not delivered, the commit fails.
@@ -134,7 +154,8 @@ class TransactionalProducer:
             messages = list(self._not_taken(messages)) if taken < len(messages) else []
             # Process delivery reports; wait for some if messages were refused or many wait.
             full = bool(messages) or len(self._producer) >= _MOST_WAITING
-            self._producer.poll(0.05 if full else 0)
+            with self._explained():
+                self._producer.poll(0.05 if full else 0)
             if messages and self._clock() > until:
                 raise LogWriteError(f"{self._where()}: the client has no room for more rows")
 
@@ -161,9 +182,21 @@ class TransactionalProducer:
 
     def _error(self, error: Any) -> Exception:
         kafka = self._kafka.KafkaError
+        # After a failure the client reports only that it has failed.
+        if error.code() in (kafka._FATAL, kafka._STATE):
+            error = self._failure() or error
         if error.code() in (kafka._FENCED, kafka.PRODUCER_FENCED, kafka.INVALID_PRODUCER_EPOCH):
             return FencedError(f"{self._where()}: another process has taken over")
-        return explain(error, self._settings)
+        return client.explain(error, self._settings, self._causes)
+
+    def _failure(self) -> Any:
+        """Return the error that ended the open transaction; None if it is not known."""
+        try:
+            self._producer.begin_transaction()
+        except self._kafka.KafkaException as error:
+            return error.args[0]
+        self._open = True
+        return None
 
     def _where(self) -> str:
         return f"producer {self._name!r} at {self._settings.servers}"

@@ -19,7 +19,7 @@ from tests.platform.erasure.test_erase import FEATURES, Tokens, leave_traces, sc
 from tests.platform.erasure.test_erase import others as server_others
 from tests.platform.metadata.test_rights import installed
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
-from tests.streaming.brokers import Broker, running_broker, topic_name
+from tests.streaming.brokers import topic_name
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
 
@@ -44,12 +44,6 @@ DEADLINE_S = 120.0
 FIELDS = ("user", "device", "session", "event", "recommendation", "query", "page", "email")
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running_broker() as running:
-        yield running
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path) as server:
@@ -58,7 +52,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def config(
-    tmp_path: Path, broker: Broker, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kafka_servers: str, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
     (tmp_path / "features.yaml").write_text(FEATURES)
@@ -67,7 +61,7 @@ def config(
     file.write_text(
         f'[engine]\nfeatures = "{tmp_path / "features.yaml"}"\n'
         f'[storage]\ndata = "{tmp_path / "data"}"\n'
-        f'[log]\nkind = "kafka"\nbrokers = "{broker.servers}"\ntopic = "{topic}"\n'
+        f'[log]\nkind = "kafka"\nbrokers = "{kafka_servers}"\ntopic = "{topic}"\n'
         "consumer_threads = 1\n"
         '[online]\nkind = "redis"\n'
         f'[worker]\ngroup = "{topic}"\nfired_topic = "{topic}-fired"\nidle_s = 0.2\n'

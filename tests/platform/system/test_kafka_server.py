@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.platform.support import Live, build, now_ms, view, wait_until
-from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
+from tests.streaming.brokers import ApacheBroker, Broker, Proxy, topic_name
 from tests.streaming.redis_server import RedisServer
 
 from tactful.config.privacy import MinimiseSettings
@@ -47,12 +47,6 @@ from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running_broker() as running:
-        yield running
-
-
 def on_kafka(settings: Settings, servers: str, **changes: Any) -> Settings:
     log = LogSettings(
         kind="kafka", brokers=servers, topic=topic_name(), consumer_threads=2, linger_ms=5
@@ -61,9 +55,9 @@ def on_kafka(settings: Settings, servers: str, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def kafka(settings: Settings, broker: Broker) -> Settings:
+def kafka(settings: Settings, kafka_servers: str) -> Settings:
     """Settings of a server that computes all features itself, from a topic of its own."""
-    return on_kafka(settings, broker.servers)
+    return on_kafka(settings, kafka_servers)
 
 
 def people(count: int) -> list[str]:
@@ -222,9 +216,11 @@ def test_positions_that_nobody_was_given_are_refused(kafka: Settings) -> None:
 
 
 @pytest.fixture
-def proxied(settings: Settings) -> Iterator[tuple[Settings, Proxy]]:
-    with broker_behind_proxy() as (broker, proxy):
-        yield on_kafka(settings, broker.servers), proxy
+def proxied(
+    settings: Settings, broker_and_proxy: tuple[Broker | ApacheBroker, Proxy]
+) -> tuple[Settings, Proxy]:
+    broker, proxy = broker_and_proxy
+    return on_kafka(settings, broker.servers), proxy
 
 
 def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Proxy]) -> None:

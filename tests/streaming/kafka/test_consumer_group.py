@@ -10,7 +10,13 @@ from unittest.mock import Mock
 import pytest
 from confluent_kafka import KafkaError, Message
 from tests.streaming import brokers
-from tests.streaming.brokers import broker_behind_proxy, new_log, patiently, topic_name
+from tests.streaming.brokers import (
+    broker_behind_proxy,
+    new_log,
+    patiently,
+    session_ms,
+    topic_name,
+)
 
 from tactful_streaming.errors import OffsetError, TopicError
 from tactful_streaming.kafka import topic_watch
@@ -30,11 +36,17 @@ def log(kafka_servers: str) -> Iterator[KafkaLog]:
 class Worker:
     """A member that counts, with state that outlives it by partition."""
 
-    def __init__(self, log: KafkaLog, state: dict[int, list[bytes]], group: str = "g") -> None:
+    def __init__(
+        self, log: KafkaLog, state: dict[int, list[bytes]], group: str | None = None
+    ) -> None:
         self.state = state
         self.told: list[tuple[str, list[int]]] = []
         self.group = PartitionGroup(
-            log.settings, group, assigned=self.assigned, revoked=self.revoked, lost=self.lost
+            log.settings,
+            group or log.settings.topic,
+            assigned=self.assigned,
+            revoked=self.revoked,
+            lost=self.lost,
         )
 
     def assigned(self, number: int) -> int:
@@ -60,10 +72,15 @@ class Worker:
 
 
 def member(
-    settings: KafkaSettings, assigned: Callable[[int], int | None], group: str = "g"
+    settings: KafkaSettings, assigned: Callable[[int], int | None], group: str | None = None
 ) -> PartitionGroup:
+    """A member of a group, by default of the one with the topic's name."""
     return PartitionGroup(
-        settings, group, assigned=assigned, revoked=lambda _: None, lost=lambda _: None
+        settings,
+        group or settings.topic,
+        assigned=assigned,
+        revoked=lambda _: None,
+        lost=lambda _: None,
     )
 
 
@@ -215,7 +232,7 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
 
 
 def test_an_absent_topic(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), session_timeout_ms=2000)
+    settings = KafkaSettings(kafka_servers, topic_name(), session_timeout_ms=session_ms(2_000))
     group = member(settings, lambda _: 0)
     monkeypatch.setattr(topic_watch, "_BELIEVED_AFTER_S", 1.0)
     monkeypatch.setattr(topic_watch, "_ASK_EVERY_S", 0.2)
@@ -309,7 +326,7 @@ def forget(numbers):
         del states[number]
 
 group = PartitionGroup(
-    KafkaSettings(servers=servers, topic=topic, session_timeout_ms=2000), "g",
+    KafkaSettings(servers=servers, topic=topic, session_timeout_ms=int(sys.argv[5])), topic,
     assigned=assigned, revoked=forget, lost=forget,
 )
 while True:
@@ -330,7 +347,8 @@ while True:
 @pytest.mark.slow  # waits for the group to give up on who was killed
 def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) -> None:
     def start() -> subprocess.Popen[bytes]:
-        arguments = [log.settings.servers, log.settings.topic, str(tmp_path), "0"]
+        settings = log.settings
+        arguments = [settings.servers, settings.topic, str(tmp_path), "0", str(session_ms(2_000))]
         command = [sys.executable, "-c", WORK, *arguments]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 

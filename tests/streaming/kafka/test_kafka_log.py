@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.streaming import brokers
-from tests.streaming.brokers import broker_behind_proxy, new_log, patiently, topic_name
+from tests.streaming.brokers import ApacheBroker, Broker, Proxy, new_log, patiently, topic_name
 
 from tactful_streaming.errors import (
     BackpressureError,
@@ -37,6 +37,8 @@ from tactful_streaming.log.event_log import Positions
 from tactful_streaming.log.group_commit import KeyedCommit
 
 pytest.importorskip("confluent_kafka")
+
+Proxied = tuple[Broker | ApacheBroker, Proxy]
 
 
 @pytest.fixture
@@ -288,12 +290,10 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
     return True
 
 
-def test_appends_fail_fast_without_broker_and_recover() -> None:
-    """The broker of this test keeps nothing: what is judged is refusal and recovery."""
-    with (
-        brokers.running_broker() as broker,
-        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
-    ):
+def test_appends_fail_fast_without_broker_and_recover(broker_and_proxy: Proxied) -> None:
+    """The broker in memory keeps nothing: what is judged is refusal and recovery."""
+    broker, _ = broker_and_proxy
+    with new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log:
         patiently(lambda: appended(log, b"before"))
         broker.kill()
         with pytest.raises(LogUnreachableError):
@@ -302,12 +302,12 @@ def test_appends_fail_fast_without_broker_and_recover() -> None:
         with pytest.raises(LogUnreachableError, match="no broker answers"):
             log.submit([b"during"], ["u"])
         broker.start()
-        # The topic is gone, unless the broker makes topics by itself.
+        # In memory the topic is gone, unless the broker makes topics by itself.
         ensure_topic(log.settings, consumer_threads=2)
         patiently(lambda: log.problem is None)
         number = log.partition_of("u")
         patiently(lambda: appended(log, b"after"))
-        assert contents(log, {number: 1}) == {number: [b"after"]}
+        assert contents(log, {number: log.known_end(number)})[number][-1] == b"after"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_changed_topic_is_not_written_to(
             log.append([b"x"], ["u"])
 
 
-def test_cut_connections_lose_no_acknowledged_record() -> None:
+def test_cut_connections_lose_no_acknowledged_record(broker_and_proxy: Proxied) -> None:
     acknowledged: dict[str, list[bytes]] = {f"u{n}": [] for n in range(4)}
     stop = threading.Event()
 
@@ -347,10 +347,8 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
                 acknowledged[key].append(payload)
             number += 1
 
-    with (
-        broker_behind_proxy() as (broker, proxy),
-        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1500) as log,
-    ):
+    broker, proxy = broker_and_proxy
+    with new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1500) as log:
         pool = ThreadPoolExecutor(len(acknowledged))
         appending = [pool.submit(append, log, key) for key in acknowledged]
         counts = []
@@ -373,8 +371,9 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
         assert [record for record in sent if record in set(payloads)] == payloads
 
 
-def test_reading_goes_on_after_an_outage() -> None:
-    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+def test_reading_goes_on_after_an_outage(broker_and_proxy: Proxied) -> None:
+    broker, proxy = broker_and_proxy
+    with new_log(broker.servers, linger_ms=1) as log:
         log.append_to(0, [b"%d" % n for n in range(10)])
         partition = log.partition(0)
         assert len(read_to(partition, 10)) == 10
@@ -387,8 +386,9 @@ def test_reading_goes_on_after_an_outage() -> None:
         partition.close()
 
 
-def test_reads_wait_for_records_of_other_writers() -> None:
-    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+def test_reads_wait_for_records_of_other_writers(broker_and_proxy: Proxied) -> None:
+    broker, proxy = broker_and_proxy
+    with new_log(broker.servers, linger_ms=1) as log:
         log.append_to(0, [b"%d" % n for n in range(10)])
         with KafkaLog(log.settings) as another:
             proxy.answers_after = 0.3
@@ -403,8 +403,9 @@ def test_reads_wait_for_records_of_other_writers() -> None:
             partition.close()
 
 
-def test_an_undelivered_record_is_an_error() -> None:
-    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+def test_an_undelivered_record_is_an_error(broker_and_proxy: Proxied) -> None:
+    broker, proxy = broker_and_proxy
+    with new_log(broker.servers, linger_ms=1) as log:
         partition = KafkaPartition(log, 0, timeout_s=0.5)
         log.append_to(0, [b"x"])
         assert partition.read(0, 1) == [(0, b"x")]
@@ -432,7 +433,7 @@ def test_an_unknown_partition_is_verified_before_it_is_gone(
 
     with new_log(kafka_servers, linger_ms=1) as log:
         log.append_to(0, [b"x"])
-        partition = log.partition(0)
+        partition = KafkaPartition(log, 0, timeout_s=0.3)
         consumer = Mock(wraps=partition._consumer)
         unknown = KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         consumer.get_watermark_offsets.side_effect = unknown
@@ -446,7 +447,7 @@ def test_an_unknown_partition_is_verified_before_it_is_gone(
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_dropped_requests_are_repeated_once(
+def test_dropped_requests_are_repeated(
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """A client that learns of other brokers drops what it asked the ones it knew."""
@@ -459,9 +460,6 @@ def test_dropped_requests_are_repeated_once(
         dropped = KafkaException(KafkaError(KafkaError._DESTROY_BROKER))
         consumer.get_watermark_offsets.side_effect = [*[dropped] * times, *[DEFAULT] * 9]
         monkeypatch.setattr(partition, "_consumer", consumer)
-        if times > 1:
-            with pytest.raises(LogUnreachableError, match="no broker answers"):
-                partition.read(0, 1)
         assert partition.read(0, 1) == [(0, b"x")]
         assert consumer.get_watermark_offsets.call_count == times + 1
         partition.close()

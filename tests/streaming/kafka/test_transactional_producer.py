@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock
 
 import confluent_kafka
 import pytest
@@ -10,7 +11,7 @@ from tests.streaming.brokers import topic_name
 from tests.streaming.shard import read_topic
 
 from tactful_streaming.contract.log_entries import Row
-from tactful_streaming.errors import LogError, LogWriteError
+from tactful_streaming.errors import FencedError, LogError, LogWriteError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
@@ -110,4 +111,56 @@ def test_rows_the_client_refuses_are_an_error(settings: KafkaSettings) -> None:
         for _ in range(100):  # until it knows the topic, it takes what is for any partition
             producer.write(settings.topic, some_rows(2), 7)
             producer.commit()
+    producer.close()
+
+
+@pytest.mark.parametrize("rows", [1, 5000])
+def test_a_fenced_producer_says_so_whatever_is_called(settings: KafkaSettings, rows: int) -> None:
+    """First in the commit; later calls meet a client that reports only that it has failed."""
+    name = f"owner-{settings.topic}"
+    fenced = TransactionalProducer(settings, name)
+    fenced.write(settings.topic, some_rows(rows), 1)
+    owner = TransactionalProducer(settings, name)
+    with pytest.raises(FencedError, match="another process has taken over"):
+        fenced.commit()
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            fenced.write(settings.topic, some_rows(rows), 1)
+        with pytest.raises(FencedError):
+            fenced.append(settings.topic, [b"x"], 1)
+    fenced.close()
+    owner.write(settings.topic, some_rows(3), 0)
+    owner.commit()
+    owner.close()
+    assert len(read_topic(settings, uncommitted=True)[0]) == 3
+
+
+@pytest.mark.parametrize("code", ["_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"])
+@pytest.mark.parametrize("said", ["_FATAL", "_STATE"])
+def test_a_failed_client_is_asked_why(
+    code: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it raises from its poll, or refuses single rows."""
+    error, state = (
+        confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, name), fatal=True)
+        for name in (code, said)
+    )
+
+    def refuse(topic: str, messages: list[dict[str, Any]], partition: int) -> int:
+        messages[0]["_error"] = state
+        return len(messages) - 1
+
+    made = MagicMock()
+    made.produce_batch.side_effect = refuse
+    made.flush.side_effect = confluent_kafka.KafkaException(state)
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda *_, **__: made)
+    producer = TransactionalProducer(KafkaSettings("127.0.0.1:1"), "owner")
+    producer.write("t", [])
+    made.begin_transaction.side_effect = [None, confluent_kafka.KafkaException(error)]
+    with pytest.raises(FencedError):
+        producer.write("t", some_rows(2))
+    made.produce_batch.side_effect = lambda topic, messages, partition: len(messages)
+    made.poll.side_effect = confluent_kafka.KafkaException(error)
+    with pytest.raises(FencedError):
+        producer.write("t", some_rows(2))
     producer.close()

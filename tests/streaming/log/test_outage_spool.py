@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.streaming.brokers import Proxy, broker_behind_proxy, new_log, patiently
+from tests.streaming.brokers import ApacheBroker, Broker, Proxy, new_log, patiently
 from tests.streaming.kafka.test_kafka_log import contents
 
 from tactful_streaming.errors import (
@@ -255,7 +255,9 @@ def cut_for(proxy: Proxy, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(3.0, marks=pytest.mark.slow)])
-def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
+def test_an_outage_of_kafka(
+    tmp_path: Path, seconds: float, broker_and_proxy: tuple[Broker | ApacheBroker, Proxy]
+) -> None:
     """Appends are accepted during the outage; Kafka has all acknowledged ones afterwards."""
     acknowledged: list[bytes] = []
 
@@ -273,8 +275,8 @@ def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
         await asyncio.gather(*(client(name) for name in range(6)))
         await commit.close()
 
+    broker, proxy = broker_and_proxy
     with (
-        broker_behind_proxy() as (broker, proxy),
         new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1500) as log,
         Spool(log, tmp_path, durability="process") as spool,
     ):

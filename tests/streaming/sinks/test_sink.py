@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.streaming.brokers import session_ms, topic_name
 from tests.streaming.redis_server import RedisServer
 
 from tactful_streaming.errors import OnlineStoreError
@@ -453,9 +454,9 @@ from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
-servers, topic, location = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+servers, topic, location, session = *sys.argv[1:3], json.loads(sys.argv[3]), int(sys.argv[4])
 target = RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
-group = open_rows(KafkaSettings(servers, topic, session_timeout_ms=1000), "sink")
+group = open_rows(KafkaSettings(servers, topic, session_timeout_ms=session), topic)
 print("ready", flush=True)
 run_sink(group, target, stop=lambda: False)
 """
@@ -475,8 +476,7 @@ def produce(servers: str, topic: str, rows: Payloads) -> None:
 def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Path) -> None:
     chance = random.Random(3)
     topic = random_topic(chance, 500)
-    # The broker of the tests waits for half of the session time-out when a sink joins.
-    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}", session_timeout_ms=3_000)
+    where = KafkaSettings(kafka_servers, topic_name(), session_timeout_ms=session_ms())
     ensure_topic(where, consumer_threads=2)
     produce(kafka_servers, where.topic, topic)
     target = SqlRows(f"sqlite:///{tmp_path / 'rows.db'}")
@@ -484,7 +484,7 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
     for count in (500, 540):
         if count == 540:
             produce(kafka_servers, where.topic, {0: [encode(row(7, 10**9, entity="new"))] * 40})
-        group = sink.open_rows(where, "sink")
+        group = sink.open_rows(where, where.topic)
         seen: list[SinkProgress] = []
         wanted = count - done.rows
         done = run_sink(
@@ -512,9 +512,10 @@ def test_sinks_killed_under_load_lose_nothing_and_end_right(
     chance = random.Random(kills)
     location = location_of(backend, request, tmp_path)
     target = open_target(location)
-    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}")
+    where = KafkaSettings(kafka_servers, topic_name())
     ensure_topic(where, consumer_threads=2)
     command = [sys.executable, "-c", SINK, kafka_servers, where.topic, json.dumps(location)]
+    command.append(str(session_ms(1_000)))
     everything: dict[int, list[bytes]] = {n: [] for n in range(4)}
     sinks = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     try:

@@ -1,0 +1,223 @@
+"""What the client answers while brokers start, leaders move or refuse it."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+from unittest.mock import Mock
+
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from tactful_streaming.errors import LogError, LogUnreachableError, TopicError
+from tactful_streaming.kafka import client, kafka_log
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.topics import ensure_topic
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
+
+NOWHERE = KafkaSettings("127.0.0.1:1", "t")
+
+UNSETTLED = [
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.KAFKA_STORAGE_ERROR,
+]
+UNKNOWN = [
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+]
+REFUSED = [KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL]
+
+
+def failed(code: int) -> KafkaException:
+    return KafkaException(KafkaError(code))
+
+
+def answers(*answers: object) -> Callable[[], Any]:
+    """A question whose answers come in this order."""
+    return Mock(side_effect=answers)
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(kafka_log, "_PROBE_EVERY_S", 0.0)
+
+
+def controller_says(monkeypatch: pytest.MonkeyPatch, exists: bool | None) -> None:
+    monkeypatch.setattr(client, "topic_exists", lambda *_: exists)
+
+
+@pytest.mark.parametrize("code", [*UNSETTLED, KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT])
+def test_a_question_is_repeated_while_leaders_move(code: int) -> None:
+    assert client.ask(answers(failed(code), failed(code), 7), 60) == 7
+    with pytest.raises(KafkaException):
+        client.ask(answers(failed(code), 7))
+    assert isinstance(client.explain(KafkaError(code), NOWHERE), LogUnreachableError)
+    assert client.lasting_problem(KafkaError(code), NOWHERE) is None
+
+
+def test_other_errors_are_not_repeated() -> None:
+    question = answers(failed(KafkaError.TOPIC_AUTHORIZATION_FAILED), 7)
+    with pytest.raises(KafkaException):
+        client.ask(question, 60)
+
+
+@pytest.mark.parametrize("code", UNKNOWN)
+def test_the_controller_decides_whether_a_topic_exists(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that starts knows no topic: "make it again" would lose what is in one."""
+    controller_says(monkeypatch, True)
+    assert client.ask(answers(failed(code), failed(code), 7), 60, NOWHERE) == 7
+    controller_says(monkeypatch, None)
+    assert client.ask(answers(failed(code), failed(code), 7), 60, NOWHERE) == 7
+    controller_says(monkeypatch, False)
+    with pytest.raises(TopicError, match="If it was deleted, its records are lost"):
+        client.ask(answers(failed(code), 7), 60, NOWHERE)
+
+
+def test_a_topic_that_no_broker_knows_in_time_was_not_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    controller_says(monkeypatch, True)
+    consumer = Mock()
+    consumer.get_watermark_offsets.side_effect = failed(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    with pytest.raises(LogUnreachableError, match="does not know it yet"):
+        client.partition_bounds(consumer, NOWHERE, 0, 0.05, repeat=True)
+
+
+class Refusing:
+    """A client whose brokers refuse it; its error callback is called by `poll` only."""
+
+    def __init__(self, config: object, code: int, error_cb: Callable[[KafkaError], None]) -> None:
+        self._error = KafkaError(code)
+        self._error_cb = error_cb
+        self.calls = 0
+
+    def _fail(self, *_: object, **__: object) -> None:
+        self.calls += 1
+        error = KafkaError(KafkaError._TRANSPORT, "broker transport failure", retriable=True)
+        raise KafkaException(error)
+
+    list_topics = init_transactions = _fail
+
+    def poll(self, timeout: float) -> int:
+        self._error_cb(self._error)
+        return 1
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_refusal_is_reported_after_the_first_request(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after the timeout, and not as "no broker answers"."""
+    made: list[Refusing] = []
+
+    def connect(config: object, error_cb: Callable[[KafkaError], None], **_: object) -> Refusing:
+        made.append(Refusing(config, code, error_cb))
+        return made[-1]
+
+    monkeypatch.setattr(confluent_kafka, "Producer", connect)
+    for opened in (ensure_topic, lambda it: TransactionalProducer(it, "owner")):
+        with pytest.raises(LogError, match=r"'t' at 127\.0\.0\.1:1: refused us .*check username"):
+            opened(NOWHERE)
+    assert [one.calls for one in made] == [1, 1]
+
+
+def test_a_slow_broker_gets_longer_each_time() -> None:
+    """An answer that comes after its timeout is lost."""
+    timeouts: list[float] = []
+
+    def list_topics(timeout: float) -> Any:
+        timeouts.append(timeout)
+        if timeout < 4:
+            raise failed(KafkaError._TIMED_OUT)
+        return Mock(topics={"t": Mock(partitions={0: 0, 1: 1})})
+
+    slow = Mock(list_topics=list_topics)
+    assert client.count_partitions(slow, NOWHERE, 60, client.Causes()) == 2
+    assert timeouts == [1.0, 2.0, 4.0]
+
+
+def listed(*errors: int | None) -> Mock:
+    """An admin client whose leaders fail with these codes, one at each request."""
+    codes = iter(errors)
+
+    def list_offsets(asked: Sequence[Any], **_: object) -> dict[Any, Future[int]]:
+        code, future = next(codes), Future[int]()
+        if code is None:
+            future.set_result(0)
+        else:
+            future.set_exception(failed(code))
+        return dict.fromkeys(asked, future)
+
+    created: Future[None] = Future()
+    created.set_result(None)
+    admin = Mock(list_offsets=Mock(side_effect=list_offsets))
+    admin.create_topics.return_value = {"t": created}
+    return admin
+
+
+@pytest.mark.parametrize("known", [[None, None, 2], [2]])
+def test_a_topic_is_ready_when_its_leaders_answer(
+    known: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new topic, and one whose broker is down when the server starts."""
+    admin = listed(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._TRANSPORT, None)
+    monkeypatch.setattr("confluent_kafka.admin.AdminClient", lambda *_: admin)
+    counts = iter(known)
+    monkeypatch.setattr(client, "count_partitions", lambda *_: next(counts))
+    assert ensure_topic(NOWHERE, partitions=2) == 2
+    assert admin.list_offsets.call_count == 3
+    assert admin.create_topics.call_count == (known[0] is None)
+
+
+def test_a_log_opens_when_brokers_know_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([None, None])
+    monkeypatch.setattr(client, "count_partitions", lambda *_: next(counts, 4))
+    controller_says(monkeypatch, True)
+    with KafkaLog(NOWHERE) as log:
+        assert log.partitions == 4
+
+
+@pytest.mark.parametrize("exists", [True, None])
+def test_a_log_without_its_topic(exists: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported as missing only when the controller does not have it."""
+    monkeypatch.setattr(client, "count_partitions", lambda *_: None)
+    controller_says(monkeypatch, exists)
+    now = iter(range(1000))
+    clock = lambda: float(next(now))  # noqa: E731
+    if exists is None:
+        with pytest.raises(TopicError, match="does not exist"):
+            KafkaLog(NOWHERE, clock=clock)
+        return
+    with KafkaLog(NOWHERE, clock=lambda: time.monotonic() * 1000) as log:
+        assert isinstance(log.problem, LogUnreachableError)
+
+
+@pytest.mark.parametrize("exists", [True, False, None])
+def test_a_topic_is_deleted_after_a_while(
+    exists: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that restarts knows no topic for a moment."""
+    monkeypatch.setattr(client, "count_partitions", lambda *_: 4)
+    controller_says(monkeypatch, exists)
+    now = 0.0
+    with KafkaLog(NOWHERE, clock=lambda: now) as log:
+        assert isinstance(log._check_count(None), LogUnreachableError)
+        now = 1.0
+        assert isinstance(log._check_count(None), LogUnreachableError)
+        assert log._check_count(4) is None
+        now = 4.0
+        assert isinstance(log._check_count(None), LogUnreachableError)
+        now = 8.0
+        expected = LogUnreachableError if exists else TopicError
+        assert isinstance(log._check_count(None), expected)
