@@ -85,7 +85,6 @@ if TYPE_CHECKING:
     from tactful_bandits.rollouts.lifecycle import (
         Rollout,
         RolloutLook,
-        RolloutPlan,
         StageObservations,
         decide_rollout,
         dump_rollout,
@@ -97,6 +96,7 @@ if TYPE_CHECKING:
         start_canary,
         start_shadow,
     )
+    from tactful_bandits.rollouts.plan import RolloutPlan
     from tactful_bandits.tuner.network import NetworkPolicy
     from tactful_bandits.tuner.simulator import MarketSimulator
     from tactful_bandits.tuner.weight_bounds import WeightBounds
@@ -229,10 +229,11 @@ _LAZY = {
     "policies.thompson": "BetaBandit",
     "rollouts.guardrails": "Guardrail check_guardrails",
     "rollouts.lifecycle": (
-        "Rollout RolloutLook RolloutPlan StageObservations decide_rollout dump_rollout "
+        "Rollout RolloutLook StageObservations decide_rollout dump_rollout "
         "judge_rollout load_rollout poolable_stages resume_rollout roll_back start_canary "
         "start_shadow"
     ),
+    "rollouts.plan": "RolloutPlan",
     "tuner.network": "NetworkPolicy",
     "tuner.simulator": "MarketSimulator",
     "tuner.weight_bounds": "WeightBounds",

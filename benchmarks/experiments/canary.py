@@ -54,7 +54,7 @@ class Runs:
 
     def share_figure(self, name: str, note: str) -> Figure:
         """The share with its exact 95 % interval."""
-        low, high = _exact(len(self.rolled_back), len(self.users))
+        low, high = exact_interval(len(self.rolled_back), len(self.users))
         return Figure(name, self.share, "1", low, high, len(self.users), note)
 
     def users_figure(self, name: str, note: str) -> Figure:
@@ -159,7 +159,7 @@ def _sample_ratio(runs: int) -> list[Figure]:
 
     false, _ = alarms(0.1)
     found, found_by_chi_square = alarms(0.105)
-    low, high = _exact(false, runs)
+    low, high = exact_interval(false, runs)
     note = f"{LOOKS} looks, 10 % expected; e-value at 5 %"
     power = f"true share 10.5 %: e-value {found / runs:.3f}, chi-square p < .001 at every look "
     return [
@@ -174,6 +174,7 @@ def _sample_ratio(runs: int) -> list[Figure]:
     ]
 
 
-def _exact(count: int, runs: int) -> tuple[float, float]:
+def exact_interval(count: int, runs: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share."""
     interval = stats.binomtest(count, runs).proportion_ci(0.95)
     return float(interval.low), float(interval.high)

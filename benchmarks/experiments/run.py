@@ -6,6 +6,7 @@ from benchmarks.experiments import asos as _experiments_asos
 from benchmarks.experiments import bandits as _experiments_bandits
 from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
+from benchmarks.experiments import default_plan as _experiments_default_plan
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
 from benchmarks.experiments import revenue as _experiments_revenue
@@ -18,6 +19,7 @@ PARTS = (
     "oracle",
     "canary",
     "revenue",
+    "default-plan",
     "coverage",
     "asos",
     "bandits",
@@ -34,6 +36,11 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("oracle", [("oracle_mismatches", "1")], _experiments_oracle.figures),
         Part("canary", _experiments_canary.FIGURES, lambda: _experiments_canary.figures(quick)),
         Part("revenue", _experiments_revenue.FIGURES, lambda: _experiments_revenue.figures(quick)),
+        Part(
+            "default-plan",
+            _experiments_default_plan.FIGURES,
+            lambda: _experiments_default_plan.figures(quick),
+        ),
         Part(
             "coverage",
             _experiments_coverage.FIGURES,

@@ -10,10 +10,12 @@ differences that do not exist, as repeated significance tests do; for repeated l
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 from scipy import special
 
-from tactful_bandits.analysis.comparison import Estimate, Interval
+from tactful_bandits.analysis.comparison import Estimate, Interval, difference
+from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import StatisticsError
 
 
@@ -84,19 +86,40 @@ class Posterior:
         return max(0.0, mean * float(special.ndtr(z)) + sd * density)
 
 
-def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior:
-    """Compute the posterior of a difference from its estimate.
+@overload
+def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior: ...
+
+
+@overload
+def posterior(estimate: Sample, treatment: Sample, prior: Prior | None = None) -> Posterior: ...
+
+
+def posterior(
+    estimate: Estimate | Sample,
+    treatment: Sample | Prior | None = None,
+    prior: Prior | None = None,
+) -> Posterior:
+    """Compute the posterior of a difference from its estimate, or from both arms.
 
     Estimate and prior are weighted by their precision.
 
     Args:
-        estimate: Estimate of the difference, with a standard error above 0.
+        estimate: Estimate of the difference, with a standard error above 0; or the sample of the
+            control, followed by that of the treatment: then the difference is absolute.
+        treatment: The sample of the treatment, after that of the control.
         prior: Prior in the same units, that is shares where the difference is relative; None is a
-            flat prior.
+            flat prior. After an estimate it may stand second.
 
     Raises:
-        StatisticsError: No variation was seen, so the data have no finite precision.
+        StatisticsError: No variation was seen, so the data have no finite precision; or one sample
+            is given instead of two.
     """
+    if isinstance(treatment, Prior):
+        treatment, prior = None, treatment
+    if not isinstance(estimate, Estimate) and treatment is not None:
+        estimate, treatment = difference(estimate, treatment), None
+    if not isinstance(estimate, Estimate) or treatment is not None:
+        raise StatisticsError("give an estimate of the difference, or the samples of both arms")
     prior = prior or Prior()
     if not estimate.standard_error > 0:
         raise StatisticsError(

@@ -58,6 +58,9 @@ class Guardrail:
             normal approximation, for a `SkewedMean` the number of outcomes above 0; the treatment's
             count as if it did no harm. Below it, exact counts are judged by exact, wider intervals,
             and released ones not at all.
+        smallest_loss: Loss, as a share of the control's value, in [0, 1), that must be excluded
+            before everybody gets the change (`RolloutPlan.proof`); None where a share of the
+            control's value means nothing, as of errors that the control never has.
 
     Raises:
         DefinitionError: An attribute is out of range; the message names the metric.
@@ -69,6 +72,7 @@ class Guardrail:
     margin: float = 0.0
     minimum_units: int = 400
     minimum_outcomes: int = 50
+    smallest_loss: float | None = 0.2
 
     def __post_init__(self) -> None:
         """Validate the attributes."""
@@ -80,6 +84,10 @@ class Guardrail:
             raise DefinitionError(f"{where}: better must be one of {expected}, not {self.better!r}")
         if not 0 <= self.margin < 1:
             raise DefinitionError(f"{where}: margin must lie in [0, 1), not {self.margin}")
+        if self.smallest_loss is not None and not 0 <= self.smallest_loss < 1:
+            raise DefinitionError(
+                f"{where}: smallest_loss must lie in [0, 1), not {self.smallest_loss}"
+            )
         if self.minimum_units < 2 or self.minimum_outcomes < 0:
             raise DefinitionError(
                 f"{where}: minimum_units must be at least 2 and minimum_outcomes at least 0"

@@ -6,13 +6,15 @@ sets the experiment's arms to `Rollout.share`.
 
 ```
 draft → shadow → canary (1 → 5 → 10 → 25 → 50 → 100 %) → decided
-                    │  └→ held (sample ratio)  → canary, by hand
+                    │  └→ held (sample ratio, or by hand)  → canary, by hand
                     └→ rolled back (harm, or by hand)
 ```
 
 - **Harm rolls back** at the look that shows it, from any stage, held or not.
 - **A sample ratio mismatch holds**: the arms did not get their expected units, so no number is
   reliable. The rollout does not advance until a person resumes it.
+- **Everybody gets it only with proof**, unless the plan says otherwise: each critical guardrail
+  must exclude its `smallest_loss` (`tactful_bandits.rollouts.proof`).
 - **Stages are judged separately**, each with an equal part of alpha. Only `poolable_stages`
   combines data of several stages.
 """
@@ -27,7 +29,9 @@ import msgspec
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import DefinitionError, LifecycleError
-from tactful_bandits.rollouts.guardrails import Guardrail, GuardrailLook, check_guardrails
+from tactful_bandits.rollouts.guardrails import GuardrailLook, check_guardrails
+from tactful_bandits.rollouts.plan import RolloutPlan
+from tactful_bandits.rollouts.proof import Wait, prove, waits
 
 RolloutState = Literal["draft", "shadow", "canary", "held", "rolled back", "decided"]
 """State of a rollout; "rolled back" and "decided" are final."""
@@ -39,63 +43,6 @@ SYSTEM = "system"
 """Author of transitions that a rule caused."""
 
 _POOLED_UP_TO = 0.5
-
-
-@dataclass(frozen=True)
-class RolloutPlan:
-    """Plan of a rollout, fixed before it starts.
-
-    Attributes:
-        experiment: Key of the experiment of two arms, the control first.
-        guardrails: Metrics that must not be harmed.
-        stages: Share of the units that get the change, stage by stage, rising, in (0, 1].
-        stage_ms: Minimum duration of a stage in milliseconds; a day or more, since mornings differ
-            from evenings.
-        alpha: Probability that a harmless change is ever rolled back.
-        sample_ratio_alpha: Probability that a sound rollout is ever held.
-        tightest_at: Units of both arms at which harm is detected soonest.
-        proof: Advance only once every critical guardrail has the verdict "no harm", instead of no
-            verdict "harm".
-
-    Raises:
-        DefinitionError: The stages do not rise, or a value is out of range.
-    """
-
-    experiment: str
-    guardrails: tuple[Guardrail, ...]
-    stages: tuple[float, ...] = (0.01, 0.05, 0.10, 0.25, 0.50, 1.00)
-    stage_ms: int = 86_400_000
-    alpha: float = 0.05
-    sample_ratio_alpha: float = 0.001
-    tightest_at: float = 20_000
-    proof: bool = False
-
-    def __post_init__(self) -> None:
-        """Validate stages, guardrails and probabilities."""
-        where = f"rollout of {self.experiment!r}"
-        rising = all(a < b for a, b in zip((0.0, *self.stages), self.stages, strict=False))
-        if not self.stages or not rising or self.stages[-1] > 1:
-            raise DefinitionError(
-                f"{where}: stages must be shares that rise within (0, 1], not {self.stages}"
-            )
-        if not any(guardrail.critical for guardrail in self.guardrails):
-            raise DefinitionError(
-                f"{where}: without a critical guardrail nothing could roll it back; name one"
-            )
-        names = [guardrail.metric for guardrail in self.guardrails]
-        if len({*names}) < len(names):
-            raise DefinitionError(f"{where}: two guardrails of one metric, among {names}")
-        if self.stage_ms < 0:
-            raise DefinitionError(f"{where}: stage_ms must not be negative")
-        if not 0 < self.alpha <= 0.5 or not 0 < self.sample_ratio_alpha < 1:
-            raise DefinitionError(
-                f"{where}: alpha must be above 0 and at most 0.5, sample_ratio_alpha in (0, 1)"
-            )
-
-    @property
-    def stage_alpha(self) -> float:
-        """The part of `alpha` for each stage that has a control to compare with."""
-        return self.alpha / max(1, sum(share < 1 for share in self.stages))
 
 
 @dataclass(frozen=True)
@@ -163,11 +110,13 @@ class RolloutLook:
         rollout: The rollout after the look.
         guardrails: Result of each guardrail; empty without a control.
         sample_ratio: Check of the arms' units; None without a control or units.
+        waits: Guardrails that keep the stage from advancing, unless it ended or is held.
     """
 
     rollout: Rollout
     guardrails: tuple[GuardrailLook, ...]
     sample_ratio: SampleRatio | None
+    waits: tuple[Wait, ...] = ()
 
 
 def dump_rollout(rollout: Rollout) -> dict[str, object]:
@@ -224,13 +173,25 @@ def start_canary(rollout: Rollout, *, at: int, by: str, reason: str = "started")
     return _move(rollout, "canary", at=at, by=by, reason=reason, stage=0)
 
 
+def start_rollout(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
+    """Serve the change to the units of the first stage, after a shadow phase of no length.
+
+    Raises:
+        LifecycleError: The rollout has begun its canary or ended, or the time is before the last
+            transition.
+    """
+    if rollout.state == "draft":
+        rollout = start_shadow(rollout, at=at, by=by, reason=reason)
+    return start_canary(rollout, at=at, by=by, reason=reason)
+
+
 def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> RolloutLook:
     """Judge the current stage: roll back, hold, advance, or leave it.
 
-    A stage advances at the first look after its planned duration with sufficient data and, if the
-    plan requires it, proof. This is its last look and spends the part of alpha kept for it
-    (`tactful_bandits.check_guardrails`). The observations are those since the stage began; `at` is
-    the present time in epoch milliseconds.
+    A stage advances at the first look after its planned duration with sufficient data and, before
+    everybody gets the change, the proof that the plan requires. This is its last look and spends
+    the part of alpha kept for it (`tactful_bandits.check_guardrails`). The observations are those
+    since the stage began; `at` is the present time in epoch milliseconds.
 
     Raises:
         LifecycleError: The state is another, or the time is before the last transition.
@@ -256,15 +217,30 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
         tightest_at=plan.tightest_at,
     )
     looks = check()
+    proofs = prove(plan, seen.samples) if plan.requires_proof(rollout.stage) else ()
     undisturbed = rollout.state == "canary" and not any(look.rolls_back for look in looks)
     if undisturbed and ratio.mismatch:
         after = _move(rollout, "held", at=at, by=SYSTEM, reason="sample ratio mismatch")
-    elif undisturbed and over and _ready(plan, looks):
+    elif undisturbed and over and _ready(looks, proofs):
         looks = check(last_look=True)
         after = _harmed(rollout, looks, at) or _advanced(rollout, at)
     else:
         after = _harmed(rollout, looks, at) or rollout
-    return RolloutLook(after, looks, ratio)
+    waiting: tuple[Wait, ...] = ()
+    if after == rollout and after.state == "canary":
+        elapsed = at - rollout.since
+        waiting = waits(plan, looks, proofs, seen.samples, share=share, elapsed=elapsed)
+    return RolloutLook(after, looks, ratio, waiting)
+
+
+def hold_rollout(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
+    """Stop judging a canary until a person resumes it; the share stays.
+
+    Raises:
+        LifecycleError: The rollout is not in canary, or the time is before the last transition.
+    """
+    _require_state(rollout, "be held", "canary")
+    return _move(rollout, "held", at=at, by=by, reason=reason)
 
 
 def resume_rollout(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
@@ -326,9 +302,9 @@ def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _ready(plan: RolloutPlan, looks: tuple[GuardrailLook, ...]) -> bool:
-    enough = {"no harm"} if plan.proof else {"no harm", "undecided"}
-    return all(look.verdict in enough for look in looks if look.guardrail.critical)
+def _ready(looks: tuple[GuardrailLook, ...], proofs: tuple[GuardrailLook, ...]) -> bool:
+    enough = all(look.verdict != "too few data" for look in looks if look.guardrail.critical)
+    return enough and all(look.verdict == "no harm" for look in proofs)
 
 
 def _harmed(rollout: Rollout, looks: tuple[GuardrailLook, ...], at: int) -> Rollout | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,8 +26,9 @@ _HELP = {
     "apply": "Store the rollouts in FILE, and start those that ask for it.",
     "list": "List the rollouts with their states.",
     "show": "Show state, history and looks of the rollout KEY.",
-    "start": "Start the shadow of the rollout KEY.",
-    "advance": "Start the first stage of KEY, or continue after a hold.",
+    "shadow": "Start the shadow of the rollout KEY alone.",
+    "start": "Start the first stage of the rollout KEY.",
+    "advance": "Start the first stage of KEY after its shadow, or continue after a hold.",
     "rollback": "End KEY and serve everybody as before it.",
     "decide": "End KEY by hand before its last stage is over.",
     "archive": "Archive KEY, which has ended; its change is no longer served.",
@@ -61,21 +63,21 @@ def check(file: Path, as_json: bool) -> None:
 
 
 @experiment.command("plan")
+@cli.with_settings
+@click.argument("file", type=cli.existing_file, required=False)
 @click.option(
-    "--rate", type=_share, required=True, help="Share of people who take the action today."
+    "--rate",
+    type=_share,
+    help="Share of people who take the action today; of rollouts, instead of the outcomes of the "
+    "last 28 days.",
 )
 @click.option(
     "--change",
     type=float,
-    required=True,
-    help="Smallest relative change to detect, such as 0.05 for five per cent.",
+    help="Without FILE: smallest relative change to detect, such as 0.05 for five per cent.",
 )
 @click.option("--share", type=_share, default=0.5, help="Share of the people who get the change.")
-@click.option(
-    "--people-per-day",
-    type=click.FloatRange(0, min_open=True),
-    help="New people per day; if given, the number of days is printed too.",
-)
+@cli.people_per_day_option
 @click.option("--power", default=0.8)
 @click.option(
     "--looks",
@@ -85,15 +87,42 @@ def check(file: Path, as_json: bool) -> None:
 )
 @cli.json_option
 def plan(
+    settings: Settings,
+    file: Path | None,
+    people_per_day: float | None,
+    rate: float | None,
+    change: float | None,
+    as_json: bool,
+    **design: Any,
+) -> None:
+    """Compute the power of the rollouts in FILE, or the users that an experiment needs.
+
+    With FILE, print for each rollout the probability to find a harmful change, and the days until
+    the end of the stage before 100 %, by the recommendations of the last 28 days. Nothing is
+    stored.
+
+    Without FILE, compute how many users an experiment needs to detect a change of a share.
+    """
+    if file is not None:
+        from tactful.cli.rollout import print_forecasts
+
+        print_forecasts(settings, file, people_per_day, rate, as_json=as_json)
+        return
+    if rate is None or change is None:
+        raise ConfigError("give a FILE of rollouts, or --rate and --change")
+    _print_users(people_per_day, rate, change, as_json=as_json, **design)
+
+
+def _print_users(
+    people_per_day: float | None,
     rate: float,
     change: float,
+    *,
     share: float,
-    people_per_day: float | None,
     power: float,
     looks: str,
     as_json: bool,
 ) -> None:
-    """Compute how many users an experiment needs to detect a change of a share."""
     with cli.reported_as(ConfigError, StatisticsError):
         design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
         people = design.units_for(rate * change, power=power)

@@ -55,6 +55,11 @@ outcome_option = click.option(
     default=("click", "add_to_cart", "purchase"),
     help="Event type that counts as taking a recommended item; may be repeated.",
 )
+people_per_day_option = click.option(
+    "--people-per-day",
+    type=click.FloatRange(1, 1e9),
+    help="New people per day; of rollouts, instead of those of the last 28 days.",
+)
 outcome_hours_option = click.option(
     "--outcome-hours",
     type=click.FloatRange(min=0.01),

@@ -12,30 +12,82 @@ import click
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, StorageError
+from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import load_rollouts
 from tactful.experiments.messages import details, move, rollout_info
+from tactful.experiments.planning import Given, Planner, forecast_words
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import login_and_host
 from tactful.models.record_rollout import record
+from tactful.subjects.consented_log import PermittedLog, measured_partitions
 from tactful.util.clock import now_ms
+
+rate_option = click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of people who take something, instead of the outcomes of the last 28 days.",
+)
 
 
 @click.command("apply")
 @cli.with_settings
 @cli.reason_option
 @cli.by_option
+@cli.people_per_day_option
+@rate_option
 @click.argument("file", type=cli.existing_file)
-def apply_command(settings: Settings, reason: str, by: str | None, file: Path) -> None:
-    """Store the rollouts in FILE, and start those that ask for it."""
+def apply_command(
+    settings: Settings,
+    reason: str,
+    by: str | None,
+    people_per_day: float | None,
+    rate: float | None,
+    file: Path,
+) -> None:
+    """Store the rollouts in FILE, and start those that ask for it.
+
+    A rollout that would find a harmful change with a probability below 0.8 is refused, unless its
+    definition has the reason in `accept_low_power`: see `tactful experiment plan FILE`.
+    """
     found = load_rollouts(file)
-    with _rollouts(settings) as store:
+    given = Given(people_per_day, rate)
+    with _planner(settings) as planner:
         for definition in found:
-            changed = store.apply(
-                definition, by=by or login_and_host(), reason=reason or f"applied from {file.name}"
+            changed, planned = planner.apply(
+                definition,
+                by=by or login_and_host(),
+                reason=reason or f"applied from {file.name}",
+                given=given,
             )
             click.echo(f"{definition.key}: {'applied' if changed else 'as it was'}")
+            for words in forecast_words(planned) if planned else ():
+                click.echo(f"  {words}")
+
+
+def print_forecasts(
+    settings: Settings,
+    file: Path,
+    people_per_day: float | None,
+    rate: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the forecasts of the rollouts in a file."""
+    with _planner(settings) as planner:
+        planned = [
+            planner.forecast(definition, Given(people_per_day, rate))
+            for definition in load_rollouts(file)
+        ]
+    if as_json:
+        cli.print_json(planned)
+        return
+    for each in planned:
+        accepted = "" if each.accepted is None else f", accepted: {each.accepted}"
+        click.echo(f"{each.key}: {'enough power' if each.enough else f'low power{accepted}'}")
+        for words in forecast_words(each):
+            click.echo(f"  {words}")
 
 
 @click.command("list")
@@ -78,6 +130,8 @@ def show_command(settings: Settings, key: str, as_json: bool) -> None:
     for look in found.looks:
         verdicts = ", ".join(f"{metric} {said}" for metric, said in look.guardrails.items())
         click.echo(f"look {look.number}, stage {look.stage}: {look.sample_ratio}; {verdicts}")
+    if found.reason:
+        click.echo(f"now: {found.reason}")
 
 
 def _mover(name: str, words: str, *options: Any) -> click.Command:
@@ -90,15 +144,20 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
             after = move(
                 store, key, name, by=by or login_and_host(), reason=reason, decision=decision
             )
-        click.echo(f"{key} is {after.rollout.state}, {after.rollout.share:.2%} get it", err=True)
+        now = rollout_info(after)
+        state = f"{now.state} and archived" if now.archived else now.state
+        click.echo(f"{key} is {state}, {now.share:.2%} get it", err=True)
 
     reason_required = click.option("--reason", required=True, help="Reason, for the audit log.")
     shared = (cli.with_settings, reason_required, cli.by_option, click.argument("key"))
     return click.command(name, help=words)(cli.with_options(*options, *shared)(work))
 
 
-start_command = _mover("start", "Start the shadow of the rollout KEY.")
-advance_command = _mover("advance", "Start the first stage of KEY, or continue after a hold.")
+shadow_command = _mover("shadow", "Start the shadow of the rollout KEY alone.")
+start_command = _mover("start", "Start the first stage of the rollout KEY.")
+advance_command = _mover(
+    "advance", "Start the first stage of KEY after its shadow, or continue after a hold."
+)
 rollback_command = _mover("rollback", "End KEY and serve everybody as before it.")
 decide_command = _mover(
     "decide",
@@ -120,6 +179,21 @@ def record_command(settings: Settings, key: str) -> None:
     """Record the end of the rollout KEY in MLflow; a shipped model becomes the champion."""
     with _rollouts(settings) as store:
         click.echo(record(store, settings, key))
+
+
+@contextlib.contextmanager
+def _planner(settings: Settings) -> Iterator[Planner]:
+    """Open the rollouts and, for forecasts, the log where there is one."""
+    with _rollouts(settings) as store, contextlib.ExitStack() as stack:
+
+        def logs() -> list[PermittedLog]:
+            try:
+                return stack.enter_context(measured_partitions(settings, clock=now_ms))
+            except StorageError as error:
+                click.echo(f"no recommendations were read: {error}", err=True)
+                return []
+
+        yield Planner(store, ExactOutcomes(logs), clock=now_ms)
 
 
 @contextlib.contextmanager

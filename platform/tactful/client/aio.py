@@ -111,6 +111,12 @@ class AsyncClient:
     """`Client.report` as a coroutine."""
     models = _awaited(Calls.models)
     """`Client.models` as a coroutine."""
+    rollout = _awaited(Calls.rollout)
+    """`Client.rollout` as a coroutine."""
+    plan_rollout = _awaited(Calls.plan_rollout)
+    """`Client.plan_rollout` as a coroutine."""
+    define_rollout = _awaited(Calls.define_rollout)
+    """`Client.define_rollout` as a coroutine."""
     health = _awaited(Calls.health)
     """`Client.health` as a coroutine."""
 

@@ -220,6 +220,29 @@ class Calls:
         """Request the models in use."""
         return self._get("/v1/models", dict[str, Any])
 
+    def rollout(self, key: str) -> Call[dict[str, Any]]:
+        """Request the state, history and looks of a rollout."""
+        return self._get(f"/v1/experiments/{_segment(key)}", dict[str, Any])
+
+    def plan_rollout(
+        self, definition: Record, *, people_per_day: float | None = None, rate: float | None = None
+    ) -> Call[dict[str, Any]]:
+        """Request the forecast of a rollout."""
+        return self._define("/v1/experiments/plan", definition, people_per_day, rate)
+
+    def define_rollout(
+        self, definition: Record, *, people_per_day: float | None = None, rate: float | None = None
+    ) -> Call[dict[str, Any]]:
+        """Define a rollout; the same definition may be sent again."""
+        return self._define("/v1/experiments", definition, people_per_day, rate)
+
+    def _define(
+        self, path: str, definition: Record, people_per_day: float | None, rate: float | None
+    ) -> Call[dict[str, Any]]:
+        params = {"people_per_day": people_per_day, "rate": rate}
+        content = msgspec.json.encode(definition)
+        return exchange(self._policy, Send("POST", path, content, params=params), dict[str, Any])
+
     def health(self) -> Call[Health]:
         """Request the readiness of the server."""
         return self._get("/readyz", Health)

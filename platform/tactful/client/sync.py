@@ -202,6 +202,35 @@ class Client:
         """Request the models in use."""
         return self._run(self._calls.models())
 
+    def rollout(self, key: str) -> dict[str, Any]:
+        """Request the state, history and looks of a rollout."""
+        return self._run(self._calls.rollout(key))
+
+    def plan_rollout(
+        self, definition: Record, *, people_per_day: float | None = None, rate: float | None = None
+    ) -> dict[str, Any]:
+        """Request the forecast of a rollout: its power and days; nothing is stored.
+
+        Args:
+            definition: the rollout, as in ``rollouts.yaml``.
+            people_per_day: users who are shown something on a day; None: of the last 28 days.
+            rate: share of them who take something; None: of the last 28 days.
+        """
+        return self._run(
+            self._calls.plan_rollout(definition, people_per_day=people_per_day, rate=rate)
+        )
+
+    def define_rollout(
+        self, definition: Record, *, people_per_day: float | None = None, rate: float | None = None
+    ) -> dict[str, Any]:
+        """Define a rollout; the arguments are those of `plan_rollout`.
+
+        The same definition may be sent again. A low power that is not accepted raises ApiError.
+        """
+        return self._run(
+            self._calls.define_rollout(definition, people_per_day=people_per_day, rate=rate)
+        )
+
     def health(self) -> Health:
         """Request the readiness of the server.
 

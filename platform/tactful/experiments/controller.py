@@ -21,6 +21,7 @@ over, if the server was restarted since.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -33,8 +34,8 @@ import msgspec
 
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.recipients import Recipients
-from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
-from tactful.experiments.messages import LookRecord
+from tactful.experiments.definitions import CHANGE, CONTROL, RolloutDefinition, load_rollouts
+from tactful.experiments.messages import NOT_JUDGED, LookRecord
 from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
@@ -42,7 +43,13 @@ from tactful.experiments.tally import FirstList, Tally, read_on
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
-from tactful_bandits.rollouts.lifecycle import Rollout, StageObservations, judge_rollout
+from tactful_bandits.rollouts.lifecycle import (
+    SYSTEM,
+    Rollout,
+    StageObservations,
+    hold_rollout,
+    judge_rollout,
+)
 from tactful_privacy.durable_files import replace_file
 from tactful_privacy.errors import PrivacyError
 from tactful_privacy.ledger.budget import date_of
@@ -61,7 +68,11 @@ _SETTLE_MS = 2_000
 # By arm: noisy counts of the users who took something, and of those who did not.
 _Released = Mapping[str, tuple[int, int]]
 _PRIVATE_METRIC = "takers"
-_PRIVATE_LOOKS = 24  # looks of a stage, about: noise adds up look by look
+PRIVATE_LOOKS = 24
+"""Number of private looks of a stage, about: noise adds up look by look."""
+
+NO_MODEL = "no model is trained, so nobody gets the change: train one, then advance"
+"""Reason to hold a rollout."""
 
 
 @dataclass
@@ -86,13 +97,15 @@ class RolloutController:
         allows: Callable[[Event], bool] = lambda event: True,
         charge: Callable[[Iterable[Query]], None] = lambda queries: None,
         recipients: Callable[[], Recipients] = Recipients,
+        has_model: Callable[[], bool] = lambda: True,
     ) -> None:
         """Watch no rollout yet.
 
         `logs` opens the event log, partition by partition; `every_ms` is the least time between two
         looks at a rollout; `allows` says whether an event may be used to measure, by its user's
         present consent; `charge` charges private looks to a ledger, if there is one; `recipients`
-        makes the check of whose event it is.
+        makes the check of whose event it is; `has_model` says whether a model ranks, without which
+        no user is assigned.
         """
         self._store = store
         self._recipients = recipients
@@ -102,6 +115,7 @@ class RolloutController:
         self._clock = clock
         self._allows = allows
         self._charge = charge
+        self._has_model = has_model
         self._watched: dict[str, _Watched] = {}
         self._failures: dict[str, str] = {}  # latest logged, by rollout
         self._working = threading.Lock()
@@ -118,7 +132,11 @@ class RolloutController:
             active = [row for row in self._store.all() if row.rollout.state in ("canary", "held")]
             keys = {stored.key for stored in active}
             self._watched = {key: it for key, it in self._watched.items() if key in keys}
+            has_model = self._has_model()
             for stored in active:
+                if not has_model:
+                    self._hold(stored)
+                    continue
                 if stored.archived or self._clock() - stored.looked_at < self._between(stored):
                     continue
                 try:
@@ -127,6 +145,7 @@ class RolloutController:
                 except (ExperimentError, PrivacyError) as error:
                     if self._failures.get(stored.key) != (failure := str(error)):
                         self._failures[stored.key] = failure
+                        self._store.note(stored.key, NOT_JUDGED, failure)
                         logger.error("rollout %s cannot be judged: %s", stored.key, error)
                     continue
                 self._failures.pop(stored.key, None)
@@ -144,6 +163,15 @@ class RolloutController:
         with self._working:
             for watched in self._watched.values():
                 watched.tally.forget(traces)
+
+    def _hold(self, stored: StoredRollout) -> None:
+        """Hold a canary that nobody is assigned to."""
+        if stored.archived or stored.rollout.state != "canary":
+            return
+        # A person or another process may have moved it meanwhile.
+        with contextlib.suppress(ConfigError):
+            self._store.move(stored.key, hold_rollout, by=SYSTEM, reason=NO_MODEL)
+            logger.warning("rollout %s is held: %s", stored.key, NO_MODEL)
 
     def _take(self, stored: StoredRollout) -> LookRecord | None:
         tally = self._count(stored)
@@ -177,7 +205,7 @@ class RolloutController:
         """Return the least time between two looks; private ones are few, as their noise adds up."""
         if stored.definition.epsilon is None:
             return self._every_ms
-        return max(self._every_ms, stored.rollout.plan.stage_ms // _PRIVATE_LOOKS)
+        return max(self._every_ms, stored.rollout.plan.stage_ms // PRIVATE_LOOKS)
 
     def _count(self, stored: StoredRollout) -> Tally:
         """Count outcomes since the stage began, up to the end of the log."""
@@ -206,14 +234,24 @@ class RolloutController:
 def apply_file(store: RolloutStore, path: Path) -> None:
     """Store the rollouts that a file defines, at the start of a server.
 
-    A rollout that has begun and is now defined differently goes on as it was, with a warning, so
-    that the server starts nevertheless. Raise ConfigError if the file is wrong.
+    Definitions whose power must be forecast are left to `Planner.apply_file`, since that reads the
+    log. A rollout that has begun and is now defined differently goes on as it was, with a warning,
+    so that the server starts nevertheless. Raise ConfigError if the file is wrong.
     """
     for definition in load_rollouts(path):
+        if definition.accept_low_power is None and not store.unchanged(definition):
+            continue
         try:
-            store.apply(definition, by="tactful serve", reason=f"applied from {path.name}")
+            reason = reason_of(definition, f"applied from {path.name}")
+            store.apply(definition, by="tactful serve", reason=reason)
         except ConfigError as error:
             logger.warning("%s: %s", path, error)
+
+
+def reason_of(definition: RolloutDefinition, reason: str) -> str:
+    """Return the reason for the audit log, with that of a low power."""
+    accepted = definition.accept_low_power
+    return reason if accepted is None else f"{reason}; low power accepted: {accepted}"
 
 
 def _exact(rollout: Rollout, tally: Tally) -> StageObservations:

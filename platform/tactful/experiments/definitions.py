@@ -32,12 +32,14 @@ from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.errors import DefinitionError
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
-    from tactful_bandits.rollouts.lifecycle import RolloutPlan
+    from tactful_bandits.rollouts.guardrails import Guardrail
+    from tactful_bandits.rollouts.plan import RolloutPlan
 
 CONTROL = "control"
 CHANGE = "change"
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_RESERVED = (RANKING_EXPERIMENT, "plan")  # the second is a path of the API
 _HOUR = 3_600_000
 _MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 
@@ -50,12 +52,29 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         margin: tolerated loss, as a share of the control's value.
         critical: whether harm rolls back; else it only warns.
         minimum_units: users that each arm needs before a verdict.
+        smallest_loss: relative loss that `proof` excludes, and for which `plan` computes the power;
+            None: 0.2, and none for `errors` and `anomalies`.
     """
 
     metric: str
     margin: float = 0.0
     critical: bool = True
     minimum_units: Annotated[int, Meta(le=_MOST)] = 400
+    smallest_loss: Annotated[float, Meta(ge=0, lt=1)] | None = None
+
+    def guardrail(self) -> Guardrail:
+        """Return the guardrail; raise DefinitionError if it is wrong."""
+        from tactful_bandits.rollouts.guardrails import Guardrail
+
+        metric, loss = METRICS[self.metric], self.smallest_loss
+        return Guardrail(
+            self.metric,
+            better=metric.better,
+            critical=self.critical,
+            margin=self.margin,
+            minimum_units=self.minimum_units,
+            smallest_loss=metric.smallest_loss if loss is None else loss,
+        )
 
 
 class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,11 +92,14 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             recommendation sooner, so it is short.
         alpha: probability that a harmless change is ever rolled back.
         tightest_at: number of users at which harm is detected soonest.
-        proof: advance only once critical guardrails show that there is no harm.
+        proof: give it to every user only once each critical guardrail excludes its
+            `smallest_loss`.
         epsilon: judge by counts released with noise, at this privacy loss of a user in a stage;
             None judges by exact outcomes (`tactful.experiments.controller`).
         evaluated: for a tuner: begin the canary only if `tactful tuner evaluate` found it better.
-        start: whether it starts by itself when it is applied.
+        start: whether it starts when it is applied, as by the step `start`.
+        accept_low_power: reason to apply it although its plan finds the `smallest_loss` with a
+            probability below 0.8; None refuses it then.
     """
 
     key: str
@@ -89,10 +111,11 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     outcome_hours: Annotated[float, Meta(gt=0, le=_MOST)] = 1.0
     alpha: float = 0.05
     tightest_at: Annotated[float, Meta(ge=2, le=_MOST)] = 20_000
-    proof: bool = False
+    proof: bool = True
     epsilon: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     evaluated: bool = False
     start: bool = False
+    accept_low_power: Annotated[str, Meta(max_length=1_000)] | None = None
 
     @property
     def model(self) -> str:
@@ -121,23 +144,13 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     def plan(self) -> RolloutPlan:
         """Return the plan of the definition; raise ConfigError if that is wrong."""
-        from tactful_bandits.rollouts.guardrails import Guardrail
-        from tactful_bandits.rollouts.lifecycle import RolloutPlan
+        from tactful_bandits.rollouts.plan import RolloutPlan
 
         self._check()
         try:
             plan = RolloutPlan(
                 self.key,
-                tuple(
-                    Guardrail(
-                        guard.metric,
-                        better=METRICS[guard.metric].better,
-                        critical=guard.critical,
-                        margin=guard.margin,
-                        minimum_units=guard.minimum_units,
-                    )
-                    for guard in self.guardrails
-                ),
+                tuple(guard.guardrail() for guard in self.guardrails),
                 stages=self.stages,
                 stage_ms=int(self.stage_hours * _HOUR),
                 alpha=self.alpha,
@@ -152,10 +165,10 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     def _check(self) -> None:
         where = f"rollout {self.key!r}"
-        if not _KEY.fullmatch(self.key) or self.key == RANKING_EXPERIMENT:
+        if not _KEY.fullmatch(self.key) or self.key in _RESERVED:
             raise ConfigError(
                 f"{where}: a key has small letters, digits, '-' and '_', at most 63, and is not "
-                f"{RANKING_EXPERIMENT!r}"
+                f"{' or '.join(map(repr, _RESERVED))}"
             )
         if not self.change:
             raise ConfigError(f"{where}: change is empty: give the parameters that change")
@@ -166,6 +179,10 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ConfigError(f"{where}: change.tuner must be a directory")
         if {"tuner", "objective"} <= self.change.keys():
             raise ConfigError(f"{where}: change.tuner sets the objective: leave objective out")
+        if self.accept_low_power is not None and not self.accept_low_power.strip():
+            raise ConfigError(
+                f"{where}: accept_low_power is empty: give the reason, or leave it out"
+            )
         if self.evaluated and not self.tuner:
             raise ConfigError(f"{where}: evaluated needs change.tuner: leave evaluated out")
         self.parts()

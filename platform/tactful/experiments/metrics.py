@@ -19,6 +19,8 @@ class Metric(NamedTuple):
 
     words: str  # description in plain words
     better: Literal["higher", "lower"]  # the desired direction
+    # Relative loss to exclude before every user gets a change; None of what the control never has
+    smallest_loss: float | None = 0.2
 
 
 METRICS = {
@@ -26,8 +28,8 @@ METRICS = {
     "takers": Metric("share of people who took something from a list", "higher"),
     "revenue": Metric("spent on items of lists, each person", "higher"),
     "latency": Metric("milliseconds that a list took", "lower"),
-    "errors": Metric("share of people with a list that its model failed to rank", "lower"),
-    "anomalies": Metric("share of people with a list whose scores order nothing", "lower"),
+    "errors": Metric("share of people with a list that its model failed to rank", "lower", None),
+    "anomalies": Metric("share of people with a list whose scores order nothing", "lower", None),
 }
 
 

@@ -8,6 +8,7 @@ twice or in part.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,22 @@ import sqlalchemy as sa
 
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.definitions import RolloutDefinition
-from tactful.experiments.messages import LookRecord, RolloutChange
+from tactful.experiments.messages import LookRecord, RolloutChange, Waiting
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
 from tactful.rerank.tuned_objective import require_better
 from tactful_bandits.errors import LifecycleError
 from tactful_bandits.rollouts.lifecycle import (
+    SYSTEM,
     Rollout,
     RolloutLook,
     dump_rollout,
     load_rollout,
-    start_canary,
-    start_shadow,
+    start_rollout,
 )
+from tactful_bandits.rollouts.proof import Wait
 
+_DAY_MS = 86_400_000
 _ABANDONED_MS = 600_000  # an unfinished change of models older than this was killed
 
 _table = rollouts.c
@@ -53,6 +56,22 @@ class StoredRollout:
     def key(self) -> str:
         """Its name."""
         return self.definition.key
+
+    def means(self, definition: RolloutDefinition) -> bool:
+        """Return whether it follows a definition.
+
+        `proof` and `accept_low_power` count in drafts only: a rollout that began keeps its proof,
+        also if the default has changed since.
+        """
+        if self.rollout.state == "draft":
+            return self.definition == definition
+        kept = {name: getattr(self.definition, name) for name in ("proof", "accept_low_power")}
+        return self.definition == msgspec.structs.replace(definition, **kept)
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another definition may take its place."""
+        return self.rollout.state == "draft" and not self.archived
 
     @property
     def ended(self) -> bool:
@@ -101,6 +120,11 @@ class RolloutStore:
             for row in self._metadata.fetch(query.order_by(rollout_changes.c.number))
         ]
 
+    def unchanged(self, definition: RolloutDefinition) -> bool:
+        """Return whether applying a definition would change nothing."""
+        stored = self.find(definition.key)
+        return stored is not None and stored.means(definition)
+
     def looks(
         self, key: str, *, limit: int | None = 20, since: int | None = None
     ) -> list[LookRecord]:
@@ -124,9 +148,9 @@ class RolloutStore:
 
         def apply(connection: sa.Connection) -> bool:
             held = _held(connection, definition.key)
-            if held is not None and held.definition == definition:
+            if held is not None and held.means(definition):
                 return False
-            if held is not None and (held.rollout.state != "draft" or held.archived):
+            if held is not None and not held.replaceable:
                 raise ConfigError(
                     f"rollout {definition.key!r} has begun with another plan: give the changed one "
                     "another key"
@@ -139,9 +163,7 @@ class RolloutStore:
                 _update(connection, held, **values)
             self._log(connection, definition.key, "applied", 0.0, by, reason)
             if definition.start:
-                now = self._clock()
-                for step in (start_shadow, start_canary):
-                    self._move(connection, definition.key, step, at=now, by=by)
+                self._move(connection, definition.key, start_rollout, at=self._clock(), by=by)
             return True
 
         return self._metadata.change(apply)
@@ -187,6 +209,7 @@ class RolloutStore:
                 guardrails={guard.guardrail.metric: guard.verdict for guard in look.guardrails},
                 state=look.rollout.state,
                 released=released,
+                waits=tuple(_waiting(wait) for wait in look.waits),
             )
             row = {"key": seen.key, "number": record.number, "at": now, "stage": record.stage}
             said = msgspec.json.encode(record).decode()
@@ -214,6 +237,20 @@ class RolloutStore:
 
         return self._metadata.change(archive)
 
+    def note(self, key: str, action: str, reason: str) -> None:
+        """Add an entry to the audit log, unless it is the last one and no look came after it."""
+
+        def add(connection: sa.Connection) -> None:
+            held, table = _existing(connection, key), rollout_changes
+            query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
+            last = connection.execute(query.limit(1)).first()
+            same = last is not None and (last.action, last.reason) == (action, reason)
+            if same and last.at >= held.looked_at:
+                return
+            self._log(connection, key, action, held.rollout.share, SYSTEM, reason)
+
+        self._metadata.change(add)
+
     def record_run(self, key: str, run_id: str) -> None:
         """Store the id of the MLflow run that records the end of a rollout."""
         statement = sa.update(rollouts).where(_table.key == key).values(run_id=run_id)
@@ -236,7 +273,8 @@ class RolloutStore:
             after = step(held.rollout, at=at, by=by, **about)
         except LifecycleError as error:
             raise ConfigError(str(error)) from error
-        if held.definition.evaluated and held.rollout.state == "shadow" and after.state == "canary":
+        begins = held.rollout.state in ("draft", "shadow") and after.state == "canary"
+        if held.definition.evaluated and begins:
             require_better(Path(held.definition.tuner))
         if after.active and not held.rollout.active:
             _require_free(connection, held.definition, at)
@@ -297,6 +335,11 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
                 f"rollout {definition.key!r} cannot start: the champion is being changed: try "
                 "again in a minute"
             )
+
+
+def _waiting(wait: Wait) -> Waiting:
+    days = None if wait.ms is None else math.ceil(wait.ms / _DAY_MS)
+    return Waiting(metric=wait.metric, reason=wait.reason, people=wait.units, days=days)
 
 
 def _ratio_verdict(look: RolloutLook) -> str:

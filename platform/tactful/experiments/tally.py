@@ -159,6 +159,10 @@ class Tally:
                 self._take(event, event.recommendation_id)
         self.close(self._newest - _GRACE_MS, ordered=True)
 
+    def begin_log(self) -> None:
+        """Read another log, whose records may be older than those before."""
+        self._newest = 0
+
     def close(self, now: int, *, ordered: bool = False) -> None:
         """Count the recommendations whose outcome time was over by `now`, epoch milliseconds.
 
@@ -220,9 +224,9 @@ class Tally:
         return [first for first in self._firsts.values() if after < first.over <= until]
 
     def _show(self, shown: Impression) -> None:
-        at, person = shown.event.timestamp, subject_key(shown.event)
+        at, identity = shown.event.timestamp, shown.event.recommendation_id
         self._newest = max(self._newest, at)
-        arm, identity = arm_of(shown, self._experiment), shown.event.recommendation_id
+        arm, person = self._placed(shown)
         if arm is None or person is None or not identity or at < self._since:
             return
         if (self._until is not None and at > self._until) or identity in self._open:
@@ -247,6 +251,10 @@ class Tally:
         for early in self._early.values():
             for event in early.pop(identity, ()):
                 self._note(identity, event)
+
+    def _placed(self, shown: Impression) -> tuple[str | None, str | None]:
+        """Return the arm and the name of the user that a recommendation counts for."""
+        return arm_of(shown, self._experiment), subject_key(shown.event)
 
     def _take(self, event: Event, identity: str) -> None:
         if identity in self._open:
@@ -289,6 +297,7 @@ def read_arm_outcomes(
 def read_on(log: EventLog, tally: Tally, position: int) -> int:
     """Count a log from an offset to its present end, and return the offset to continue at."""
     position = max(position, log.begin)
+    tally.begin_log()
     for records in read_batches(log, position, log.end, size=_CHUNK):
         tally.read(records)
         position = records[-1][0] + 1

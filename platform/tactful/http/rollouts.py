@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import (
     STEPS,
     RolloutDetails,
+    RolloutForecast,
     RolloutIndex,
     RolloutStep,
     details,
@@ -23,9 +25,23 @@ from tactful.http.common import PageQuery, caller_of, stored
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
+    from tactful.experiments.planning import Given
     from tactful.server.platform import Platform
 
 T = TypeVar("T")
+
+
+class ForecastQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Numbers for a forecast, which replace those of the last 28 days.
+
+    Attributes:
+        people_per_day: users who are shown something on a day.
+        rate: share of them who take something.
+    """
+
+    people_per_day: Annotated[float, Meta(ge=1, le=1e9)] | None = None
+    rate: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
 
 _new = msgspec.json.Decoder(RolloutDefinition)
 _step = msgspec.json.Decoder(RolloutStep)
@@ -45,11 +61,27 @@ async def _get(platform: Platform, call: Call) -> Reply:
 
 
 async def _create(platform: Platform, call: Call) -> Reply:
+    given = _given(call)
     definition, by = await call.json(_new), caller_of(call)
-    apply = platform.rollouts.apply
-    await _stored(lambda: apply(definition, by=by, reason="sent to the API"))
+    apply = platform.planner.apply
+    _, forecast = await _stored(
+        lambda: apply(definition, by=by, reason="sent to the API", given=given)
+    )
     await _stored(platform.publish_rollouts)
-    return json_reply(await _details(platform, definition.key), 201)
+    return json_reply(await _details(platform, definition.key, forecast), 201)
+
+
+async def _plan(platform: Platform, call: Call) -> Reply:
+    given = _given(call)
+    definition = await call.json(_new)
+    return json_reply(await _stored(lambda: platform.planner.forecast(definition, given)))
+
+
+def _given(call: Call) -> Given:
+    from tactful.experiments.planning import Given
+
+    query = call.query(ForecastQuery)
+    return Given(query.people_per_day, query.rate)
 
 
 async def _move(platform: Platform, call: Call) -> Reply:
@@ -67,11 +99,13 @@ async def _move(platform: Platform, call: Call) -> Reply:
     return json_reply(await _details(platform, key))
 
 
-async def _details(platform: Platform, key: str) -> RolloutDetails:
+async def _details(
+    platform: Platform, key: str, forecast: RolloutForecast | None = None
+) -> RolloutDetails:
     rollout = await _stored(lambda: platform.rollouts.find(key))
     if rollout is None:
         raise ProblemError("not_found", "GET /v1/experiments lists all rollouts")
-    return await _stored(lambda: details(platform.rollouts, rollout))
+    return await _stored(lambda: details(platform.rollouts, rollout, forecast=forecast))
 
 
 async def _stored(work: Callable[[], T]) -> T:
@@ -100,12 +134,31 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         _create,
         details=(
             "The plan is fixed at the start: a draft can be defined again, a rollout that has "
-            "begun cannot. With `start` it starts at once."
+            "begun cannot. With `start` it starts at once. A plan that would find the "
+            "`smallest_loss` of a critical guardrail with a probability below 0.8 is `invalid`, "
+            "unless `accept_low_power` has the reason; `forecast` has its power and days."
         ),
         scope="admin",
+        query=ForecastQuery,
         body=RolloutDefinition,
         answer=RolloutDetails,
         status=201,
+        problems=("invalid", "not_ready"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/experiments/plan",
+        "Forecast the plan of a rollout",
+        _plan,
+        details=(
+            "Stores nothing. The power of each critical guardrail by the end of the stage before "
+            "100 %, and the days until then, by the recommendations of the last 28 days; for a "
+            "rollout with `epsilon` by counts that earlier looks have released."
+        ),
+        scope="admin",
+        query=ForecastQuery,
+        body=RolloutDefinition,
+        answer=RolloutForecast,
         problems=("invalid", "not_ready"),
     ),
     Endpoint(
@@ -114,9 +167,9 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         "Move a rollout by hand",
         _move,
         details=(
-            "`start` begins the shadow phase; `advance` begins the first stage, or continues "
-            "after a hold; `rollback`, `decide` and `archive` end it. Between stages it moves by "
-            "itself. Caller and reason are recorded in the audit log."
+            "`shadow` begins the shadow phase, `start` the first stage; `advance` begins it after "
+            "a shadow, or continues after a hold; `rollback`, `decide` and `archive` end it. "
+            "Between stages it moves by itself. Caller and reason are recorded in the audit log."
         ),
         scope="admin",
         body=RolloutStep,

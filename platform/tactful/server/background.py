@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tactful.coupons.decisions import CouponIssuer
@@ -50,6 +51,7 @@ class BackgroundTasks:
         self._platform = platform
         self._tasks: list[asyncio.Task[None]] = []
         self._retention: Retention | None = None
+        self._planned = False  # whether the file of rollouts was applied
         installation = platform.resources.installation
         if (log := platform.backend.written.get("log")) is not None:
             self._retention = Retention(
@@ -150,10 +152,19 @@ class BackgroundTasks:
 
     async def _control_rollouts(self, recorder: Recorder | None) -> None:
         """Evaluate rollouts, move them by the outcome, and record those that ended."""
+        if not self._planned:
+            await asyncio.to_thread(self._plan_rollouts)
+            self._planned = True
         if await asyncio.to_thread(self._platform.rollout_controller.run):
             await asyncio.to_thread(self._platform.publish_rollouts)
         if recorder is not None:
             await recorder.run()
+
+    def _plan_rollouts(self) -> None:
+        """Forecast and apply the rollouts of the file that the start has left out."""
+        if (path := self._platform.settings.recommend.rollouts) != Path():
+            self._platform.planner.apply_file(path)
+            self._platform.publish_rollouts()
 
     def _trim(self) -> None:
         """Delete log records, dead letters and late events beyond their retention.

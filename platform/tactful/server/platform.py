@@ -27,7 +27,8 @@ from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
 from tactful.event_log.recipients import Recipients, open_ids
-from tactful.experiments.controller import RolloutController
+from tactful.experiments.baseline import ExactOutcomes
+from tactful.experiments.planning import Planner
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -45,6 +46,7 @@ from tactful.schemas.users import (
 from tactful.server.background import BackgroundTasks
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
+from tactful.server.rollouts import control_rollouts
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
@@ -144,15 +146,12 @@ class Platform:
                 keyring=self._ids.keyring,
                 keys_of=self._keys_of,
             )
-        self.rollout_controller = RolloutController(
-            self.rollouts,
-            backend.partitions,
-            every_ms=int(settings.recommend.look_minutes * 60_000),
-            clock=clock,
-            allows=self._measures,
-            charge=self._charge,
-            recipients=lambda: Recipients(self.engine.resolve, self._ids),
+        recipients = partial(Recipients, self.engine.resolve, self._ids)
+        outcomes = ExactOutcomes(backend.partitions, self._measures, recipients)
+        self.rollout_controller = control_rollouts(
+            settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
+        self.planner = Planner(self.rollouts, outcomes, clock=clock)
         self._assemble()
 
     def _charge(self, queries: Iterable[Query]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.batches import reach_of, reach_to
-from tactful.event_log.open import open_log
+from tactful.event_log.open import open_log, open_partitions
 from tactful.metadata.connections import open_installation
 from tactful.schemas.positions import Position
 from tactful.subjects.consent import ConsentStore
@@ -146,6 +146,30 @@ def training_permissions(
             return purpose in permissions.of(user_id, device_id, at, claimed(claim))
 
         yield allows
+
+
+@contextlib.contextmanager
+def measured_partitions(
+    settings: Settings, *, clock: Callable[[], int]
+) -> Iterator[list[PermittedLog]]:
+    """Open each partition of the log as `measured_log` does; they can be searched by time.
+
+    A log that is absent, damaged or does not answer raises StorageError.
+    """
+    if settings.log.in_files:
+        with measured_log(settings, clock=clock) as log:
+            yield [log]
+        return
+    purpose = Purpose.MEASUREMENT
+    try:
+        with (
+            contextlib.ExitStack() as stack,
+            training_permissions(settings, clock=clock, purpose=purpose) as allows,
+        ):
+            logs = open_partitions(settings, stack, clock=clock)
+            yield [PermittedLog(log, allows, purpose) for log in logs]
+    except LogError as error:
+        raise StorageError(f"nothing to measure: {error}") from error
 
 
 @contextlib.contextmanager

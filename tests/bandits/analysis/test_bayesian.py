@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from tactful_bandits.analysis.bayesian import Posterior, Prior, posterior
-from tactful_bandits.analysis.comparison import Estimate
+from tactful_bandits.analysis.comparison import Estimate, difference
+from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.errors import StatisticsError
 
 effects = st.floats(-5, 5)
@@ -58,3 +60,17 @@ def test_what_cannot_be_believed_is_refused() -> None:
         posterior(Estimate(1, 0, 10, 8))
     with pytest.raises(StatisticsError, match="alpha must lie"):
         Posterior(0, 1).credible_interval(alpha=0)
+
+
+def test_the_posterior_of_two_samples() -> None:
+    """Both arms may be given instead of the estimate of their difference."""
+    arms = Proportion(1_000, 100), Proportion(1_000, 130)
+    estimate = difference(*arms)
+    assert posterior(*arms) == posterior(estimate)
+    prior = Prior(0.0, 0.01)
+    assert posterior(*arms, prior) == posterior(estimate, prior) == posterior(estimate, prior=prior)
+    assert posterior(*arms).chance_to_win() > 0.95
+    wrong: Any = posterior
+    for arguments in ((arms[0],), (arms[0], prior), (estimate, arms[1])):
+        with pytest.raises(StatisticsError, match="the samples of both arms"):
+            wrong(*arguments)

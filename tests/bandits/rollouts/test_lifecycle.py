@@ -117,11 +117,15 @@ def test_too_few_data_prolong_a_stage() -> None:
 
 
 def test_proof_is_waited_for_where_it_is_asked() -> None:
-    guardrails = (Guardrail("ctr", margin=0.1), PLAN.guardrails[1])
-    rollout = canary(replace(PLAN, proof=True, guardrails=guardrails, stages=(0.5, 1.0)))
+    guardrails = (Guardrail("ctr", margin=0.1, smallest_loss=0.1), PLAN.guardrails[1])
+    rollout = canary(replace(PLAN, guardrails=guardrails, stages=(0.5, 1.0)))
     worse = judge_rollout(rollout, seen(rollout, lift=-0.09), at=rollout.since + DAY)
     assert worse.guardrails[0].verdict == "undecided"
     assert worse.rollout == rollout
+    (wait,) = worse.waits
+    assert (wait.metric, wait.reason) == ("ctr", "not proven")
+    unproven = canary(replace(rollout.plan, proof=False))
+    assert judge_rollout(unproven, seen(rollout, lift=-0.09), at=DAY + 1).rollout.share == 1
     same = judge_rollout(rollout, seen(rollout), at=rollout.since + DAY)
     assert same.rollout.share == 1
 

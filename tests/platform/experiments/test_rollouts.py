@@ -451,26 +451,33 @@ def test_erased_users_leave_all_counts(store: RolloutStore, clock: Clock, tmp_pa
         assert look.state == "canary"
 
 
-def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> None:
+def test_http_and_commands_move_a_rollout_with_its_author(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = small_settings(tmp_path)
     file = tmp_path / "rollouts.yaml"
-    file.write_text("- {key: cheaper, change: {objective: {price: 2}}, start: true}\n")
+    accepted = "accept_low_power: a test"
+    file.write_text(
+        f"- {{key: cheaper, change: {{objective: {{price: 2}}}}, start: true, {accepted}}}\n"
+    )
     settings = replace(settings, recommend=RecommendSettings(rollouts=file, record_rollouts=False))
     served = settings.storage.data / "rollouts.json"
     with Live(Platform.open(settings, build)) as live:
         found = live.http.get("/v1/experiments").json()["experiments"]
         states = [(each["key"], each["state"], each["share"]) for each in found]
         assert states == [("cheaper", "canary", 0.01)]
-        body = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+        monkeypatch.setattr(live.platform.rollout_controller, "_has_model", lambda: True)
+        body: dict[str, Any] = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+        body["accept_low_power"] = "a test"
         made = live.http.post("/v1/experiments", json=body)
         assert made.status_code == 201, made.text
-        for step in ("start", "advance"):
+        for step in ("shadow", "advance"):
             answer = live.http.post(f"/v1/experiments/varied/{step}", json={"reason": "now"})
             assert answer.status_code == 200, answer.text
         assert b"varied" in served.read_bytes()
         wrong = live.http.post("/v1/experiments/varied/start", json={"reason": "again"})
         assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid")
-        assert "it is canary, not draft" in wrong.text
+        assert "it is canary, not shadow" in wrong.text
         assert live.http.post("/v1/experiments/varied/fly", json={"reason": "r"}).status_code == 404
         assert live.http.get("/v1/experiments/none").status_code == 404
         data = ["--data", str(settings.storage.data)]
@@ -491,7 +498,8 @@ def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> Non
 
 def test_a_change_is_recorded_with_the_key_that_made_it(locked: Live) -> None:
     key, about = locked.platform.keys.create({"admin"})
-    body = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+    body: dict[str, Any] = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+    body["accept_low_power"] = "a test"
     made = locked.http.post("/v1/experiments", json=body, headers={"x-api-key": key})
     assert made.status_code == 201
     assert made.json()["history"][0]["changed_by"] == f"key {about.id}"

@@ -24,7 +24,7 @@ def ended(directory: Path) -> RolloutStore:
     change = {"diversity": {"strength": 1}}
     for key in ("over", "going"):
         store.apply(RolloutDefinition(key=key, change=change), by="ann", reason="r")
-    move(store, "over", "start", by="ann", reason="r")
+    move(store, "over", "shadow", by="ann", reason="r")
     move(store, "over", "rollback", by="bob", reason="odd lists")
     return store
 

@@ -369,8 +369,9 @@ def test_a_rollout_changes_the_lists_of_those_who_get_it(shop: Shop) -> None:
             {"key": "novel", "change": {"objective": {"novelty": 1}}, "stages": [0.5, 1]},
             {"key": "same", "change": {"model": "1"}, "stages": [0.5, 1]},
         ):
+            body["accept_low_power"] = "a shop of few people"
             assert live.http.post("/v1/experiments", json=body).status_code == 201
-            for step in ("start", "advance"):
+            for step in ("shadow", "advance"):
                 path = f"/v1/experiments/{body['key']}/{step}"
                 assert live.http.post(path, json={"reason": "r"}).status_code == 200
         served = {"novel": 0.5, "same": 0.5}
