@@ -107,6 +107,7 @@ def prepare_worker(
     for topic in filter(None, (options.features_topic, matches_topic, options.late_topic)):
         make_topic(settings.log, replace(kafka, topic=topic))
     commit_s = settings.engine.commit_ms / 1000
+    sends_ticks = settings.engine.clock == settings.statistics.clock == "wall"
 
     def make(number: int) -> Worker:
         pace = WorkerOptions(
@@ -115,6 +116,7 @@ def prepare_worker(
             commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
             checkpoint_interval_s=share.checkpoint_s,
             idle_ms=round(share.idle_s * 1000),
+            sends_ticks=sends_ticks,
             alignment_ms=share.lead_ms,
             instance=f"{share.instance}-{number}" if share.instance else None,
         )

@@ -40,6 +40,7 @@ class WorkerOptions:
     # Silence after which a partition is idle: no other partition waits for it, and the clock
     # advances it. Timers wait so much longer than the clock, for events under way.
     idle_ms: int = 1_000
+    sends_ticks: bool = True  # whether the clock advances idle partitions; False for the past
     alignment_ms: int | None = 300_000  # most lead over the slowest partition; None: any
     instance: str | None = None  # name that outlives a restart; None: a new one each time
 
@@ -254,9 +255,10 @@ class Worker:
         for job in self._jobs.values():
             self._counts["actions"] += job.append_actions(self._now())
             self._counts["handovers"] += job.append_transfers()
-        now = self._now() - self._pace.idle_ms
-        for number in self._idle():
-            self._counts["ticks"] += self._jobs[number].tick(now)
+        if self._pace.sends_ticks:
+            now = self._now() - self._pace.idle_ms
+            for number in self._idle():
+                self._counts["ticks"] += self._jobs[number].tick(now)
         if self._clock() >= self._checkpoint_at + self._pace.checkpoint_interval_s:
             for job in self._jobs.values():
                 job.checkpoint()

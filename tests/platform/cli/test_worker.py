@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.streaming.brokers import topic_name
 
 from benchmarks.ports import free_port
 from tactful.config.engine import EngineSettings
+from tactful.config.privacy import StatisticsSettings
 from tactful.config.server import WorkerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings
@@ -27,7 +28,9 @@ from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.progress import PartitionProgress, WorkerProgress
+from tactful_streaming.worker.worker import WorkerOptions
 
 EVENTS = 60
 
@@ -166,9 +169,13 @@ def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
         serve_status(Settings(worker=WorkerSettings(metrics_port=port)), list)
 
 
-def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[JobOptions, WorkerOptions]]:
+    """Return a function that prepares a worker with some settings and returns its options."""
     made: list[Any] = []
-    monkeypatch.setattr(feature_worker, "Worker", lambda _, options, **__: made.append(options))
+    monkeypatch.setattr(
+        feature_worker, "Worker", lambda _, options, pace: made.append((options, pace))
+    )
     monkeypatch.setattr(feature_worker, "topic_id", lambda _: "an id")
     monkeypatch.setattr(feature_worker, "make_topic", lambda *_: 1)
     kafka = KafkaSettings("broker:9092", "log")
@@ -176,11 +183,29 @@ def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.Monke
     definitions = load_definitions(
         "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     )
-    for days in (0.5, 0.0):
-        settings = Settings(
-            log=LogSettings(kind="kafka", brokers="broker:9092"),
-            engine=EngineSettings(dead_letter_days=days),
-        )
+
+    def prepare(**sections: Any) -> tuple[JobOptions, WorkerOptions]:
+        settings = Settings(log=LogSettings(kind="kafka", brokers="broker:9092"), **sections)
         feature_worker.prepare_worker(settings, definitions, None)(0)
-    assert [options.dead_letter_ms for options in made] == [43_200_000, None]
-    assert {options.topic_id for options in made} == {"an id"}
+        options: tuple[JobOptions, WorkerOptions] = made.pop()
+        return options
+
+    return prepare
+
+
+def test_old_dead_letters_are_forgotten_by_workers_too(
+    prepared: Callable[..., tuple[JobOptions, WorkerOptions]],
+) -> None:
+    for days, expected in ((0.5, 43_200_000), (0.0, None)):
+        options, _ = prepared(engine=EngineSettings(dead_letter_days=days))
+        assert options.dead_letter_ms == expected
+        assert options.topic_id == "an id"
+
+
+def test_workers_follow_the_clock_of_the_settings(
+    prepared: Callable[..., tuple[JobOptions, WorkerOptions]],
+) -> None:
+    """A worker appends ticks to the log under the same settings as the server does."""
+    assert prepared()[1].sends_ticks
+    assert not prepared(engine=EngineSettings(clock="events"))[1].sends_ticks
+    assert not prepared(statistics=StatisticsSettings(clock="replay"))[1].sends_ticks

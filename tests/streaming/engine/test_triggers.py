@@ -140,6 +140,24 @@ def test_a_window_is_emitted_again_when_it_changes() -> None:
     assert told() == [(4, 2)]
 
 
+@pytest.mark.parametrize(("before_end", "late", "fired"), [(1, 0, [(1, 2)]), (0, 1, [])])
+def test_lateness_of_exactly_the_bound_is_too_late(
+    before_end: int, late: int, fired: list[tuple[int, float]]
+) -> None:
+    """An event counts until its last window ended the allowed lateness before the watermark."""
+    tumbling = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+    )
+    start, results = START // MINUTE * MINUTE, list[WindowResult]()
+    lateness = 2 * MINUTE
+    engine = engine_of(tumbling, allowed_lateness_ms=lateness, on_results=results.extend)
+    engine.apply([view(0, start), view(1, start + MINUTE + lateness - before_end)])
+    results.clear()
+    assert engine.apply([view(2, start + MINUTE - 1)]).late == late
+    rows = [((row.window_end - start) // MINUTE, row.values[0]) for row in results]
+    assert rows == fired
+
+
 def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []

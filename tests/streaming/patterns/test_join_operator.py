@@ -131,6 +131,23 @@ def test_the_bound_belongs_to_the_pair_on_both_sides(
     assert len(operator.take()) == pairs
 
 
+@pytest.mark.parametrize("past", [0, 1])
+@pytest.mark.parametrize("event_is_earlier", [True, False])
+@pytest.mark.parametrize("event_is_first", [True, False])
+def test_a_pair_is_missed_by_its_earlier_side(
+    past: int, event_is_earlier: bool, event_is_first: bool
+) -> None:
+    """A pair is missed once the watermark is more than `within` past its earlier side."""
+    event_at, update_at = (1000, 1005) if event_is_earlier else (1005, 1000)
+    sides: list[Entry] = [view(1, event_at), Item(item_id="i", timestamp=update_at)]
+    operator = JoinOperator(JOIN)
+    arrival = [0, 1000 + WITHIN + past]
+    for side, watermark in zip(sides if event_is_first else sides[::-1], arrival, strict=True):
+        feed(operator, [side], [watermark])
+    assert len(operator.take()) == 1 - past
+    assert operator.late == (past and event_is_earlier and not event_is_first)
+
+
 def test_events_too_old_for_a_pair_are_late() -> None:
     operator = JoinOperator(JOIN)
     feed(operator, [view(1, 1000), view(2, 989), view(3, 990), view(4, 995)], [1000] * 4)

@@ -1,7 +1,9 @@
 """Times at which a worker polls its client and commits to its group."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from tests.streaming.shard import definitions
 from tactful_streaming.contract.log_entries import Records
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.partition_job import JobOptions, PartitionJob
 from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 pytest.importorskip("confluent_kafka")
@@ -99,7 +101,11 @@ class Noting:
 
 
 def timed(
-    silent: JobOptions, sleep: Callable[[float], None], *, publish_s: float, commit_s: float
+    silent: JobOptions,
+    sleep: Callable[[float], None],
+    *,
+    publish_s: float | None,
+    commit_s: float,
 ) -> tuple[Worker, Noting, list[float]]:
     """Return a worker, its only job, which records its calls, and their clock."""
     now, job = [0.0], Noting()
@@ -130,6 +136,61 @@ def test_batches_are_copied_before_commits(
     assert job.told == [*batch, *batch, *batch, *batch, "commit"]
 
 
+@pytest.mark.parametrize(("publish_s", "between"), [(None, 1.0), (0.0, 2.0)])
+def test_commits_while_records_keep_coming(
+    monkeypatch: pytest.MonkeyPatch, silent: JobOptions, publish_s: float | None, between: float
+) -> None:
+    """Under load a commit follows the last one after the interval; with copies, after twice it."""
+    monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", OneRecord)
+    worker, _, now = timed(silent, lambda _: None, publish_s=publish_s, commit_s=1.0)
+    commits = []
+    while len(commits) < 4:
+        if worker.step():
+            commits.append(now[0])
+        now[0] += 0.125
+    gaps = [later - earlier for earlier, later in pairwise(commits)]
+    assert gaps == [between] * 3
+
+
+def test_a_commit_stores_all_partitions_before_it_appends(silent: JobOptions) -> None:
+    """Actions and transfers are appended after the states of all partitions are stored."""
+    worker, told = paced(silent, lambda: 0.0, 0.0), list[str]()
+
+    class Telling(Noting):
+        def commit(self) -> int:
+            told.append("commit")
+            return 0
+
+        def append_actions(self, now: int = 0) -> int:
+            told.append("actions")
+            return 0
+
+        def append_transfers(self) -> int:
+            told.append("transfers")
+            return 0
+
+    for number in range(2):
+        worker.jobs[number] = Telling()  # type: ignore[index]
+    worker.commit()
+    assert told == ["commit", "commit", "actions", "transfers", "actions", "transfers"]
+
+
+def test_a_commit_of_a_partition_publishes_then_stores() -> None:
+    """Rows are published and dead letters stored before the state, and only if there is news."""
+    calls: list[str] = []
+
+    def noting(name: str) -> Any:
+        return SimpleNamespace(**{name.split(".")[1]: lambda *_: calls.append(name)})
+
+    job = object.__new__(PartitionJob)
+    job._producer, job._dead_letters = noting("rows.commit"), noting("letters.add")
+    job._online, job._rejected, job._committed = noting("copy.committed"), [], 7
+    job.engine = noting("state.commit")
+    job.engine.offset = 8  # type: ignore[misc]
+    assert job.commit() == job.commit() == 8
+    assert calls == ["rows.commit", "letters.add", "state.commit", "copy.committed"]
+
+
 def test_a_commit_waits_for_a_moment_without_records(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
 ) -> None:
@@ -148,6 +209,27 @@ def test_a_commit_waits_for_a_moment_without_records(
         now[0] += 0.1
     assert committed == [False, False, True, False]
     assert job.told == [*["apply", "publish"] * 2, "commit", "apply", "publish"]
+
+
+@pytest.mark.parametrize("sends_ticks", [True, False])
+def test_ticks_only_by_the_wall_clock(silent: JobOptions, sends_ticks: bool) -> None:
+    """A pause while history is loaded appends no tick if time passes by events alone."""
+    now, ticks = [0.0], list[int]()
+
+    class Waiting(Noting):
+        def tick(self, now: int) -> bool:
+            ticks.append(now)
+            return True
+
+    pace = WorkerOptions(commit_interval_s=0.0, idle_ms=1_000, sends_ticks=sends_ticks)
+    worker = Worker(definitions(), silent, pace=pace, clock=lambda: now[0], now=lambda: 9_000)
+    worker.jobs[0] = Waiting()  # type: ignore[index]
+    worker._heard[0] = now[0]
+    worker.commit()
+    assert ticks == [], "a partition that was just read is not idle"
+    now[0] += 1.0
+    worker.commit()
+    assert ticks == [8_000] * sends_ticks
 
 
 class Acting(Noting):

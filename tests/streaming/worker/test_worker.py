@@ -375,6 +375,18 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
     worker.close()
 
 
+def test_a_pause_in_history_loses_no_event(shard: Shard) -> None:
+    """With a clock of events alone, a pause between two parts of history makes nothing late."""
+    entries = random_entries(8, 1_500)
+    worker = new_worker(shard, now=lambda: START + 365 * 86_400_000, sends_ticks=False)
+    work_to([worker], append(shard, entries[:750]))
+    settle([worker], 10)
+    work_to([worker], append(shard, entries[750:]))
+    check(shard, [worker])
+    assert worker.progress().ticks == 0
+    worker.close()
+
+
 def test_a_leading_partition_waits(shard: Shard) -> None:
     """One partition is a day ahead of another one, which is not idle."""
     times = [START + n * 1_000 * (n % 2) for n in range(4_000)]
