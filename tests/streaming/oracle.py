@@ -286,6 +286,8 @@ def aggregate(f: Feature, rows: Sequence[Row], at: int) -> Any:
         newest = max(row.timestamp for row in rows)
         return float([row.value for row in rows if row.timestamp == newest][-1])
     if f.aggregate in ("count", "sum", "mean"):
+        if f.aggregate == "mean":  # a common factor of all weights, which may be very small
+            at = max(row.timestamp for row in rows)
         count = _weighted(f, [(row.timestamp, 1.0) for row in rows], at)
         if f.aggregate == "count":
             return count

@@ -128,7 +128,8 @@ class SharedFeatures:
         if entity == "user":
             keys = [self._engine.resolve(key, at) for key in keys]
         blobs = self._ask(lambda: self._online.get_many(keys, kind=entity))
-        rows = [[value[name] for name in names] for value in (reader.read(b, at) for b in blobs)]
+        values = [reader.read(blob, at) for blob in blobs]
+        rows = [[value.get(name, np.nan) for name in names] for value in values]
         return np.array(rows, np.float64).reshape(len(keys), len(names))
 
     def read_placed(

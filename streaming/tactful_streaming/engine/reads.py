@@ -81,7 +81,8 @@ class EngineReads:
         Returns:
             By name: a number; a number for each group; or (value, timestamp) pairs, newest first. A
             sequence gives the time of its last match, a join its newest pairs of item and time.
-            Zeros and empties for an entity without events.
+            Zeros and empties for an entity without events. A number beyond the range of a double
+            is left out.
         """
         table = self._table(entity)
         key = self.resolve(key, at) if entity == "user" else key
@@ -108,6 +109,8 @@ class EngineReads:
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> Floats:
         """Return features without group_by of many entities; shape ``(len(keys), len(names))``.
+
+        NaN stands for a number beyond the range of a double.
 
         Raises:
             EngineError: if a name is no such feature.

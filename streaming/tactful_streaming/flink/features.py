@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 from tactful_streaming.definitions import model as d
@@ -62,7 +63,16 @@ def _windowed(feature: Feature, source: str) -> str:
         f"{_insert(feature, start, end, _value(feature))}\n"
         f"FROM TABLE({_table_function(feature, source)})\n"
         f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
+        f"{_only_finite(feature, _value(feature))}"
     )
+
+
+def _only_finite(feature: Feature, value: str) -> str:
+    """Compile the condition that a sum or mean is within the range of a double."""
+    if feature.aggregate not in ("sum", "mean"):
+        return ""
+    greatest = sql.double(sys.float_info.max)
+    return f"\nHAVING {value} BETWEEN -{greatest} AND {greatest}"
 
 
 def _table_function(feature: Feature, source: str) -> str:
@@ -85,8 +95,11 @@ def _value(feature: Feature) -> str:
     if aggregate == "top_k":
         return f"top_values(of_value, {feature.n})"
     if isinstance(window, Window) and window.decay != 1:
-        counts, sums = _decayed("1.0E0", window), _decayed("of_value", window)
-        return {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[aggregate]
+        if aggregate == "mean":
+            decay = sql.double(window.decay)
+            sums, counts = _pane_sums("of_value", window), _pane_sums("1.0E0", window)
+            return f"decayed({sums}, {decay}) / decayed({counts}, {decay})"
+        return _decayed("1.0E0" if aggregate == "count" else "of_value", window)
     if aggregate == "distinct":
         exact = feature.sketch == "exact"
         return "CAST(COUNT(DISTINCT of_value) AS DOUBLE)" if exact else "distinct_hll(of_value)"
@@ -110,10 +123,17 @@ def _decayed(amount: str, window: Window) -> str:
     The weight depends on the end of the window, which is unknown inside an aggregation: that
     returns the sums of the panes, and `decayed` weighs them.
     """
-    slide = f"CAST({window.slide_ms} AS BIGINT)"
-    sums = f"pane_sums({amount}, {_TIME}, {slide})"
+    slide, sums = _slide(window), _pane_sums(amount, window)
     end = sql.milliseconds_of("window_end")
     return f"decayed({sums}, {end}, {slide}, {sql.double(window.decay)})"
+
+
+def _pane_sums(amount: str, window: Window) -> str:
+    return f"pane_sums({amount}, {_TIME}, {_slide(window)})"
+
+
+def _slide(window: Window) -> str:
+    return f"CAST({window.slide_ms} AS BIGINT)"
 
 
 def _panes(feature: Feature, window: Window, source: str) -> str:
@@ -132,7 +152,9 @@ def _of_panes(feature: Feature, window: Window, panes: str) -> str:
     end = sql.milliseconds_of("window_end")
     pane = sql.milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
     age = f"(({end} - 1 - {pane}) / {window.slide_ms})"
-    weight = f"POWER({sql.double(window.decay)}, CAST({age} AS DOUBLE))"
+    # Two factors, as the weight may be too small for a double.
+    weight = f"POWER({sql.double(window.decay)}, CAST({age} AS DOUBLE) / 2.0E0)"
+    weight = f"{weight} * {weight}"
     counts, sums = f"SUM(amounts * {weight})", f"SUM(total * {weight})"
     value = {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[feature.aggregate]
     slide, span = sql.interval(window.slide_ms), sql.interval(window.span_ms)
@@ -140,6 +162,9 @@ def _of_panes(feature: Feature, window: Window, panes: str) -> str:
         f"{_insert(feature, sql.milliseconds_of('window_start'), end, value)}\n"
         f"FROM TABLE(HOP(TABLE {panes}, DESCRIPTOR(pane_time), {slide}, {span}))\n"
         f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
+        f"{_only_finite(feature, value)}"
+        # A mean of weights this small would lose its digits.
+        f"{f' AND {counts} >= 1.0E-290' if feature.aggregate == 'mean' else ''}"
     )
 
 

@@ -23,8 +23,9 @@ def add_panes(
     values: NDArray[np.float64],  # number of each entry
     oldest: int,
     newest: int,
-    weights: NDArray[np.float64],  # by a pane's distance from the newest; empty: all weigh 1
-    total: NDArray[np.float64],  # takes the sums, NaN without panes
+    weights: NDArray[np.float64],  # by a pane's age, see `weights_of`; empty: all weigh 1
+    relative: bool,  # whether ages are those before the newest pane with events, not `newest`
+    total: NDArray[np.float64],  # takes the sums, NaN without panes, infinite beyond a double
 ) -> None:
     """Add up the panes `oldest` to `newest` of cells, in this order."""
     entries = np.empty(max(min(newest - oldest + 1, len(panes)), 0), np.int32)
@@ -32,19 +33,26 @@ def add_panes(
         entry = head[cells[number]]
         while panes[entry] > newest:
             entry = older[entry]
+        base = panes[entry] if relative else newest
         count = 0
         while panes[entry] >= oldest:
             entries[count] = entry
             count += 1
             entry = older[entry]
-        amount = 0.0 if count else np.nan
+        if count == 0:
+            total[number] = np.nan
+            continue
+        amount = 0.0
         while count:
             count -= 1
             value = values[entries[count]]
             if len(weights):
-                value *= weights[newest - panes[entries[count]]]
+                weight = weights[base - panes[entries[count]]]
+                value *= weight
+                if weight < 0:
+                    value *= weight
             amount += value
-        total[number] = amount
+        total[number] = amount if amount == amount else np.inf
 
 
 def gather_cached(
@@ -87,7 +95,8 @@ def load_add_panes() -> Callable[..., None]:
         array(kind, readonly=True) for kind in (types.int64, types.int32, types.float64)
     )
     panes = (rows, links, rows, links, numbers)
-    return compiled(add_panes, (*panes, types.int64, types.int64, numbers, array(types.float64)))
+    between = types.int64, types.int64, numbers, types.boolean
+    return compiled(add_panes, (*panes, *between, array(types.float64)))
 
 
 @functools.cache

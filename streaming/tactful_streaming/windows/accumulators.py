@@ -87,7 +87,8 @@ class _Total:
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        return float(reduce(cls.combine, (part.total for part in parts), cls.initial))
+        total = float(reduce(cls.combine, (part.total for part in parts), cls.initial))
+        return total if total == total else math.inf  # beyond a double, with both signs
 
 
 class _Least(_Total):

@@ -23,6 +23,12 @@ from tactful_streaming.definitions.model import Feature, ForwardDecay, Window
 FADED_HALF_LIVES: Final = 64
 """Half-lives without an event after which a decayed total counts as none: 2 ** -64 is left."""
 
+_GONE_HALF_LIVES: Final = 2200
+"""Half-lives after which nothing is left of a total beyond a double.
+
+Up to ``2 ** 64`` amounts below ``2 ** 1025`` are then less than the smallest double.
+"""
+
 NO_ROWS: Final = np.zeros(0, np.int64)
 
 _SAMPLE: Final = 100
@@ -115,6 +121,7 @@ class DecayedTotals(StateColumn):
 
     The total of a cell is as of the beginning of the half-life of its newest event. Moving it by k
     half-lives multiplies it by ``2 ** -k``, which is exact: batches do not change the total.
+    One beyond the range of a double reads as infinite until nothing can be left of it.
     """
 
     width = 2
@@ -141,6 +148,7 @@ class DecayedTotals(StateColumn):
         self._totals = grown(self._totals, capacity, 0)
         self._newest = grown(self._newest, capacity, -1)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add events; none is late."""
         amounts = np.ones(len(cells)) if self._counts else events.amounts
@@ -164,6 +172,7 @@ class DecayedTotals(StateColumn):
         whole, part = np.divmod(time, self._half_life)
         turns = newest // self._half_life - whole
         totals: Floats = np.ldexp(self._totals[cells] * np.exp2(-part / self._half_life), turns)
+        totals[~np.isfinite(totals)] = np.inf
         totals[(newest < 0) | (time - newest >= self.memory_ms)] = np.nan
         return totals
 
@@ -178,6 +187,7 @@ class DecayedTotals(StateColumn):
         kept = cells[having]
         return having.astype(np.int64), np.column_stack([self._newest[kept], self._totals[kept]])
 
+    @np.errstate(over="ignore", invalid="ignore")
     def absorb_records(self, cells: Rows, records: Floats) -> None:
         """Add totals."""
         newest = records[:, 0].astype(np.int64)
@@ -191,7 +201,9 @@ class DecayedTotals(StateColumn):
         before = self._newest[touched]
         np.maximum.at(self._newest, cells, timestamps)
         turns = before // self._half_life - self._newest[touched] // self._half_life
-        self._totals[touched] = np.ldexp(self._totals[touched], turns)
+        totals = np.ldexp(self._totals[touched], turns)
+        totals[(turns < -_GONE_HALF_LIVES) & ~np.isfinite(totals)] = 0
+        self._totals[touched] = totals
 
 
 class LastTimes(StateColumn):

@@ -18,7 +18,13 @@ from tactful_streaming.windows.entity_rows import NOBODY, EntityRows
 from tactful_streaming.windows.packed_entity import NEWEST, decode_all, encode
 from tactful_streaming.windows.reads import ColumnCache, LazyValues, Placing, View
 from tactful_streaming.windows.shared_aggregate import Outcome, Value, make_shared_aggregates
-from tactful_streaming.windows.triggers import WindowResult, emit_windows, has_windows, next_pending
+from tactful_streaming.windows.triggers import (
+    WindowResult,
+    drop_infinite,
+    emit_windows,
+    has_windows,
+    next_pending,
+)
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
 """Returns the stored packed state of entities; None for one without."""
@@ -133,9 +139,13 @@ class EntityTable:
         return self.aggregates[number].apply(events, self._lateness_ms)
 
     def read(self, key: str, at: int) -> dict[str, Value]:
-        """Return all features of `key` at time `at`; zeros for an unknown key."""
+        """Return all features of `key` at time `at`; zeros for an unknown key.
+
+        A number beyond the range of a double is left out.
+        """
         table, row = self._find(key)
-        return {name: view.read(row, at) for name, view in table._views.items()}
+        values = ((name, view.read(row, at)) for name, view in table._views.items())
+        return {name: value for name, value in values if value is not None}
 
     def read_late(self, key: str, at: int) -> LazyValues:
         """Like :meth:`read`, but each feature is computed at its first use."""
@@ -143,7 +153,10 @@ class EntityTable:
         return LazyValues(table._views, row, at)
 
     def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
-        """Return numbers of many keys at time `at`; shape ``(len(keys), len(names))``."""
+        """Return numbers of many keys at time `at`; shape ``(len(keys), len(names))``.
+
+        NaN stands for a number beyond the range of a double.
+        """
         rows = self._rows.find(keys)
         absent = np.flatnonzero(rows < 0).tolist()
         rows[absent] = NOBODY
@@ -175,7 +188,7 @@ class EntityTable:
         count = len(self._rows.keys)
         end = min(start + _ROWS_AT_ONCE, count)
         numbers = self._cache.read(np.arange(start, end), [name], at, self._horizon)[:, 0]
-        present = np.flatnonzero(numbers)
+        present = np.flatnonzero((numbers != 0) & ~np.isnan(numbers))
         keys = list(map(self._rows.key, (start + present).tolist()))
         return NonZero(keys, numbers[present], end if end < count else None)
 
@@ -191,10 +204,13 @@ class EntityTable:
         """
         keys = self._rows.keys
         results = emit_windows(self._emitting, keys, before, after, self._lateness_ms)
-        for result in results:
+        for number, result in enumerate(results):
+            feature = self._views[result.feature].feature
             # Emitted sessions are marked in the state, so that a restart does not repeat them.
-            if isinstance(self._views[result.feature].feature.window, SessionWindow):
+            if isinstance(feature.window, SessionWindow):
                 self._rows.dirty[[self._rows.row_of[key] for key in result.keys]] = True
+                if feature.aggregate in ("sum", "mean"):
+                    results[number] = drop_infinite(result)
         return results
 
     def expire(self, horizon: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import numpy as np
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.errors import StateError
 from tactful_streaming.state.key_layout import unpacked
 from tactful_streaming.windows.columns import DecayedTotals, LastTimes, RecentValues
@@ -59,7 +60,7 @@ def decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
     """Like :func:`decode`, for many in one call."""
     try:
         states = _many_decoder.decode(b"".join((_ARRAY_32, len(blobs).to_bytes(4, "big"), *blobs)))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (ValueError, *DECODE_ERRORS):
         states = []
     if len(states) == len(blobs) and all(_is_time(state.get(NEWEST)) for state in states):
         return states

@@ -5,6 +5,9 @@ p = floor(at / slide) and n = size / slide, a window is the sum of ``decay ** (p
 ``p - n < q <= p``, added from the oldest pane to the newest, so that every way to compute it gives
 the same float. Windows age without events, since p grows with time alone.
 
+The weights of a mean are relative to the newest pane with events, which changes no mean: its count
+is then at least 1, at any age. A sum beyond the range of a double is infinite, never NaN.
+
 Slicing windows into panes that are combined when read follows Li et al., "No pane, no gain"
 (SIGMOD Record 34(1), 2005).
 
@@ -16,6 +19,7 @@ ring buffer would not allow. Every operation follows the links of many cells at 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,15 +125,19 @@ class NumberPanes(PanedColumn):
         """Add panes."""
         self.table.absorb(cells, records)
 
-    def _view(self, feature: Feature, at: int) -> tuple[int, int, Floats | None]:
-        """Return the oldest and the newest pane of the window at time `at`, and the weights."""
+    def _view(self, feature: Feature, at: int) -> tuple[int, int, Floats | None, bool]:
+        """Return the oldest and the newest pane of the window at time `at`, and the weights.
+
+        Last comes whether these are relative to the newest pane with events.
+        """
         window: Any = feature.window
         shape = self._shapes.get(window)
         if shape is None:
             shape = self._shapes[window] = _shape_of(window)
         behind, steps, weights = shape
         newest = at // self.slide_ms
-        return newest - behind if behind >= 0 else newest // steps * steps, newest, weights
+        oldest = newest - behind if behind >= 0 else newest // steps * steps
+        return oldest, newest, weights, feature.aggregate == "mean"
 
 
 class PaneTable:
@@ -162,22 +170,31 @@ class PaneTable:
         """Make room for cells below `capacity`."""
         self._head = grown(self._head, capacity, 0)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add(self, cells: Rows, panes: Rows, amounts: Floats | None) -> None:
         """Fold ``amounts[i]``, or ones, into pane ``panes[i]`` of ``cells[i]``, in order."""
         entries = self._entries(cells, panes)
         self._fold.combine.at(self._values, entries, 1.0 if amounts is None else amounts)
 
-    def read(self, cells: Rows, oldest: int, newest: int, weights: Floats | None) -> Floats:
+    def read(
+        self,
+        cells: Rows,
+        oldest: int,
+        newest: int,
+        weights: Floats | None = None,
+        relative: bool = False,
+    ) -> Floats:
         """Combine the panes `oldest` to `newest` of each of `cells`; NaN without panes.
 
-        `weights` are by distance of a pane from the newest; None: all weigh 1.
+        `weights` of sums and counts are by the age of a pane, see :func:`weights_of`; None: all
+        weigh 1. Ages are those before `newest`, or, if `relative`, before the newest pane there.
         """
         if self._adds:
             total = np.empty(len(cells))
             load_add_panes()(
                 np.ascontiguousarray(cells, np.int64),
                 *(self._head, self._panes, self._older, self._values),
-                *(oldest, newest, _ALL_ONE if weights is None else weights, total),
+                *(oldest, newest, _ALL_ONE if weights is None else weights, relative, total),
             )
             return total
         rounds = self._walk(cells, oldest, newest)
@@ -186,10 +203,7 @@ class PaneTable:
         total = np.full(len(cells), self._fold.identity)
         combine = self._fold.combine
         for where, entries in reversed(rounds):
-            values = self._values[entries]
-            if weights is not None:
-                values *= weights[newest - self._panes[entries]]
-            total[where] = combine(total[where], values)
+            total[where] = combine(total[where], self._values[entries])
         present = rounds[0][0]
         if len(present) < len(cells):
             absent = np.ones(len(cells), np.bool_)
@@ -197,7 +211,14 @@ class PaneTable:
             total[absent] = np.nan
         return total
 
-    def read_one(self, cell: int, oldest: int, newest: int, weights: Floats | None) -> float:
+    def read_one(
+        self,
+        cell: int,
+        oldest: int,
+        newest: int,
+        weights: Floats | None = None,
+        relative: bool = False,
+    ) -> float:
         """Like :meth:`read`, for one cell."""
         panes, older = self._panes, self._older
         entry = self._head.item(cell)
@@ -210,14 +231,19 @@ class PaneTable:
         if not entries:
             return np.nan
         total = self._fold.identity
+        base = panes.item(entries[0]) if relative else newest
         for entry in reversed(entries):
             value = self._values.item(entry)
             if weights is not None:
-                value *= weights.item(newest - panes.item(entry))
+                weight = weights.item(base - panes.item(entry))
+                value = value * weight if weight >= 0 else value * weight * weight
             total = self._fold.combine(total, value) if not self._adds else total + value
-        return float(total)
+        return float(total) if total == total else math.inf
 
-    def read_all(self, oldest: int, newest: int, weights: Floats | None) -> tuple[Rows, Floats]:
+    @np.errstate(over="ignore", invalid="ignore")
+    def read_all(
+        self, oldest: int, newest: int, weights: Floats | None = None, relative: bool = False
+    ) -> tuple[Rows, Floats]:
         """Like :meth:`read`, for every cell with panes there; return cells and numbers."""
         panes = self._panes[: self._size]
         entries = np.flatnonzero((panes >= oldest) & (panes <= newest))
@@ -227,15 +253,23 @@ class PaneTable:
             order = np.argsort((newest - oldest - ages).astype(np.uint16), kind="stable")
             entries, ages = entries[order], ages[order]
         values = self._values[entries]
-        if weights is not None:
-            values *= weights[ages]
         cells = self._cells[entries]
+        if weights is not None:
+            if relative:
+                youngest = np.full(len(self._head), newest - oldest)
+                np.minimum.at(youngest, cells, ages)
+                ages = ages - youngest[cells]
+            factors = weights[ages]
+            values *= factors
+            np.multiply(values, factors, out=values, where=factors < 0)
         total = np.full(len(self._head), self._fold.identity)
         self._fold.combine.at(total, cells, values)
         present = np.zeros(len(self._head), np.bool_)
         present[cells] = True
         having = np.flatnonzero(present)
-        return having, total[having]
+        totals = total[having]
+        totals[np.isnan(totals)] = np.inf
+        return having, totals
 
     def clear(self, cells: Rows) -> None:
         """Delete cells."""
@@ -397,9 +431,21 @@ class PaneTable:
 def _shape_of(window: PanedWindow) -> tuple[int, int, Floats | None]:
     """Return the oldest pane, counted back from the newest, or -1 and the steps of a period.
 
-    The weight of a pane by its age comes last; None: all weigh 1.
+    The weights of the panes by their age come last; None: all weigh 1.
     """
     if not isinstance(window, Window):
         return -1, window.size_ms // window.step_ms, None
-    weights = np.array([window.decay**age for age in range(window.panes)])
-    return window.panes - 1, 0, weights if window.decay != 1 else None
+    return window.panes - 1, 0, weights_of(window) if window.decay != 1 else None
+
+
+def weights_of(window: Window) -> Floats:
+    """Return the weights of the panes of a window by their age.
+
+    Instead of a weight too small for a double of full precision, -√weight stands for it: an amount
+    is multiplied by it twice.
+    """
+    weights = [window.decay**age for age in range(window.panes)]
+    least = sys.float_info.min
+    roots = [-(window.decay ** (age / 2)) for age in range(window.panes)]
+    pairs = zip(weights, roots, strict=True)
+    return np.array([weight if weight >= least else root for weight, root in pairs])

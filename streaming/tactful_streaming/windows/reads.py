@@ -12,6 +12,7 @@ cached by its place in that order, until an entity is added or removed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -46,8 +47,8 @@ class View:
         self.columns = aggregate.columns_of(feature)  # columns it is read from
         self._by_value = counts_values(feature)
 
-    def read(self, row: int, at: int) -> Value:
-        """Return the value of one row at time `at`."""
+    def read(self, row: int, at: int) -> Value | None:
+        """Return the value of one row at time `at`; None if it is beyond the range of a double."""
         if self._by_value:
             return self._of_counts(self._by_group(row, at))
         if self.feature.group_by is not None:
@@ -57,26 +58,35 @@ class View:
             return [] if self.feature.aggregate in _LISTS else 0.0
         if len(self.columns) > 1:
             value /= self.columns[1].read_one(row, self.feature, at)
+        if type(value) is float and not math.isfinite(value):
+            return None
         result: Value = value
         return result
 
     def read_many(self, rows: Rows, at: int) -> Floats:
-        """Return the numbers of `rows` at time `at`, if the feature :attr:`is_number`."""
+        """Return the numbers of `rows` at time `at`, if the feature :attr:`is_number`.
+
+        NaN stands for a number beyond the range of a double.
+        """
         if self._by_value:
             return np.array([len(self._by_group(row, at)) for row in rows.tolist()], np.float64)
         numbers = self.read_cells(rows, at)
         numbers[np.isnan(numbers)] = 0
+        numbers[np.isinf(numbers)] = np.nan
         return numbers
 
     def read_cells(self, cells: Rows, at: int) -> Floats:
-        """Return the numbers of cells at time `at`; NaN without state."""
+        """Return the numbers of cells at time `at`; NaN without state, infinite beyond a double."""
         numbers = self.columns[0].read(cells, self.feature, at)
         if len(self.columns) > 1:
             numbers = numbers / self.columns[1].read(cells, self.feature, at)
         return numbers
 
     def window(self, end: int) -> tuple[Rows, list[str] | None, list[Any]]:
-        """Return the window that ends at `end`: rows with state, groups if any, values."""
+        """Return the window that ends at `end`: rows with state, groups if any, values.
+
+        A value beyond the range of a double is left out.
+        """
         column = self.columns[0]
         assert isinstance(column, NumberPanes | AccumulatorPanes)
         cells, numbers = column.read_all(self.feature, end - 1)
@@ -84,10 +94,13 @@ class View:
             other = self.columns[1]
             assert isinstance(other, NumberPanes)
             numbers = numbers / other.read_all(self.feature, end - 1)[1]
+        kept = np.isfinite(numbers)
+        if not kept.all():
+            cells, numbers = cells[kept], numbers[kept]
         return self._rows(cells, numbers)
 
     def window_of(self, cells: Iterable[int], end: int) -> tuple[Rows, list[str] | None, list[Any]]:
-        """Like :meth:`window`, for some cells only."""
+        """Like :meth:`window`, for some cells only; None is a value beyond a double."""
         ordered = np.array(sorted(cells), np.int64)
         if self._by_value:
             assert self.aggregate.groups is not None
@@ -99,6 +112,8 @@ class View:
 
     def _rows(self, cells: Rows, numbers: Floats) -> tuple[Rows, list[str] | None, list[Any]]:
         values: list[Any] = numbers.tolist()
+        if np.isinf(numbers).any():
+            values = [value if math.isfinite(value) else None for value in values]
         index = self.aggregate.groups
         if index is None:
             return cells, None, values
@@ -116,7 +131,8 @@ class View:
         if not cells:
             return {}
         numbers = self.read_cells(np.array([*cells.values()], np.int64), at).tolist()
-        return {group: n for group, n in zip(cells, numbers, strict=True) if n == n}
+        pairs = zip(cells, numbers, strict=True)
+        return {group: number for group, number in pairs if -math.inf < number < math.inf}
 
     def _of_counts(self, counts: Mapping[str, float]) -> Value:
         if self.feature.aggregate == "distinct":
@@ -136,16 +152,19 @@ class LazyValues(Mapping[str, Value]):
     def __getitem__(self, name: str) -> Value:
         """Return the value of a feature; KeyError without one of this name."""
         if name not in self._values:
-            self._values[name] = self._views[name].read(self._row, self._at)
+            value = self._views[name].read(self._row, self._at)
+            if value is None:
+                raise KeyError(name)
+            self._values[name] = value
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names of the features."""
-        return iter(self._views)
+        """Iterate over the names of the features with a value."""
+        return (name for name in self._views if name in self)
 
     def __len__(self) -> int:
-        """Return the number of features."""
-        return len(self._views)
+        """Return the number of features with a value."""
+        return sum(1 for _ in self)
 
 
 class Placing(Protocol):

@@ -29,6 +29,7 @@ class Closed(NamedTuple):
     row: int
     group: str | None  # None without groups
     state: Any  # accumulator, packed as it was at the end
+    again: bool  # whether the same session was closed before, and changed
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,7 @@ class _Session:
     last: int
     state: Accumulator
     emitted: bool
+    again: bool = False  # whether it was emitted before, with the same bounds
 
 
 class Sessions(StateColumn):
@@ -112,7 +114,7 @@ class Sessions(StateColumn):
                 del self._timer_of[cell]
                 self._close(cell, watermark)
                 self._set_timer(cell)
-        newest = {closed[:-1]: closed for closed in self._closed}
+        newest = {closed[:4]: closed for closed in self._closed}
         self._closed = []
         return sorted(newest.values(), key=lambda closed: closed[:3])
 
@@ -196,7 +198,11 @@ class Sessions(StateColumn):
                 session.state.merge(new.state)
                 start, last = min(session.start, new.start), max(session.last, new.last)
                 emitted = session.emitted and new.emitted
-                new = _Session(start, last, session.state, emitted)
+                again = any(
+                    (part.emitted or part.again) and (part.start, part.last) == (start, last)
+                    for part in (session, new)
+                )
+                new = _Session(start, last, session.state, emitted, again)
             else:
                 apart.append(session)
         self._sessions[cell] = sorted([*apart, new], key=lambda session: session.start)
@@ -211,8 +217,8 @@ class Sessions(StateColumn):
             end = session.last + self._gap
             if end <= watermark and not session.emitted:
                 session.emitted = True
-                packed = session.state.pack()
-                self._closed.append(Closed(end, session.start, *self._name_of(cell), packed))
+                name, packed = self._name_of(cell), session.state.pack()
+                self._closed.append(Closed(end, session.start, *name, packed, session.again))
 
     def _set_timer(self, cell: int) -> None:
         """Set the timer of `cell`, which has one, to the first end of its sessions."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import compress, groupby
 from typing import Any, Final, cast
 
 import numpy as np
@@ -86,7 +87,9 @@ class WindowResult:
     window_end: int
     keys: list[str]  # entity of each row, with state in the window
     groups: list[str] | None  # group of each row; None for a feature without groups
-    values: list[Any]  # value of each row
+    # Value of each row; None if it is beyond the range of a double since the window was emitted
+    # first. Such a row is left out the first time.
+    values: list[Any]
 
 
 def has_windows(view: View) -> bool:
@@ -116,6 +119,16 @@ def emit_windows(
         if isinstance(column, PanedColumn) and column.changed:
             column.changed = []
     return sorted(results, key=lambda result: (result.window_end, result.window_start))
+
+
+def drop_infinite(result: WindowResult) -> WindowResult:
+    """Return a result without the rows whose value is infinite."""
+    kept = [value is None or abs(value) < math.inf for value in result.values]
+    if all(kept):
+        return result
+    groups = None if result.groups is None else [*compress(result.groups, kept)]
+    keys, values = [*compress(result.keys, kept)], [*compress(result.values, kept)]
+    return replace(result, keys=keys, groups=groups, values=values)
 
 
 def next_pending(views: Sequence[View], watermark: int) -> int | None:
@@ -173,6 +186,11 @@ def _ended_sessions(
             assert isinstance(other, Sessions)
             divisors = [other.result(parts[1], view.feature) for parts in sessions]
             values = [value / by for value, by in zip(values, divisors, strict=True)]
+        if view.feature.aggregate in ("sum", "mean"):
+            values = [
+                None if parts[0].again and math.isinf(value) else value
+                for parts, value in zip(sessions, values, strict=True)
+            ]
         names = _names(keys, [parts[0].row for parts in sessions])
         groups = [parts[0].group or "" for parts in sessions] if view.feature.group_by else None
         results.append(

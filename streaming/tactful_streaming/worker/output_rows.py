@@ -44,7 +44,7 @@ class _GroupWindow(msgspec.Struct, frozen=True, gc=False):
 def encode_results(results: Iterable[WindowResult]) -> list[Row]:
     """Encode window results; the key is ``<entity>|<group>`` or ``<entity>|``.
 
-    A value is a number, a list, or null where a number is not finite.
+    A value is a number, a list, or null where a late event made a number too large for a double.
     """
     return [row for part in encode_in_turn(results) for row in part]
 

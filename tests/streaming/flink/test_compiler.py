@@ -149,6 +149,21 @@ def test_decay_can_be_added_up_from_panes() -> None:
     assert "pane_sums" not in text
 
 
+@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("decay", ["exact", "panes"])
+def test_rows_beyond_a_double_are_left_out(aggregate: str, decay: str) -> None:
+    """A sum that overflows and a mean without weight are no rows."""
+    for window in ("{size: 5m}", "{gap: 5m}", "{size: 5m, slide: 1m, decay: 0.8}"):
+        yaml = (
+            f"- {{name: f, entity: user, event: view, aggregate: {aggregate}, of: properties.a, "
+            f"window: {window}}}"
+        )
+        text = compiled(yaml, decay=decay)
+        assert "BETWEEN -1.7976931348623157e+308 AND 1.7976931348623157e+308" in text
+        panes = decay == "panes" and "decay" in window and aggregate == "mean"
+        assert ("1.0E-290" in text) is panes
+
+
 def test_property_names_are_quoted() -> None:
     for name in ("it's", "'';DROP", "`x`", '"y"', "a;b--", "naïve/*"):
         yaml = (

@@ -65,6 +65,28 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("decay", ["exact", "panes"])
+def test_extreme_numbers_have_right_rows_or_none(
+    decay: str, flink: LocalFlink, kafka_servers: str
+) -> None:
+    """Sums beyond a double have no row, and a mean is right at any age of its events."""
+    of = "entity: user, event: purchase, of: properties.price, aggregate"
+    definitions = load_definitions(
+        f"- {{name: spent, {of}: sum, window: {{size: 1m}}}}\n"
+        f"- {{name: usual, {of}: mean, window: {{size: 1d, slide: 1m, decay: 0.5}}}}\n"
+    )
+
+    log: list[Entry] = [
+        event(number, "purchase", 0, user, properties={"price": price})
+        for number, (user, price) in enumerate([("ann", 1e308), ("ann", 1e308), ("bob", 7.0)])
+    ]
+    log.append(Tick(timestamp=T0 + 3 * 24 * 60 * MINUTE))
+    means = 1440 if decay == "exact" else 964  # of weights down to 1e-290
+    rows, _ = run(flink, kafka_servers, definitions, [log], 1 + means, decay=decay)
+    assert {(row["entity_key"], row["feature_value"]) for row in rows} == {("bob", 7.0)}
+
+
+@pytest.mark.slow
 def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:
     definitions = load_definitions("""
 - {name: n, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m}}

@@ -2,6 +2,7 @@ package tactful.flink;
 
 import java.util.HashMap;
 import java.util.Map;
+import java.util.TreeMap;
 import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.annotation.FunctionHint;
 import org.apache.flink.table.functions.AggregateFunction;
@@ -47,14 +48,29 @@ public final class Panes {
         }
     }
 
-    /** {@code decayed(sums, end, slide, decay)}: a pane that is k slides old counts decay^k. */
+    /**
+     * {@code decayed(sums, end, slide, decay)}: a pane that is k slides old counts decay^k.
+     *
+     * <p>{@code decayed(sums, decay)} counts from the newest pane of the map: of a mean, whose count
+     * is then at least 1.
+     */
     public static final class Decayed extends ScalarFunction {
         public Double eval(
                 @DataTypeHint("MAP<BIGINT, DOUBLE>") Map<Long, Double> sums, Long end, Long slide, Double decay) {
-            long newest = end / slide - 1;
+            return add(new TreeMap<>(sums), end / slide - 1, decay);
+        }
+
+        public Double eval(@DataTypeHint("MAP<BIGINT, DOUBLE>") Map<Long, Double> sums, Double decay) {
+            TreeMap<Long, Double> ordered = new TreeMap<>(sums);
+            return ordered.isEmpty() ? null : (Double) add(ordered, ordered.lastKey(), decay);
+        }
+
+        /** Each weight is applied as two factors, as it may be too small for a double. */
+        private static double add(TreeMap<Long, Double> sums, long newest, double decay) {
             double total = 0;
-            for (Map.Entry<Long, Double> pane : new java.util.TreeMap<>(sums).entrySet()) {
-                total += pane.getValue() * Math.pow(decay, newest - pane.getKey());
+            for (Map.Entry<Long, Double> pane : sums.entrySet()) {
+                long age = newest - pane.getKey();
+                total += pane.getValue() * Math.pow(decay, age / 2) * Math.pow(decay, age - age / 2);
             }
             return total;
         }
