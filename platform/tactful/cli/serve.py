@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from tactful.cli import options as cli
@@ -18,7 +16,10 @@ _LOG_FILES = ("segments", "bounds")  # files in the directory of a log
 _accept_loss = click.option(
     "--accept-loss",
     is_flag=True,
-    help="Open logs with lost segments, once: records the loss in the file losses beside them.",
+    help=(
+        "Open logs with lost segments, and metadata and a vault that were emptied or replaced, "
+        "once: records what a log lost in the file losses beside it."
+    ),
 )
 
 
@@ -46,7 +47,7 @@ def serve(
         supervise_this()
     if accept_loss:
         with exclusive(settings.storage.data):
-            _accept_losses(settings.storage.data)
+            _accept_losses(settings)
     # Here, since it takes 150 MB that a supervising process does without.
     from tactful.workers.pool import run_server
 
@@ -86,17 +87,24 @@ def worker(
             raise click.UsageError("--supervise not with --accept-loss: a crash would repeat it")
         supervise_this(again=RESTART)
     if accept_loss:
-        _accept_losses(settings.storage.data)
+        _accept_losses(settings)
     from tactful.feature_workers.run import run_workers  # not in a supervising process
 
     if not run_workers(settings, matches_topic, idle_exit=idle_exit, as_json=as_json):
         raise SystemExit(RESTART)
 
 
-def _accept_losses(data: Path) -> None:
-    """Repair every log below a data directory, with what is left of it."""
-    from tactful_streaming.log.embedded_log import EmbeddedLog  # not in a supervising process
+def _accept_losses(settings: Settings) -> None:
+    """Repair every log below the data directory, and use metadata and vault as they are."""
+    # Not in a supervising process.
+    from tactful.event_log.encryption import VAULT_LOSS
+    from tactful.metadata.connections import METADATA, METADATA_LOSS
+    from tactful.metadata.file_identity import accept_file
+    from tactful_streaming.log.embedded_log import EmbeddedLog
 
+    data = settings.storage.data
+    accept_file(data, data / METADATA, METADATA_LOSS)
+    accept_file(data, settings.vault, VAULT_LOSS)
     with cli.reported_as(StorageError, StreamingError):
         for path in sorted({file.parent for name in _LOG_FILES for file in data.rglob(name)}):
             EmbeddedLog(path, accept_loss=True).close()

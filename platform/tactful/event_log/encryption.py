@@ -16,6 +16,8 @@ import msgspec
 
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
+from tactful.metadata.file_identity import check_identity, mark_identity, mark_of
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import KeyringError, SealError, VaultError
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.people.vault import Vault
@@ -26,6 +28,9 @@ from tactful_streaming.log.encrypted_log import SealedLog
 from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
+
+VAULT_LOSS = "the sealed records of the log cannot be read without its keys"
+"""Consequence of the loss of the vault."""
 
 _SEALED = b"\x01"
 _REFERENCE = slice(1, 17)
@@ -117,7 +122,7 @@ def person_of(payload: bytes) -> str | None:
     """Return the key of an entry's user; None without a user or for a damaged entry."""
     try:
         names = (_from_json if payload[:1] == b"{" else _from_msgpack)(payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (ValueError, *DECODE_ERRORS):
         return None
     if names.target is not None:
         return names.target
@@ -130,7 +135,12 @@ def person_of(payload: bytes) -> str | None:
 
 def is_sealed(settings: Settings) -> bool:
     """Return whether records are sealed from now on, or any ever was."""
-    return settings.privacy.sealed_log or settings.vault.exists()
+    vault = settings.vault
+    return (
+        settings.privacy.sealed_log
+        or vault.exists()
+        or mark_of(settings.storage.data, vault).exists()
+    )
 
 
 def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | None:
@@ -138,16 +148,19 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
 
     Raises:
         ConfigError: if the master key is missing or invalid.
-        StorageError: if the vault or the keyring cannot be used, or the master key differs.
+        StorageError: if the vault or the keyring cannot be used, the master key differs, or the
+            vault was emptied or replaced.
     """
     if not is_sealed(settings):
         return None
     master = master_key(settings)
+    check_identity(settings.storage.data, settings.vault, VAULT_LOSS)
     with _explained():
         vault = Vault(settings.vault, master, Keyring(settings.keyring, clock=clock))
         try:
             vault.check()
-        except VaultError:
+            mark_identity(settings.storage.data, settings.vault)
+        except (VaultError, StorageError):
             vault.close()
             raise
     format: EntryFormat = "msgpack" if settings.log.in_files else "json"

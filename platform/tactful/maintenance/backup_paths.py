@@ -13,6 +13,7 @@ from typing import BinaryIO
 from tactful.config.settings import Settings
 from tactful.errors import BackupError
 from tactful.maintenance.retention import PROGRESS
+from tactful.metadata.file_identity import MARK
 from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY
 
 # Files of unfinished jobs. The progress of retention may be ahead of the copied log.
@@ -28,7 +29,7 @@ def is_left_out(path: PurePath) -> bool:
         parts[0] in _JOBS
         or "training" in parts[:2]
         or path.name.casefold() in ("lock", SIGNING_KEY, ADOPTED_MODELS)
-        or path.name.endswith((".new", "-wal", "-shm", "-journal"))
+        or path.name.endswith((".new", "-wal", "-shm", "-journal", f".db{MARK}"))
         or any(part.startswith(".") for part in parts)
     )
 

@@ -15,7 +15,8 @@ import msgspec
 
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
-from tactful.event_log.encryption import master_key, read_master_key
+from tactful.event_log.encryption import VAULT_LOSS, master_key, read_master_key
+from tactful.metadata.file_identity import check_identity
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import KeyringError, VaultError
 from tactful_privacy.people.pseudonyms import Keyring
@@ -51,6 +52,7 @@ def change_master_key(
         raise ConfigError(f"{new} holds the present master key: write the new one to another file")
     after = read_master_key(secret("--master-key-file", "", new) or "", str(new))
     before = master_key(settings)
+    check_identity(settings.storage.data, settings.vault, VAULT_LOSS)
     try:
         wrapped = rewrap_vault(settings.vault, before, after, advanced=advanced)
     except VaultError as error:

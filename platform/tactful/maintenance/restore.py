@@ -52,6 +52,7 @@ from tactful.maintenance.backup import (
     read_signed_manifest,
 )
 from tactful.maintenance.backup_paths import is_code, secret_files
+from tactful.metadata.connections import METADATA
 from tactful.metadata.directory_lock import foreign_file
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.metadata.store import open_metadata
@@ -70,7 +71,6 @@ from tactful_streaming.state.store import RocksState
 
 _logger = logging.getLogger(__name__)
 
-METADATA = "metadata.db"
 _DAY_MS = 86_400_000
 
 

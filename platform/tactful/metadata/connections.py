@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from tactful.config.settings import Settings, secret
 from tactful.config.storage import LogSettings, OnlineSettings
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, StorageError
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.directory_lock import open_directory
+from tactful.metadata.file_identity import check_identity, mark_identity
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.util.clock import now_ms
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from tactful_streaming.definitions.model import Definitions
     from tactful_streaming.kafka.config import KafkaSettings
     from tactful_streaming.online.store import RedisOnlineStore
+
+METADATA = "metadata.db"
+METADATA_LOSS = "API keys and decisions on consent are lost, and erased users could come back"
+"""Consequence of the loss of the metadata."""
 
 _DAY_S = 86_400
 
@@ -112,15 +117,24 @@ def open_redis(
 def open_installation(settings: Settings) -> MetadataStore:
     """Open the metadata in the configured database or a file of the data directory.
 
-    A variable of the settings that is not set raises ConfigError, a database that cannot be used
-    StorageError.
+    A variable of the settings that is not set raises ConfigError, a database that cannot be used,
+    or is not that of the data directory, StorageError.
     """
     data = settings.storage.data
     if data.exists():
         open_directory(data)
     refuse_unfinished(data)
     url = secret("metadata.url_env", settings.metadata.url_env)
-    return open_metadata(data / "metadata.db" if url is None else url)
+    if url is not None:
+        return open_metadata(url)
+    check_identity(data, data / METADATA, METADATA_LOSS)
+    metadata = open_metadata(data / METADATA)
+    try:
+        mark_identity(data, data / METADATA)
+    except StorageError:
+        metadata.close()
+        raise
+    return metadata
 
 
 @contextlib.contextmanager

@@ -15,7 +15,15 @@ from tactful_privacy.permissions import secure_directory
 
 # Files of which a data directory has at least one when it is not new.
 _MARKS = ("log", "state", "metadata.db", "ledger.db", "vault.db", "keyring.json")
-_NEW = ("lock", "lost+found", RESTORING, SIGNING_KEY, ADOPTED_MODELS)
+_NEW = (
+    "lock",
+    "lost+found",
+    RESTORING,
+    SIGNING_KEY,
+    ADOPTED_MODELS,
+    "metadata.db.id",
+    "vault.db.id",
+)
 
 
 def foreign_file(directory: Path) -> str | None:
