@@ -202,6 +202,15 @@ def test_every_sub_package_has_a_short_docstring() -> None:
                 assert (path.parent / f"{begin[1]}.py").is_file(), path
 
 
+def test_errors_of_decoders_are_listed_once() -> None:
+    """Hostile text may also raise RecursionError: one module lists what a decoder raises."""
+    sources = [path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
+    assert {path.name for path in sources if "RecursionError" in path.read_text("utf-8")} == {
+        "decoding.py",
+        "definitions.py",  # of experiments, where a recursion has a message of its own
+    }
+
+
 def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:
     source = "import tactful.client as c\ndef f():\n    from tactful import recall\n"
     assert imported_modules(source) == {"tactful.client", "tactful"}

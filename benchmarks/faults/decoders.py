@@ -56,6 +56,7 @@ from tactful_federated.device import model_package
 from tactful_federated.errors import FederatedError
 from tactful_federated.secagg import messages as secure_messages
 from tactful_federated.secagg import secret_sharing
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import PrivacyError
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.rows import definition, found_values, unpack_answer
@@ -406,7 +407,7 @@ def _files(folder: Path) -> Iterator[Target]:
 def _decoded(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return None
 
 

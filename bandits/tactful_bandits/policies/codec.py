@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tactful_bandits.errors import PolicyError
+from tactful_privacy.decoding import DECODE_ERRORS
 
 _MARK = b"tactful-policy-1"
 _State = TypeVar("_State", bound=msgspec.Struct)
@@ -41,5 +42,5 @@ def unpack(data: bytes, kind: type[_State]) -> _State:
         raise PolicyError("the state of this policy is damaged: its checksum does not fit")
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise PolicyError(f"these bytes are no state of such a policy: {error}") from error

@@ -12,6 +12,7 @@ from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.tokens import Vocabulary
+from tactful_privacy.decoding import DECODE_ERRORS
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 
@@ -93,5 +94,5 @@ def read_invitation(path: Path) -> Invitation:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Invitation)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise SettingsError(f"{path} is not an invitation to a run: {error}") from error

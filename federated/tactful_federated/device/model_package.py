@@ -16,6 +16,7 @@ from tactful_federated.errors import FederatedError, PackageError
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
+from tactful_privacy.decoding import DECODE_ERRORS
 
 _LABEL = b"tactful intent model 1\0"
 
@@ -80,7 +81,7 @@ def open_package(data: bytes, key: Ed25519PublicKey) -> ModelPackage:
         return msgspec.msgpack.decode(body, type=ModelPackage)
     except InvalidSignature as error:
         raise PackageError("the package is not signed by the key this device trusts") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise PackageError(f"the package is not an intent model: {error}") from error
 
 

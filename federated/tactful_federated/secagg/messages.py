@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from tactful_federated.core.compression import to_bytes
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import Vector
+from tactful_privacy.decoding import DECODE_ERRORS
 
 FEWEST_DEVICES: Final = 3
 """Smallest sum: with two devices, each would learn the vector of the other."""
@@ -149,7 +150,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise SecureSumError(f"a message is not a {kind.__name__}: {error}") from error
 
 

@@ -34,6 +34,7 @@ from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
 from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
+from tactful_privacy.decoding import DECODE_ERRORS
 
 with extra():
     from flwr.app import Context
@@ -165,7 +166,7 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:
 def _read_history(path: Path) -> list[list[str]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise HistoryError(
             f"{path} must hold a JSON list of baskets, each a list of categories: {error}"
         ) from error

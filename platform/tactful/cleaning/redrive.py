@@ -15,6 +15,7 @@ import msgspec
 from tactful.client import Client
 from tactful.errors import DatasetError
 from tactful.schemas.ingestion import EventsAccepted
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.log.dead_letters import DeadLetters
@@ -125,5 +126,5 @@ def _load(path: Path) -> dict[str, int]:
         return _cursors.decode(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise DatasetError(f"{path}: damaged; begin anew with --restart") from error

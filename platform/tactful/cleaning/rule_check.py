@@ -13,6 +13,7 @@ import msgspec
 from tactful.cleaning.redrive import as_sent
 from tactful.errors import DatasetError
 from tactful.util.clock import now_ms
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.decode_requests import Limits, decode_events, decode_items
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry
 from tactful_streaming.errors import EntryError, PayloadError
@@ -207,7 +208,7 @@ def _batches(
                 done = raw.tell()
     except (OSError, EOFError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise DatasetError(
             f"{path}: begins like a JSON array but is not valid JSON: {error}"
         ) from error

@@ -28,6 +28,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.statistics import StatisticInfo, StatisticsIndex, StatisticsPage
 from tactful.schemas.users import UserFeatures
+from tactful_privacy.decoding import DECODE_ERRORS
 
 T = TypeVar("T")
 Page = TypeVar("Page", StatisticsPage, ReportIndex)
@@ -279,7 +280,7 @@ class Calls:
     def _named_line(self, line: bytes) -> bytes:
         try:
             fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             return line
         if "event_id" in fields:
             return line

@@ -25,6 +25,7 @@ from tactful.errors import (
     ServerFault,
 )
 from tactful.schemas.problems import Problem
+from tactful_privacy.decoding import DECODE_ERRORS
 
 T = TypeVar("T")
 
@@ -157,7 +158,7 @@ def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
         raise _error(response, None)
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise ClientError(
             f"{path}: the response cannot be decoded: {error}; use a client of the server's version"
         ) from error
@@ -167,7 +168,7 @@ def _error(response: httpx.Response, asked: float | None) -> ApiError:
     status = response.status_code
     try:
         problem = msgspec.json.decode(response.content, type=Problem)
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_ERRORS:
         problem = Problem(title=response.reason_phrase or "Error", status=status)
     if status in (401, 403):
         return NotAllowed(status, problem)

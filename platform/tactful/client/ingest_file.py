@@ -19,6 +19,7 @@ from tactful.client.calls import chunks
 from tactful.errors import ClientError, DatasetError
 from tactful.schemas.ingestion import EventsAccepted, Rejection
 from tactful.schemas.positions import Position
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 
 _HEAD_BYTES = 4096
@@ -110,7 +111,7 @@ def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
         return Progress(head=_fingerprint(b"", 0))
     try:
         progress = msgspec.json.decode(kept.read_bytes(), type=Progress)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise DatasetError(f"{kept}: damaged; begin anew with --restart") from error
     same = progress.head == _fingerprint(file.read(_HEAD_BYTES), progress.offset)
     if not same or progress.offset > path.stat().st_size:

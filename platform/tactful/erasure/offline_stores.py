@@ -36,6 +36,7 @@ from tactful.subjects.trace_search import (
 )
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
@@ -101,7 +102,7 @@ def purge_spool(path: Path, result: SearchResult) -> ErasureStep:
     def replace(offset: int, record: bytes) -> bytes | None:
         try:
             _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_ERRORS:
             return None
         return blank if result.owns_payload(_NO_OFFSET, payload) else None
 
@@ -149,7 +150,7 @@ def blank_letter(replace: Blank) -> Blank:
     def blank(offset: int, payload: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(payload, type=DeadLetter)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_ERRORS:
             return None
         if replace(letter.offset, letter.payload) is None:
             return None

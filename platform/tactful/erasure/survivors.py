@@ -29,6 +29,7 @@ from tactful.subjects.trace_search import SearchResult, needles_of, texts_of
 from tactful.util.clock import now_ms
 from tactful.util.multi_substring import SHORTEST, MultiSubstring
 from tactful_privacy.counting.snapshot_seal import TAG
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import decode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import holds_subjects
@@ -193,7 +194,7 @@ def _tokens(value: bytes) -> Iterator[bytes]:
     """Yield the texts and bytes in a value of MessagePack or JSON, also behind a tag or within."""
     for start in (0, TAG):
         for decode in (msgspec.msgpack.decode, msgspec.json.decode):
-            with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            with contextlib.suppress(ValueError, *DECODE_ERRORS):
                 yield from _leaves(decode(value[start:]))
 
 

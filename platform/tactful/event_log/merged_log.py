@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
@@ -298,7 +299,7 @@ class MergedLog:
     def _queue(self, number: int, offset: int, payload: bytes) -> None:
         try:
             head = (_of_json if payload[:1] == b"{" else _of_msgpack).decode(payload)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (ValueError, *DECODE_ERRORS):
             head = _Head("event")  # the engine reports it
         self._queues[number].append((offset, payload, head.reached, head.kind in _EVENTS))
         self._came[number] = offset + 1

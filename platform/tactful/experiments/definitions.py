@@ -30,6 +30,7 @@ from tactful.experiments.metrics import METRICS
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.errors import DefinitionError
+from tactful_privacy.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
     from tactful_bandits.rollouts.guardrails import Guardrail
@@ -235,7 +236,7 @@ def read_entries(path: Path, kind: str, *, empty: bool = False) -> Sequence[obje
     """Read a YAML file that is a list or `empty`; raise ConfigError for another."""
     try:
         plain = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, *DECODE_ERRORS) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if plain is None and empty:
         return []

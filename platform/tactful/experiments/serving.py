@@ -22,6 +22,7 @@ from tactful.experiments.metrics import ROLLOUTS
 from tactful.rerank.arm_policy import Policy
 from tactful.rerank.tuned_objective import Tuner
 from tactful_bandits.assignment.assign import Assignment, Experiment, assign
+from tactful_privacy.decoding import DECODE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class ServedRollouts:
         self._seen = seen
         try:
             served = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise ConfigError(f"{self._path}: cannot be read: {error}") from error
         rollouts = []
         for rollout in served:

@@ -30,6 +30,7 @@ from tactful.schemas import browser_access as browser
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.minimise import Minimiser
+from tactful_privacy.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from tactful.config.settings import Settings
@@ -229,7 +230,7 @@ class Call:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
             raise problems.invalid(error, "invalid", decoder.type) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
     def query(self, kind: type[T]) -> T:

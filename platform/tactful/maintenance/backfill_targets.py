@@ -28,6 +28,7 @@ from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
 from tactful.schemas.positions import Offsets
 from tactful.util.clock import now_ms
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.backfill import PartComputation
 from tactful_streaming.engine.options import EngineOptions
@@ -275,6 +276,6 @@ def _offsets_in(state: StateStore) -> Offsets:
         return {}
     try:
         _, offsets = msgspec.msgpack.decode(stored, type=tuple[str, dict[int, int]])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise StorageError(f"the offsets in a state are damaged: {error}") from error
     return offsets

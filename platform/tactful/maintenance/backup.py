@@ -39,6 +39,7 @@ from tactful.maintenance.backup_paths import (
 )
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful.util.signing import Signature, SigningKey, is_genuine, open_signing_key
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -161,7 +162,7 @@ def read_signed_manifest(backup: Path) -> tuple[Manifest, str | None]:
         ) from None
     except OSError as error:
         raise BackupError(f"{path}: cannot be read: {error}") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise BackupError(f"{path}: damaged: {error}; use another backup") from error
     refuse_foreign_paths(path, [file.path for file in manifest.files])
     return manifest, None if signature is None else signature.key

@@ -17,6 +17,7 @@ from tactful.config.privacy import days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
 from tactful.maintenance.backup import MANIFEST, read_manifest
+from tactful_privacy.decoding import DECODE_ERRORS
 
 _EXPORT = ("export.json", "export.html")
 _GOING = ".expired"
@@ -93,7 +94,7 @@ def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
     for path in sorted(directory.rglob(_EXPORT[0])):
         try:
             made_at = msgspec.json.decode(path.read_bytes(), type=_Export).made_at
-        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             yield Expired(kind="unreadable", what=str(path), note=str(error))
             continue
         if made_at >= before:

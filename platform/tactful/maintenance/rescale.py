@@ -24,6 +24,7 @@ from tactful.errors import ConfigError, StorageError
 from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful.metadata.directory_lock import open_directory
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.rescale import Progress, rescale
@@ -192,7 +193,7 @@ def _drain(
 def _read_note(path: Path) -> Drained | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Drained)
-    except (FileNotFoundError, msgspec.MsgspecError, RecursionError):
+    except (FileNotFoundError, *DECODE_ERRORS):
         return None
 
 

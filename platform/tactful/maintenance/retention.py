@@ -36,6 +36,7 @@ from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog
 from tactful.util.clock import now_ms
 from tactful.util.process_tuning import low_priority
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import (
     PERSONALISATION,
@@ -220,5 +221,5 @@ def read_progress(path: Path) -> Progress:
         return msgspec.json.decode(path.read_bytes(), type=Progress)
     except FileNotFoundError:
         return Progress()
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise StorageError(f"{path}: cannot be read: {error}; remove it to start again") from error

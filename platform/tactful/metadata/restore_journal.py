@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.errors import BackupError
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import sync
 
 RESTORING = ".restoring"  # directory of a restore in the data directory
@@ -45,7 +46,7 @@ def finish_restore(data: Path) -> bool:
     except FileNotFoundError:
         shutil.rmtree(restoring, ignore_errors=True)
         return False
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise BackupError(f"{restoring / READY}: cannot be read: {error}") from error
     staged = restoring / STAGED
     for name in (*ready.goes, *ready.comes):

@@ -26,6 +26,7 @@ from tactful.ranking.forest import BinnedForest, bin_forest
 from tactful.ranking.xgboost_file import check_model
 from tactful.recall.index import RecallIndex
 from tactful.util.signing import check_directory
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / "manifest.json"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise ModelError(f"{path}: cannot be read as a model manifest: {error}") from error
     if manifest.format != _FORMAT:
         raise ModelError(
@@ -156,7 +157,7 @@ def read_pointer(models: Path) -> Pointer | None:
         return msgspec.json.decode(path.read_bytes(), type=Pointer)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise ModelError(f"{path}: not a champion pointer: {error}") from error
 
 

@@ -23,6 +23,7 @@ from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ModelError
 from tactful.kernels.sparse_scores import Scores
 from tactful.util.checked_arrays import is_finite, map_array, require, within
+from tactful_privacy.decoding import DECODE_ERRORS
 
 FEWEST_PEOPLE = 10
 """A cohort of fewer users is left out: it would reveal the choices of single users."""
@@ -123,7 +124,7 @@ class Cohorts:
         )
         try:
             layout = msgspec.json.decode(layout_path.read_bytes(), type=_Layout)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise ModelError(f"{layout_path}: cannot be read: {error}") from error
         kinds = ((np.int32, 2), (np.float32, 2), (np.float32, 1))
         arrays = [map_array(path, *kind) for path, kind in zip(paths, kinds, strict=True)]

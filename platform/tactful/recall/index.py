@@ -32,6 +32,7 @@ from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.build_index import Queries, build_vector_index
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import VectorIndex
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Item
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class RecallIndex:
         """
         try:
             about = msgspec.json.decode((directory / "index.json").read_bytes(), type=_About)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
         if about.format != _FORMAT:
             raise ModelError(

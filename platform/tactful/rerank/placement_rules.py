@@ -32,6 +32,7 @@ from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import descending
 from tactful.recall.candidates import Candidates, CatalogueView, extended
 from tactful.rerank.rerank import Bounds, Group
+from tactful_privacy.decoding import DECODE_ERRORS
 
 ANY = "any"
 
@@ -102,7 +103,7 @@ def load_placement(source: Path | str, *, name: str = "placement") -> tuple[Plac
     try:
         root = yaml.compose(str(text), Loader=yaml.SafeLoader)
         data = yaml.safe_load(str(text))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, *DECODE_ERRORS) as error:
         mark = getattr(error, "problem_mark", None)
         line = 1 if mark is None else mark.line + 1
         raise ConfigError(

@@ -24,6 +24,7 @@ from tactful.rerank.objective import Objective
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
 from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_privacy.decoding import DECODE_ERRORS
 
 POLICY = "policy.bin"
 MANIFEST = "tuner.json"
@@ -98,7 +99,7 @@ class Tuner:
             self._network = NetworkPolicy.from_bytes((directory / POLICY).read_bytes())
             manifest = self.manifest
             self._bounds = WeightBounds(manifest.champion, reach=manifest.reach)
-        except (OSError, msgspec.DecodeError, PolicyError, RecursionError) as error:
+        except (OSError, PolicyError, *DECODE_ERRORS) as error:
             raise ConfigError(f"{directory}: no tuner can be read here: {error}") from error
         widths = len(manifest.champion), len(manifest.objectives), self._network.actions
         if len({*widths}) > 1 or len(manifest.state) != len(self._network.mean):
@@ -157,7 +158,7 @@ class Tuner:
     def _read(self) -> _Signals | None:
         try:
             return msgspec.json.decode(self._signals_path.read_bytes(), type=_Signals)
-        except (OSError, msgspec.DecodeError, RecursionError):
+        except (OSError, *DECODE_ERRORS):
             return None
 
 
@@ -183,7 +184,7 @@ def require_better(directory: Path) -> None:
         evaluation = msgspec.json.decode(
             (directory / EVALUATION).read_bytes(), type=TunerEvaluation
         )
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise ConfigError(
             f"{directory}: not evaluated yet: run tactful tuner evaluate first ({error})"
         ) from error

@@ -19,6 +19,7 @@ from tactful.statistics.ledger_view import day_of
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.counting.publisher import Publisher, check_delta
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import FOUND_KEYS, Statistic
@@ -370,7 +371,7 @@ def without_people(
     """
     try:
         stored: list[Any] = msgspec.msgpack.decode(packed, type=list)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise StateError(f"the stored statistics are damaged: {error}") from error
     left: dict[str, bytes] = {}
     for statistic in statistics:

@@ -15,6 +15,7 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.amounts import Amounts
 from tactful_privacy.ledger.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT, Budget
@@ -263,7 +264,7 @@ def load_statistics(path: Path) -> StatisticsFile:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         file = msgspec.convert(document, type=StatisticsFile)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, ValueError, *DECODE_ERRORS) as error:
         raise ConfigError(f"{path}: {error}") from error
     for definition in file.statistics:
         if (problem := _problem(definition)) is not None:

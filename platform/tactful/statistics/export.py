@@ -27,6 +27,7 @@ from tactful.statistics.service import shown_before
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
 from tactful_privacy.counting.released import ReleasedPane, released_panes
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replacing
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
 from tactful_privacy.ledger.budget import date_of
@@ -144,7 +145,7 @@ def _read_position(path: Path) -> Mapping[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise OSError(f"{path} is damaged ({error}): delete it to write everything again") from None
 
 

@@ -22,6 +22,7 @@ from tactful.schemas.positions import Position
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.permissions import Permissions, claimed
 from tactful.subjects.suppression import open_suppression
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Purpose
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogError
@@ -103,7 +104,7 @@ class PermittedLog:
         decode, blank = (_from_json, _JSON_BLANK) if json else (_from_msgpack, BLANK)
         try:
             entry = decode(payload)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (ValueError, *DECODE_ERRORS):
             return payload  # the reader counts it as damaged
         if entry.kind == "restricted":
             if self.purpose not in entry.purposes:

@@ -20,6 +20,7 @@ from tactful.schemas.elements import NewEvent
 from tactful.schemas.users import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
 from tactful_streaming.definitions.reader import load_definitions
@@ -158,7 +159,7 @@ def actions_in(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
             for _, value in store.scan(b""):
                 try:
                     delivery = msgspec.msgpack.decode(value, type=Delivery)
-                except (msgspec.MsgspecError, RecursionError):  # the position of the queue
+                except DECODE_ERRORS:  # the position of the queue
                     continue
                 if result.owns_delivery(delivery):
                     yield {"action": value.decode("utf-8", "backslashreplace")}

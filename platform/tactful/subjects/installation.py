@@ -20,6 +20,7 @@ from tactful.subjects.access_log import AccessLog
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import SuppressionStore
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.engine.erasure import user_keys_in
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -86,7 +87,7 @@ def _named(payload: bytes) -> set[str]:
     keys: set[str] = set()
     try:
         entry: _Named | None = msgspec.msgpack.decode(payload, type=_Named)
-    except (msgspec.MsgspecError, RecursionError):
+    except DECODE_ERRORS:
         return keys
     while entry is not None:
         keys |= {entry.user_id} if entry.user_id is not None else set()

@@ -21,6 +21,7 @@ from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import suppressions
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
 
@@ -102,7 +103,7 @@ class SuppressionStore:
             # Text after the last line break is an incomplete write of a killed process.
             *lines, _ = self._tombstones.read_bytes().split(b"\n")
             stones = [msgspec.json.decode(line, type=Tombstone) for line in lines if line]
-        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise StorageError(f"{self._tombstones}: cannot be read: {error}") from error
         query = sa.select(_table.key_id, _table.digest)
         known = {(row.key_id, bytes(row.digest)) for row in self._metadata.fetch(query)}

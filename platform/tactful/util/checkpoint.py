@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, TrainingBusy
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file, replacing
 
 _STALE_S = 86_400
@@ -62,7 +63,7 @@ class Checkpoint:
             if self._clock() - path.stat().st_mtime > _STALE_S:
                 return None
             found = msgspec.json.decode(path.read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
+        except (FileNotFoundError, *DECODE_ERRORS):
             return None
         return found if isinstance(found, dict) else None
 
@@ -119,5 +120,5 @@ class Checkpoint:
                 (self._directory / "curve.json").read_bytes(), type=list[float]
             )
             return (self._directory / f"forest-{len(curve)}.ubj").read_bytes(), curve
-        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
+        except (FileNotFoundError, *DECODE_ERRORS):
             return None, []

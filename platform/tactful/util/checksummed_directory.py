@@ -17,6 +17,7 @@ from uuid import uuid4
 import msgspec
 
 from tactful.errors import ModelError
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import sync
 
 _SEAL = "seal.json"
@@ -72,7 +73,7 @@ def check_seal(directory: Path) -> None:
     path = directory / _SEAL
     try:
         seal = msgspec.json.decode(path.read_bytes(), type=_Seal)
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise ModelError(
             f"{path}: cannot be read, so the files beside it cannot be trusted: {error}"
         ) from error

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tactful.errors import SignatureError, StorageError
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import create_file, replace_file
 from tactful_privacy.permissions import secure_file
 
@@ -185,7 +186,7 @@ def check_directory(directory: Path, trusted: Collection[str]) -> None:
         files = _digests(directory)
     except FileNotFoundError as error:
         raise SignatureError(f"{path}: the model has no signature ({error}). {cure}") from error
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise SignatureError(f"{path}: cannot be read as a signature: {error}. {cure}") from error
     if not is_genuine(signed.signature, _PURPOSE, msgspec.json.encode(signed.files)):
         raise SignatureError(f"{path}: the signature is wrong. {cure}")

@@ -25,6 +25,7 @@ from tactful.errors import ModelError
 from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.cells_file import check_cells
+from tactful_privacy.decoding import DECODE_ERRORS
 
 EXACT_BELOW = 50_000
 """Up to so many vectors are all compared: about as fast as probing, and exact."""
@@ -146,7 +147,7 @@ class VectorIndex:
         check_seal(directory)
         try:
             about = msgspec.json.decode((directory / "about.json").read_bytes(), type=_About)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise ModelError(f"{directory / 'about.json'}: cannot be read: {error}") from error
         if about.format != _FORMAT:
             raise ModelError(

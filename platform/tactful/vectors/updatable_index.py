@@ -36,6 +36,7 @@ from tactful.util.checked_arrays import is_finite, require
 from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
 from tactful.vectors.build_index import merge_changes
 from tactful.vectors.ivf_index import EXACT_BELOW, Changes, Snapshot, Tuning, VectorIndex
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 
 _LOG = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class LiveIndex:
             return msgspec.json.decode(path.read_bytes(), type=_Current).build
         except FileNotFoundError:
             return 0
-        except (msgspec.DecodeError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise ModelError(f"{path}: does not name a build: {error}") from error
 
     def _journals(self) -> list[int]:
@@ -283,7 +284,7 @@ def _replay(path: Path, start: int) -> tuple[dict[str, NDArray[np.float32] | Non
         try:
             item_id, held = msgspec.msgpack.decode(payload, type=tuple[str, bytes | None])
             vector = np.frombuffer(held or b"", "<f4").astype(np.float32)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        except (ValueError, *DECODE_ERRORS) as error:
             raise ModelError(f"{path}: damaged at byte {start + position}: {error}") from error
         require(is_finite(vector), path, "a number is not finite")
         changes[item_id] = None if held is None else vector

@@ -12,6 +12,7 @@ from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.daily_caps import decide_cap
 from tactful_privacy.counting.released import ReleasedPane, delta_of, released_panes
 from tactful_privacy.counting.series import open_series
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, PANES, TOTALS, Statistic
@@ -134,7 +135,7 @@ class Publisher:
             for series in self._series:
                 if series.statistic.name in snapshots:
                     series.restore(snapshots[series.statistic.name])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise StateError(
                 f"the sums of {self._counts.statistic.name!r} are damaged: {error}"
             ) from error

@@ -11,6 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import LedgerError, ParameterError, UnknownStatisticError
 from tactful_privacy.ledger import schema
 from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
@@ -163,7 +164,7 @@ def _decoded(kind: type[_T], row: Any) -> _T:
     try:
         decoded = kind.from_json(row.definition)
         fits = decoded.fingerprint == row.fingerprint and decoded.name == row.name
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+    except (ValueError, *DECODE_ERRORS) as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error
@@ -254,7 +255,7 @@ def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
     try:
         text = stored.astype(np.uint8).tobytes()
         values = msgspec.json.decode(text, type=dict[str, int])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise LedgerError(f"{where} is damaged: restore the ledger from a backup") from error
     return dict(sorted(values.items(), key=lambda item: (-item[1], item[0])))
 

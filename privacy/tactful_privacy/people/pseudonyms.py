@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import create_file, replace_file
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.permissions import secure_file
@@ -84,7 +85,7 @@ class Keyring:
             with path.open("rb") as file:
                 seen = _version(os.fstat(file.fileno()))
                 epochs = msgspec.json.decode(file.read(), type=_File).epochs
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise KeyringError(
                 f"{path}: not a keyring: {error}; restore it from your backup of keys"
             ) from error

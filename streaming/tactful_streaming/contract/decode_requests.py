@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
     LATEST_TIMESTAMP,
@@ -137,7 +138,6 @@ _ITEMS = _Format(_WireItem)
 _USERS = _Format(_WireUser)
 _encoder = msgspec.json.Encoder()
 _raw_decoder: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode_events(
@@ -270,7 +270,7 @@ def _decode(
         else:
             decoded = [format_.element.decode(body)]
         wires = decoded if _same_strings(body, decoded) else _split(body, shape, limits.max_batch)
-    except _ERRORS:
+    except DECODE_ERRORS:
         wires = _split(body, shape, limits.max_batch)
     if len(wires) > limits.max_batch:
         raise PayloadError(
@@ -310,7 +310,7 @@ def _split(body: bytes, shape: str, most: int) -> list[bytes]:
         return [body]
     try:
         return [bytes(raw) for raw in _raw_decoder.decode(body)]
-    except _ERRORS:
+    except DECODE_ERRORS:
         return split_array(body, most)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, overload
 import msgspec
 from msgspec import Meta, Struct
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.errors import EntryError
 
 Scalar = str | int | float | bool | None
@@ -166,7 +167,7 @@ _json_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 _BETWEEN = "\x1f"  # no id of a request contains it
 
-ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+ENTRY_ERRORS = (ValueError, *DECODE_ERRORS)
 """Errors of decoding an invalid log entry."""
 
 

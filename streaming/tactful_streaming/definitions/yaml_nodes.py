@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import yaml
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.definitions.model import DURATION_UNITS
@@ -43,7 +44,7 @@ class NodeReader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
             raise self._error(f"{self._file}:{line}: not YAML: {error.problem}") from error
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, *DECODE_ERRORS) as error:
             raise self._error(f"{self._file}:1: not YAML: {error}") from error
         return root
 

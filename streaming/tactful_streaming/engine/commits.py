@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Item, encode_entry
 from tactful_streaming.definitions.model import dump_definitions
 from tactful_streaming.engine.engine_state import EngineState
@@ -246,6 +247,6 @@ def restore_consumer(name: str, consumer: CoCommittedConsumer, snapshot: bytes) 
     """Continue from a stored snapshot of a consumer; StateError if its form is damaged."""
     try:
         consumer.restore(snapshot)
-    except (msgspec.MsgspecError, RecursionError, IndexError) as error:
+    except (IndexError, *DECODE_ERRORS) as error:
         message = f"the stored state of the consumer {name} is damaged: {error}; {layout.REBUILD}"
         raise StateError(message) from error

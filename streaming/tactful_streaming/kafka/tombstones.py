@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import LogUnreachableError, LogWriteError
 from tactful_streaming.kafka import client
@@ -89,7 +90,7 @@ def _is_of(value: bytes, subjects: SubjectIds) -> bool:
     """Return whether a row is of the users: by its value, since keys are not unique to a user."""
     try:
         row: _Row | None = _decoder.decode(value)
-    except (msgspec.MsgspecError, RecursionError):
+    except DECODE_ERRORS:
         return False
     while row is not None:
         if row.entity_key is not None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, LogCorruptedError
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -121,7 +122,7 @@ class DeadLetters:
                     continue  # takes the place of a lost one
                 try:
                     letter = _decoder.decode(record)
-                except (msgspec.MsgspecError, RecursionError) as error:
+                except DECODE_ERRORS as error:
                     raise LogCorruptedError(
                         f"dead letter {position} is damaged: {error}. Restore the log of dead "
                         "letters from a backup, or move it away"

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.errors import LogCorruptedError, LogError, LogIncompleteError
 from tactful_streaming.log.segment import BLANK, HEADER_BYTES, UNFINISHED, Segment, encode_records
@@ -84,7 +85,7 @@ def read_catalogue(path: Path) -> Catalogue | None:
         catalogue = msgspec.json.decode(sealed.catalogue, type=Catalogue)
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise LogCorruptedError(f"{file}: damaged: {error}. {cure(path)}") from error
     return catalogue if catalogue.segments else None
 

@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Event, Item, time_reached
 from tactful_streaming.errors import StateError
 from tactful_streaming.rules.actions import compile_changes
@@ -200,7 +201,7 @@ class Rules:
                     by_condition[key[:_ID_LENGTH]].append((key[_ID_LENGTH:], blob))
             for name, facts in by_condition.items():
                 self._state.maps[name].restore(facts)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (ValueError, *DECODE_ERRORS) as error:
             raise StateError(f"the stored state of the rules is damaged: {error}") from error
 
     def _plan(self, type_: str) -> list[_Step]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.store import RedisConnection
 from tactful_streaming.sinks.sink import WindowRow, WindowValue
@@ -147,7 +148,7 @@ def _unpack(blob: bytes | None) -> dict[str, WindowValue]:
             feature: WindowValue(min(start for _, start, _ in groups.values()), end, _value(groups))
             for feature, (end, groups) in _decoder.decode(blob).items()
         }
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (ValueError, *DECODE_ERRORS) as error:
         raise OnlineStoreError(
             f"a value in Redis was not written by a sink: {error}; choose another prefix, or "
             "delete it and let the sink read the topic from its beginning"

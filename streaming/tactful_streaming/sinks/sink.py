@@ -17,6 +17,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import LATEST_TIMESTAMP
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.kafka.config import KafkaSettings
@@ -181,7 +182,7 @@ def _decode(records: Mapping[int, Sequence[tuple[int, bytes]]]) -> tuple[list[Wi
                 continue
             try:
                 rows.append(_row(payload, offset))
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            except (ValueError, *DECODE_ERRORS) as error:
                 problems.append(f"offset {offset} of partition {partition}: {error}")
     if problems:
         _logger.warning("skipped records that are no rows, the first at %s", problems[0])

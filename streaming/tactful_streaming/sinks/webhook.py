@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.event_log import EventLog
@@ -148,7 +149,7 @@ class DeliveryQueue:
     def _stored(self, prefix: bytes) -> list[Delivery]:
         try:
             return [_decoder.decode(value) for _, value in self._store.scan(prefix)]
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise StateError(
                 f"a stored delivery is damaged: {error}; restore the queue from a backup, or begin "
                 "an empty one: actions of the log are then delivered again"

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.state.store import StateStore
@@ -71,7 +72,7 @@ def read_meta(store: StateStore) -> Meta | None:
         version = msgspec.msgpack.decode(stored, type=_Version)
         if version.format == FORMAT:
             return msgspec.msgpack.decode(stored, type=Meta)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise StateError(f"the stored state cannot be read: {error}; {REBUILD}") from error
     newer = " of a newer version" if version.format > FORMAT else ""
     raise StateError(
@@ -84,7 +85,7 @@ def unpacked(decoder: _Decoder[_T_co], blob: bytes, problem: str, remedy: str = 
     """Decode a stored value; StateError with `problem` and `remedy` if it is damaged."""
     try:
         return decoder.decode(blob)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (ValueError, *DECODE_ERRORS) as error:
         raise StateError(f"{problem}: {error}{remedy}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Entry, Tick, decode_entry, named_keys
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
@@ -150,7 +151,7 @@ def _blanked(
     def blank(_: int, record: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(record, type=DeadLetter)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_ERRORS:
             return None
         (payload,) = [letter.payload] if seal is None else seal.open([letter.payload])
         try:

@@ -34,6 +34,7 @@ from tactful_federated.serving.buffered import FlowerStream, serve_buffered
 from tactful_federated.transport.fleet_client import FleetClient
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
+from tactful_privacy.decoding import DECODE_ERRORS
 
 _NAP_S = 0.5
 
@@ -318,7 +319,7 @@ def device_command(
 def _visits(path: Path) -> list[list[str]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise ConfigError(f"{path} must be a JSON list of lists of categories: {error}") from error
 
 
