@@ -58,7 +58,7 @@ def on_cluster(
         redis_url: address of Redis.
         kinds: which processes to strike.
         outages: also fill disks, and leave no broker for a minute.
-        launcher: what starts the command line.
+        launcher: what starts the command line; no logs are kept of a broken one.
     """
     report = Report(seed, kills)
     topic, fired = f"killed-{seed}", f"fired-{seed}"
@@ -90,7 +90,7 @@ def on_cluster(
             report.problem = f"{type(error).__name__}: {error}"[:400]
         finally:
             sink.kill()
-    if not report.sound:
+    if not report.sound and launcher == TACTFUL:
         _keep_logs(report, folder)
     return report
 

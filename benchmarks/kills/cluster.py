@@ -11,13 +11,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import apache_kafka
+from tactful.util.signals import on_stop_signals
+
 _BROKERS = 3
 _DISK_MB = 1024
 _ENDING_S = 60.0
@@ -29,10 +31,11 @@ _MB = bytes(1024 * 1024)
 
 def missing() -> str | None:
     """Return why no cluster can be started here; None: one can."""
-    if not _script().is_file():
-        return f"no {_script()}: set TACTFUL_SHARED to the folder that holds services/kafka"
-    if shutil.which("java") is None or shutil.which("keytool") is None:
-        return "Apache Kafka needs Java 17: apt-get install default-jre-headless"
+    if apache_kafka.find_program() is None:
+        return (
+            "no Apache Kafka to start: set TACTFUL_SHARED to the folder that holds services/kafka, "
+            "and install Java 17 (apt-get install default-jre-headless)"
+        )
     return None
 
 
@@ -41,36 +44,37 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     """Start three brokers; their files are in `folder`, which is not there yet.
 
     Raises:
-        RuntimeError: if they do not start, or cannot be started here.
+        FileNotFoundError: if there is no Apache Kafka here.
+        RuntimeError: if they do not start.
+        KeyboardInterrupt: also on SIGTERM, so that no process is left.
     """
-    if reason := missing():
-        raise RuntimeError(reason)
     mounted: list[Path] = []
-    try:
-        servers = _kafka("start", folder, "--brokers", str(_BROKERS))
-        no_disks = _own_disks([folder / f"node{n}" / "data" for n in range(_BROKERS)], mounted)
-        made = Cluster(folder, servers.strip(), no_disks)
-        made.start()
-        made.await_whole()
-        yield made
-    finally:
-        with suppress(RuntimeError):
-            _kafka("kill", folder)
-        for place in mounted:
-            subprocess.run(["umount", "--lazy", str(place)], check=False)
+    with on_stop_signals(_interrupt):
+        kafka = apache_kafka.Cluster(folder, _BROKERS)
+        try:
+            kafka.kill()
+            places = [folder / f"node{number}" / "data" for number in range(_BROKERS)]
+            made = Cluster(folder, kafka, _own_disks(places, mounted))
+            made.await_whole()
+            yield made
+        finally:
+            with suppress(RuntimeError):
+                kafka.kill()
+            for place in mounted:
+                subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 class Broker:
     """One broker of a cluster."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        """Name a broker that runs."""
+    def __init__(self, kafka: apache_kafka.Cluster, folder: Path, number: int) -> None:
+        """Name a broker of a cluster in `folder`."""
         self.name = f"broker-{number}"
-        self._folder = folder
+        self._kafka = kafka
         self._number = number
         self._node = folder / f"node{number}"
         self._filler = self._node / "data" / "filler"
-        self._up: subprocess.Popen[bytes] | None = None
+        self._starting: threading.Thread | None = None
 
     def runs(self) -> bool:
         """Whether its process is there."""
@@ -104,12 +108,10 @@ class Broker:
 
     def start(self) -> None:
         """Start it, and do not wait until it answers."""
-        if self._up is not None:
-            self._up.wait()  # it has ended if its broker has
-        up = [sys.executable, str(_script()), "up", str(self._folder), str(self._number)]
-        self._up = subprocess.Popen(
-            up, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        if self._starting is not None:
+            self._starting.join()  # it has ended if its broker has
+        self._starting = threading.Thread(target=self._up, daemon=True)
+        self._starting.start()
         until = time.monotonic() + _LAUNCH_S
         while not self.runs() and time.monotonic() < until:
             time.sleep(_LOOK_S)
@@ -131,6 +133,10 @@ class Broker:
     def free_disk(self) -> None:
         """Make room again."""
         self._filler.unlink(missing_ok=True)
+
+    def _up(self) -> None:
+        with suppress(RuntimeError):  # it may be killed before it answers
+            self._kafka.up(self._number)
 
     def _pid(self) -> int | None:
         """The process, if it runs; its number may be another's by now, or a zombie's."""
@@ -156,57 +162,36 @@ class Cluster:
         no_disks: why they have no disks of their own that could be filled; None: they have.
     """
 
-    def __init__(self, folder: Path, servers: str, no_disks: str | None) -> None:
-        """Name a cluster that was started."""
-        self.servers = servers
+    def __init__(self, folder: Path, kafka: apache_kafka.Cluster, no_disks: str | None) -> None:
+        """Name a cluster that has its files in `folder`."""
+        self.servers = kafka.servers
         self.no_disks = no_disks
-        self.brokers = [Broker(folder, number) for number in range(_BROKERS)]
-        self._folder = folder
-
-    def start(self) -> None:
-        """Start all that do not run, and do not wait."""
-        for broker in self.brokers:
-            if not broker.runs():
-                broker.start()
+        self.brokers = [Broker(kafka, folder, number) for number in range(_BROKERS)]
+        self._kafka = kafka
 
     def await_whole(self) -> None:
-        """Wait until all answer; one that has ended is started again.
+        """Wait until all answer; one that does not run is started.
 
         Raises:
             RuntimeError: if one does not start in three attempts.
         """
         for attempt in range(_STARTS):
             try:
-                _kafka("up", self._folder)
+                self._kafka.up()
                 return
             except RuntimeError:
                 if attempt + 1 == _STARTS:
                     raise
 
 
-def _script() -> Path:
-    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
-    return shared / "services" / "kafka" / "kafka"
-
-
-def _kafka(command: str, folder: Path, *arguments: str) -> str:
-    """Run a command of the script to its end; what it printed."""
-    ran = subprocess.run(
-        [sys.executable, str(_script()), command, str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-    )
-    if ran.returncode:
-        raise RuntimeError(f"kafka {command}: {ran.stderr.strip()[-500:]}")
-    return ran.stdout
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _own_disks(places: Sequence[Path], mounted: list[Path]) -> str | None:
-    """Move the files of each broker to a small disk in memory; why not, where that fails."""
+    """Move the files of dead brokers to small disks in memory; why not, where that fails."""
     if os.geteuid() != 0:
         return "only root may mount the small disks that would be filled"
-    _kafka("kill", places[0].parents[1])
     for place in places:
         kept = place.with_name("kept")
         place.rename(kept)

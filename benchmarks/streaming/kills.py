@@ -8,6 +8,7 @@ On three brokers of Apache Kafka, brokers are killed as well, and all are stoppe
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -41,6 +42,20 @@ APACHE = (
     ("kill_longest_acknowledgement_s_apache", "s"),
 )
 """Figures of :func:`kills_apache`, and their units."""
+
+PLANTED = (("kill_planted_bugs_apache", "1"), ("kill_planted_bugs_caught_apache", "1"))
+"""Figures of :func:`kills_planted`, and their units."""
+
+_BUGS = Path(__file__).resolve().parents[2] / "tests" / "platform" / "planted_bugs.py"
+_PLANTED_STRIKES = 6
+_MISTAKES: dict[str, tuple[str, Callable[[Report], bool]]] = {
+    "rows_after_state": ("worker", lambda it: it.outcome.comparison.wrong > 0),
+    "sink_commits_before_it_writes": ("sink", lambda it: it.outcome.lost > 0),
+    "actions_stay_in_the_outbox": ("worker", lambda it: it.outcome.doubled > 0),
+    "offset_before_state": ("worker", lambda it: it.outcome.comparison.wrong > 0),
+    "a_restarted_worker_hangs": ("worker", lambda it: bool(it.failures.hung)),
+}
+"""Planted mistakes, the kind of process that is struck, and whether a run shows the mistake."""
 
 
 def kills(quick: bool, scratch: Path) -> list[Figure]:
@@ -88,6 +103,33 @@ def kills_apache(quick: bool, scratch: Path) -> list[Figure]:
     count = _STRIKES_QUICK if quick else _STRIKES
     with redis(folder) as cache, cluster(folder / "cluster") as brokers:
         return apache_figures(on_cluster(count, folder / "installation", _seed(), brokers, cache))
+
+
+def kills_planted(quick: bool, scratch: Path) -> list[Figure]:
+    """Strike at installations with a planted mistake each, or at one; how many mistakes show."""
+    if reason := missing():
+        return [Figure(name, None, unit, note=reason) for name, unit in PLANTED]
+    folder = scratch / "planted"
+    folder.mkdir()
+    mistakes = [*_MISTAKES][:1] if quick else [*_MISTAKES]
+    caught = []
+    with redis(folder) as cache, cluster(folder / "cluster") as brokers:
+        for mistake in mistakes:
+            kind, shows = _MISTAKES[mistake]
+            report = on_cluster(
+                *(_PLANTED_STRIKES, folder / mistake, _seed(), brokers, cache),
+                kinds=(kind,),
+                outages=False,
+                launcher=(sys.executable, str(_BUGS), mistake),
+            )
+            if shows(report):
+                caught.append(mistake)
+    missed = sorted(set(mistakes) - set(caught))
+    notes = ", ".join(mistakes), f"missed: {', '.join(missed) or 'none'}"
+    return [
+        Figure(name, len(found), unit, note=note)
+        for (name, unit), found, note in zip(PLANTED, (mistakes, caught), notes, strict=True)
+    ]
 
 
 def apache_figures(report: Report) -> list[Figure]:

@@ -26,7 +26,7 @@ from benchmarks.streaming.broker import fetch_growth
 from benchmarks.streaming.engine import hll_error, six_windows, spill
 from benchmarks.streaming.events import broker
 from benchmarks.streaming.freshness import Run, as_figure, freshness, observe, pooled
-from benchmarks.streaming.kills import APACHE, kills, kills_apache
+from benchmarks.streaming.kills import APACHE, PLANTED, kills, kills_apache, kills_planted
 from benchmarks.streaming.peers import Contest
 from benchmarks.streaming.server import worker
 
@@ -42,6 +42,7 @@ PARTS = (
     "spill",
     "kills",
     "kills-apache",
+    "kills-planted",
     "flink-rows",
     "hll",
 )
@@ -83,6 +84,7 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
             lambda: kills(quick, scratch),
         ),
         (APACHE, lambda: kills_apache(quick, scratch)),
+        (PLANTED, lambda: kills_planted(quick, scratch)),
         (
             (("flink_rows_compared", "1"), ("flink_rows_different", "1")),
             lambda: _flink_rows(quick, scratch),
