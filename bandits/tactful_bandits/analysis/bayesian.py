@@ -10,7 +10,6 @@ differences that do not exist, as repeated significance tests do; for repeated l
 
 import math
 from dataclasses import dataclass
-from typing import overload
 
 from scipy import special
 
@@ -84,14 +83,6 @@ class Posterior:
         density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
         # The result is never below 0, but far out the two terms cancel to rounding noise.
         return max(0.0, mean * float(special.ndtr(z)) + sd * density)
-
-
-@overload
-def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior: ...
-
-
-@overload
-def posterior(estimate: Sample, treatment: Sample, prior: Prior | None = None) -> Posterior: ...
 
 
 def posterior(

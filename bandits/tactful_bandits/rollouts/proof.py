@@ -158,5 +158,5 @@ def _units(pair: tuple[Sample, Sample] | None) -> int:
 
 def _two_digits(units: float) -> int:
     """Round up to two digits, so that no count of units can be computed from it."""
-    step = 10 ** max(math.floor(math.log10(max(units, 1.0))) - 1, 0)
+    step: int = 10 ** max(math.floor(math.log10(max(units, 1.0))) - 1, 0)
     return math.ceil(max(units, 1.0) / step) * step

@@ -244,10 +244,11 @@ class RolloutStore:
             held, table = _existing(connection, key), rollout_changes
             query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
             last = connection.execute(query.limit(1)).first()
-            same = last is not None and (last.action, last.reason) == (action, reason)
-            if same and last.at >= held.looked_at:
-                return
-            self._log(connection, key, action, held.rollout.share, SYSTEM, reason)
+            repeated = last is not None and (
+                (last.action, last.reason) == (action, reason) and last.at >= held.looked_at
+            )
+            if not repeated:
+                self._log(connection, key, action, held.rollout.share, SYSTEM, reason)
 
         self._metadata.change(add)
 

@@ -13,7 +13,6 @@ from tactful_bandits.errors import DefinitionError, LifecycleError
 from tactful_bandits.rollouts.guardrails import Guardrail
 from tactful_bandits.rollouts.lifecycle import (
     Rollout,
-    RolloutPlan,
     StageObservations,
     decide_rollout,
     dump_rollout,
@@ -25,6 +24,7 @@ from tactful_bandits.rollouts.lifecycle import (
     start_canary,
     start_shadow,
 )
+from tactful_bandits.rollouts.plan import RolloutPlan
 
 DAY = 86_400_000
 PLAN = RolloutPlan("ranking", (Guardrail("ctr"), Guardrail("errors", "lower", critical=False)))

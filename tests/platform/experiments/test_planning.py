@@ -73,7 +73,8 @@ def shown(days: int, people: int, every: int) -> list[Entry]:
                 )
             )
             if number % every == 0:
-                click = {"type": "click", "item_id": "i1", "event_id": f"click:{person}"}
+                click: dict[str, Any] = {"type": "click", "item_id": "i1"}
+                click["event_id"] = f"click:{person}"
                 made.append(Event(timestamp=at + 1_000, **about, **click))
     return made
 
@@ -157,7 +158,7 @@ def test_outcomes_of_a_second_partition_count(tmp_path: Path) -> None:
     early = msgspec.structs.replace(
         late, timestamp=BEGIN, user_id="p", recommendation_id="p", event_id="impression:p"
     )
-    about = {"user_id": "p", "recommendation_id": "p", "item_id": "i1"}
+    about: dict[str, Any] = {"user_id": "p", "recommendation_id": "p", "item_id": "i1"}
     click = Event(type="click", timestamp=BEGIN + 60_000, event_id="click:p", **about)
     others = [
         msgspec.structs.replace(
