@@ -127,7 +127,7 @@ def open_installation(settings: Settings) -> MetadataStore:
     url = secret("metadata.url_env", settings.metadata.url_env)
     if url is not None:
         return open_metadata(url)
-    check_identity(data, data / METADATA, METADATA_LOSS)
+    check_identity(data, data / METADATA, METADATA_LOSS, may_begin_anew=True)
     metadata = open_metadata(data / METADATA)
     try:
         mark_identity(data, data / METADATA)

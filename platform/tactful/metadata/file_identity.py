@@ -1,4 +1,4 @@
-"""Recognition of database files of a data directory that were emptied, exchanged or removed.
+"""Recognition of database files of a data directory that were emptied or exchanged.
 
 A random number in the header of an SQLite file is also kept in a file of the data directory::
 
@@ -33,14 +33,20 @@ def mark_of(data: Path, file: Path) -> Path:
     return data / (file.name + MARK)
 
 
-def check_identity(data: Path, file: Path, loss: str) -> None:
+def check_identity(data: Path, file: Path, loss: str, *, may_begin_anew: bool = False) -> None:
     """Compare a database file with the number of it in a data directory, if there is one.
+
+    With `may_begin_anew`, a file that is missing was moved away by the operator: this is logged.
 
     Raises:
         StorageError: if it is missing or another file; `loss` is a clause about the consequence.
     """
     mark = mark_of(data, file)
     if not mark.exists():
+        return
+    if not file.exists() and may_begin_anew:
+        _logger.warning("%s is missing and begins anew: %s", file, loss)
+        mark.unlink(missing_ok=True)
         return
     if not file.exists():
         problem = "is missing"

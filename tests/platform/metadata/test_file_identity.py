@@ -52,13 +52,10 @@ def remove(path: Path, other: Path) -> None:
     path.unlink()
 
 
-DAMAGES = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("damage", "problem"),
     [(empty, "emptied or replaced"), (forge, "of another installation"), (remove, "missing")],
 )
-
-
-@DAMAGES
 def test_a_vault_of_other_keys_is_refused(
     tmp_path: Path, damage: Callable[[Path, Path], None], problem: str
 ) -> None:
@@ -82,7 +79,9 @@ def test_a_vault_of_other_keys_is_refused(
     assert after == content, "nothing was changed"
 
 
-@DAMAGES
+@pytest.mark.parametrize(
+    ("damage", "problem"), [(empty, "emptied or replaced"), (forge, "of another installation")]
+)
 def test_metadata_of_others_are_refused_until_the_loss_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -124,6 +123,20 @@ def test_a_lost_vault_is_accepted_once(tmp_path: Path, monkeypatch: pytest.Monke
         with closing(seal(settings)) as own:
             assert own.open([record, *own.seal([PAYLOAD])])[1:] == [PAYLOAD]
             assert own.open([record]) != [PAYLOAD]
+
+
+def test_metadata_moved_away_begin_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator may move the metadata away; this is logged, and the new ones are marked."""
+    settings = small_settings(tmp_path)
+    settings.storage.data.mkdir(exist_ok=True)
+    open_installation(settings).close()
+    file, mark = (settings.storage.data / name for name in ("metadata.db", "metadata.db.id"))
+    before = mark.read_text()
+    file.unlink()
+    open_installation(settings).close()
+    assert f"{file} is missing and begins anew" in caplog.text
+    assert mark.read_text() != before
+    open_installation(settings).close()
 
 
 def test_a_copied_directory_is_its_own(tmp_path: Path) -> None:
