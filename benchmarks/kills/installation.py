@@ -166,12 +166,7 @@ class Installation:
                 outcome.kills = disturb(targets, load)
             truth = self._ask(outcome, url, load, closing)
             records = self._await_actions(log, truth)
-            codes = {process.name: process.stop() for process in (server, *others)}
-            outcome.comparison.same_all("exit code", codes, dict.fromkeys(codes, 0))
-            for other in others:
-                partitions = _told(other)["partitions"].values()
-                left = [it["offset"] - it["committed"] for it in partitions]
-                outcome.comparison.same("applied and not committed", left, [0] * len(left))
+            _stop(outcome, server, others)
         except Stalled as stall:
             for process in (server, *others):
                 process.kill()
@@ -293,6 +288,16 @@ class Installation:
             time.sleep(0.2)
         time.sleep(_SETTLING_S)
         return log()
+
+
+def _stop(outcome: Outcome, server: Process, workers: Sequence[Process]) -> None:
+    """End all, and see that they do so in good order."""
+    codes = {process.name: process.stop() for process in (server, *workers)}
+    outcome.comparison.same_all("exit code", codes, dict.fromkeys(codes, 0))
+    for worker in workers:
+        partitions = _told(worker)["partitions"].values()
+        left = [it["offset"] - it["committed"] for it in partitions]
+        outcome.comparison.same("applied and not committed", left, [0] * len(left))
 
 
 def _surplus(found: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> int:
