@@ -274,15 +274,16 @@ def _apache_and_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         yield pair
 
 
-@pytest.fixture(params=["memory", pytest.param("apache", marks=pytest.mark.slow)])
+@pytest.fixture
 def broker_and_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
     """A broker that the test may kill, behind a proxy that it may cut.
 
-    One of its own in memory, and an Apache Kafka that such tests share: it keeps its topics.
+    One of its own in memory; with the parameter "apache", an Apache Kafka that such tests share,
+    which keeps its topics.
     """
     from tests.streaming.brokers import broker_behind_proxy
 
-    if request.param == "memory":
+    if getattr(request, "param", "memory") == "memory":
         with broker_behind_proxy() as pair:
             yield pair
         return

@@ -150,7 +150,9 @@ class KafkaSettings:
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
-            "fetch.message.max.bytes": MAX_KAFKA_BATCH,
+            # A larger batch comes alone. The batch that a fetch cuts off is sent again, and counts
+            # for a quota each time.
+            "fetch.message.max.bytes": 1024 * 1024,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 65_536,
             "enable.partition.eof": True,

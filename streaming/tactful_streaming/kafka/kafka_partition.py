@@ -37,7 +37,9 @@ class KafkaPartition:
         self._read_end = 0
         self._broker_end = 0
         self._problem: LogError | None = None
+        self._throttled_until = 0.0
         config = self._settings.consumer_config("tactful-readers")
+        config["throttle_cb"] = self._on_throttle
         self._consumer = client.connect("Consumer", config, self._on_error)
 
     @property
@@ -120,6 +122,9 @@ class KafkaPartition:
             message = self._consumer.poll(max(until - time.monotonic(), 0.0))
             self._check()
             if message is None:
+                if exists and time.monotonic() < self._throttled_until + self._timeout_s:
+                    until = self._throttled_until + self._timeout_s
+                    continue
                 if exists:
                     raise LogUnreachableError(
                         f"{self._where()}: record {offset} exists and was not delivered within "
@@ -180,6 +185,10 @@ class KafkaPartition:
             self._problem = client.missing_offset(self._settings, self._number, self._position)
         else:
             self._problem = client.lasting_problem(error, self._settings) or self._problem
+
+    def _on_throttle(self, event: Any) -> None:
+        """Note until when a broker delays answers to a client that has used up its quota."""
+        self._throttled_until = time.monotonic() + event.throttle_time
 
     def _check(self) -> None:
         if self._problem is not None:

@@ -46,6 +46,10 @@ from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.worker import Worker, WorkerOptions
 
+BOTH_BROKERS = pytest.mark.parametrize(
+    "broker_and_proxy", ["memory", pytest.param("apache", marks=pytest.mark.slow)], indirect=True
+)
+
 
 def on_kafka(settings: Settings, servers: str, **changes: Any) -> Settings:
     log = LogSettings(
@@ -223,6 +227,7 @@ def proxied(
     return on_kafka(settings, broker.servers), proxy
 
 
+@BOTH_BROKERS
 def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     """They are accepted again afterwards."""
     settings, proxy = proxied
@@ -243,6 +248,7 @@ def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Pro
         assert live.views("u", after["position"]) == 3
 
 
+@BOTH_BROKERS
 def test_spooled_events_count_once_a_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     settings, proxy = proxied
     settings = replace(settings, log=replace(settings.log, on_outage="spool"))

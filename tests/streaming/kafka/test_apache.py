@@ -89,7 +89,7 @@ def test_a_quota_slows_readers_and_no_more(cluster: Cluster, settings: KafkaSett
     cluster.tool(
         "kafka.admin.ConfigCommand",
         *("--alter", "--entity-type", "clients", "--entity-name", settings.topic),
-        *("--add-config", "consumer_byte_rate=20000"),
+        *("--add-config", "consumer_byte_rate=40000"),
     )
     with KafkaLog(limited) as log:
         partition = log.partition(0)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,6 +15,7 @@ from tactful_streaming.errors import LogError, LogUnreachableError, TopicError
 from tactful_streaming.kafka import client, kafka_log
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
@@ -221,3 +223,20 @@ def test_a_topic_is_deleted_after_a_while(
         now = 8.0
         expected = LogUnreachableError if exists else TopicError
         assert isinstance(log._check_count(None), expected)
+
+
+def test_a_quota_is_waited_for() -> None:
+    """A broker that delays its answers is not one that does not deliver."""
+    log: Any = SimpleNamespace(settings=NOWHERE, known_end=lambda _: 5)
+    partition = KafkaPartition(log, 0, timeout_s=0.05)
+    partition._position = 3
+    record = Mock(error=lambda: None, offset=lambda: 3, value=lambda: b"x")
+    partition._consumer = Mock()
+    partition._consumer.poll.side_effect = lambda wait_s: time.sleep(wait_s)
+    with pytest.raises(LogUnreachableError, match="exists and was not delivered"):
+        partition.read(3, 1)
+    partition._position = 3
+    partition._on_throttle(SimpleNamespace(throttle_time=60.0))
+    partition._consumer.poll.side_effect = [None, None, record]
+    assert partition.read(3, 1) == [(3, b"x")]
+    assert NOWHERE.consumer_config("g")["fetch.message.max.bytes"] == 1024 * 1024

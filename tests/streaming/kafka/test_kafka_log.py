@@ -38,6 +38,9 @@ from tactful_streaming.log.group_commit import KeyedCommit
 
 pytest.importorskip("confluent_kafka")
 
+BOTH_BROKERS = pytest.mark.parametrize(
+    "broker_and_proxy", ["memory", pytest.param("apache", marks=pytest.mark.slow)], indirect=True
+)
 Proxied = tuple[Broker | ApacheBroker, Proxy]
 
 
@@ -290,6 +293,7 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
     return True
 
 
+@BOTH_BROKERS
 def test_appends_fail_fast_without_broker_and_recover(broker_and_proxy: Proxied) -> None:
     """The broker in memory keeps nothing: what is judged is refusal and recovery."""
     broker, _ = broker_and_proxy
@@ -331,6 +335,7 @@ def test_a_changed_topic_is_not_written_to(
             log.append([b"x"], ["u"])
 
 
+@BOTH_BROKERS
 def test_cut_connections_lose_no_acknowledged_record(broker_and_proxy: Proxied) -> None:
     acknowledged: dict[str, list[bytes]] = {f"u{n}": [] for n in range(4)}
     stop = threading.Event()
@@ -371,6 +376,7 @@ def test_cut_connections_lose_no_acknowledged_record(broker_and_proxy: Proxied) 
         assert [record for record in sent if record in set(payloads)] == payloads
 
 
+@BOTH_BROKERS
 def test_reading_goes_on_after_an_outage(broker_and_proxy: Proxied) -> None:
     broker, proxy = broker_and_proxy
     with new_log(broker.servers, linger_ms=1) as log:
@@ -386,6 +392,7 @@ def test_reading_goes_on_after_an_outage(broker_and_proxy: Proxied) -> None:
         partition.close()
 
 
+@BOTH_BROKERS
 def test_reads_wait_for_records_of_other_writers(broker_and_proxy: Proxied) -> None:
     broker, proxy = broker_and_proxy
     with new_log(broker.servers, linger_ms=1) as log:
@@ -403,6 +410,7 @@ def test_reads_wait_for_records_of_other_writers(broker_and_proxy: Proxied) -> N
             partition.close()
 
 
+@BOTH_BROKERS
 def test_an_undelivered_record_is_an_error(broker_and_proxy: Proxied) -> None:
     broker, proxy = broker_and_proxy
     with new_log(broker.servers, linger_ms=1) as log:

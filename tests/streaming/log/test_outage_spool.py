@@ -254,6 +254,9 @@ def cut_for(proxy: Proxy, seconds: float) -> None:
     proxy.restore()
 
 
+@pytest.mark.parametrize(
+    "broker_and_proxy", ["memory", pytest.param("apache", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_an_outage_of_kafka(
     tmp_path: Path, seconds: float, broker_and_proxy: tuple[Broker | ApacheBroker, Proxy]
