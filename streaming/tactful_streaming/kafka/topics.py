@@ -115,7 +115,7 @@ def _await_leaders(admin: Any, settings: KafkaSettings, count: int, until: float
         for future in admin.list_offsets(asked, request_timeout=left_s).values():
             future.result()
 
-    client.ask(answer, until - time.monotonic())
+    client.ask(answer, until - time.monotonic(), settings)
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:

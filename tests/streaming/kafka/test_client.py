@@ -173,12 +173,14 @@ def test_a_topic_is_ready_when_its_leaders_answer(
     known: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new topic, and one whose broker is down when the server starts."""
-    admin = listed(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._TRANSPORT, None)
+    controller_says(monkeypatch, True)
+    moving = KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._TRANSPORT
+    admin = listed(*moving, KafkaError.UNKNOWN_TOPIC_OR_PART, None)
     monkeypatch.setattr("confluent_kafka.admin.AdminClient", lambda *_: admin)
     counts = iter(known)
     monkeypatch.setattr(client, "count_partitions", lambda *_: next(counts))
     assert ensure_topic(NOWHERE, partitions=2) == 2
-    assert admin.list_offsets.call_count == 3
+    assert admin.list_offsets.call_count == 4
     assert admin.create_topics.call_count == (known[0] is None)
 
 
