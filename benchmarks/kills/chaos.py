@@ -146,15 +146,15 @@ class Chaos:
         brokers = self._cluster.brokers
         if not outages:
             return
-        self._outages = [(0.3, self._without_brokers)]
+        self._outages = [(0.1, self._without_brokers)]
         if self._cluster.no_disks is not None:
             self._report.notes.append(f"no disk was filled: {self._cluster.no_disks}")
         else:
-            self._outages.append((0.6, partial(self._without_disks, brokers[:1])))
+            self._outages.append((0.2, partial(self._without_disks, brokers[:1])))
         if self._report.wanted >= _MANY:
-            self._outages.append((0.75, self._without_brokers))
+            self._outages.append((0.4, self._without_brokers))
             if self._cluster.no_disks is None:
-                self._outages.append((0.85, partial(self._without_disks, brokers)))
+                self._outages.append((0.6, partial(self._without_disks, brokers)))
 
     def __call__(self, victims: Sequence[Victim], load: Load) -> int:
         """Strike until it was done often enough, the time is over, or a signal asks to stop."""
