@@ -39,6 +39,7 @@ class Member:
         self.hangs = threading.Event()
         self.hangs.set()
         self.ended: list[str] = []
+        self.hold: threading.Event | None = None
 
     def run(self, stop: Callable[[], bool], progress: Callable[[Any], None]) -> None:
         while not stop():
@@ -51,6 +52,8 @@ class Member:
         self.ended.append("close")
 
     def abandon(self) -> None:
+        if self.hold is not None:
+            self.hold.wait(30)
         self.ended.append("abandon")
 
 
@@ -114,7 +117,7 @@ def test_all_members_stop_when_one_fails(threads: tuple[WorkerThreads, list[Memb
     """The others went on while the one that failed hung in its end."""
     workers, members = threads
     abandoning = threading.Event()
-    members[0].abandon = lambda: abandoning.wait(30) and None  # type: ignore[method-assign]
+    members[0].hold = abandoning
     members[0].failure = LogError("refused us")
     wait_until(lambda: workers.stopping, 10)
     wait_until(lambda: members[1].ended == ["close"], 10)

@@ -1,6 +1,7 @@
 """A topic that brokers report missing: for how long before it counts as deleted."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -88,8 +89,8 @@ def test_a_topic_that_never_existed() -> None:
 def test_a_topic_made_anew(known: str | None) -> None:
     """A new topic of the same name is refused; brokers without ids are believed."""
     watched = Watched(known)
-    for answer in ("one", None, "one"):
-        watched.answer = lambda answer=answer: answer
+    for identity in ("one", None, "one"):
+        watched.answer = partial(str, identity) if identity else lambda: None
         watched.watch.begin()
         assert watched.wait(3)
     watched.answer = lambda: "two"

@@ -12,6 +12,7 @@ from tests.streaming.shard import definitions
 from tactful_streaming.errors import FencedError, LogError, LogUnreachableError, TopicError
 from tactful_streaming.kafka.client import explain, missing_topic
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.worker import worker as workers
 from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.worker import Worker
@@ -71,10 +72,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 
 def new_worker(folder: Path, clock: Clock) -> Worker:
-    group = workers.PartitionGroup
-
     def clocked(*arguments: Any, **named: Any) -> Any:
-        return group(*arguments, **named, clock=clock)
+        return PartitionGroup(*arguments, **named, clock=clock)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(workers, "PartitionGroup", clocked)
