@@ -52,6 +52,7 @@ class TransactionalProducer:
         self._timeout_s = settings.delivery_timeout_ms / 1000
         self._clock = clock
         self._open = False
+        self._failed = _FailedDelivery()
         config = {
             **settings.producer_config(),
             "linger.ms": _LINGER_MS,
@@ -144,13 +145,15 @@ class TransactionalProducer:
                 return
 
     def _produce(self, topic: str, rows: Sequence[Row], partition: int, until: float) -> None:
-        # If a message is not delivered, the commit fails.
+        # If a message is not delivered, the commit fails, and does not say why.
         messages: list[dict[str, Any]] = [
             {"key": key, "value": value} if key else {"value": value} for key, value in rows
         ]
         while messages:
             with self._explained():
-                taken = self._producer.produce_batch(topic, messages, partition)
+                taken = self._producer.produce_batch(
+                    topic, messages, partition, on_delivery=self._failed.note
+                )
             messages = list(self._not_taken(messages)) if taken < len(messages) else []
             # Process delivery reports; wait for some if messages were refused or many wait.
             full = bool(messages) or len(self._producer) >= _MOST_WAITING
@@ -164,6 +167,7 @@ class TransactionalProducer:
             with self._explained():
                 self._producer.begin_transaction()
             self._open = True
+            self._failed.clear()
 
     def _not_taken(self, messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for message in messages:
@@ -187,7 +191,10 @@ class TransactionalProducer:
             error = self._failure() or error
         if error.code() in (kafka._FENCED, kafka.PRODUCER_FENCED, kafka.INVALID_PRODUCER_EPOCH):
             return FencedError(f"{self._where()}: another process has taken over")
-        return client.explain(error, self._settings, self._causes)
+        settings = self._settings
+        if error.code() == kafka._INCONSISTENT and self._failed.error is not None:
+            error, settings = self._failed.error, replace(settings, topic=self._failed.topic)
+        return client.explain(error, settings, self._causes)
 
     def _failure(self) -> Any:
         """Return the error that ended the open transaction; None if it is not known."""
@@ -200,3 +207,22 @@ class TransactionalProducer:
 
     def _where(self) -> str:
         return f"producer {self._name!r} at {self._settings.servers}"
+
+
+class _FailedDelivery:
+    """The first message of a transaction that was not delivered.
+
+    It does not refer to the producer, whose queue refers to it: nobody would end the threads of
+    producers in such a cycle.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.error: Any = None
+        self.topic = ""
+
+    def note(self, error: Any, message: Any) -> None:
+        if error is not None and self.error is None:
+            self.error, self.topic = error, message.topic()

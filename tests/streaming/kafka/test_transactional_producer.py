@@ -7,11 +7,18 @@ from unittest.mock import MagicMock
 
 import confluent_kafka
 import pytest
+from confluent_kafka import KafkaError
 from tests.streaming.brokers import topic_name
 from tests.streaming.shard import read_topic
 
 from tactful_streaming.contract.log_entries import Row
-from tactful_streaming.errors import FencedError, LogError, LogWriteError
+from tactful_streaming.errors import (
+    FencedError,
+    LogError,
+    LogUnreachableError,
+    LogWriteError,
+    TopicMissingError,
+)
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
@@ -146,7 +153,7 @@ def test_a_failed_client_is_asked_why(
         for name in (code, said)
     )
 
-    def refuse(topic: str, messages: list[dict[str, Any]], partition: int) -> int:
+    def refuse(topic: str, messages: list[dict[str, Any]], partition: int, **_: object) -> int:
         messages[0]["_error"] = state
         return len(messages) - 1
 
@@ -159,8 +166,46 @@ def test_a_failed_client_is_asked_why(
     made.begin_transaction.side_effect = [None, confluent_kafka.KafkaException(error)]
     with pytest.raises(FencedError):
         producer.write("t", some_rows(2))
-    made.produce_batch.side_effect = lambda topic, messages, partition: len(messages)
+    made.produce_batch.side_effect = lambda *arguments, **_: len(arguments[1])
     made.poll.side_effect = confluent_kafka.KafkaException(error)
     with pytest.raises(FencedError):
         producer.write("t", some_rows(2))
     producer.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (KafkaError._MSG_TIMED_OUT, LogUnreachableError, "topic 'rows' at .* no broker answers"),
+        (KafkaError.NOT_ENOUGH_REPLICAS, LogUnreachableError, "not served at present"),
+        (KafkaError.KAFKA_STORAGE_ERROR, LogUnreachableError, "KAFKA_STORAGE_ERROR"),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicMissingError, "topic 'rows' at"),
+        (KafkaError.MSG_SIZE_TOO_LARGE, LogError, "MSG_SIZE_TOO_LARGE"),
+        (None, LogUnreachableError, "_INCONSISTENT"),
+    ],
+)
+def test_a_failed_commit_names_the_failed_record(
+    monkeypatch: pytest.MonkeyPatch, code: int | None, kind: type[LogError], words: str
+) -> None:
+    """The client says only that some messages were not delivered, whatever the reason."""
+
+    def deliver(topic: str, messages: Any, partition: int, on_delivery: Any) -> int:
+        message = MagicMock()
+        message.topic.return_value = topic
+        for error in (None, code, KafkaError._PURGE_QUEUE):
+            on_delivery(None if error is None else KafkaError(error), message)
+        return len(messages)
+
+    made = MagicMock()
+    made.produce_batch.side_effect = deliver
+    lost = KafkaError(KafkaError._INCONSISTENT, "1 message(s) failed delivery")
+    made.commit_transaction.side_effect = confluent_kafka.KafkaException(lost)
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda *_, **__: made)
+    producer = TransactionalProducer(KafkaSettings("127.0.0.1:9092"), "owner")
+    if code is not None:
+        producer.write("rows", [(b"k", b"v")])
+    else:
+        producer._begin()
+    with pytest.raises(LogError, match=words) as caught:
+        producer.commit()
+    assert type(caught.value) is kind
