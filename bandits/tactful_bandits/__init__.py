@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from tactful_bandits.analysis.power import Design, days_needed
     from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
     from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+    from tactful_bandits.analysis.skewed_means import SkewedMean
     from tactful_bandits.evaluation.off_policy import (
         LoggedDecisions,
         clipped_ips,
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
         start_shadow,
     )
     from tactful_bandits.rollouts.plan import RolloutPlan
+    from tactful_bandits.rollouts.power import guardrail_power
     from tactful_bandits.tuner.network import NetworkPolicy
     from tactful_bandits.tuner.simulator import MarketSimulator
     from tactful_bandits.tuner.weight_bounds import WeightBounds
@@ -144,6 +146,7 @@ __all__ = [
     "Sample",
     "SampleRatio",
     "SharedLinearBandit",
+    "SkewedMean",
     "SoftmaxBandit",
     "StageObservations",
     "StatisticsError",
@@ -173,6 +176,7 @@ __all__ = [
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
     "group_sequential_bounds",
+    "guardrail_power",
     "holm",
     "honest_uplift",
     "ips",
@@ -213,6 +217,7 @@ _LAZY = {
     "analysis.power": "Design days_needed",
     "analysis.sample_ratio": "SampleRatio check_sample_ratio",
     "analysis.samples": "Mean Proportion Ratio Sample",
+    "analysis.skewed_means": "SkewedMean",
     "evaluation.off_policy": (
         "LoggedDecisions clipped_ips direct_method doubly_robust ips self_normalised_doubly_robust "
         "shrunk_doubly_robust snips switch_doubly_robust"
@@ -234,6 +239,7 @@ _LAZY = {
         "start_shadow"
     ),
     "rollouts.plan": "RolloutPlan",
+    "rollouts.power": "guardrail_power",
     "tuner.network": "NetworkPolicy",
     "tuner.simulator": "MarketSimulator",
     "tuner.weight_bounds": "WeightBounds",
