@@ -106,7 +106,7 @@ _REAL = [Case(0.02, None, *arms) for arms in _ARMS]
 
 def figures(quick: bool) -> list[Figure]:
     """Everything about revenue as a guardrail."""
-    runs = 200 if quick else 2_000
+    runs = 200 if quick else 1_000
     cases = [_CASES[0], _CASES[5], _CASES[-1]] if quick else _CASES
     real = _REAL[1:2] if quick else _REAL
     invoices = _invoices()
