@@ -122,6 +122,16 @@ def test_a_part_that_fails_costs_no_other_part_its_figures() -> None:
         measure(parts, "third")
 
 
+def test_only_a_part_measures_those_that_begin_with_it() -> None:
+    """`--only kills` measures `kills` and `kills-apache`, and `--only kills-apache` that alone."""
+    parts = [
+        Part(name, [], lambda name=name: [Figure(name, 1.0, "1")])  # type: ignore[misc]
+        for name in ("kills", "kills-apache", "killing")
+    ]
+    assert [figure.name for figure in measure(parts, "kills")] == ["kills", "kills-apache"]
+    assert [figure.name for figure in measure(parts, "kills-apache")] == ["kills-apache"]
+
+
 def test_one_part_of_a_benchmark_from_the_command_line() -> None:
     asked: list[str | None] = []
 
