@@ -153,8 +153,9 @@ def _of_panes(feature: Feature, window: Window, panes: str) -> str:
     pane = sql.milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
     age = f"(({end} - 1 - {pane}) / {window.slide_ms})"
     # Two factors, as the weight may be too small for a double.
-    weight = f"POWER({sql.double(window.decay)}, CAST({age} AS DOUBLE) / 2.0E0)"
-    weight = f"{weight} * {weight}"
+    halves = f"{age} / 2", f"{age} - {age} / 2"
+    decay = sql.double(window.decay)
+    weight = " * ".join(f"POWER({decay}, CAST({half} AS DOUBLE))" for half in halves)
     counts, sums = f"SUM(amounts * {weight})", f"SUM(total * {weight})"
     value = {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[feature.aggregate]
     slide, span = sql.interval(window.slide_ms), sql.interval(window.span_ms)
