@@ -19,6 +19,7 @@ _PlaceOf = Callable[[str], int | None]
 Rows = slice | NDArray[np.int64]
 
 _DAY_MS = 86_400_000.0
+_HIGHEST_PRICE = 1e30  # a higher one counts as unknown: shares of prices have to fit 32 bits
 
 
 class Places:
@@ -90,7 +91,8 @@ class ItemColumns:
         """Write the items of some rows, and number new categories and campaigns."""
         for row, item in items:
             self.available[row] = item.available
-            self.price[row] = np.nan if item.price is None else item.price
+            known = item.price is not None and item.price <= _HIGHEST_PRICE
+            self.price[row] = item.price if known else np.nan
             self.category[row] = (
                 -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
             )

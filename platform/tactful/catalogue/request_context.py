@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -61,6 +62,9 @@ class FeatureSource(Protocol):
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
+_GREATEST = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """User, visit and time of a request.
@@ -88,8 +92,9 @@ class RequestContext:
         return groups
 
     def number(self, name: str) -> float:
-        """Return a plain feature of the user; 0 without a user."""
-        return float(self.user.get(name, 0.0))
+        """Return a plain feature of the user; 0 without a user, NaN beyond 32 bits."""
+        value = float(self.user.get(name, 0.0))
+        return value if abs(value) <= _GREATEST else math.nan
 
 
 def build_context(

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
 from tactful.training.history import TAKEN, History
 from tactful.vectors.ivf_index import Snapshot
-from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
 
@@ -264,6 +265,22 @@ def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
     fewer = candidates.with_rows(candidates.rows[kept], candidates.channel[kept])
     alone = world.lay_out(fewer, context)
     assert np.array_equal(alone, features[kept], equal_nan=True)
+
+
+def test_numbers_beyond_32_bits_are_missing_values(tmp_path: Path) -> None:
+    """One huge price leaves no infinite number in the rows that a model is trained on."""
+    world = World(tmp_path, len(EVENTS) // 2)
+    dear = {**ITEMS, "item-000": Item(item_id="item-000", timestamp=0, price=1e300)}
+    world.catalogue = Catalogue(world.index.item_ids, dear)
+    event = EVENTS[len(EVENTS) // 2]
+    bought = msgspec.structs.replace(
+        event, event_id="dear", type="add_to_cart", properties={"price": 1e300}
+    )
+    world.engine.apply([(world.engine.offset, encode_entry(bought))])
+    _, _, features = world.look(event.user_id, event.session_id, event.timestamp)
+    assert not np.isinf(features).any()
+    column = dict(zip(RANKING_FEATURES, features.T, strict=True))
+    assert np.isnan(column["spend_28d"]).all()
 
 
 def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> None:

@@ -62,6 +62,33 @@ def test_missing_features_count_as_0(settings: Settings, caplog: pytest.LogCaptu
         assert live.http.get("/v1/users/u/features").json()["features"]["views"] == 1
 
 
+def test_extreme_numbers_are_right_or_absent_over_http(settings: Settings) -> None:
+    """A mean whose weights vanished is no 500, and a sum beyond a double is left out."""
+    of = "entity: user, event: purchase, of: properties.price, aggregate"
+    settings.features.write_text(
+        f"{FEATURES}\n- {{name: spent, {of}: sum, window: {{size: 1d, slide: 1m}}}}\n"
+        f"- {{name: usual, {of}: mean, window: {{size: 1d, slide: 1m, decay: 0.5}}}}\n"
+    )
+    at = now_ms() - 1000
+
+    def purchase(user: str, number: int, price: float) -> dict[str, Any]:
+        properties = {"price": price}
+        sent = {"event_id": f"{user}-{number}", "type": "purchase", "timestamp": at}
+        return {**sent, "user_id": user, "properties": properties}
+
+    with Live(Platform.open(settings, build)) as live:
+        bought = [purchase("u", 1, 7.0), purchase("v", 1, 1e308), purchase("v", 2, 1e308)]
+        live.views("u", live.http.post("/v1/events", json=bought).json()["position"])
+        for minutes in (0, 1075, 1439):
+            when = at + minutes * 60_000
+            asked = [live.http.get(f"/v1/users/{u}/features", params={"at": when}) for u in "uv"]
+            assert [answer.status_code for answer in asked] == [200, 200]
+            usual, huge = (answer.json()["features"] for answer in asked)
+            assert (usual["spent"], usual["usual"]) == (7.0, 7.0)
+            assert not {"spent", "usual"} & huge.keys()
+            assert "views" in huge
+
+
 def test_after_waits_for_the_engine_but_not_for_ever(settings: Settings) -> None:
     hasty = replace(settings, server=replace(settings.server, after_wait_s=0.2))
     with Live(Platform.open(hasty, build)) as live:
