@@ -253,7 +253,8 @@ def wait_words(wait: Waiting) -> str:
             f"{words}: about {wait.people:,} more people are needed, and none was counted in this "
             "stage; check the model, the traffic and consent to measurement"
         )
-    return f"{words}: about {wait.people:,} more people are needed, {wait.days} days"
+    days = "1 day" if wait.days == 1 else f"{wait.days} days"
+    return f"{words}: about {wait.people:,} more people are needed, in about {days}"
 
 
 def move(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from tests.platform.shop import BEGIN, HOUR, Clock, write_log
-from tests.platform.support import Live, build, small_settings
+from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.cli.main import main
 from tactful.client.sync import Client
+from tactful.config.recommendation import RecommendSettings
 from tactful.errors import ApiError, ConfigError
 from tactful.experiments.baseline import DAY_MS, ExactOutcomes, assumed_baseline, exact_baseline
 from tactful.experiments.controller import NO_MODEL, RolloutController, apply_file
@@ -364,6 +366,7 @@ def test_commands_plan_and_apply(tmp_path: Path) -> None:
 
 def test_http_and_the_client_plan(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
+    settings = replace(settings, recommend=RecommendSettings(look_minutes=0.01))
     plain = {"key": "varied", "change": {"diversity": {"strength": 1}}}
     with Live(Platform.open(settings, build)) as live, Client(str(live.http.base_url)) as client:
         refused = live.http.post("/v1/experiments", json=plain)
@@ -378,6 +381,11 @@ def test_http_and_the_client_plan(tmp_path: Path) -> None:
         assert client.rollout("varied")["forecast"] is None
         wrong = live.http.post("/v1/experiments/plan?rate=2", json=plain)
         assert wrong.status_code == 400
+        moved = live.http.post("/v1/experiments/varied/start", json={"reason": "now"})
+        assert moved.json()["rollout"]["state"] in ("canary", "held")
+        # Nothing is trained here.
+        wait_until(lambda: client.rollout("varied")["rollout"]["state"] == "held")
+        assert "no model is trained" in client.rollout("varied")["reason"]
 
 
 def test_assumed_outcomes_are_those_given() -> None:
