@@ -30,7 +30,7 @@ from tactful_streaming.log.event_log import EventLog
 _QUEUE = 4_000
 _CONSUME = 1_000
 _PATIENCE_S = 1.0
-_TIMEOUT_S = 10.0
+_START_S = 30.0  # a broker that died is replaced in some ten seconds
 _POLL_S = 1.0  # A signal is not seen before a wait for records has ended
 
 
@@ -155,7 +155,7 @@ class MergedLog:
         self._consumer = client.connect("Consumer", config, self._on_error)
         try:
             self._bounds = {
-                n: client.partition_bounds(self._consumer, settings, n, _TIMEOUT_S, repeat=True)
+                n: client.partition_bounds(self._consumer, settings, n, _START_S, repeat=True)
                 for n in range(partitions)
             }
             for number, end in span.ends.items():

@@ -27,6 +27,7 @@ NO_OFFSET: Final = -1001
 
 _PAUSE_S = 0.1
 _FIRST_ANSWER_S = 1.0
+_ANSWER_S = 3.0
 _UNSURE_S = 2.0  # time after which an unknown topic is missing if the controller does not say
 
 # Codes of the client's errors.
@@ -155,11 +156,13 @@ def count_partitions(
 
 
 def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
-    """Ask the controller whether the topic exists; None if it does not answer that.
+    """Ask the controller whether the topic exists; None if it refuses to answer that.
+
+    While no controller answers, the topic counts as existing.
 
     The controller knows all topics. A broker knows them some time after they were created or it was
     started. The question is a change that is never made: to one partition, which every topic has.
-    The controller does not answer it without the right to alter the topic.
+    The controller refuses to answer it without the right to alter the topic.
     """
     kafka = import_kafka()
     from confluent_kafka.admin import AdminClient, NewPartitions
@@ -172,7 +175,8 @@ def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
     except kafka.KafkaException as error:
         if _has_code(error.args[0], ("UNKNOWN_TOPIC_OR_PART",)):
             return False
-        return True if _has_code(error.args[0], ("INVALID_PARTITIONS",)) else None
+        silent = _has_code(error.args[0], ("INVALID_PARTITIONS", *_ABSENT, *_TEMPORARY))
+        return True if silent else None
     return True
 
 
@@ -181,16 +185,28 @@ def partition_bounds(
 ) -> tuple[int, int]:
     """Ask for the offset of the oldest record and the offset behind the newest.
 
-    Until the timeout the question is repeated as by :func:`ask`, if it is to be.
+    Until the timeout the question is repeated as by :func:`ask`, if it is to be. A request to a
+    leader that died gets no answer, and the client keeps to that leader unless it lists the topics.
 
     Raises:
         LogError: if no broker answers, or the topic or partition is not there.
     """
     kafka = import_kafka()
     partition = kafka.TopicPartition(settings.topic, number)
+    once_s = min(timeout_s, _ANSWER_S) if repeat else timeout_s
+    asked = False
+
+    def question() -> tuple[int, int]:
+        nonlocal asked
+        if asked:
+            consumer.list_topics(timeout=once_s)
+        asked = True
+        bounds: tuple[int, int] = consumer.get_watermark_offsets(partition, timeout=once_s)
+        return bounds
+
     try:
         low, high = ask(
-            lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s),
+            question,
             timeout_s if repeat else 0.0,
             settings if repeat else None,
         )

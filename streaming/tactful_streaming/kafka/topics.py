@@ -77,7 +77,7 @@ def _create(admin: Any, topic: Any, until: float) -> None:
     kafka = client.import_kafka()
 
     def create() -> None:
-        left_s = max(until - time.monotonic(), 1.0)
+        left_s = _find_controller(admin, until)
         admin.create_topics([topic], request_timeout=left_s)[topic.topic].result()
 
     try:
@@ -88,6 +88,16 @@ def _create(admin: Any, topic: Any, until: float) -> None:
             raise
     else:
         _logger.info("created topic %s", topic.topic)
+
+
+def _find_controller(admin: Any, until: float) -> float:
+    """Update which broker is the controller; return the seconds that it has to answer.
+
+    An admin client that waits for a controller that died would learn of the next one in minutes.
+    """
+    left_s = min(max(until - time.monotonic(), 1.0), _LEADER_S)
+    admin.list_topics(timeout=left_s)
+    return left_s
 
 
 def _await_topic(producer: Any, settings: KafkaSettings, until: float) -> int | None:
@@ -111,23 +121,25 @@ def _await_leaders(admin: Any, settings: KafkaSettings, count: int, until: float
     asked = {kafka.TopicPartition(settings.topic, number): newest for number in range(count)}
 
     def answer() -> None:
-        left_s = min(max(until - time.monotonic(), 1.0), _LEADER_S)
+        left_s = _find_controller(admin, until)
         for future in admin.list_offsets(asked, request_timeout=left_s).values():
             future.result()
 
     client.ask(answer, until - time.monotonic(), settings)
 
 
-def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
+def topic_id(settings: KafkaSettings, *, timeout_s: float = 30.0) -> str | None:
     """Ask for the topic's id (None before Kafka 2.8); TopicError if there is no topic."""
     kafka = client.import_kafka()
     from confluent_kafka.admin import AdminClient
 
     admin = AdminClient(settings.client_config())
     asked = kafka.TopicCollection([settings.topic])
+    until = time.monotonic() + timeout_s
 
     def describe() -> Any:
-        return admin.describe_topics(asked, request_timeout=timeout_s)[settings.topic].result()
+        left_s = _find_controller(admin, until)
+        return admin.describe_topics(asked, request_timeout=left_s)[settings.topic].result()
 
     try:
         described = client.ask(describe, timeout_s, settings)
