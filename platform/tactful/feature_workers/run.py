@@ -80,6 +80,7 @@ def run_workers(
 
         stack.enter_context(on_stop_signals(stop))
         metrics = serve_status(settings, workers.problems)
+        workers.start()
         _watch(workers, deadline, metrics, idle_exit, as_json)
     show_progress(workers.progress(), as_json)
     return _ended(workers.failure)
@@ -130,7 +131,7 @@ class WorkerThreads:
     """Members of the worker group, a thread each; when one fails, all stop."""
 
     def __init__(self, count: int, make: Callable[[int], Worker]) -> None:
-        """Start the threads; `make` makes the member of a number."""
+        """Prepare the threads; `make` makes the member of a number."""
         self.failure: BaseException | None = None
         self._stopping = threading.Event()
         self._members = [_Member(stepped_at=time.monotonic()) for _ in range(count)]
@@ -138,6 +139,9 @@ class WorkerThreads:
             threading.Thread(target=self._run, args=(number, make), name=f"worker-{number}")
             for number in range(count)
         ]
+
+    def start(self) -> None:
+        """Start the threads."""
         for thread in self._threads:
             thread.daemon = True  # a member that hangs must not keep the process
             thread.start()

@@ -61,6 +61,7 @@ class Member:
 def threads() -> Iterator[tuple[WorkerThreads, list[Member]]]:
     members = [Member(), Member()]
     made = WorkerThreads(2, lambda number: members[number])  # type: ignore[arg-type,return-value]
+    made.start()
     yield made, members
     made.stop()
     for member in members:
@@ -106,6 +107,7 @@ def test_a_member_that_has_not_started_is_not_ready() -> None:
         return Member()
 
     workers = WorkerThreads(1, make)
+    workers.start()
     assert workers.problems() == ["member 0 is starting"]
     started.set()
     wait_until(lambda: workers.problems() == [], 10)
