@@ -27,6 +27,7 @@ from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful.experiments.tally import Tally, read_on
 from tactful.metadata.store import MetadataStore
 from tactful.server.platform import Platform
+from tactful.util.clock import now_ms
 from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.lifecycle import Rollout, RolloutLook
@@ -58,12 +59,12 @@ def planner_of(store: RolloutStore, clock: Clock, *logs: EventLog) -> Planner:
     return Planner(store, ExactOutcomes(lambda: logs), clock=clock)
 
 
-def shown(days: int, people: int, every: int) -> list[Entry]:
+def shown(days: int, people: int, every: int, begin: int = BEGIN) -> list[Entry]:
     """Each day other people see one recommendation; one in so many clicks on it."""
     made: list[Entry] = []
     for day in range(days):
         for number in range(people):
-            person, at = f"p{day}-{number}", BEGIN + day * DAY_MS + number * 60_000
+            person, at = f"p{day}-{number}", begin + day * DAY_MS + number * 60_000
             about: dict[str, Any] = {"user_id": person, "recommendation_id": person}
             made.append(
                 Event(
@@ -362,6 +363,22 @@ def test_commands_plan_and_apply(tmp_path: Path) -> None:
     assert "archived, 0.00% get it" in call("archive", "b", *shipped)[1]
     code, said = call("plan", *data)
     assert code and "--rate and --change" in said
+
+
+def test_a_command_reads_the_log_of_an_installation(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    write_log(data / "log", shown(27, 40, 4, now_ms() - 28 * DAY_MS)).close()
+    file = tmp_path / "rollouts.yaml"
+    file.write_text("- {key: a, change: {objective: {price: 2}}}\n")
+    words = ["experiment", "plan", str(file), "--json", "--data", str(data)]
+    called = CliRunner().invoke(main, words)
+    assert called.exit_code == 0, called.output
+    (planned,) = json.loads(called.output)
+    assert planned["basis"] == "the recommendations of the last 28 days"
+    assert planned["guardrails"][0]["power"] is not None
+    # 40 people a day: the first stage alone takes 1,000 days for its 400 in 1 %.
+    assert 1_000 < planned["days"] < 1_500
 
 
 def test_http_and_the_client_plan(tmp_path: Path) -> None:
