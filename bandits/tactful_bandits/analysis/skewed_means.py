@@ -48,6 +48,11 @@ class SkewedMean(Mean):
             raise StatisticsError("skewed outcomes must be finite and at least 0")
         return cls(len(x), float(x.sum()), float(x @ x), np.sort(x[x > 0]))
 
+    def scaled(self, factor: float) -> Self:
+        """Multiply all outcomes by a factor."""
+        total, squares = self.total * factor, self.squares * factor**2
+        return type(self)(self.units, total, squares, self.positive * factor)
+
 
 def common_cap(*arms: SkewedMean) -> float:
     """Compute the cap of outcomes: the 90 % quantile of those above 0 in all arms together.
@@ -59,12 +64,6 @@ def common_cap(*arms: SkewedMean) -> float:
     return float(np.quantile(positive, _BELOW_CAP)) if len(positive) else 1.0
 
 
-def capped(control: SkewedMean, treatment: SkewedMean) -> tuple[Mean, Mean]:
-    """Cap the outcomes of both arms at their common cap."""
-    cap = common_cap(control, treatment)
-    return capped_at(cap, control), capped_at(cap, treatment)
-
-
 def capped_at(cap: float, arm: SkewedMean) -> Mean:
     """Cap the outcomes of an arm."""
     outcomes = np.minimum(arm.positive, cap)
@@ -72,9 +71,16 @@ def capped_at(cap: float, arm: SkewedMean) -> Mean:
 
 
 def capped_loss(
-    control: SkewedMean, treatment: SkewedMean, *, scale: float = 1.0, alpha: float = 0.05
+    control: SkewedMean,
+    treatment: SkewedMean,
+    *,
+    scale: float = 1.0,
+    alpha: float = 0.05,
+    cap: float | None = None,
 ) -> Interval:
     """Compute the interval of the loss ``scale · c - t`` between means of capped outcomes.
+
+    The cap is `common_cap` unless one is given.
 
     Each end misses the truth with probability at most `alpha`. With outcomes ``w`` in [0, 1] and
     a stake ``θ``, the product of ``1 - θ w`` over the ``n`` units of the treatment and of
@@ -91,7 +97,7 @@ def capped_loss(
         StatisticsError: `alpha` is out of range.
     """
     require_alpha(alpha)
-    cap = common_cap(control, treatment)
+    cap = common_cap(control, treatment) if cap is None else cap
     c, t = (np.minimum(arm.positive / cap, 1.0) for arm in (control, treatment))
     ratio = scale * treatment.units / control.units
     against = _STAKES

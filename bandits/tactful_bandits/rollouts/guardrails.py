@@ -12,7 +12,7 @@ capped before (`tactful_bandits.analysis.skewed_means`), with exact intervals fo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tactful_bandits.analysis.comparison import (
@@ -27,7 +27,7 @@ from tactful_bandits.analysis.comparison import (
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.analysis.saved_alpha import last_level
-from tactful_bandits.analysis.skewed_means import SkewedMean, capped, capped_loss
+from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, capped_loss, common_cap
 from tactful_bandits.errors import DefinitionError, StatisticsError
 
 Better = Literal["higher", "lower"]
@@ -161,10 +161,10 @@ def _look(
     seen_at_last = False
     watched, kept, rare = parts_of(alpha, control)
     if _is_normal(guardrail, control, treatment):
+        estimate = strict = _loss(guardrail, control, treatment)
         if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
-            control, treatment = capped(control, treatment)
-        estimate = _loss(guardrail, control, treatment)
-        loss = _ends(estimate, watched, tightest_at)
+            estimate, strict = _capped_losses(guardrail, control, treatment)
+        loss = _ends(estimate, strict, watched, tightest_at)
         if last_look:
             # Units arrive at the same rate in both arms, so the first look was possible when the
             # smaller arm had enough.
@@ -195,19 +195,41 @@ def parts_of(alpha: float, sample: Sample) -> tuple[float, float, float]:
     return alpha - kept - rare, kept, rare
 
 
+def _capped_losses(
+    guardrail: Guardrail, control: SkewedMean, treatment: SkewedMean
+) -> tuple[Estimate, Estimate]:
+    """Estimate the loss of capped outcomes beyond the margin, for harm and for its absence.
+
+    If all amounts fall by a fifth, their capped mean falls by less, since those above the cap stay
+    there. So no harm is what excludes a control whose amounts are scaled by the margin, and harm
+    what is below its capped mean scaled by the margin.
+    """
+    cap = common_cap(control, treatment)
+    capped_control, capped_treatment = capped_at(cap, control), capped_at(cap, treatment)
+    fallen = capped_at(cap, control.scaled(_scale(guardrail)))
+    strict = _loss(replace(guardrail, margin=0.0), fallen, capped_treatment)
+    return _loss(guardrail, capped_control, capped_treatment), strict
+
+
 def _capped_loss(
     guardrail: Guardrail, control: SkewedMean, treatment: SkewedMean, alpha: float
 ) -> Interval:
-    loss = capped_loss(control, treatment, scale=_scale(guardrail), alpha=alpha)
+    """Compute the interval of the losses of `_capped_losses` by bets."""
+    scale, cap = _scale(guardrail), common_cap(control, treatment)
+    loss = capped_loss(control, treatment, scale=scale, alpha=alpha, cap=cap)
+    strict = capped_loss(control.scaled(scale), treatment, alpha=alpha, cap=cap)
     if guardrail.better == "higher":
-        return loss
-    return Interval(-loss.high, -loss.low, loss.confidence, loss.method)
+        return Interval(loss.low, strict.high, loss.confidence, loss.method)
+    return Interval(-loss.high, -strict.low, loss.confidence, loss.method)
 
 
-def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:
-    """Combine two one-sided intervals, each valid at all looks with ``1 - alpha``."""
+def _ends(estimate: Estimate, strict: Estimate, alpha: float, tightest_at: float) -> Interval:
+    """Combine two one-sided intervals, each valid at all looks with ``1 - alpha``.
+
+    `strict` is the estimate of the upper end.
+    """
     low = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater")
-    high = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
+    high = confidence_sequence(strict, alpha=alpha, tightest_at=tightest_at, alternative="less")
     return Interval(low.low, high.high, 1 - 2 * alpha, low.method)
 
 

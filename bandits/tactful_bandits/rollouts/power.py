@@ -51,13 +51,20 @@ def guardrail_power(
     if _rarer_outcomes(baseline) * min(units) < guardrail.minimum_outcomes:
         return 0.0
     watched, _, _ = parts_of(alpha, baseline)
-    if isinstance(baseline, SkewedMean):
-        baseline = capped_at(common_cap(baseline), baseline)
     scale = 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
+    allowed = scale * baseline.value
+    if isinstance(baseline, SkewedMean):
+        cap, amounts = common_cap(baseline), baseline
+        baseline = capped_at(cap, amounts)
+        # As for `check_guardrails`: no harm excludes that all amounts fall, harm is a lower mean.
+        fallen = capped_at(cap, amounts.scaled(scale)).value
+        allowed = scale * baseline.value if verdict == "harm" else fallen
+    sign = 1 if guardrail.better == "higher" else -1
+    changed = baseline.value - sign * loss * abs(baseline.value)
     error = math.sqrt(baseline.variance * (scale**2 / units[0] + 1 / units[1]))
     if error == 0:
         return 0.0
-    beyond = (loss - guardrail.margin) * abs(baseline.value) / error
+    beyond = sign * (allowed - changed) / error
     options: Any = {"alpha": watched, "tightest_at": tightest_at}
     unit = Estimate(0.0, 1.0, sum(units), sum(units) - 2)
     bound = confidence_sequence(unit, alternative="less", **options).high

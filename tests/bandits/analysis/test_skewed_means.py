@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tactful_bandits.analysis.samples import Mean
 from tactful_bandits.analysis.skewed_means import (
     SkewedMean,
-    capped,
+    capped_at,
     capped_loss,
     common_cap,
 )
@@ -110,7 +110,7 @@ def test_both_arms_have_one_cap() -> None:
     treatment = SkewedMean.from_units([0.0] * 9 + [*range(51, 102)])
     cap = common_cap(control, treatment)
     assert cap == np.quantile(np.arange(1, 102), 0.9)
-    low, high = capped(control, treatment)
+    low, high = capped_at(cap, control), capped_at(cap, treatment)
     assert (low.total, low.units) == (sum(range(51)), 51)
     assert high.total == pytest.approx(sum(min(value, cap) for value in range(51, 102)))
     assert high.units == 60
@@ -120,4 +120,4 @@ def test_nobody_buys() -> None:
     nothing = SkewedMean.from_units([0.0] * 1_000)
     found = capped_loss(nothing, nothing)
     assert found.low < 0 < found.high
-    assert [arm.variance for arm in capped(nothing, nothing)] == [0, 0]
+    assert capped_at(common_cap(nothing), nothing).variance == 0

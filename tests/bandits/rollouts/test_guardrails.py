@@ -206,3 +206,17 @@ def test_a_lucky_small_arm_has_no_small_error() -> None:
     )
     assert look.loss is not None
     assert look.loss.low < 0
+
+
+def test_smaller_amounts_are_not_proven_harmless() -> None:
+    """All amounts fall by the margin; their capped means fall by less, and looked harmless."""
+    rng = np.random.default_rng(21)
+    guardrail = Guardrail("revenue", margin=0.2)
+    verdicts = [
+        verdict(guardrail, revenue(rng, 10_000, 0.3), revenue(rng, 10_000, 0.3, 0.8))
+        for _ in range(40)
+    ]
+    assert verdicts.count("no harm") <= 5  # of 40, at 5 %: more come once in eighty seeds
+    assert verdicts.count("harm") == 0
+    same = verdict(guardrail, revenue(rng, 60_000, 0.3), revenue(rng, 60_000, 0.3))
+    assert same == "no harm"
