@@ -48,7 +48,7 @@ class Shop:
 
 def figures(quick: bool) -> list[Figure]:
     """Apply and roll out the default plan in shops of several sizes."""
-    runs = 12 if quick else 200
+    runs = 12 if quick else 100
     shops = [Shop(people, rate) for rate in _RATES for people in _SIZES]
     refused = {shop: _applied(shop, refused=True) is None for shop in shops}
     low = [shop for shop in shops if not _has_power(shop)]
