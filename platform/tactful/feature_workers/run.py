@@ -31,7 +31,7 @@ from tactful_streaming.worker.worker import Worker
 logger = logging.getLogger(__name__)
 
 _SHOW_S = 1.0
-_SILENT_S = 60.0
+_SILENT_S = 15.0
 """Longest time of a batch of a member that works."""
 
 _RESTARTED = (FencedError, OnlineStoreError, *TEMPORARY)
