@@ -9,11 +9,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tactful.cli.main import main
+from tactful_streaming.errors import LogError, LogUnreachableError, TopicError, TopicMissingError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.sink import WindowValue
@@ -108,3 +110,31 @@ def test_a_target_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ran = run("--kafka", "127.0.0.1:1", "--topic", "t")
     assert ran.exit_code == 1
     assert "not a database URL" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (TopicMissingError("topic 't' does not exist: make it first", "t"), 75),
+        (LogUnreachableError("no broker answers", retry_after=1.0), 75),
+        (TopicError("deleted"), 1),
+        (LogError("refused us"), 1),
+    ],
+)
+def test_what_may_pass_asks_for_another_start(
+    failure: LogError, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink started before its topic ended for good, and said that the topic was deleted."""
+
+    class Rows:
+        def poll(self, limit: int, wait_s: float) -> NoReturn:
+            raise failure
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tactful.cli.sink.open_rows", lambda *_: Rows())
+    ran = run("--kafka", "127.0.0.1:1", "--topic", "t", "--to", "sqlite:///rows.db")
+    assert ran.exit_code == code
+    assert str(failure) in ran.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.platform.support import wait_until
 from benchmarks.ports import free_port
 from tactful.config.server import WorkerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import StorageError
 from tactful.feature_workers import run as worker_run
 from tactful.feature_workers.run import WorkerThreads
@@ -169,3 +172,20 @@ def test_the_deadline_begins_with_the_end(monkeypatch: pytest.MonkeyPatch) -> No
     deadline = SimpleNamespace(begin=lambda: begun.append(1))
     worker_run._watch(workers, deadline, None, 0.0, as_json=True)  # type: ignore[arg-type]
     assert begun
+
+
+def test_a_worker_started_in_an_outage_asks_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(*_: object) -> None:
+        raise LogUnreachableError("no broker answers", retry_after=1.0)
+
+    for name, value in (
+        ("prepare_worker", prepare),
+        ("followed_erasures", contextlib.nullcontext),
+        ("open_seal", lambda *_, **__: None),
+    ):
+        monkeypatch.setattr(worker_run, name, value)
+    settings = Settings(storage=StorageSettings(data=tmp_path))
+    assert worker_run.run_workers(settings, None, idle_exit=None, as_json=True) is False
+    assert "tactful: no broker answers" in capsys.readouterr().err
