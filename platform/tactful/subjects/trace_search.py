@@ -172,15 +172,22 @@ def search_partitions(
 def search_log(
     settings: Settings, *, clock: Callable[[], int], progress: Progress = _no_progress
 ) -> Iterator[Search]:
-    """Search the log of the data directory, also with sealed records."""
+    """Search the log of the data directory, also with sealed records.
+
+    Raises:
+        LogError: if records of the log are lost: what it holds about users is unknown.
+    """
     path = settings.storage.data / "log"
     with contextlib.ExitStack() as stack:
-        seal = open_seal(settings, clock=clock) if path.is_dir() else None
+        if not path.is_dir():
+            yield partial(matching_records, path, progress=progress)
+            return
+        log = stack.enter_context(contextlib.closing(EmbeddedLog(path, read_only=True)))
+        seal = open_seal(settings, clock=clock)
         if seal is None:
             yield partial(matching_records, path, progress=progress)
             return
         stack.callback(seal.close)
-        log = stack.enter_context(contextlib.closing(EmbeddedLog(path, read_only=True)))
         yield search_partitions([SealedLog(log, seal)], progress=progress)
 
 

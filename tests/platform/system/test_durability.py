@@ -191,6 +191,12 @@ def test_a_lost_segment_is_refused_until_its_loss_is_accepted(
     shown = CliRunner().invoke(main, serve)
     assert shown.exit_code == 1
     assert f"{newest.name} is missing (offsets {int(newest.stem)} to" in shown.output, shown.output
+    commands = ["train", "backup COPY", "user export u", "features backfill"]
+    for command in commands:
+        words = command.replace("COPY", str(data.with_name("copy"))).split()
+        refused = CliRunner().invoke(main, [*words, "--data", str(data)])
+        assert refused.exit_code != 0, command
+        assert "once with --accept-loss (`tactful serve`" in refused.output, refused.output
     checked = {check.name: check for check in examine(settings)}
     assert (checked["log"].state, newest.name in checked["log"].said) == ("failed", True)
     monkeypatch.setattr("tactful.workers.pool.run_server", lambda *_, **__: None)

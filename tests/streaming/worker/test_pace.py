@@ -143,7 +143,7 @@ def test_commits_while_records_keep_coming(
     """Under load a commit follows the last one after the interval; with copies, after twice it."""
     monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", OneRecord)
     worker, _, now = timed(silent, lambda _: None, publish_s=publish_s, commit_s=1.0)
-    commits = []
+    commits: list[float] = []
     while len(commits) < 4:
         if worker.step():
             commits.append(now[0])
@@ -165,7 +165,7 @@ def test_a_commit_stores_all_partitions_before_it_appends(silent: JobOptions) ->
             told.append("actions")
             return 0
 
-        def append_transfers(self) -> int:
+        def append_transfers(self, now: int = 0) -> int:
             told.append("transfers")
             return 0
 
