@@ -26,6 +26,7 @@ class FakeClient:
     def __init__(self, partitions: int = 4) -> None:
         self.assigned: set[int] = set()
         self.given: set[int] = set()
+        self.paused: set[int] = set()
         self.starts: list[tuple[int, int]] = []
         self.messages: deque[Message] = deque()
         self.code: int | None = None  # of the error of every request; None: the broker answers
@@ -118,10 +119,13 @@ class FakeClient:
     def commit(self, **_: Any) -> None:
         pass
 
-    def pause(self, _: Sequence[TopicPartition]) -> None:
-        pass
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        """Pause partitions until they are resumed, also across assignments."""
+        self.paused |= {tp.partition for tp in partitions}
 
-    resume = pause
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Read partitions again."""
+        self.paused -= {tp.partition for tp in partitions}
 
     def close(self) -> None:
         assert not self.stuck, "it waits for ever"

@@ -151,9 +151,6 @@ class PartitionGroup:
     def suspend(self, problem: LogError) -> None:
         """Stop reading until later polls have opened all states again; they are closed now."""
         opened = [*self._next]
-        tps = [self._tp(number) for number in opened]
-        self._consumer.resume(tps)  # the client would keep a pause
-        self._consumer.incremental_unassign(tps)
         self._close(opened)
         self._waiting += opened
         self._postpone(problem)
@@ -324,11 +321,16 @@ class PartitionGroup:
             # The client would suppress an error that a callback raises.
             self._fail(error)
         self._close(opened)
-        # Without this the client removes all of them, fails at those it was not assigned, and
-        # waits for ever for the end of the rebalance.
-        self._consumer.incremental_unassign([self._tp(number) for number in opened])
 
     def _close(self, numbers: Sequence[int]) -> None:
+        """Remove open partitions, and no others, from the client.
+
+        In a rebalance the client would else remove all that were given, fail at those it was not
+        assigned, and wait for ever for the end of the rebalance.
+        """
+        partitions = [self._tp(number) for number in numbers]
+        self._consumer.resume(partitions)  # a pause would last until after the next assignment
+        self._consumer.incremental_unassign(partitions)
         for number in numbers:
             del self._next[number]
             self._newest.pop(number, None)

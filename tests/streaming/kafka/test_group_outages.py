@@ -112,6 +112,24 @@ def test_suspended_states_are_opened_again(fake: FakeClient) -> None:
     member.group.close()
 
 
+@pytest.mark.parametrize("end", ["revoke", "lost", "suspend"])
+def test_a_pause_ends_with_the_assignment(fake: FakeClient, end: str) -> None:
+    """The client kept the pause of a partition that came back, which was never read again."""
+    member = Member(fake)
+    fake.rebalance("assign", [0, 1])
+    member.work(1)
+    member.group.pause([1])
+    if end == "suspend":
+        member.suspend(AWAY)
+    else:
+        fake.rebalance(end, [1])
+        member.work(1)
+        fake.rebalance("assign", [1])
+    member.work(3)
+    assert member.open.keys() == {0, 1}
+    assert not fake.paused
+
+
 def test_a_topic_that_one_broker_reports_missing(
     fake: FakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
