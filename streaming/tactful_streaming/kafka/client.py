@@ -165,10 +165,12 @@ def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
     The controller refuses to answer it without the right to alter the topic.
     """
     kafka = import_kafka()
-    from confluent_kafka.admin import AdminClient, NewPartitions
+    from confluent_kafka.admin import AdminClient
 
     asked = AdminClient(settings.client_config()).create_partitions(
-        [NewPartitions(settings.topic, 1)], validate_only=True, request_timeout=timeout_s
+        [kafka.cimpl.NewPartitions(settings.topic, 1)],
+        validate_only=True,
+        request_timeout=timeout_s,
     )
     try:
         asked[settings.topic].result()
