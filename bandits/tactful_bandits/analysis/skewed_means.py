@@ -2,8 +2,8 @@
 
 The normal approximation fails for them. An arm without a large order has a low mean and, because
 its variance was measured on the same users, a small error, so a harmless change looks harmful. Here
-an outcome above a cap counts as the cap. Where even capped outcomes are too few for the normal
-approximation, bets on them need none.
+an outcome above a cap counts as the cap. Bets replace the normal approximation where even
+capped outcomes are too few for it.
 
 ```text
 revenue of a user   0  0  12  0  7  900   …
@@ -87,8 +87,8 @@ def capped_loss(
     ``1 + θ r w`` over the ``m`` of the control, ``r = scale · n / m``, has a mean of at most
     ``exp(θ n L)`` for the true loss ``L``, since ``1 + x <= exp(x)``. The mean over stakes of the
     products over ``exp(θ n L)`` is therefore above ``1 / alpha`` with probability at most `alpha`
-    (Markov), for any distribution and any numbers of units. As long as units arrive in the arms at
-    one ratio it is a supermartingale, and the probability holds for all looks together (Ville).
+    (Markov), for any distribution and any numbers of units. It is a supermartingale while units
+    arrive in the arms at one ratio: then the probability holds for all looks together (Ville).
 
     Source: Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", J. R.
     Stat. Soc. B 86 (2024), arXiv 2010.09686; the two-sample product is derived above.

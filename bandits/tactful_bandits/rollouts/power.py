@@ -36,7 +36,7 @@ def guardrail_power(
             the verdict "no harm" has the power that a harmless change advances under `proof`.
         alpha: Part of alpha of this guardrail: `RolloutPlan.stage_alpha`, divided by the number of
             critical guardrails.
-        tightest_at: As for `check_guardrails`.
+        tightest_at: The argument of `check_guardrails`.
         verdict: The verdict.
 
     Raises:

@@ -106,8 +106,8 @@ def exact_baseline(
 class WindowTally(Tally):
     """Counts all recommendations of a sample of the users, window by window.
 
-    A user counts once in each window. As in a stage, recommendations that are not over by the end
-    of their window are left out.
+    A user counts once in each window. Recommendations that are not over by the end of their
+    window are left out, like in a stage.
 
     ```text
     now - 28 days                                         now
