@@ -134,7 +134,7 @@ def _proof_days(
             if baseline is None:
                 return False
             strict = replace(guardrail, margin=max(guardrail.margin, guardrail.smallest_loss or 0))
-            options = {"alpha": plan.alpha, "tightest_at": plan.tightest_at}
+            options = {"alpha": plan.proof_alpha, "tightest_at": plan.tightest_at}
             chance *= guardrail_power(strict, baseline, arms, loss=0, verdict="no harm", **options)
         return chance >= ENOUGH_POWER
 

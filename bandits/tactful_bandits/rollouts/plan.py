@@ -72,6 +72,14 @@ class RolloutPlan:
         """Return whether everybody gets the change after a stage, and only with proof."""
         return self.proof and stage == self.last_controlled and self.stages[-1] == 1
 
+    @property
+    def proof_alpha(self) -> float:
+        """Alpha of each guardrail's proof: half of `alpha`.
+
+        The other half is for the error of the normal approximation at rare outcomes.
+        """
+        return self.alpha / 2
+
     def alpha_of(self, guardrail: Guardrail) -> float:
         """Return the part of `stage_alpha` of a guardrail."""
         alike = sum(other.critical == guardrail.critical for other in self.guardrails)

@@ -32,8 +32,8 @@ class Wait:
 def prove(plan: RolloutPlan, samples: Samples) -> tuple[GuardrailLook, ...]:
     """Test whether each critical guardrail excludes its `smallest_loss`.
 
-    "no harm" is proof. All must prove it, so each may spend the whole alpha: a change that causes
-    such a loss is ever proven harmless with probability at most `alpha`.
+    "no harm" is proof. All must prove it, so each spends the whole `RolloutPlan.proof_alpha`: a
+    change that causes such a loss is ever proven harmless with at most this probability.
     """
     strict = [
         replace(guardrail, margin=max(guardrail.margin, guardrail.smallest_loss))
@@ -44,7 +44,9 @@ def prove(plan: RolloutPlan, samples: Samples) -> tuple[GuardrailLook, ...]:
 
 
 def _proves(plan: RolloutPlan, guardrail: Guardrail, samples: Samples) -> GuardrailLook:
-    (look,) = check_guardrails([guardrail], samples, alpha=plan.alpha, tightest_at=plan.tightest_at)
+    (look,) = check_guardrails(
+        [guardrail], samples, alpha=plan.proof_alpha, tightest_at=plan.tightest_at
+    )
     return look
 
 

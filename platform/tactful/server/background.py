@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
-from tactful.errors import StorageError, TactfulError
+from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.retention import Retention
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import retrain
@@ -162,9 +162,13 @@ class BackgroundTasks:
 
     def _plan_rollouts(self) -> None:
         """Forecast and apply the rollouts of the file that the start has left out."""
-        if (path := self._platform.settings.recommend.rollouts) != Path():
+        if (path := self._platform.settings.recommend.rollouts) == Path():
+            return
+        try:
             self._platform.planner.apply_file(path)
-            self._platform.publish_rollouts()
+        except ConfigError as error:  # it was changed since the start
+            logger.warning("no rollout was planned: %s", error)
+        self._platform.publish_rollouts()
 
     def _trim(self) -> None:
         """Delete log records, dead letters and late events beyond their retention.

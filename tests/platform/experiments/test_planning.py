@@ -381,9 +381,11 @@ def test_a_command_reads_the_log_of_an_installation(tmp_path: Path) -> None:
     assert 1_000 < planned["days"] < 1_500
 
 
-def test_http_and_the_client_plan(tmp_path: Path) -> None:
+def test_http_and_the_client_plan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = small_settings(tmp_path)
-    settings = replace(settings, recommend=RecommendSettings(look_minutes=0.01))
+    file = tmp_path / "rollouts.yaml"
+    file.write_text("- {key: low, change: {objective: {price: 2}}}\n")
+    settings = replace(settings, recommend=RecommendSettings(look_minutes=0.01, rollouts=file))
     plain = {"key": "varied", "change": {"diversity": {"strength": 1}}}
     with Live(Platform.open(settings, build)) as live, Client(str(live.http.base_url)) as client:
         refused = live.http.post("/v1/experiments", json=plain)
@@ -403,6 +405,7 @@ def test_http_and_the_client_plan(tmp_path: Path) -> None:
         # Nothing is trained here.
         wait_until(lambda: client.rollout("varied")["rollout"]["state"] == "held")
         assert "no model is trained" in client.rollout("varied")["reason"]
+    assert "rollout 'low' would not find a harmful change" in caplog.text  # in the background
 
 
 def test_assumed_outcomes_are_those_given() -> None:
