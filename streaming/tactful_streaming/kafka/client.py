@@ -112,9 +112,9 @@ def ask(
             if unknown and exists is None:
                 assert settings is not None
                 exists = topic_exists(settings, max(timeout_s, 1.0))
-                until = until if exists else min(until, began + _UNSURE_S)
             over = time.monotonic() + _PAUSE_S > until
-            if unknown and (exists is False or (over and exists is None)):
+            unsure = exists is None and (over or time.monotonic() > began + _UNSURE_S)
+            if unknown and (exists is False or unsure):
                 assert settings is not None
                 raise missing_topic(settings, confirmed=True) from error
             if over and exists and _has_code(code, _UNKNOWN[:-1]):
