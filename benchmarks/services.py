@@ -59,7 +59,8 @@ def mariadb(scratch: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _running(command: Sequence[str], port: int, scratch: Path) -> Iterator[None]:
     with (scratch / f"{Path(command[0]).name}.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # In a session of its own: Ctrl-C is for the benchmark, which still needs its databases.
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         await_port(port)
         yield
