@@ -29,6 +29,7 @@ _PAUSE_S = 0.1
 _FIRST_ANSWER_S = 1.0
 _ANSWER_S = 3.0
 _UNSURE_S = 2.0  # time after which an unknown topic is missing if the controller does not say
+_LATE_ANSWER_S = 5.0  # grace for the client to report that there was no answer
 
 # Codes of the client's errors.
 _REFUSED = (
@@ -167,13 +168,17 @@ def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
     kafka = import_kafka()
     from confluent_kafka.admin import AdminClient
 
-    asked = AdminClient(settings.client_config()).create_partitions(
+    # The client has to live until the answer: without it the future never ends.
+    admin = AdminClient(settings.client_config())
+    asked = admin.create_partitions(
         [kafka.cimpl.NewPartitions(settings.topic, 1)],
         validate_only=True,
         request_timeout=timeout_s,
     )
     try:
-        asked[settings.topic].result()
+        asked[settings.topic].result(timeout_s + _LATE_ANSWER_S)
+    except TimeoutError:
+        return True
     except kafka.KafkaException as error:
         if _has_code(error.args[0], ("UNKNOWN_TOPIC_OR_PART",)):
             return False

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.platform.support import SHOP, Live, build, small_settings, view
+from tests.platform.support import SHOP, Live, build, small_settings, view, wait_until
 
 from tactful.config.server import LimitSettings
 from tactful.http.rate_limits import _BURST_S, RateLimits
@@ -109,9 +109,16 @@ def seen(device: str, number: int = 0) -> dict[str, Any]:
 
 
 def posted(live: Live, path: str, key: str, body: Any) -> httpx.Response:
-    """Post on a connection of its own, which may meet either worker."""
+    """Post on a connection of its own, which may meet either worker, until that knows the key."""
     headers = {"authorization": f"Bearer {key}", "origin": SHOP, "connection": "close"}
-    return live.http.post(path, json=body, headers=headers)
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(live.http.post(path, json=body, headers=headers))
+        return answers[-1].status_code != 401
+
+    wait_until(known)
+    return answers[-1]
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/recommend"])

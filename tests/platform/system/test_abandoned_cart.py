@@ -44,7 +44,7 @@ def coupons_of(shop: Shop) -> list[dict[str, Any]]:
     return [json.loads(body) for _, body in shop.attempts[1:]]
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def watched(
     request: pytest.FixtureRequest, settings: Settings, shop: Shop, tmp_path: Path
 ) -> Settings:

@@ -42,7 +42,8 @@ def flink(flink_home: Path) -> Iterator[LocalFlink]:
         yield running
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 3])
 def test_flink_agrees(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
+from tests.streaming.alone import alone
 from tests.streaming.streams import engine_of, event_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
@@ -75,6 +76,8 @@ def test_memory_without_a_limit(
     definitions: str, made: Callable[[int], list[Entry]], most: int
 ) -> None:
     # The difference of two sizes leaves out fixed parts; the first run also fills caches.
-    taken(definitions, made(COUNT))
-    each = (taken(definitions, made(2 * COUNT)) - taken(definitions, made(COUNT))) / COUNT
-    assert most / 4 < each < most
+    def sizes() -> list[int]:
+        return [taken(definitions, made(count)) for count in (COUNT, COUNT, 2 * COUNT)]
+
+    _, once, twice = alone(sizes)
+    assert most / 4 < (twice - once) / COUNT < most

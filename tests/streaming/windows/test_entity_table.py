@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.streaming.alone import alone
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.definitions.reader import load_definitions
@@ -331,12 +332,13 @@ def test_rows_are_used_again() -> None:
 @pytest.mark.parametrize("name", ["n", "recent"])
 def test_the_estimate_of_memory_is_near_the_real_one(name: str) -> None:
     keys = [f"user-{n:08}" for n in range(40_000)]
-    tracemalloc.start()
-    try:
+
+    def sizes() -> tuple[int, int]:
+        tracemalloc.start()
         table = EntityTable(features(name))
         feed(table, [key + "" for key in keys])
         gc.collect()
-        taken = tracemalloc.get_traced_memory()[0] + sum(map(sys.getsizeof, keys))
-    finally:
-        tracemalloc.stop()
-    assert 0.6 < table.nbytes / taken < 1.6
+        return table.nbytes, tracemalloc.get_traced_memory()[0] + sum(map(sys.getsizeof, keys))
+
+    estimate, taken = alone(sizes)
+    assert 0.6 < estimate / taken < 1.6
