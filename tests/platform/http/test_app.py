@@ -159,9 +159,9 @@ def test_a_request_that_is_not_valid_is_told_where(shared: Live, body: str, fiel
         ({"requests": [{}], "x" * 40: 1}, f"the field {'x' * 40} is unknown", "$"),
         ({"requests": [{}], "x" * 41: 1}, "there is an unknown field", "$"),
         ({"requests": [{}], "": 1}, "there is an unknown field", "$"),
-        ({"requests": [{}], "ada\n": 1}, "there is an unknown field", "$"),
-        ({"requests": [{}], "ada@example.org": 1}, "there is an unknown field", "$"),
-        ({"requests": [{}], "x` - at `$.ada@example.org": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "zoe\n": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "zoe@example.org": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "x` - at `$.zoe@example.org": 1}, "there is an unknown field", "$"),
         ({"requests": [{}], "x` - at `$[...]": 1}, "the field x is unknown", "$[...]"),
     ],
 )
@@ -171,7 +171,7 @@ def test_unknown_field(shared: Live, body: Any, detail: str, field: str) -> None
     problem = shared.http.post(path, json=body).json()
     assert problem["detail"].startswith(detail)
     assert problem["field"] == field
-    assert "ada" not in json.dumps(problem)
+    assert "zoe" not in json.dumps(problem)
 
 
 @pytest.mark.parametrize("at", ["0.5", "-0.5", "1772366400.5", "1e-3", "inf", "nan", "-1", " "])
@@ -183,7 +183,7 @@ def test_a_time_with_a_fraction(shared: Live, at: str) -> None:
 
 def test_unknown_field_of_an_event(shared: Live) -> None:
     """The message of a rejected event names an unknown field by the same rule."""
-    for name, named in (("userid", True), ("ada@example.org", False), ("x" * 41, False)):
+    for name, named in (("userid", True), ("zoe@example.org", False), ("x" * 41, False)):
         (rejected,) = shared.http.post("/v1/events", json=view(1) | {name: 1}).json()["rejected"]
         assert rejected["code"] == "unknown_field"
         assert (name in rejected["message"]) == named
@@ -191,9 +191,9 @@ def test_unknown_field_of_an_event(shared: Live) -> None:
 
 def test_a_wrong_choice_is_not_repeated(shared: Live) -> None:
     """A value that is none of a closed list does not come back in the problem."""
-    answer = shared.http.get("/v1/users/u/export?format=ada")
+    answer = shared.http.get("/v1/users/u/export?format=zoe")
     assert problem_of(answer) == (400, "bad_query")
-    assert "ada" not in answer.text
+    assert "zoe" not in answer.text
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda it: f"{it.method} {it.path}")

@@ -384,6 +384,7 @@ def test_training_from_a_topic_needs_known_consent(kafka_servers: str, tmp_path:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_opening, "_WAIT_S", 1.0)
     with broker_behind_proxy() as (broker, proxy):

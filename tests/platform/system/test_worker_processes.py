@@ -163,6 +163,7 @@ def test_a_worker_checks_keys_and_frees_memory(data: Path, monkeypatch: pytest.M
             assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_workers_answer_as_one_process_does(data: Path, tmp_path: Path) -> None:
     write_pointer(data / "models", Pointer(version="1"))
     # Popularity is counted at the start and periodically, up to the newest event: so the state

@@ -263,6 +263,7 @@ def test_a_state_ahead_of_the_log_is_refused() -> None:
         group.close()
 
 
+@pytest.mark.slow
 def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tactful_streaming.kafka.consumer_group")
 

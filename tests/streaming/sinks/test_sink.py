@@ -40,12 +40,6 @@ BACKENDS = [
     pytest.param("mysql", marks=pytest.mark.service("mysql")),
     pytest.param("redis", marks=pytest.mark.service("redis")),
 ]
-# Each takes long; one shows that the offsets follow the rows.
-KILLED = [
-    "sqlite",
-    pytest.param("mysql", marks=[pytest.mark.slow, pytest.mark.service("mysql")]),
-    pytest.param("redis", marks=[pytest.mark.slow, pytest.mark.service("redis")]),
-]
 
 Location = dict[str, Any]
 
@@ -499,8 +493,9 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
     target.close()
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
-@pytest.mark.parametrize("backend", KILLED)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_sinks_killed_under_load_lose_nothing_and_end_right(
     backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
