@@ -136,7 +136,7 @@ class Planner:
             outcomes = assumed_baseline(given.rate, noise=noise)
         assert outcomes is not None
         if given.people_per_day is not None:
-            source = f"{given.people_per_day:g} people a day, given; {outcomes.source}"
+            source = f"{given.people_per_day:,.0f} people a day, given; {outcomes.source}"
             return replace(outcomes, people_per_day=given.people_per_day, source=source)
         if known is None:
             nothing = "counted" if definition.epsilon is None else "released"
@@ -179,7 +179,7 @@ def forecast_words(planned: RolloutForecast) -> list[str]:
         )
     if planned.proof_days is not None:
         words.append(f"a harmless change has proof after about {planned.proof_days} days")
-    words.append(f"by {planned.basis}")
+    words.append(f"basis: {planned.basis}")
     return words
 
 

@@ -183,7 +183,7 @@ def test_without_people_the_plan_asks_for_them(store: RolloutStore, clock: Clock
     with pytest.raises(ConfigError, match="nobody was counted in the last 28 days: give the"):
         planner.apply(definition(), by="ann", reason="r")
     planned = planner.forecast(definition(), Given(people_per_day=100_000))
-    assert planned.enough and "assumed" in planned.basis and "100000 people" in planned.basis
+    assert planned.enough and "assumed" in planned.basis and "100,000 people" in planned.basis
     guards = tuple(GuardrailDefinition(metric=it) for it in ("takers", "revenue", "errors"))
     planned = planner.forecast(definition(guardrails=guards), Given(100_000, 0.1))
     assert {it.metric for it in planned.guardrails} == {"takers", "revenue"}
