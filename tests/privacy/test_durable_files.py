@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tactful_privacy.durable_files import create_file, replace_file, replacing
+from tactful_privacy.durable_files import create_file, exclusive, replace_file, replacing
 
 
 def names(directory: Path) -> list[str]:
@@ -67,3 +69,30 @@ def test_a_file_is_created_once(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first"
     assert path.stat().st_mode & 0o777 == 0o600
     assert names(tmp_path) == ["secret"]
+
+
+def test_threads_replace_a_file_at_once(tmp_path: Path) -> None:
+    path, begin = tmp_path / "file", threading.Barrier(4)
+
+    def write(content: bytes) -> None:
+        begin.wait()
+        for _ in range(25):
+            replace_file(path, content)
+            assert len(path.read_bytes()) == 1_000
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, [bytes([it]) * 1_000 for it in b"abcd"]))
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_is_read_and_replaced_exclusively_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "count"
+    path.write_text("0")
+
+    def add(_: int) -> None:
+        with exclusive(path):
+            replace_file(path, str(int(path.read_text()) + 1).encode())
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, range(60)))
+    assert path.read_text() == "60"

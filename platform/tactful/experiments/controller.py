@@ -50,7 +50,7 @@ from tactful_bandits.rollouts.lifecycle import (
     hold_rollout,
     judge_rollout,
 )
-from tactful_privacy.durable_files import replace_file
+from tactful_privacy.durable_files import exclusive, replace_file
 from tactful_privacy.errors import PrivacyError
 from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.query import Query
@@ -290,14 +290,17 @@ def served_now(stored: Iterable[StoredRollout]) -> list[Served]:
     return served
 
 
-def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
-    """Write the rollouts that take part to a file; raise StorageError if that fails."""
-    content = msgspec.json.encode(served_now(stored))
+def write_served(path: Path, rollouts: RolloutStore) -> None:
+    """Write the rollouts that take part to a file; raise StorageError if that fails.
+
+    Several threads and processes may do so at once: the file holds the newest stages.
+    """
     try:
-        held = path.read_bytes() if path.exists() else b"[]"
-        if held == content:
-            return
-        replace_file(path, content)
+        with exclusive(path):
+            content = msgspec.json.encode(served_now(rollouts.all()))
+            held = path.read_bytes() if path.exists() else b"[]"
+            if held != content:
+                replace_file(path, content)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
 

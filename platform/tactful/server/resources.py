@@ -185,4 +185,4 @@ def _open_rollouts(settings: Settings, metadata: MetadataStore) -> RolloutStore:
 
 def publish_rollouts(settings: Settings, rollouts: RolloutStore) -> None:
     """Write the present stages to the file of recommenders, or raise `StorageError`."""
-    write_served(settings.storage.data / FILE, rollouts.all())
+    write_served(settings.storage.data / FILE, rollouts)

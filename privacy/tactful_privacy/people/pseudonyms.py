@@ -10,20 +10,19 @@ that holds the pseudonyms.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_privacy.durable_files import create_file, replace_file
+from tactful_privacy.durable_files import create_file, exclusive, replace_file
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.permissions import secure_file
 
@@ -159,20 +158,16 @@ class Keyring:
                 raise KeyringError(f"{self.path}: there is no key {key_id}")
             self._store(remaining)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the file lock and read the newest keys, so that no key is lost."""
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as error:
-            raise KeyringError(f"{lock}: cannot be locked: {error}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.path))
+            except OSError as error:
+                raise KeyringError(f"{self.path}: cannot be locked: {error}") from error
             self.reload()
             yield
-        finally:
-            os.close(handle)
 
     def _store(self, epochs: tuple[Epoch, ...]) -> None:
         try:

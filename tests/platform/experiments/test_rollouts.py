@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -324,12 +325,12 @@ def test_what_cannot_be_carried_out_is_refused(text: str, said: str, tmp_path: P
 def test_served_rollouts_follow_the_file(store: RolloutStore, tmp_path: Path) -> None:
     file = tmp_path / "rollouts.json"
     lists = ServedRollouts(file)
-    write_served(file, store.all())
+    write_served(file, store)
     assert not file.exists()
     assert not lists.refresh()
     store.apply(definition(), by="ann", reason="r")
     store.apply(definition(key="model", change={"model": "7"}), by="ann", reason="r")
-    write_served(file, store.all())
+    write_served(file, store)
     assert lists.refresh()
     assert not lists.refresh()
     seen = {lists.draw(p, {}, lambda version: True).variant()["cheaper"] for p in PEOPLE[:50]}
@@ -342,8 +343,37 @@ def test_served_rollouts_follow_the_file(store: RolloutStore, tmp_path: Path) ->
     assert "model" not in lists.draw("p1", {}, lambda version: False).variant()
     move(store, "cheaper", "rollback", by="ann", reason="r")
     move(store, "model", "rollback", by="ann", reason="r")
-    write_served(file, store.all())
+    write_served(file, store)
     assert lists.refresh()
+    assert lists.rollouts == ()
+
+
+def test_an_older_publication_does_not_replace_a_newer_one(
+    store: RolloutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread reads the stages, another moves them and publishes; the file has the last."""
+    file, lists = tmp_path / "rollouts.json", ServedRollouts(tmp_path / "rollouts.json")
+    store.apply(definition(), by="ann", reason="r")
+    read, released, whole = threading.Event(), threading.Event(), store.all
+
+    def slow() -> list[StoredRollout]:
+        found = whole()
+        read.set()
+        assert released.wait(30)
+        return found
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as threads:
+        patch.setattr(store, "all", slow)
+        first = threads.submit(write_served, file, store)
+        assert read.wait(30)
+        patch.undo()
+        move(store, "cheaper", "rollback", by="ann", reason="r")
+        second = threads.submit(write_served, file, store)
+        wait([second], timeout=0.2)
+        released.set()
+        for it in (first, second):
+            it.result(30)
+    lists.refresh()
     assert lists.rollouts == ()
 
 

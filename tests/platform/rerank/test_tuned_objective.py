@@ -125,7 +125,7 @@ def test_a_rollout_serves_a_tuner_unless_damaged(tmp_path: Path) -> None:
         other = RolloutDefinition(key="o", change={"objective": {"price": 1}}, start=True)
         store.apply(other, by="ann", reason="r")
     file = tmp_path / "rollouts.json"
-    write_served(file, store.all())
+    write_served(file, store)
     lists = ServedRollouts(file)
     assert lists.refresh()
 
