@@ -42,6 +42,7 @@ MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 _SLOW_SHARE: Final = 10_000  # one input of a slow decoder for so many in all
 _HANG_S: Final = 20.0  # of processor time for one input
+_WAIT_S: Final = 300.0  # of time for one input, which may wait without computing
 _MEMORY: Final = 1 << 30  # bytes that decoding may add to the address space
 _GROWTH: Final = 200 << 20  # bytes that a process may grow from a tenth of its inputs on
 _MOST_DEATHS: Final = 20  # of one target, before it is given up
@@ -220,7 +221,7 @@ def _keep(target: Target, number: int, data: bytes, text: str) -> None:
 
 def _watch(child: int, current: mmap.mmap) -> str:
     """Wait for a child; return how it ended, "" if well."""
-    seen, cpu = b"", 0.0
+    seen, cpu, since = b"", 0.0, 0.0
     pause = 0.005
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -228,11 +229,12 @@ def _watch(child: int, current: mmap.mmap) -> str:
             code = os.waitstatus_to_exitcode(status)
             return "" if code == 0 else f"process ended with {code}"
         if current[:8] != seen:
-            seen, cpu = current[:8], _cpu(child)
-        elif _cpu(child) > cpu + _HANG_S:
+            seen, cpu, since = current[:8], _cpu(child), time.monotonic()
+        elif _cpu(child) > cpu + _HANG_S or time.monotonic() > since + _WAIT_S:
+            used = _cpu(child) - cpu
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return f"no end after {_HANG_S:g} s"
+            return f"no end after {used:.1f} s of processor time"
         time.sleep(pause)
         pause = min(0.2, pause * 1.5)
 

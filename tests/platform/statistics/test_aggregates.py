@@ -389,7 +389,10 @@ def test_aggregates_over_http(tmp_path: Path) -> None:
             for event in body:
                 event.pop("kind", None)
             assert live.http.post("/v1/events", json=body).json()["rejected"] == []
-        wait_until(lambda: len(opened.page("mean.count", None, 10, None, None).cells) == 2)
+        parts = ("spent", "mean.sum", "mean.count")
+        wait_until(
+            lambda: all(len(opened.page(it, None, 10, None, None).cells) == 2 for it in parts)
+        )
         index = {it["name"]: it for it in live.http.get("/v1/statistics").json()["statistics"]}
         assert index.keys() == {"spent", "mean", "mean.sum", "mean.count"}
         assert index["spent"]["bounds"] == [-2, 10.5]
