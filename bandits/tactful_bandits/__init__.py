@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from tactful_bandits.analysis.power import Design, days_needed
     from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
     from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
-    from tactful_bandits.analysis.skewed_means import SkewedMean
+    from tactful_bandits.analysis.skewed_means import SkewedMean, compare_skewed
     from tactful_bandits.evaluation.off_policy import (
         LoggedDecisions,
         clipped_ips,
@@ -163,6 +163,7 @@ __all__ = [
     "check_sample_ratio",
     "clipped_ips",
     "compare",
+    "compare_skewed",
     "confidence_sequence",
     "days_needed",
     "decide_rollout",
@@ -217,7 +218,7 @@ _LAZY = {
     "analysis.power": "Design days_needed",
     "analysis.sample_ratio": "SampleRatio check_sample_ratio",
     "analysis.samples": "Mean Proportion Ratio Sample",
-    "analysis.skewed_means": "SkewedMean",
+    "analysis.skewed_means": "SkewedMean compare_skewed",
     "evaluation.off_policy": (
         "LoggedDecisions clipped_ips direct_method doubly_robust ips self_normalised_doubly_robust "
         "shrunk_doubly_robust snips switch_doubly_robust"

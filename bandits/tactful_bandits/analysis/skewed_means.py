@@ -12,14 +12,20 @@ over the cap of 60  0  0  .2  0  .1   1   = w, between 0 and 1
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.analysis.comparison import Interval, require_alpha
-from tactful_bandits.analysis.samples import Mean, columns
+from tactful_bandits.analysis.comparison import (
+    Comparison,
+    Interval,
+    conclude,
+    difference,
+    require_alpha,
+)
+from tactful_bandits.analysis.samples import Mean, Ratio, Sample, columns
 from tactful_bandits.errors import StatisticsError
 
 # Share of the outcomes above 0 that stay below the cap.
@@ -27,6 +33,13 @@ _BELOW_CAP = 0.9
 # Stakes of the bets, as shares of the largest possible one; each gets an equal part of alpha.
 _STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 _STEPS = 6
+
+SPENT_ON_SKEWED = 0.75
+"""Part of alpha that skewed outcomes may spend: capped, they are still not quite normal."""
+SPENT_ON_BETS = 0.1
+"""Part of that for bets, which replace the normal approximation below `ENOUGH_OUTCOMES`."""
+ENOUGH_OUTCOMES = 50
+"""Outcomes above 0 that the normal approximation needs in each arm."""
 _METHOD = "betting on capped outcomes, any look"
 
 
@@ -105,6 +118,78 @@ def capped_loss(
     in_favour = _STAKES * min(1.0, 1.0 / ratio)
     high = -_bound(in_favour, _wealth(-in_favour, t, c, ratio), treatment.units, alpha)
     return Interval(cap * low, cap * high, 1 - 2 * alpha, _METHOD)
+
+
+def compare_skewed(
+    control: SkewedMean,
+    treatment: SkewedMean,
+    *,
+    cap: float | None = None,
+    alpha: float = 0.05,
+    tightest_at: float = 5000,
+) -> Comparison:
+    """Compare means of capped outcomes of two arms, as `compare` compares means.
+
+    The cap is `common_cap` unless one is given. The error is the larger of the usual one and that
+    of arms whose users vary alike. If the smaller arm is to expect fewer than `ENOUGH_OUTCOMES`
+    outcomes above 0, the intervals are those of `capped_loss`, and the p-values the inverse of its
+    products. Both ways share `SPENT_ON_SKEWED` of alpha, since between looks the number of outcomes
+    grows past the limit.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range.
+    """
+    require_alpha(alpha)
+    cap = common_cap(control, treatment) if cap is None else cap
+    c, t = capped_at(cap, control), capped_at(cap, treatment)
+    estimate = difference(c, t)
+    error = max(estimate.standard_error, variance_of_equals(c, t) ** 0.5)
+    estimate = replace(estimate, standard_error=error)
+    buyers = len(control.positive) + len(treatment.positive)
+    smaller = min(control.units, treatment.units) / (control.units + treatment.units)
+    if buyers * smaller >= ENOUGH_OUTCOMES:
+        part = SPENT_ON_SKEWED * (1 - SPENT_ON_BETS)
+        normal = conclude(estimate, alpha=alpha * part, tightest_at=tightest_at)
+        return replace(
+            normal,
+            fixed_horizon=replace(normal.fixed_horizon, confidence=1 - alpha),
+            anytime=replace(normal.anytime, confidence=1 - alpha),
+            fixed_horizon_p=min(normal.fixed_horizon_p / part, 1.0),
+            anytime_p=min(normal.anytime_p / part, 1.0),
+        )
+    part = SPENT_ON_SKEWED * SPENT_ON_BETS
+    loss = capped_loss(control, treatment, alpha=alpha * part / 2, cap=cap)
+    gain = Interval(-loss.high, -loss.low, 1 - alpha, loss.method)
+    p = min(2 * math.exp(-_evidence(control, treatment, cap)) / part, 1.0)
+    return Comparison(estimate, False, gain, gain, p, p)
+
+
+def variance_of_equals(control: Sample, treatment: Sample, scale: float = 1.0) -> float:
+    """Compute the variance of ``scale · c - t`` if the units of both arms vary alike; 0 for shares.
+
+    An arm of skewed outcomes that has no large one by chance has a small variance, too, which would
+    make its low mean significant.
+    """
+    if not (isinstance(control, Mean | Ratio) and isinstance(treatment, Mean | Ratio)):
+        return 0.0
+    freedom = control.degrees_of_freedom, treatment.degrees_of_freedom
+    squares = freedom[0] * control.variance + freedom[1] * treatment.variance
+    return squares / sum(freedom) * (scale**2 / control.units + 1 / treatment.units)
+
+
+def _evidence(control: SkewedMean, treatment: SkewedMean, cap: float) -> float:
+    """Compute the logarithm of the larger mean of the products of `capped_loss` at no loss.
+
+    There is one mean for a loss and one for a gain. At least 0: p-values are at most 1.
+    """
+    c, t = (np.minimum(arm.positive / cap, 1.0) for arm in (control, treatment))
+    ratio = treatment.units / control.units
+    found = 0.0
+    for stakes in (_STAKES, -_STAKES * min(1.0, 1.0 / ratio)):
+        wealth = _wealth(stakes, t, c, ratio)
+        highest = float(wealth.max())
+        found = max(found, highest + math.log(float(np.exp(wealth - highest).mean())))
+    return found
 
 
 def _wealth(

@@ -25,9 +25,16 @@ from tactful_bandits.analysis.comparison import (
     welch_freedom,
 )
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
-from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.analysis.saved_alpha import last_level
-from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, capped_loss, common_cap
+from tactful_bandits.analysis.skewed_means import (
+    SPENT_ON_SKEWED,
+    SkewedMean,
+    capped_at,
+    capped_loss,
+    common_cap,
+    variance_of_equals,
+)
 from tactful_bandits.errors import DefinitionError, StatisticsError
 
 Better = Literal["higher", "lower"]
@@ -40,8 +47,6 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 # Shares of alpha reserved for the last look, and for exact intervals of rare outcomes.
 _KEPT_FOR_THE_LAST_LOOK = 0.1
 _KEPT_FOR_RARE_OUTCOMES = 0.1
-# Part of alpha that skewed outcomes may spend: capped, they are still not quite normal.
-_SPENT_ON_SKEWED = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ def _look(
 def parts_of(alpha: float, sample: Sample) -> tuple[float, float, float]:
     """Divide a guardrail's alpha: looks at any time, the last look, and rare outcomes."""
     if isinstance(sample, SkewedMean):
-        alpha *= _SPENT_ON_SKEWED
+        alpha *= SPENT_ON_SKEWED
     kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
     return alpha - kept - rare, kept, rare
 
@@ -245,21 +250,8 @@ def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
     var_c = (scale * c.standard_error) ** 2
     var_t = _variance(guardrail, treatment, allowed) / treatment.units
     freedom = welch_freedom(var_c, c.degrees_of_freedom, var_t, treatment.degrees_of_freedom)
-    variance = max(var_c + var_t, _variance_of_equals(control, treatment, scale))
+    variance = max(var_c + var_t, variance_of_equals(control, treatment, scale))
     return Estimate(value, variance**0.5, c.units + treatment.units, freedom)
-
-
-def _variance_of_equals(control: Sample, treatment: Sample, scale: float) -> float:
-    """Return the variance of the loss if the units of both arms vary alike; 0 for shares.
-
-    An arm of skewed outcomes that has no large one by chance has a small variance, too, which would
-    make its low mean significant.
-    """
-    if not (isinstance(control, Mean | Ratio) and isinstance(treatment, Mean | Ratio)):
-        return 0.0
-    freedom = control.degrees_of_freedom, treatment.degrees_of_freedom
-    squares = freedom[0] * control.variance + freedom[1] * treatment.variance
-    return squares / sum(freedom) * (scale**2 / control.units + 1 / treatment.units)
 
 
 def _exact_loss(

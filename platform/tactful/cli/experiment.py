@@ -183,7 +183,8 @@ def report(
         click.echo("No two arms have two people whose lists are over: nothing to compare yet.")
     for (arm, metric), compared in read.comparisons.items():
         low, high = compared.anytime.low, compared.anytime.high
+        capped = f" (at most {read.cap:g} of each)" if metric == "revenue" else ""
         click.echo(
-            f"{arm} minus {read.control}, {METRICS[metric].words}: "
+            f"{arm} minus {read.control}, {METRICS[metric].words}{capped}: "
             f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {read.verdict(arm, metric)}"
         )

@@ -14,7 +14,7 @@ from tactful_bandits.analysis.comparison import Comparison, compare
 from tactful_bandits.analysis.multiplicity import holm
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Proportion, Ratio, Sample
-from tactful_bandits.analysis.skewed_means import SkewedMean
+from tactful_bandits.analysis.skewed_means import SkewedMean, common_cap, compare_skewed
 from tactful_bandits.assignment.assign import Experiment
 
 
@@ -30,6 +30,8 @@ class ReadOut:
     adjusted_p: Mapping[tuple[str, str], float]
     crossed: float  # share of the users who were left out because they saw several arms
     alpha: float  # probability that any verdict reports a difference that does not exist
+    # Amount that counts for a user who spent more, in all arms; None if nobody spent anything
+    cap: float | None
 
     def verdict(self, arm: str, metric: str) -> str:
         """Return `higher`, `lower` or `inconclusive`, over all comparisons (Holm)."""
@@ -40,6 +42,8 @@ class ReadOut:
 
 def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.05) -> ReadOut:
     """Compare every arm with the control, valid at any number of looks.
+
+    Revenue is compared after amounts above the 90 % quantile of all buyers are set to it.
 
     `experiment` is the assignment while the recommendations were served. `alpha` is the probability
     that an interval ever misses the truth, each by itself, and that any verdict reports a
@@ -55,8 +59,9 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
     )
     control = experiment.control.name
     arms = {name: samples(outcomes.arms.get(name, {})) for name in people}
+    cap = _cap(arms)
     comparisons = {
-        (name, metric): compare(arms[control][metric], arms[name][metric], alpha=alpha)
+        (name, metric): _compare(arms[control][metric], arms[name][metric], cap, alpha)
         for name in people
         for metric in METRICS
         if name != control and comparable(metric, arms.get(control, {}), arms[name])
@@ -70,7 +75,21 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
         dict(zip(comparisons, adjusted, strict=True)),
         outcomes.crossed / total if total else 0.0,
         alpha,
+        cap,
     )
+
+
+def _cap(arms: Mapping[str, Mapping[str, Sample]]) -> float | None:
+    """Compute the cap of revenue, to two digits: it is shown, and may be what one user spent."""
+    samples = [arm["revenue"] for arm in arms.values() if "revenue" in arm]
+    spent = [sample for sample in samples if isinstance(sample, SkewedMean) and sample.total > 0]
+    return float(f"{common_cap(*spent):.2g}") if spent else None
+
+
+def _compare(control: Sample, treatment: Sample, cap: float | None, alpha: float) -> Comparison:
+    if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+        return compare_skewed(control, treatment, cap=cap, alpha=alpha)
+    return compare(control, treatment, alpha=alpha)
 
 
 def to_response(result: ReadOut) -> dict[str, Any]:
@@ -88,6 +107,7 @@ def to_response(result: ReadOut) -> dict[str, Any]:
                 "high": compared.anytime.high if np.isfinite(compared.anytime.high) else None,
                 "adjusted_p": result.adjusted_p[arm, metric],
                 "verdict": result.verdict(arm, metric),
+                **({"cap": result.cap} if metric == "revenue" else {}),
             }
             for (arm, metric), compared in result.comparisons.items()
         ],

@@ -152,6 +152,34 @@ def test_nothing_seen_is_nothing_compared() -> None:
     assert read_out(ArmOutcomes({}, 0), EXPERIMENT).sample_ratio is None
 
 
+def spending(seed: int, sigma: float = 2.0) -> ArmOutcomes:
+    """A tenth of the users gets the heuristic, a tenth of all buys, and a few pay most."""
+    rng = np.random.default_rng(seed)
+    arms: dict[str, dict[str, PersonOutcome]] = {}
+    for arm, people in (("learned", 2_700), ("heuristic", 300)):
+        spent = np.where(rng.random(people) < 0.1, rng.lognormal(3, sigma, people), 0.0)
+        arms[arm] = {f"{arm}{n}": PersonOutcome(1, 0, money) for n, money in enumerate(spent)}
+    return ArmOutcomes(arms, 0)
+
+
+def test_skewed_revenue_of_equal_arms_is_called_as_rarely_as_stated() -> None:
+    """The report compared plain means: an arm without a large order looked poorer."""
+    experiment = Experiment("ranking", (Arm("heuristic", 0.1), Arm("learned", 0.9)))
+    found = [read_out(spending(seed), experiment) for seed in range(100)]
+    assert sum(one.verdict("learned", "revenue") != "inconclusive" for one in found) <= 3
+    assert all(one.cap is not None and one.cap > 20 for one in found)
+
+
+def test_the_report_shows_the_cap_of_revenue_to_two_digits() -> None:
+    seen = spending(1)
+    rows = {row["metric"]: row for row in to_response(read_out(seen, EXPERIMENT))["comparisons"]}
+    spent = [one.revenue for arm in seen.arms.values() for one in arm.values() if one.revenue]
+    assert rows["revenue"]["cap"] == pytest.approx(np.quantile(spent, 0.9), rel=0.06)
+    assert rows["revenue"]["cap"] == float(f"{rows['revenue']['cap']:.2g}")
+    assert "cap" not in rows.get("takers", {})
+    assert read_out(outcomes(40, 0.2, 0.2), EXPERIMENT).cap is None
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["experiment", *map(str, arguments)])
 
