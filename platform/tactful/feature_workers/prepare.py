@@ -19,7 +19,6 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
-from tactful.metadata.directory_lock import open_directory
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
@@ -44,14 +43,13 @@ _FOLLOW_S = 0.25
 @contextlib.contextmanager
 def followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
     """Poll the erasures of the installation in a thread while the context lasts."""
-    open_directory(settings.storage.data)
     if not settings.metadata.url_env:
         logger.warning(
             "the metadata is in %s: erasures reach this worker only if the server keeps its "
             "metadata there, too; name the server's database by metadata.url_env",
             settings.storage.data,
         )
-    with contextlib.closing(open_installation(settings)) as metadata:
+    with contextlib.closing(open_installation(settings, create=True)) as metadata:
         suppression = open_suppression(settings, metadata, clock=now_ms)
         erasures = PartitionErasures(metadata, suppression, clock=now_ms)
         ended = threading.Event()

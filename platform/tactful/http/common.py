@@ -59,7 +59,7 @@ def person_of(call: Call) -> str:
     return person
 
 
-def number_of(cursor: str) -> int | None:
+def cursor_number(cursor: str) -> int | None:
     """Return the number in a cursor, None without one, or raise `ProblemError`."""
     if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
         raise ProblemError("bad_query", "give a cursor as it was returned")

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import LogPageQuery, caller_of, number_of, person_of, stored
+from tactful.http.common import LogPageQuery, caller_of, cursor_number, person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import (
@@ -135,7 +135,7 @@ async def _delete_user(platform: Platform, call: Call) -> Reply:
 
 async def _get_accesses(platform: Platform, call: Call) -> Reply:
     person, query = person_of(call), call.query(LogPageQuery)
-    before = number_of(query.cursor)
+    before = cursor_number(query.cursor)
     read = partial(platform.accesses.accesses, person, limit=query.limit + 1, before=before)
     accesses = await stored(read, "accesses cannot be read now")
     page = accesses[: query.limit]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
-from tactful.http.common import LogPageQuery, PageQuery, moment_of, number_of, person_of, stored
+from tactful.http.common import LogPageQuery, PageQuery, cursor_number, moment_of, person_of, stored
 from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
@@ -196,7 +196,7 @@ async def _get_models(platform: Platform, call: Call) -> Reply:
 
 async def _get_model_log(platform: Platform, call: Call) -> Reply:
     query = call.query(LogPageQuery)
-    before = number_of(query.cursor)
+    before = cursor_number(query.cursor)
     read = partial(platform.model_log.changes, limit=query.limit + 1, before=before)
     entries = await stored(read, "the audit log cannot be read now")
     page = entries[: query.limit]

@@ -114,14 +114,15 @@ def open_redis(
         raise ConfigError(f"online: {error}") from error
 
 
-def open_installation(settings: Settings) -> MetadataStore:
+def open_installation(settings: Settings, *, create: bool = False) -> MetadataStore:
     """Open the metadata in the configured database or a file of the data directory.
 
+    A missing data directory is made with `create`.
     A variable of the settings that is not set raises ConfigError, a database that cannot be used,
     or is not that of the data directory, StorageError.
     """
     data = settings.storage.data
-    if data.exists():
+    if create or data.exists():
         open_directory(data)
     refuse_unfinished(data)
     url = secret("metadata.url_env", settings.metadata.url_env)
@@ -143,11 +144,9 @@ def open_keys(settings: Settings) -> Iterator[tuple[MetadataStore, KeyStore]]:
 
     The keys in ``keys.db`` of an earlier version are imported.
     """
-    data = settings.storage.data
-    open_directory(data)
-    with contextlib.closing(open_installation(settings)) as metadata:
+    with contextlib.closing(open_installation(settings, create=True)) as metadata:
         keys = KeyStore(metadata, clock=now_ms)
-        if (old := data / "keys.db").exists():
+        if (old := settings.storage.data / "keys.db").exists():
             keys.adopt(old)
         yield metadata, keys
 

@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from tactful.config.settings import Settings
 from tactful.experiments.store import refuse_while_rolled_out
 from tactful.metadata.connections import open_installation
-from tactful.metadata.directory_lock import open_directory
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes
 from tactful.util.clock import now_ms
@@ -145,8 +144,7 @@ def open_model_log(settings: Settings) -> Iterator[ModelLog]:
     Raises:
         StorageError: if the metadata cannot be used.
     """
-    open_directory(settings.storage.data)
-    with contextlib.closing(open_installation(settings)) as metadata:
+    with contextlib.closing(open_installation(settings, create=True)) as metadata:
         yield ModelLog(metadata, clock=now_ms)
 
 

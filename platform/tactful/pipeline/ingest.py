@@ -55,7 +55,6 @@ _NO_CONSENT = (
     "PUT /v1/users/{user_id}/consent; consent.default applies to users without a decision"
 )
 
-_OWN_IDS = (IMPRESSION_ID, "coupon:")
 _RESERVED_ID = (
     "event ids that begin with {!r} are those of the platform's own events: send another, or none"
 )
@@ -74,6 +73,8 @@ class IngestOptions:
     engine_lag: int  # records that the engine may be behind before more are refused
     # Event types that only the platform creates, such as coupon offers; clients must not send them
     reserved: frozenset[str] = frozenset()
+    # Beginnings of the ids of such events; clients must not send them either
+    reserved_ids: tuple[str, ...] = (IMPRESSION_ID,)
     # Checks signed ids of impressions from server keys; None: they are kept as sent
     ids: RecommendationIds | None = None
     # Returns the entry to keep of an event, restricted by the user's consent; None: keep nothing
@@ -204,7 +205,7 @@ class EventIngest:
         """Return why only the platform may create an event; None for other events."""
         if event.type in self._options.reserved:
             return _RESERVED.format(event.type)
-        if event.event_id.startswith(_OWN_IDS):
+        if event.event_id.startswith(self._options.reserved_ids):
             return _RESERVED_ID.format(event.event_id.partition(":")[0] + ":")
         return None
 

@@ -21,11 +21,12 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
-from tactful.coupons.definitions import OFFER, WITHHELD
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
+from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
@@ -374,6 +375,7 @@ class Platform:
             ),
             engine_lag=limits.engine_lag,
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
+            reserved_ids=(IMPRESSION_ID, OFFER_ID),
             ids=self._ids,
             minimise=self.minimise,
             permit=self.permissions.restricted,
