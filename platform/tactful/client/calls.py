@@ -45,6 +45,7 @@ _KINDS: Mapping[Kind, tuple[str, type[EventsAccepted | Upserted]]] = {
 _CHUNK = 500
 _CHUNK_BYTES = 1024 * 1024
 _NDJSON = "application/x-ndjson"
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class RecommendFields(TypedDict, total=False):
@@ -126,12 +127,21 @@ class Calls:
             position=latest(answer.position for _, answer in answers),
         )
 
-    def send_lines(self, kind: Kind, lines: bytes) -> Call[EventsAccepted | Upserted]:
+    def send_lines(
+        self,
+        kind: Kind,
+        lines: bytes,
+        *,
+        new_id: Callable[[int], str] | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> Call[EventsAccepted | Upserted]:
         """Send one request of NDJSON; events without an id get a new one."""
         method, answer = _KINDS[kind]
         if kind == "events":
-            lines = b"\n".join(map(self._named_line, lines.split(b"\n")))
-        request = Send(method, f"/v1/{kind}", content=lines, content_type=_NDJSON)
+            name = new_id or (lambda index: self._new_id())
+            split = enumerate(lines.split(b"\n"))
+            lines = b"\n".join([_named_line(line, index, name) for index, line in split])
+        request = Send(method, f"/v1/{kind}", lines, _NDJSON, headers=headers)
         return (yield from exchange(self._policy, request, answer))
 
     def enqueue(self, events: Iterable[Record]) -> Call[int]:
@@ -277,16 +287,6 @@ class Calls:
             return msgspec.structs.replace(event, event_id=self._new_id())
         return event
 
-    def _named_line(self, line: bytes) -> bytes:
-        try:
-            fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-        except DECODE_ERRORS:
-            return line
-        if "event_id" in fields:
-            return line
-        rest = line.lstrip()[1:]
-        return b'{"event_id":"%b"%b%b' % (self._new_id().encode(), b"," if fields else b"", rest)
-
     def _required_queue(self) -> OfflineQueue:
         if self._queue is None:
             raise QueueError("this client has no queue: make it with `queue=OfflineQueue(path)`")
@@ -307,6 +307,18 @@ def chunks(
         size += len(body)
     if chunk:
         yield chunk
+
+
+def _named_line(line: bytes, index: int, new_id: Callable[[int], str]) -> bytes:
+    """Return line `index` with an event id, unless it has one or is no object."""
+    try:
+        fields = _fields.decode(line)
+    except DECODE_ERRORS:
+        return line
+    if "event_id" in fields:
+        return line
+    rest = line.lstrip()[1:]
+    return b'{"event_id":"%b"%b%b' % (new_id(index).encode(), b"," if fields else b"", rest)
 
 
 def _segment(text: str) -> str:

@@ -43,13 +43,17 @@ class Send:
     content_type: str = "application/json"
     # query parameters; None values are left out
     params: Mapping[str, Any] = field(default_factory=dict)
+    # returns further headers, called at each attempt
+    headers: Callable[[], Mapping[str, str]] = dict
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Build the request with the address and headers of `http`."""
         params = {name: value for name, value in self.params.items() if value is not None}
-        kind = None if self.content is None else {"content-type": self.content_type}
+        headers = {**self.headers()}
+        if self.content is not None:
+            headers["content-type"] = self.content_type
         return http.build_request(
-            self.method, self.path, content=self.content, params=params or None, headers=kind
+            self.method, self.path, content=self.content, params=params or None, headers=headers
         )
 
 

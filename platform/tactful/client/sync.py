@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -124,14 +124,23 @@ class Client:
         """Insert or replace users, up to 500 or 1 MiB a request."""
         return self._run(self._calls.users(users))
 
-    def send_lines(self, kind: Kind, lines: bytes) -> EventsAccepted | Upserted:
+    def send_lines(
+        self,
+        kind: Kind,
+        lines: bytes,
+        *,
+        new_id: Callable[[int], str] | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> EventsAccepted | Upserted:
         """Send one request of NDJSON.
 
         Args:
             kind: kind of each line.
             lines: one JSON object a line; events without an id get a new one.
+            new_id: makes the id of an event from the number of its line, from 0; random by default.
+            headers: returns further headers, called at each attempt.
         """
-        return self._run(self._calls.send_lines(kind, lines))
+        return self._run(self._calls.send_lines(kind, lines, new_id=new_id, headers=headers))
 
     def enqueue(self, events: Iterable[Record]) -> int:
         """Append events to the queue; nothing is sent.

@@ -19,6 +19,7 @@ from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.metrics import registry as metrics
+from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
 from tactful.schemas.elements import IdentifiedEvent, NewItem, NewUser
 from tactful.schemas.fields import Moment
@@ -55,10 +56,12 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
-    options: dict[str, Any] = {}
+    options: dict[str, Any]
     if call.public:
         count = partial(platform.rates.count, call.browser_key)
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
+    else:
+        options = {"place": place_of(call.headers)}
     if _opts_out(platform, call):
         options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
@@ -70,11 +73,16 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
 
 
 async def _put_items(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.ingest.items(await call.body(), call.content_type), 202)
+    return await _upserted(platform.ingest.items, call)
 
 
 async def _put_users(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.ingest.users(await call.body(), call.content_type), 202)
+    return await _upserted(platform.ingest.users, call)
+
+
+async def _upserted(upsert: Callable[..., Awaitable[Upserted]], call: Call) -> Reply:
+    place = place_of(call.headers)
+    return json_reply(await upsert(await call.body(), call.content_type, place=place), 202)
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:

@@ -24,6 +24,7 @@ from tactful.event_log.recipients import RecommendationIds
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
+from tactful.pipeline.batch_order import BatchOrder, Place
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
@@ -59,6 +60,8 @@ _RESERVED_ID = (
     "event ids that begin with {!r} are those of the platform's own events: send another, or none"
 )
 _RESERVED = "{!r} is the action of a sequence or a join: only the platform creates such events"
+
+_ANYWHERE = Place()
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 Decoded = tuple[Sequence[tuple[int, _T]], Sequence[wire.Rejection]]
@@ -117,6 +120,7 @@ class EventIngest:
         self._options = options
         self._clock = clock
         self._log_failed = False
+        self._order = BatchOrder()
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
         self._writing: dict[asyncio.Future[Offsets], int] = {}
@@ -135,16 +139,18 @@ class EventIngest:
         forbidden: Callable[[Event], str | None] | None = None,
         count: Callable[[int, list[str | None]], None] | None = None,
         opted_out: bool = False,
+        place: Place = _ANYWHERE,
     ) -> EventsAccepted:
         """Accept the events of one body; `forbidden` returns a reason to reject an event.
 
         `sender` is the kind of key that sent them: an event counts once within its sender.
         `count` receives the number of events and their devices, and may refuse them all. With
-        `opted_out` no event claims consent.
+        `opted_out` no event claims consent. They are appended at their `place`.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
+        await self._order.reach(place.after)  # until it is appended, nothing suspends it any more
         now = self._clock()
         decode = functools.partial(wire.decode_events, received_at=now, sender=sender)
         decoded, refused = self._decode(decode, body, content_type)
@@ -152,29 +158,24 @@ class EventIngest:
             count(len(decoded) + len(refused), [event.device_id for _, event in decoded])
         self._forget_applied()
         refusals = [*refused]
+        permitted = self._permitted(decoded, forbidden, refusals, opted_out=opted_out)
         fresh: dict[str, Entry] = {}
         repeated: list[Entry] = []
         writes: set[asyncio.Future[Offsets]] = set()
-        pending, seen = self._pending, self._engine.seen
-        for index, event in decoded:
-            event, message = self._checked(event, forbidden)
-            if message is not None:
-                refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
-                continue
-            entry = self._options.permit(without_claim(event) if opted_out else event)
-            if entry is None:
-                refusals.append(_no_consent(index))
-                continue
-            identifier = event_key(event)
+        pending, keys = self._pending, [event_key(event) for event, _ in permitted]
+        former = [event.event_id for event, _ in permitted]
+        seen = self._engine.seen_many(keys, now, former=former)
+        for identifier, (_, entry) in zip(keys, permitted, strict=True):
             if identifier in pending:
                 writes.add(pending[identifier])
                 repeated += [entry] if self._options.repeats else []
-            elif identifier not in fresh and not seen(identifier, now, former=event.event_id):
+            elif identifier not in fresh and identifier not in seen:
                 fresh[identifier] = entry
         if fresh or repeated:
             written = self._append([*fresh.values(), *repeated], tuple(fresh))
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
+        self._order.note(place.batch)
         position = await self._written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
         self._count("event", len(fresh), duplicates, len(refusals))
@@ -184,6 +185,28 @@ class EventIngest:
             rejected=_rejections(refusals),
             position=position,
         )
+
+    def _permitted(
+        self,
+        decoded: Sequence[tuple[int, Event]],
+        forbidden: Callable[[Event], str | None] | None,
+        refusals: list[wire.Rejection],
+        *,
+        opted_out: bool,
+    ) -> list[tuple[Event, Entry]]:
+        """Return the events that may be kept, each with its entry; add others to `refusals`."""
+        permitted: list[tuple[Event, Entry]] = []
+        for index, event in decoded:
+            event, message = self._checked(event, forbidden)
+            if message is not None:
+                refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
+                continue
+            entry = self._options.permit(without_claim(event) if opted_out else event)
+            if entry is None:
+                refusals.append(_no_consent(index))
+            else:
+                permitted.append((event, entry))
+        return permitted
 
     def _checked(
         self, event: Event, forbidden: Callable[[Event], str | None] | None
@@ -209,13 +232,17 @@ class EventIngest:
             return _RESERVED_ID.format(event.event_id.partition(":")[0] + ":")
         return None
 
-    async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
+    async def items(
+        self, body: bytes, content_type: str | None = None, *, place: Place = _ANYWHERE
+    ) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""
-        return await self._upserts("item", wire.decode_items, body, content_type)
+        return await self._upserts("item", wire.decode_items, body, content_type, place)
 
-    async def users(self, body: bytes, content_type: str | None = None) -> Upserted:
+    async def users(
+        self, body: bytes, content_type: str | None = None, *, place: Place = _ANYWHERE
+    ) -> Upserted:
         """Accept the users of one body; the last version of a user counts; see `events`."""
-        return await self._upserts("user", wire.decode_users, body, content_type)
+        return await self._upserts("user", wire.decode_users, body, content_type, place)
 
     async def _upserts(
         self,
@@ -223,7 +250,9 @@ class EventIngest:
         decode: Callable[..., Decoded[Item | User]],
         body: bytes,
         content_type: str | None,
+        place: Place,
     ) -> Upserted:
+        await self._order.reach(place.after)
         decoded, refused = self._decode(decode, body, content_type)
         describe = self._options.describe
         users = [entry for _, entry in decoded if isinstance(entry, User)]
@@ -235,7 +264,9 @@ class EventIngest:
                 refusals.append(_no_consent(index))
             else:
                 entries.append(entry)
-        position = await self._written({self._append(entries, ())} if entries else set())
+        writes = {self._append(entries, ())} if entries else set()
+        self._order.note(place.batch)
+        position = await self._written(writes)
         self._count(kind, len(entries), 0, len(refusals))
         return Upserted(accepted=len(entries), rejected=_rejections(refusals), position=position)
 

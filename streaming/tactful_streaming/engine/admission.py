@@ -151,15 +151,20 @@ class Admission:
         self.newest = newest
         self.watermark = max(watermark, newest - self._delay, 0)
 
-    def seen(self, key: str, at: int | None, former: str | None) -> bool:
-        """Whether an event would change nothing, see `Engine.seen`."""
+    def seen(self, keys: Sequence[str], at: int | None, former: Sequence[str]) -> set[str]:
+        """Return those of some events that would change nothing, see `Engine.seen_many`."""
         time = self.watermark if at is None else at
-        keys = [key, key + MEASURED] if self._independent else [key]
-        others = [] if former is None else [former]
-        known, is_new = self._dedupe.seen_many([*keys, *others]), self._dedupe.is_new
-        return not any(is_new(key, known, time) for key in keys) or not all(
-            is_new(key, known, self.watermark) for key in others
-        )
+        marks = [key + MEASURED for key in keys] if self._independent else []
+        known, is_new = self._dedupe.seen_many([*keys, *marks, *former]), self._dedupe.is_new
+        if not known:
+            return set()
+        seen = {key for key in keys if not is_new(key, known, time)}
+        if marks:
+            seen = {key for key in seen if not is_new(key + MEASURED, known, time)}
+        for key, other in zip(keys, former, strict=False):
+            if not is_new(other, known, self.watermark):
+                seen.add(key)
+        return seen
 
     @property
     def ids_reached(self) -> int:

@@ -87,6 +87,10 @@ class Deduplicator:
     def seen_many(self, event_ids: Sequence[str]) -> dict[str, int]:
         """Return the generations of those of `event_ids` that are still stored."""
         recent = self._recent
+        # Before the filter: a commit adds ids there first, and then removes them here.
+        held = {}
+        if not recent.keys().isdisjoint(event_ids):
+            held = {id_: recent[id_] for id_ in event_ids if id_ in recent}
         candidates = event_ids if self._fill_from is not None else self._filter.maybe(event_ids)
         stored = self._store.get_many([_key(event_id) for event_id in candidates])
         generations = {
@@ -94,8 +98,7 @@ class Deduplicator:
             for event_id, value in zip(candidates, stored, strict=True)
             if value is not None
         }
-        if not recent.keys().isdisjoint(event_ids):
-            generations.update((id_, recent[id_]) for id_ in event_ids if id_ in recent)
+        generations.update(held)
         return generations
 
     def is_new(self, event_id: str, known: Mapping[str, int], time: int) -> bool:

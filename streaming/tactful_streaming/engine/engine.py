@@ -87,7 +87,16 @@ class Engine(EngineReads):
         `at` is the time of receipt of the event that asks, by default the watermark; `former` is
         its key in logs of earlier versions, which did not record the sender.
         """
-        return self._state.admission.seen(key, at, former)
+        return key in self.seen_many([key], at, former=[] if former is None else [former])
+
+    def seen_many(
+        self, keys: Sequence[str], at: int | None = None, *, former: Sequence[str] = ()
+    ) -> set[str]:
+        """Return those of several events for which :meth:`seen` is true.
+
+        `former` holds as many former keys, or none.
+        """
+        return self._state.admission.seen(keys, at, former)
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.
