@@ -1,4 +1,4 @@
-"""Public names of a package that are imported at their first use."""
+"""Modules, and public names of a package, that are imported at their first use."""
 
 from __future__ import annotations
 
@@ -23,3 +23,20 @@ def lazy_names(
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return load, lambda: list(public)
+
+
+class LazyModule:
+    """A module that is imported when an attribute is first read.
+
+    For what costs megabytes in every server, and which few servers use: ``scipy.special`` 16 MB.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Stand for the module `name`."""
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Read an attribute of the module, once."""
+        value = getattr(import_module(self._name), attribute)
+        setattr(self, attribute, value)
+        return value

@@ -11,11 +11,12 @@ differences that do not exist, as repeated significance tests do; for repeated l
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from tactful_bandits.analysis.comparison import Estimate, Interval, difference
 from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 
 @dataclass(frozen=True, slots=True)

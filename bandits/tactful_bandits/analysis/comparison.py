@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from scipy import special
-
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 Alternative = Literal["two-sided", "greater", "less"]
 """Alternative hypothesis: a difference, the treatment above, or the treatment below. One-sided

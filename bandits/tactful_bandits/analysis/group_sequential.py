@@ -12,10 +12,12 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from tactful_bandits.analysis.comparison import Estimate, Interval, require_alpha
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 Spending = Callable[[float, float], float]
 """Map alpha and the share of the information seen, in [0, 1], to the error spent so far."""

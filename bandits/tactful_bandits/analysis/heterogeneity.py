@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from tactful_bandits.analysis import comparison
 from tactful_bandits.analysis.multiplicity import holm
 from tactful_bandits.analysis.samples import Mean, Sample, columns
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
+
+special = LazyModule("scipy.special")
 
 Floats = NDArray[np.float64]
 

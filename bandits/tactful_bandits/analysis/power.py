@@ -8,10 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import special
-
 from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 _LARGEST = 10**12  # units; larger experiments cannot be run
 _WEEK = 7

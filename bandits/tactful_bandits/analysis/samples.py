@@ -12,13 +12,15 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 _ROUNDING = 1e-9  # relative rounding error allowed in sums
 _NOTHING = 1e-300  # squares below this have lost their digits
-_Z = float(special.ndtri(0.975))
+_Z = 1.959963984540054  # of a two-sided interval of 95 %
 
 
 class Sample(Protocol):

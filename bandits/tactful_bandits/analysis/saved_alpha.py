@@ -12,10 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 # Shorter steps would need more nodes: the spread of a step must be wider than their distance.
 _MOST_STEPS, _SHORTEST_STEP = 160, 0.04

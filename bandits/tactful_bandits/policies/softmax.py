@@ -18,13 +18,15 @@ from typing import Literal, Self
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, require_share
 from tactful_bandits.policies.codec import pack_policy, settings_of, unpack
 from tactful_bandits.policies.linear import checked_features
 from tactful_bandits.policies.memory import LARGEST, Observation
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 Baseline = Literal["none", "mean", "linear"]
 

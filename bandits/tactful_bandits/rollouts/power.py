@@ -3,14 +3,15 @@
 import math
 from typing import Any, Literal
 
-from scipy import special
-
 from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, common_cap
 from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.guardrails import Guardrail, parts_of
+from tactful_privacy.lazy_imports import LazyModule
+
+special = LazyModule("scipy.special")
 
 
 def guardrail_power(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from tactful.event_log.impressions import Impression
 from tactful.event_log.recipients import Recipients
@@ -27,8 +26,11 @@ from tactful.experiments.store import RolloutStore
 from tactful.experiments.tally import PersonOutcome, Tally, read_on
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
+from tactful_privacy.lazy_imports import LazyModule
 from tactful_streaming.contract.log_entries import Event, subject_key
 from tactful_streaming.log.event_log import EventLog
+
+special = LazyModule("scipy.special")
 
 DAY_MS = 86_400_000
 SPAN_MS = 28 * DAY_MS
