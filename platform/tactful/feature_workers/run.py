@@ -19,7 +19,7 @@ from tactful.feature_workers.prepare import followed_erasures, prepare_worker
 from tactful.feature_workers.status import WorkerMetrics, serve_status, show_progress
 from tactful.util.clock import now_ms
 from tactful.util.deadline import Deadline
-from tactful.util.process_tuning import freeze_living_objects, short_delays
+from tactful.util.process_tuning import end_start, short_delays
 from tactful.util.signals import on_stop_signals
 from tactful.util.supervisor import RESTART
 from tactful_streaming.definitions.reader import load_definitions
@@ -70,7 +70,7 @@ def run_workers(
             make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
         except StreamingError as error:
             return _ended(error)
-        freeze_living_objects()
+        end_start()
         workers = WorkerThreads(settings.worker.threads, make)
         stack.enter_context(short_delays())
 

@@ -19,7 +19,7 @@ from tactful.http.asgi import ARRIVED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util.process_tuning import (
-    freeze_living_objects,
+    end_start,
     return_large_pieces,
     short_delays,
 )
@@ -330,7 +330,7 @@ async def serve(server: Server, listener: socket.socket, started: Callable[[], N
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
-        freeze_living_objects()
+        end_start()
         started()
     await serving
 

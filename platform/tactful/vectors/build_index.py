@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
-import faiss
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from tactful.vectors.ivf_index import (
     VectorIndex,
     search_parameters,
 )
+from tactful_privacy.lazy_imports import LazyModule
+
+faiss: Any = LazyModule("faiss")
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import faiss
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.cells_file import check_cells
 from tactful_privacy.decoding import DECODE_ERRORS
+from tactful_privacy.lazy_imports import LazyModule
+
+faiss: Any = LazyModule("faiss")  # 13 MB, only for cells
 
 EXACT_BELOW = 50_000
 """Up to so many vectors are all compared: about as fast as probing, and exact."""

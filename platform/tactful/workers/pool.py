@@ -48,7 +48,7 @@ from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.statistics.service import SECRET, open_statistics
-from tactful.util.process_tuning import freeze_living_objects, returning_large_pieces
+from tactful.util.process_tuning import end_start, returning_large_pieces
 from tactful.workers import ipc
 from tactful.workers.state_server import StateServer
 from tactful.workers.status import Served, WorkerStatus
@@ -269,7 +269,7 @@ def run_pool(
                 starting.cancel()
                 return False
             if starting.result():
-                freeze_living_objects()
+                end_start()
                 started()
                 await stopped
             return starting.result()

@@ -90,3 +90,50 @@ def test_threads_take_turns_quickly_and_old_objects_are_left_alone() -> None:
         assert gc.get_freeze_count() > 0
     assert (sys.getswitchinterval(), gc.get_threshold()) == before
     assert gc.get_freeze_count() == 0
+
+
+_CODE = """
+from llvmlite import binding as llvm
+from tactful.util.process_tuning import drop_code
+
+def resident():
+    size, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = "libllvmlite" in line
+        elif line.startswith("Rss:") and ours:
+            size += int(line.split()[1]) * 1024
+    return size
+
+def translate():
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    return machine.emit_object(llvm.parse_assembly("define i32 @f() { ret i32 7 }"))
+
+code = translate()
+before = resident()
+drop_code()
+after = resident()
+assert after < before / 3, (before, after)
+assert translate() == code
+print(before - after)
+"""
+
+
+def test_code_of_the_compiler_leaves_memory_and_comes_back() -> None:
+    """After the start its pages are dropped, and it still compiles."""
+    assert _left(_CODE, "") > 10 * _MB
+
+
+def test_only_code_that_equals_its_file_is_dropped() -> None:
+    """Data, changed pages, and constants that the loader may still change stay."""
+    kinds = ["r-xp /a.so", "r--p /a.so", "r--p /libllvmlite.so", "rw-p /libllvmlite.so", "r-xp [v]"]
+    mappings = [(kind, changed) for kind in kinds for changed in (0, 8)]
+    lines: list[str] = []
+    for number, (kind, changed) in enumerate(mappings, 1):
+        rights, file = kind.split()
+        lines.append(f"{number:x}000-{number + 1:x}000 {rights} 00000000 fe:00 7    {file}")
+        lines += ["Rss:    4 kB", f"Anonymous:      {changed} kB", "VmFlags: rd ex mr mw me"]
+    dropped = [*process_tuning._unchanged("\n".join(lines))]
+    assert dropped == [(0x1000, 0x1000), (0x5000, 0x1000)]
