@@ -289,6 +289,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     parts: Sequence[str] = (),
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> None:
     """Runs a benchmark from the command line: prints its table and writes its JSON file.
 
@@ -298,14 +299,20 @@ def main(
             name of the only one to measure or None.
         arguments: the command line, by default that of the process.
         parts: names of the parts that can be measured alone.
+        add_options: adds options of the benchmark's own; then `run` is given all options.
     """
     parser = argparse.ArgumentParser(prog=f"scripts/bench {benchmark}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds on less data")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     if parts:
         parser.add_argument("--only", choices=parts, metavar="PART", help=", ".join(parts))
+    if add_options is not None:
+        add_options(parser)
     options = parser.parse_args(arguments)
-    figures = run(options.quick, options.only) if parts else run(options.quick)
+    if add_options is not None:
+        figures = run(options)
+    else:
+        figures = run(options.quick, options.only) if parts else run(options.quick)
     print(table(figures))
     if options.json is not None:
         write(benchmark, figures, options.json)

@@ -28,7 +28,7 @@ Lists = NDArray[np.int64]
 """Item numbers, best first, -1 where a list ends early; shape (questions, CUTOFF)."""
 
 _CHUNK = 500
-_PREVIOUS = 20
+_CELLS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def visits_matrix(trial: Trial) -> sparse.csr_matrix:
 
 
 def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
-    """Lists by score, without what the visit holds already; the more popular of equals first.
+    """Lists by score; the more popular of equals first.
+
+    What the visit holds already is left out, unless the trial says that it may come again.
 
     Args:
         trial: the questions.
@@ -102,14 +104,16 @@ def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
     tie = np.empty(trial.items)
     tie[np.argsort(-popular, kind="stable")] = np.linspace(1e-9, 0.0, trial.items)
     found = []
-    for start in range(0, len(trial.questions), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    chunk = max(1, min(_CHUNK, _CELLS // trial.items))
+    for start in range(0, len(trial.questions), chunk):
+        part = slice(start, start + chunk)
         values = np.array(scores(part), np.float64)
         values /= np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-300)
         values += tie
-        for row, question in zip(values, trial.questions[part], strict=True):
-            row[list(question.prefix)] = -np.inf
-        top = np.argpartition(-values, CUTOFF, axis=1)[:, :CUTOFF]
+        if not trial.repeats:
+            for row, question in zip(values, trial.questions[part], strict=True):
+                row[list(question.prefix)] = -np.inf
+        top = np.argpartition(-values, min(CUTOFF, trial.items - 1), axis=1)[:, :CUTOFF]
         order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
         found.append(np.take_along_axis(top, order, axis=1))
     return np.concatenate(found)
@@ -156,7 +160,7 @@ def _asked(
     if isinstance(baseline, OwnFrequency):
         known = (*question.history, *question.prefix)
     elif isinstance(baseline, CoVisitation):
-        known = question.prefix or question.history[-_PREVIOUS:]
+        known = question.known
     for item in known:
         baseline.took(person, person, str(item))
     return baseline.ranked(person, person)
@@ -246,7 +250,7 @@ def v_sknn(trial: Trial, *, neighbours: int, steep: float, rare: bool) -> Lists:
         return values
 
     def _votes(question: Question) -> NDArray[np.float64]:
-        distinct = list(dict.fromkeys(reversed(question.prefix)))
+        distinct = list(dict.fromkeys(reversed(question.known)))
         likeness = np.zeros(len(trial.visits))
         latest = np.zeros(len(trial.visits), np.int64)
         for place, item in reversed([*enumerate(distinct)]):

@@ -15,6 +15,7 @@ import numpy as np
 from tactful.demo.datasets import DAY, Replay
 
 _DAYS = 30
+_LATEST = 20
 _QUESTIONS = 4_000
 
 
@@ -27,12 +28,19 @@ class Question:
         prefix: items of the visit so far, oldest first.
         history: items of the person's earlier visits, oldest first.
         taken: what was right.
+        at: when, epoch milliseconds; 0 where no peer needs it.
     """
 
     person: str
     prefix: tuple[int, ...]
     history: tuple[int, ...]
     taken: frozenset[int]
+    at: int = 0
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Items to start from: the visit's, or before its first one the person's latest."""
+        return self.prefix or self.history[-_LATEST:]
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,17 @@ class Trial:
         items: how many items there are.
         visits: items of each past visit in its order; the visit that ended last comes last.
         questions: in time order.
+        ended: when each visit ended, epoch milliseconds; empty where no peer needs it.
+        owners: number of the person of each visit; empty where no peer needs it.
+        repeats: whether a recommendation may hold items of the visit.
     """
 
     items: int
     visits: Sequence[tuple[int, ...]]
     questions: Sequence[Question]
+    ended: Sequence[int] = ()
+    owners: Sequence[int] = ()
+    repeats: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ resampling people; those of a ratio resample the people of both together.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -23,9 +24,12 @@ from benchmarks.figures import Figure, main
 from benchmarks.quality import peers
 from benchmarks.quality.cold import COLD_FIGURES, cold_users
 from benchmarks.quality.cold_items import COLD_ITEM_FIGURES, cold_items
+from benchmarks.quality.dataset import read_set
+from benchmarks.quality.floors import VARIANTS, Options, measure_sets
 from benchmarks.quality.peers import Lists, Peer
 from benchmarks.quality.questions import Trial, earlier_trial, final_trial
 from benchmarks.quality.served import served_lists
+from benchmarks.quality.sources import SOURCES
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.options import TrainingOptions
@@ -233,5 +237,40 @@ PARTS: tuple[Part, ...] = (
 )
 """What the benchmark measures, part by part."""
 
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose what is measured."""
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument(
+        "--set", type=Path, metavar="FILE", help="measure the events of an NDJSON file alone"
+    )
+    alone.add_argument(
+        "--only", choices=SOURCES, metavar="SET", help=f"one set alone: {', '.join(SOURCES)}"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        choices=VARIANTS,
+        metavar="VARIANT",
+        help=f"one variant alone; may be repeated: {', '.join(VARIANTS)}",
+    )
+    parser.add_argument(
+        "--in-process", action="store_true", help="without HTTP, to look while developing"
+    )
+
+
+def measure(options: argparse.Namespace) -> list[Figure]:
+    """Measure what the options choose."""
+    chosen = Options(
+        quick=options.quick,
+        only=options.only,
+        variants=options.variant,
+        file=None if options.set is None else read_set(options.set),
+        in_process=options.in_process,
+    )
+    alone = options.set or options.only or options.variant or options.in_process
+    return measure_sets(chosen) + ([] if alone else run(options.quick))
+
+
 if __name__ == "__main__":
-    main("quality", run)
+    main("quality", measure, add_options=add_options)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.dataset import who
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.demo.datasets import Replay
+from tactful.demo.datasets import Ask
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import (
     LEARNED,
@@ -34,13 +38,41 @@ _HOUR = 3_600_000
 _VERSION = "1"
 
 
+class Replayed(Protocol):
+    """Part of a `Replay` that is needed here."""
+
+    @property
+    def items(self) -> Sequence[Mapping[str, Any]]:
+        """Item upserts."""
+
+    @property
+    def users(self) -> Sequence[Mapping[str, Any]]:
+        """User upserts."""
+
+    @property
+    def timestamp(self) -> NDArray[np.int64]:
+        """Event times, epoch milliseconds."""
+
+    @property
+    def cut(self) -> int:
+        """Number of the first event of the test period."""
+
+    @property
+    def asks(self) -> Sequence[Ask]:
+        """Questions in event order."""
+
+    def events(self, start: int, end: int) -> Iterator[dict[str, Any]]:
+        """Wire events number `start` to `end`, the last excluded."""
+
+
 def served_lists(
-    replay: Replay,
+    replay: Replayed,
     scratch: Path,
-    options: TrainingOptions,
+    options: TrainingOptions | None,
     *,
     intent_at: Callable[[str, int], Mapping[str, float]] | None = None,
     tells_who: bool = True,
+    tells_visit: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, ...]]:
     """Train on everything before the cut, then answer each question in its turn.
@@ -51,10 +83,11 @@ def served_lists(
     Args:
         replay: the events and the questions.
         scratch: an empty directory.
-        options: of the training.
+        options: of the training; None for none.
         intent_at: what a person's device sends just before an event of that number, in training and
             with questions; None where devices send nothing.
         tells_who: whether who asks, and in which visit, is told with a question, in training too.
+        tells_visit: whether the visit is told where the person is.
         progress: told how many questions are answered, of how many.
 
     Returns:
@@ -75,9 +108,10 @@ def served_lists(
         told = question if tells_who else replace(question, subject=None, session_id=None)
         return replace(told, intent=intent)
 
-    version = version_directory(settings.models, _VERSION)
-    train(log, definitions, version, options, as_asked=as_asked)
-    write_pointer(settings.models, Pointer(version=_VERSION))
+    if options is not None:
+        version = version_directory(settings.models, _VERSION)
+        train(log, definitions, version, options, as_asked=as_asked)
+        write_pointer(settings.models, Pointer(version=_VERSION))
 
     engine = Engine(definitions, MemoryState())
     while engine.offset < log.end:
@@ -104,8 +138,8 @@ def served_lists(
             clock.seconds = ask.at / 1e3
             answering.refresh()
         request = RecommendRequest(
-            user_id=ask.person if tells_who else None,
-            session_id=ask.session_id if tells_who else None,
+            **(who(ask.person) if tells_who else {}),
+            session_id=ask.session_id if tells_who and tells_visit else None,
             count=CUTOFF,
             timestamp=ask.at,
             force={RANKING_EXPERIMENT: LEARNED},
@@ -128,14 +162,14 @@ class _Clock:
         return self.seconds
 
 
-def _catalogue(replay: Replay) -> list[Entry]:
-    before = int(replay.timestamp[0]) - 1
+def _catalogue(replay: Replayed) -> list[Entry]:
+    before = int(replay.timestamp.min()) - 1
     items: list[Entry] = [Item(timestamp=before, **item) for item in replay.items]
     users: list[Entry] = [User(timestamp=before, **user) for user in replay.users]
     return items + users
 
 
-def _events(replay: Replay, start: int, end: int) -> list[Entry]:
+def _events(replay: Replayed, start: int, end: int) -> list[Entry]:
     rows: list[dict[str, Any]] = [*replay.events(start, end)]
     return [Event(**row) for row in rows]
 

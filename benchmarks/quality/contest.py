@@ -1,0 +1,144 @@
+"""Peers on the questions of a set: chosen before the cut, asked after it, kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.item_peers import CO_VISITATION, ITEM_ITEM, MARKOV, SEQUENTIAL_RULES
+from benchmarks.quality.peers import POPULARITY, V_SKNN, Lists, Peer
+from benchmarks.quality.protocol import Exam
+from benchmarks.quality.questions import Trial
+from benchmarks.quality.session_peers import S_KNN, STAN, VSTAN
+from tactful.training.evaluation import Scorecard
+
+MEASURES = ("hr20", "mrr20")
+
+FIELD: tuple[Peer, ...] = (
+    POPULARITY,
+    MARKOV,
+    SEQUENTIAL_RULES,
+    CO_VISITATION,
+    ITEM_ITEM,
+    S_KNN,
+    V_SKNN,
+    STAN,
+    VSTAN,
+)
+"""The peers to beat on every set."""
+
+Progress = Callable[[int, int], None]
+
+
+class PeerAnswers:
+    """Recommendations of the peers for one exam, each chosen for each of `MEASURES`."""
+
+    def __init__(self, exam: Exam) -> None:
+        """Begin without answers."""
+        self._exam = exam
+        self.lists: dict[tuple[str, str], Lists] = {}
+        self.settings: dict[tuple[str, str], str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the peers that answered."""
+        return list(dict.fromkeys(peer for peer, _ in self.lists))
+
+    def add(self, peer: Peer) -> None:
+        """Let a peer choose its settings on the earlier questions, for each measure, and answer."""
+        exam = self._exam
+        again = any(it.taken & {*it.prefix} for it in exam.earlier.questions)
+        tried: list[tuple[Mapping[str, Any], bool]] = [(each, False) for each in peer.settings]
+        cards = [Scorecard()]
+        if len(tried) > 1 or again:
+            cards = [self._tried(peer, settings, repeats) for settings, repeats in tried]
+        if again:
+            # Whether an item of the visit may come again is chosen last, for the best settings.
+            for measure in MEASURES:
+                settings, _ = tried[_best(cards[: len(peer.settings)], measure)]
+                tried.append((settings, True))
+                cards.append(self._tried(peer, settings, True))
+        answered: dict[int, Lists] = {}
+        for measure in MEASURES:
+            best = _best(cards, measure)
+            settings, repeats = tried[best]
+            if best not in answered:
+                answered[best] = peer.lists(replace(exam.final, repeats=repeats), **settings)
+            self.lists[peer.name, measure] = answered[best]
+            shown = {**settings, **({"repeats": True} if repeats else {})}
+            self.settings[peer.name, measure] = (
+                ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"
+            )
+
+    def _tried(self, peer: Peer, settings: Mapping[str, Any], repeats: bool) -> Scorecard:
+        trial = replace(self._exam.earlier, repeats=repeats)
+        if not trial.questions:
+            return Scorecard()
+        return card_of(trial, peer.lists(trial, **settings))
+
+    def card(self, peer: str, measure: str, rows: Sequence[int] | None = None) -> Scorecard:
+        """Score a peer that was chosen for a measure, on some of the questions or all."""
+        return card_of(self._exam.final, self.lists[peer, measure], rows)
+
+    def best(self, measure: str) -> str:
+        """Name the best peer."""
+        return max(self.names, key=lambda name: self.card(name, measure).mean(measure))
+
+    def save(self, path: Path) -> None:
+        """Write all answers."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        settings = json.dumps([[*key, value] for key, value in self.settings.items()])
+        arrays: dict[str, Any] = {"/".join(key): lists for key, lists in self.lists.items()}
+        np.savez_compressed(path, settings=np.array(settings), **arrays)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            rows = json.loads(str(arrays["settings"]))
+            self.settings = {(peer, measure): value for peer, measure, value in rows}
+            self.lists = {key: arrays["/".join(key)] for key in self.settings}
+
+
+def answers(exam: Exam, folder: Path, progress: Progress) -> PeerAnswers:
+    """Return the peers' answers; those of an equal exam and equal code are taken from `folder`."""
+    result = PeerAnswers(exam)
+    path = folder / f"{_digest(exam)}.npz"
+    if path.exists():
+        result.load(path)
+        return result
+    for number, peer in enumerate(FIELD):
+        result.add(peer)
+        progress(number + 1, len(FIELD))
+    result.save(path)
+    return result
+
+
+def card_of(trial: Trial, lists: Lists, rows: Sequence[int] | None = None) -> Scorecard:
+    """Score lists of item numbers; `rows` are the numbers of the questions that count."""
+    card = Scorecard()
+    for row in range(len(trial.questions)) if rows is None else rows:
+        question = trial.questions[row]
+        shown = [str(item) for item in lists[row].tolist() if item >= 0]
+        card.add(question.person, shown, {str(item) for item in question.taken})
+    return card
+
+
+def _best(cards: Sequence[Scorecard], measure: str) -> int:
+    return max(range(len(cards)), key=lambda n: cards[n].mean(measure) if len(cards[n]) else -1.0)
+
+
+def _digest(exam: Exam) -> str:
+    parts = hashlib.sha256()
+    for trial in (exam.earlier, exam.final):
+        questions = [(q.prefix, q.history, sorted(q.taken), q.at) for q in trial.questions]
+        parts.update(pickle.dumps((trial.items, trial.visits, questions, trial.ended)))
+    for name in ("contest", "item_peers", "peers", "session_peers"):
+        parts.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return parts.hexdigest()[:20]

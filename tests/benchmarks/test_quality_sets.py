@@ -1,0 +1,179 @@
+"""Sets of the quality benchmark: variants, questions, files of strangers and the funnel."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality.contest import PeerAnswers, answers
+from benchmarks.quality.dataset import Dataset, from_events, read_set, sent_as, squeezed
+from benchmarks.quality.funnel import LOYAL, Funnel, make_funnel
+from benchmarks.quality.item_peers import MARKOV
+from benchmarks.quality.protocol import make_exam, touches
+
+DAY = 86_400_000
+
+
+@pytest.fixture(scope="module")
+def shop() -> Funnel:
+    return make_funnel(0)
+
+
+def events(*rows: tuple[str, str, str, int], kind: str = "click") -> list[dict[str, object]]:
+    names = ("user_id", "session_id", "item_id", "timestamp")
+    return [{"type": kind, **dict(zip(names, row, strict=True))} for row in rows]
+
+
+def click_log(seed: int = 0, *, people: int = 12, visits: int = 60) -> Dataset:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for visit in range(visits):
+        person = f"u{generator.integers(people)}"
+        for place in range(int(generator.integers(1, 9))):
+            item = f"i{generator.integers(15)}"
+            rows.append((person, f"s{visit}", item, visit * DAY // 4 + place * 20_000))
+    return from_events("clicks", events(*rows))
+
+
+def test_squeezing_keeps_visits_and_their_order() -> None:
+    log = click_log()
+    small = squeezed(log, 3)
+    assert len(small) == len(log)
+    span = small.timestamp.max() - small.timestamp.min()
+    assert 2.5 * DAY < span < 3.2 * DAY
+    assert np.all(np.diff(small.timestamp) >= 0)
+
+    def visits(dataset: Dataset) -> dict[str, list[str | None]]:
+        found: dict[str, list[str | None]] = {}
+        for session, item in zip(dataset.session, dataset.item, strict=True):
+            found.setdefault(session, []).append(item)
+        return found
+
+    assert visits(small) == visits(log)
+    within = [np.diff(small.timestamp[np.array(small.session) == s]) for s in set(small.session)]
+    assert all(np.all(steps > 0) for steps in within)
+    assert set(small.session[: small.cut]) == set(log.session[: log.cut])
+
+
+def test_a_stray_date_does_not_squeeze_everything_else(shop: Funnel) -> None:
+    small = squeezed(shop.dataset, 10)
+    usual = np.quantile(small.timestamp, [0.0, 0.99])
+    assert 9 * DAY < usual[1] - usual[0] < 11 * DAY
+
+
+def test_everything_is_sent_as_one_type(shop: Funnel) -> None:
+    clicks = sent_as(shop.dataset, "click")
+    assert set(clicks.type) == {"click"} == set(clicks.answers)
+    assert Counter(clicks.item) == Counter(item for item in shop.dataset.item if item)
+    before = sum(item is not None for item in shop.dataset.item[: shop.dataset.cut])
+    assert clicks.cut == before
+    assert len(clicks.updates) == len(shop.dataset.updates)
+
+
+def test_a_question_comes_before_the_first_touch_of_what_is_taken(shop: Funnel) -> None:
+    data = shop.dataset
+    exam = make_exam(data, questions=500, earlier=50)
+    assert exam.asks
+    for ask in exam.asks:
+        (item,) = ask.taken
+        assert ask.before >= data.cut
+        rows = [n for n, session in enumerate(data.session) if session == ask.session_id]
+        assert rows[0] >= data.cut
+        assert item not in {data.item[n] for n in rows if n < ask.before}
+        later = {data.type[n] for n in rows if n >= ask.before and data.item[n] == item}
+        assert later & {"add_to_cart", "purchase"}
+
+
+def test_peers_know_what_came_before_a_question_and_nothing_else() -> None:
+    log = click_log(1)
+    exam = make_exam(log, questions=30, earlier=20)
+    for ask, question in zip(exam.asks, exam.final.questions, strict=True):
+        before = [n for n in range(ask.before) if log.person[n] == ask.person]
+        own = [log.item[n] for n in before if log.session[n] == ask.session_id]
+        prefix = [item for place, item in enumerate(own) if place == 0 or own[place - 1] != item]
+        assert [exam.names[item] for item in question.prefix] == prefix
+        assert len(question.history) <= len(before) - len(own)
+        assert {exam.names[item] for item in question.taken} == ask.taken
+        assert log.item[ask.before] not in prefix[-1:]
+    learned = sum(map(len, exam.final.visits))
+    assert learned == sum(touch.number < log.cut for touch in touches(log))
+    assert 0 < sum(map(len, exam.earlier.visits)) < learned
+    assert list(exam.final.ended) == sorted(exam.final.ended)
+
+
+def test_a_file_of_a_stranger_is_a_set(tmp_path: Path) -> None:
+    lines = [{"item_id": "a", "title": "A"}, {"user_id": "u0", "properties": {"age": 3}}]
+    for number in range(20):
+        item = "abcd"[number % 4]
+        at = f"2026-01-{1 + number // 2:02d}T10:0{number % 2}:00Z"
+        lines.append({"type": "view", "device_id": "d", "item_id": item, "timestamp": at})
+    path = tmp_path / "theirs.ndjson"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    found = read_set(path)
+    assert (found.name, len(found), found.cut, found.sends_session) == ("theirs", 20, 16, False)
+    assert [item["item_id"] for item in found.items] == ["a", "b", "c", "d"]
+    assert len(set(found.session)) == 10  # a pause of a day ends a visit
+    assert next(iter(found.events(0, 1)))["device_id"] == "guest-d"
+    assert make_exam(found, questions=9, earlier=9).asks
+
+
+@pytest.mark.parametrize("line", ["{", '{"type": "view"}', "[]", '{"price": 1}'])
+def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "wrong.ndjson"
+    path.write_text('{"item_id": "a"}\n' + line + "\n")
+    with pytest.raises(ValueError, match="line 2"):
+        read_set(path)
+
+
+def test_the_best_list_of_the_funnel_cannot_be_beaten(shop: Funnel) -> None:
+    """The known probabilities are those that the visits show."""
+    big = make_funnel(3, people=20, groups=3, size=30, visits=4_000, leaks=False)
+    exam = make_exam(big.dataset, questions=4_000, earlier=1)
+    expected, hits = 0.0, 0
+    for ask, question in zip(exam.asks, exam.final.questions, strict=True):
+        best = big.best(ask.person, [exam.names[item] for item in question.prefix])
+        expected += sum(best.values())
+        hits += not ask.taken.isdisjoint(best)
+    share = expected / len(exam.asks)
+    assert hits / len(exam.asks) == pytest.approx(share, abs=0.03)
+    assert LOYAL < share < 0.95
+
+
+def test_the_leaks_of_the_funnel_are_planted(shop: Funnel) -> None:
+    data = shop.dataset
+    assert data.updates
+    for number, item in data.updates:
+        assert data.type[number - 1] == "purchase"
+        assert data.item[number - 1] == item["item_id"]
+    assert data.timestamp.max() > np.quantile(data.timestamp, 0.99) + 300 * DAY
+    late = [
+        number
+        for number in range(1, len(data))
+        if data.type[number] == "view" and data.timestamp[number] < data.timestamp[number - 1]
+    ]
+    assert len(late) > 20
+
+
+def test_answers_of_equal_peers_are_kept(tmp_path: Path) -> None:
+    exam = make_exam(click_log(2), questions=20, earlier=20)
+    first = PeerAnswers(exam)
+    first.add(MARKOV)
+    first.save(tmp_path / "kept.npz")
+    other = PeerAnswers(exam)
+    other.load(tmp_path / "kept.npz")
+    assert other.settings == first.settings
+    assert all(np.array_equal(other.lists[key], first.lists[key]) for key in first.lists)
+
+
+def test_every_peer_answers_a_click_log(tmp_path: Path) -> None:
+    exam = make_exam(click_log(3, visits=150), questions=40, earlier=40)
+    calls: list[tuple[int, int]] = []
+    made = answers(exam, tmp_path, lambda done, total: calls.append((done, total)))
+    assert calls[-1][0] == calls[-1][1] == len(made.names)
+    assert all(0.0 < made.card(name, "hr20").mean("hr20") <= 1.0 for name in made.names)
+    again = answers(exam, tmp_path, lambda done, total: pytest.fail("it was not kept"))
+    assert again.best("mrr20") == made.best("mrr20")
