@@ -28,6 +28,7 @@ from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, merged, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.util.clock import now_ms
+from tactful.util.process_tuning import return_free_pages
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import Entry, Tick, subject_key
 from tactful_streaming.engine.engine import Engine
@@ -44,6 +45,7 @@ _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
 _REST = 4
+_BURST = 20_000
 _LONGEST_REST_S = 0.25
 
 
@@ -175,6 +177,7 @@ class LogApplier:
             _SMALLEST_COMMIT, settings.commit_records, settings.commit_pause_ms / 1000
         )
         self._rest_until = 0.0
+        self._untidy = 0  # records applied since free memory was returned
         self._thread = threading.Thread(target=self._run, name="tactful-engine", daemon=True)
         self._requests = collections.deque[tuple[Callable[[], int], Future[int]]]()
         self._asking = threading.Lock()
@@ -311,7 +314,14 @@ class LogApplier:
             if not records:
                 if not self.recovering and (self._act() or self._send_tick(came)):
                     continue
+                self._tidy(behind=bool(uncommitted))
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
+
+    def _tidy(self, *, behind: bool) -> None:
+        """Return the memory of a burst of records to the system once all are committed."""
+        if self._untidy >= _BURST and not behind:
+            self._untidy = 0
+            return_free_pages()
 
     def _apply(self, records: list[tuple[int, bytes]]) -> None:
         started = self._clock()
@@ -320,6 +330,7 @@ class LogApplier:
             self.position = records[-1][0] + 1
             self.applied = dict(self._log.reached)
         now = self._clock()
+        self._untidy += len(records)
         self._batch.note(len(records), now - started)
         self._note_progress()
         for result in ("applied", "duplicates", "late", "invalid", "dropped"):

@@ -24,7 +24,12 @@ _COMPILER = "libllvmlite"
 
 _SWITCH_INTERVAL_S = 0.0005
 _COLLECT_AFTER = (5_000, 20, 500)
-_ALLOCATOR = (("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20), ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20))
+_ALLOCATOR = (
+    ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20),
+    ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20),
+    # The interpreter lock lets hardly two threads allocate at once, and each arena keeps free space.
+    ("MALLOC_ARENA_MAX", -8, 2),
+)
 
 
 @contextlib.contextmanager

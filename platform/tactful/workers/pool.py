@@ -48,7 +48,7 @@ from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.statistics.service import SECRET, open_statistics
-from tactful.util.process_tuning import end_start, returning_large_pieces
+from tactful.util.process_tuning import end_start, return_large_pieces, returning_large_pieces
 from tactful.workers import ipc
 from tactful.workers.state_server import StateServer
 from tactful.workers.status import Served, WorkerStatus
@@ -287,6 +287,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
         TactfulError: the address is taken, the data cannot be opened, or the server cannot start.
     """
     logs.configure(settings.logging)
+    return_large_pieces()  # before there are threads, which choose an arena
     server = settings.server
     try:
         listener = listen(server.host, server.port)

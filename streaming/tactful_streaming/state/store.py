@@ -19,6 +19,7 @@ from tactful_streaming.errors import StateError
 
 Change = tuple[bytes, bytes | None]  # a key and its new value; None deletes the key
 _CACHE_BYTES = 64 << 20
+_WRITTEN_BYTES = 16 << 20  # of writes in memory before they become a file
 _AFTER_EVERY_KEY = b"\xff" * 8
 _NO_KEY = b"\0"
 _COPIED_BYTES = 1 << 22
@@ -132,6 +133,9 @@ class RocksState:
         options.set_block_based_table_factory(table)
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.1)
+        # A quarter of the defaults: writes are in memory until they become a file.
+        options.set_write_buffer_size(_WRITTEN_BYTES)
+        options.set_max_bytes_for_level_base(4 * _WRITTEN_BYTES)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)

@@ -252,6 +252,22 @@ def test_a_refused_commit_is_not_tried_again_at_once() -> None:
     assert engine.refused == 1
 
 
+def test_memory_of_a_burst_is_returned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 20,000 records, when nothing waits for a commit; it stayed with the process before."""
+    returned: list[bool] = []
+    monkeypatch.setattr("tactful.pipeline.applier.return_free_pages", lambda: returned.append(True))
+    clock = Ticking()
+    log, engine = TimedLog(clock, 30_000, rate=1e9), CostlyEngine(clock, fixed_s=0.0, each_s=0.0)
+    applier = applying(log, engine, clock=clock)
+    for begin in range(0, 30_000, 512):
+        applier._apply(log.read(begin, 512))
+        applier._tidy(behind=True)
+    assert not returned
+    for _ in range(3):
+        applier._tidy(behind=False)
+    assert returned == [True]
+
+
 @pytest.mark.parametrize(
     ("count", "seconds", "expected"),
     [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32), (0, 0, 100), (0, 1, 16)],
