@@ -35,6 +35,7 @@ FIELD: tuple[Peer, ...] = (
 """The peers to beat on every set."""
 
 Progress = Callable[[int, int], None]
+_REPEATS = "repeats"
 
 
 class PeerAnswers:
@@ -44,7 +45,7 @@ class PeerAnswers:
         """Begin without answers."""
         self._exam = exam
         self.lists: dict[tuple[str, str], Lists] = {}
-        self.settings: dict[tuple[str, str], str] = {}
+        self.settings: dict[tuple[str, str], dict[str, Any]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -72,10 +73,7 @@ class PeerAnswers:
             if best not in answered:
                 answered[best] = peer.lists(replace(exam.final, repeats=repeats), **settings)
             self.lists[peer.name, measure] = answered[best]
-            shown = {**settings, **({"repeats": True} if repeats else {})}
-            self.settings[peer.name, measure] = (
-                ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"
-            )
+            self.settings[peer.name, measure] = {**settings, _REPEATS: repeats}
 
     def _tried(self, peer: Peer, settings: Mapping[str, Any], repeats: bool) -> Scorecard:
         trial = replace(self._exam.earlier, repeats=repeats)
@@ -86,6 +84,16 @@ class PeerAnswers:
     def card(self, peer: str, measure: str, rows: Sequence[int] | None = None) -> Scorecard:
         """Score a peer that was chosen for a measure, on some of the questions or all."""
         return card_of(self._exam.final, self.lists[peer, measure], rows)
+
+    def note(self, peer: str, measure: str) -> str:
+        """Return the settings that a peer was chosen with, in words."""
+        settings = self.settings[peer, measure].items()
+        return ", ".join(f"{key} {value}" for key, value in settings)
+
+    def new_only(self, peer: Peer, measure: str) -> Lists:
+        """Let a peer answer once more, with nothing that the person had before."""
+        settings = {k: v for k, v in self.settings[peer.name, measure].items() if k != _REPEATS}
+        return peer.lists(replace(self._exam.final, new_only=True), **settings)
 
     def best(self, measure: str) -> str:
         """Name the best peer."""

@@ -6,7 +6,7 @@ Every set has this form, the one in a stranger's file as well, so no code depend
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -47,7 +47,8 @@ class Dataset:
         sends_session: whether the visit ids are the data's own, so that they are sent.
         asks_guests: whether the visits of guests are asked about.
         updates: item upserts that arrive later: number of the event before which, and the upsert.
-        ids: the part of an event id that is the same in all events.
+        best: returns the best possible recommendation of a person who has seen some items in the
+            visit; None where nobody knows.
         note: what a reader must know about the data.
     """
 
@@ -66,7 +67,7 @@ class Dataset:
     sends_session: bool = True
     asks_guests: bool = True
     updates: Sequence[tuple[int, Mapping[str, Any]]] = ()
-    ids: str = "e"
+    best: Callable[[str, Collection[str]], Collection[str]] | None = None
     note: str = ""
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ class Dataset:
 
     def _event(self, number: int) -> dict[str, Any]:
         event: dict[str, Any] = {
-            "event_id": f"{self.ids}{number}",
+            "event_id": f"e{number}",
             "type": self.type[number],
             "timestamp": int(self.timestamp[number]),
             **who(self.person[number]),
@@ -192,7 +193,11 @@ def sent_as(dataset: Dataset, kind: str) -> Dataset:
     ]
     kept = dataset.keep(np.array(rows, np.int64))
     return replace(
-        kept, type=[kind] * len(kept), properties=[None] * len(kept), answers=frozenset({kind})
+        kept,
+        type=[kind] * len(kept),
+        properties=[None] * len(kept),
+        answers=frozenset({kind}),
+        best=None,  # a repeated touch is an answer now, too
     )
 
 

@@ -13,15 +13,16 @@ import json
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.figures import Figure, commit
-from benchmarks.quality.cold_people import KNOWN, ColdCard, ask_cold
-from benchmarks.quality.contest import MEASURES, PeerAnswers, answers
+from benchmarks.quality.case_figures import Results, case_figures
+from benchmarks.quality.cold_people import ask_cold
+from benchmarks.quality.contest import MEASURES, answers
 from benchmarks.quality.dataset import Dataset, sent_as, squeezed
 from benchmarks.quality.installation import Installation, Progress
 from benchmarks.quality.protocol import Exam, make_exam
@@ -29,7 +30,6 @@ from benchmarks.quality.served import served_lists
 from benchmarks.quality.sources import SOURCES
 from tactful.demo.datasets import Ask
 from tactful.errors import DatasetError, TactfulError
-from tactful.training.evaluation import Scorecard
 from tactful.training.options import TrainingOptions
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -75,23 +75,6 @@ class Options:
     def questions(self) -> int:
         """Most questions of a case."""
         return 600 if self.quick else 3_000
-
-
-@dataclass(frozen=True)
-class Results:
-    """Recommendations of the product in one case, in the order of the questions.
-
-    Attributes:
-        trained: after a training.
-        untrained: of a server that has loaded the events and nothing else.
-        cold: of users of whom few items are known; None where they are not asked for.
-        refusal: why nothing was trained, so that both are of an untrained server; empty if it was.
-    """
-
-    trained: Sequence[tuple[str, ...]]
-    untrained: Sequence[tuple[str, ...]]
-    cold: Mapping[int, ColdCard] | None = None
-    refusal: str = ""
 
 
 def measure_sets(options: Options) -> list[Figure]:
@@ -170,7 +153,7 @@ def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as folder:
         served = _in_process if options.in_process else _over_http
         results = served(case, exam, Path(folder), name, variant == "whole")
-    return _figures(name, _floor(dataset, variant), exam, peers, results)
+    return case_figures(name, _floor(dataset, variant), (case, exam), peers, results)
 
 
 def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold: bool) -> Results:
@@ -178,11 +161,11 @@ def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold:
     trained = Installation(folder / "trained")
     with trained.serve() as visitor, _bar(f"{name}: loading") as progress:
         visitor.send_all(dataset, progress)
-    untrained = _asked(trained.copy(folder / "untrained"), dataset, exam, f"{name}: untrained")
-    refusal = ""
+    untrained, _ = _asked(trained.copy(folder / "untrained"), dataset, exam, f"{name}: untrained")
+    refusal, metrics = "", {}
     with _bar(f"{name}: training") as progress:
         try:
-            trained.train()
+            metrics = trained.train()["metrics"]
         except RuntimeError as error:  # a shop whose data cannot be trained on is served as well
             refusal = str(error)
         progress(1, 1)
@@ -192,17 +175,21 @@ def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold:
         with other.serve() as visitor, _bar(f"{name}: cold people") as progress:
             cold = ask_cold(visitor, dataset, progress)
         other.delete()
-    lists = _asked(trained, dataset, exam, f"{name}: trained")
-    return Results(lists, untrained, cold, refusal)
+    lists, new = _asked(trained, dataset, exam, f"{name}: trained", exam.new_rows)
+    return Results(lists, untrained, cold, new, metrics.get("hr20"), refusal)
 
 
 def _asked(
-    installation: Installation, dataset: Dataset, exam: Exam, title: str
-) -> list[tuple[str, ...]]:
+    installation: Installation,
+    dataset: Dataset,
+    exam: Exam,
+    title: str,
+    new_only: Collection[int] = (),
+) -> tuple[list[tuple[str, ...]], dict[int, tuple[str, ...]]]:
     with installation.serve() as visitor, _bar(title) as progress:
-        lists = visitor.ask_all(dataset, exam.asks, progress)
+        answered = visitor.ask_all(dataset, exam.asks, progress, new_only=new_only)
     installation.delete()
-    return lists
+    return answered
 
 
 class _Played:
@@ -239,115 +226,6 @@ def _floor(dataset: Dataset, variant: str) -> float:
     if dataset.name in ("online_retail", "completejourney") and variant == "whole":
         return 1.10
     return 1.05 if variant == "whole" else 1.02
-
-
-def _figures(
-    name: str, floor: float, exam: Exam, peers: PeerAnswers, results: Results
-) -> list[Figure]:
-    trained, untrained = _card(exam, results.trained), _card(exam, results.untrained)
-    note = (
-        f"served untrained: {results.refusal}"[:300] if results.refusal else "served with defaults"
-    )
-    figures: list[Figure] = []
-    for measure in MEASURES:
-        best = peers.best(measure)
-        card = peers.card(best, measure)
-        figures += [
-            _estimate(f"{name}_{measure}", trained, measure, note),
-            _ratio(f"{name}_{measure}_vs_best_peer", trained, card, measure, best, floor),
-        ]
-        figures += [
-            _estimate(
-                f"{name}_{measure}_{peer}",
-                peers.card(peer, measure),
-                measure,
-                peers.settings[peer, measure],
-            )
-            for peer in peers.names
-        ]
-    figures += [
-        _estimate(f"{name}_untrained_hr20", untrained, "hr20", "loaded, nothing trained"),
-        _ratio(
-            f"{name}_untrained_hr20_vs_v_sknn",
-            untrained,
-            peers.card("v_sknn", "hr20"),
-            "hr20",
-            "v_sknn",
-            1.0,
-        ),
-        *_new_answers(name, exam, peers, results),
-        *_cold(name, results),
-    ]
-    return figures
-
-
-def _new_answers(name: str, exam: Exam, peers: PeerAnswers, results: Results) -> list[Figure]:
-    """Measure the questions whose answer the person had not touched before."""
-    rows = [
-        row
-        for row, question in enumerate(exam.final.questions)
-        if not question.taken & {*question.prefix, *question.history}
-    ]
-    title = f"{name}_new_mrr20"
-    if not rows:
-        return [Figure(title, None, "1", note="every answer was touched before")]
-    served = _card(exam, results.trained, rows)
-    other = peers.card("co_visitation", "mrr20", rows)
-    return [
-        _estimate(title, served, "mrr20", "answers that the person had not touched before"),
-        _ratio(f"{title}_vs_co_visitation", served, other, "mrr20", "co_visitation", 1.0),
-    ]
-
-
-def _cold(name: str, results: Results) -> list[Figure]:
-    figures = []
-    for known in KNOWN if results.cold else ():
-        assert results.cold is not None
-        card = results.cold[known]
-        title = f"{name}_cold_{known}_hr20"
-        if not len(card.served):
-            figures.append(Figure(title, None, "1", note="nobody has so many items"))
-            continue
-        gain = card.served.lead(card.popular)
-        note = f"less popularity ({card.popular.mean('hr20'):.3f}); "
-        note += _verdict(gain.low, gain.high, 0.01)
-        figures += [
-            _estimate(title, card.served, "hr20", f"{known} known items, any of the next five"),
-            Figure(f"{title}_gain", gain.value, "1", gain.low, gain.high, len(card.served), note),
-        ]
-    return figures
-
-
-def _card(
-    exam: Exam, lists: Sequence[tuple[str, ...]], rows: Sequence[int] | None = None
-) -> Scorecard:
-    card = Scorecard()
-    for row in range(len(exam.asks)) if rows is None else rows:
-        card.add(exam.asks[row].person, lists[row], exam.asks[row].taken)
-    return card
-
-
-def _estimate(name: str, card: Scorecard, measure: str, note: str) -> Figure:
-    found = card.estimate(measure)
-    return Figure(name, found.value, "1", found.low, found.high, len(card), note)
-
-
-def _ratio(
-    name: str, served: Scorecard, other: Scorecard, measure: str, who: str, floor: float
-) -> Figure:
-    if not other.mean(measure):
-        return Figure(name, None, "1", note=f"{who} scored nothing, so there is no ratio")
-    found = served.ratio(other, measure)
-    note = f"by {who} ({other.mean(measure):.3f}); floor {floor:g}; "
-    note += _verdict(found.low, found.high, 1.0)
-    low, high = min(found.low, found.value), max(found.high, found.value)
-    return Figure(name, found.value, "1", low, high, len(other), note)
-
-
-def _verdict(low: float, high: float, level: float) -> str:
-    if low > level:
-        return f"surely above {level:g}"
-    return f"surely below {level:g}" if high < level else f"the 95 % interval holds {level:g}"
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ Three leaks are planted, each useless at the moment of a request:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,8 @@ def make_funnel(
         updates=shop.updates,
         note="generated: view, cart and purchase of the same item",
     )
-    return Funnel(dataset, names, favourite)
+    funnel = Funnel(dataset, names, favourite)
+    return replace(funnel, dataset=replace(dataset, best=funnel.best))
 
 
 class _Shop:

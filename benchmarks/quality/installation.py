@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -140,24 +140,48 @@ class Visitor:
             time.sleep(0.05)
 
     def ask_all(
-        self, dataset: Dataset, asks: Sequence[Ask], progress: Progress
-    ) -> list[tuple[str, ...]]:
-        """Ask each question after everything that came before it; return the item ids."""
+        self,
+        dataset: Dataset,
+        asks: Sequence[Ask],
+        progress: Progress,
+        *,
+        new_only: Collection[int] = (),
+    ) -> tuple[list[tuple[str, ...]], dict[int, tuple[str, ...]]]:
+        """Ask each question after everything that came before it.
+
+        Args:
+            dataset: the events.
+            asks: the questions in the order of arrival.
+            progress: called with the number of questions so far, and of all.
+            new_only: numbers of questions to ask once more, with `exclude_seen`.
+
+        Returns:
+            Item ids of each question, and those with `exclude_seen` by number.
+        """
         sent = dataset.cut
-        lists = []
+        lists, new = [], {}
         for number, ask in enumerate(asks):
             if ask.before > sent:
                 self._send(dataset.records(sent, ask.before))
                 sent = ask.before
             session = ask.session_id if dataset.sends_session else None
             lists.append(self.ask(ask.person, session, ask.at))
+            if number in new_only:
+                new[number] = self.ask(ask.person, session, ask.at, exclude_seen=True)
             progress(number + 1, len(asks))
-        return lists
+        return lists, new
 
-    def ask(self, person: str, session: str | None, at: int) -> tuple[str, ...]:
+    def ask(
+        self, person: str, session: str | None, at: int, *, exclude_seen: bool = False
+    ) -> tuple[str, ...]:
         """Ask for one recommendation."""
         answer = self._client.recommend(
-            **who(person), session_id=session, count=CUTOFF, timestamp=at, after=self._position
+            **who(person),
+            session_id=session,
+            count=CUTOFF,
+            timestamp=at,
+            after=self._position,
+            exclude_seen=exclude_seen,
         )
         return tuple(item.item_id for item in answer.items)
 

@@ -94,7 +94,8 @@ def visits_matrix(trial: Trial) -> sparse.csr_matrix:
 def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
     """Lists by score; the more popular of equals first.
 
-    What the visit holds already is left out, unless the trial says that it may come again.
+    What the visit holds already is left out, unless the trial says that it may come again, and what
+    the person had before where the trial asks for new items only.
 
     Args:
         trial: the questions.
@@ -110,9 +111,11 @@ def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
         values = np.array(scores(part), np.float64)
         values /= np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-300)
         values += tie
-        if not trial.repeats:
-            for row, question in zip(values, trial.questions[part], strict=True):
+        for row, question in zip(values, trial.questions[part], strict=True):
+            if not trial.repeats or trial.new_only:
                 row[list(question.prefix)] = -np.inf
+            if trial.new_only:
+                row[list(question.history)] = -np.inf
         top = np.argpartition(-values, min(CUTOFF, trial.items - 1), axis=1)[:, :CUTOFF]
         order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
         found.append(np.take_along_axis(top, order, axis=1))

@@ -46,6 +46,15 @@ class Exam:
     earlier: Trial
     names: Sequence[str]
 
+    @property
+    def new_rows(self) -> list[int]:
+        """Numbers of the questions whose answer the person had not touched before."""
+        return [
+            row
+            for row, question in enumerate(self.final.questions)
+            if not question.taken & {*question.prefix, *question.history}
+        ]
+
 
 def make_exam(dataset: Dataset, *, questions: int, earlier: int, seed: int = 0) -> Exam:
     """Draw the questions.

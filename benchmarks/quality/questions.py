@@ -54,6 +54,7 @@ class Trial:
         ended: when each visit ended, epoch milliseconds; empty where no peer needs it.
         owners: number of the person of each visit; empty where no peer needs it.
         repeats: whether a recommendation may hold items of the visit.
+        new_only: whether it may hold nothing that the person had before.
     """
 
     items: int
@@ -62,6 +63,7 @@ class Trial:
     ended: Sequence[int] = ()
     owners: Sequence[int] = ()
     repeats: bool = False
+    new_only: bool = False
 
 
 @dataclass(frozen=True)

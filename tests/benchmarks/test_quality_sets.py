@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.figures import Figure
+from benchmarks.quality import floors
+from benchmarks.quality.case_figures import Results, case_figures
 from benchmarks.quality.contest import PeerAnswers, answers
 from benchmarks.quality.dataset import Dataset, from_events, read_set, sent_as, squeezed
 from benchmarks.quality.funnel import LOYAL, Funnel, make_funnel
-from benchmarks.quality.item_peers import MARKOV
+from benchmarks.quality.item_peers import CO_VISITATION, MARKOV
 from benchmarks.quality.protocol import make_exam, touches
 
 DAY = 86_400_000
@@ -131,15 +134,15 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_the_best_list_of_the_funnel_cannot_be_beaten(shop: Funnel) -> None:
     """The known probabilities are those that the visits show."""
-    big = make_funnel(3, people=20, groups=3, size=30, visits=4_000, leaks=False)
-    exam = make_exam(big.dataset, questions=4_000, earlier=1)
+    big = make_funnel(3, people=20, groups=3, size=30, visits=1_500, leaks=False)
+    exam = make_exam(big.dataset, questions=1_500, earlier=1)
     expected, hits = 0.0, 0
     for ask, question in zip(exam.asks, exam.final.questions, strict=True):
         best = big.best(ask.person, [exam.names[item] for item in question.prefix])
         expected += sum(best.values())
         hits += not ask.taken.isdisjoint(best)
     share = expected / len(exam.asks)
-    assert hits / len(exam.asks) == pytest.approx(share, abs=0.03)
+    assert hits / len(exam.asks) == pytest.approx(share, abs=0.04)
     assert LOYAL < share < 0.95
 
 
@@ -177,3 +180,84 @@ def test_every_peer_answers_a_click_log(tmp_path: Path) -> None:
     assert all(0.0 < made.card(name, "hr20").mean("hr20") <= 1.0 for name in made.names)
     again = answers(exam, tmp_path, lambda done, total: pytest.fail("it was not kept"))
     assert again.best("mrr20") == made.best("mrr20")
+
+
+def test_figures_compare_with_the_best_peer_and_the_best_possible(
+    shop: Funnel, tmp_path: Path
+) -> None:
+    """A product that gives the best possible recommendations leads, and reaches all there is."""
+    data = shop.dataset
+    exam = make_exam(data, questions=150, earlier=80)
+    peers = answers(exam, tmp_path, lambda done, total: None)
+    assert data.best is not None
+    right = [
+        tuple(data.best(ask.person, [exam.names[item] for item in question.prefix]))
+        for ask, question in zip(exam.asks, exam.final.questions, strict=True)
+    ]
+    none = [("unknown",)] * len(right)
+    new = {row: right[row] for row in exam.new_rows}
+    results = Results(right, none, new_only=new, offline_hr20=0.9)
+    found = {f.name: f for f in case_figures("f", 1.05, (data, exam), peers, results)}
+    lead = found["f_hr20_vs_best_peer"]
+    assert lead.value is not None and lead.value > 1.0
+    assert "floor 1.05" in lead.note
+    assert found["f_hr20_vs_possible"].value == 1.0
+    assert found["f_untrained_hr20_vs_v_sknn"].value == 0.0
+    assert (found["f_new_mrr20"].value or 0.0) > 0.0
+    assert found["f_new_mrr20"].value == found["f_exclude_seen_mrr20"].value
+    assert found["f_offline_hr20_vs_served"].value == pytest.approx(
+        0.9 / (found["f_hr20"].value or 1.0)
+    )
+    assert {f"f_mrr20_{peer}" for peer in peers.names} <= set(found)
+    fresh = peers.new_only(CO_VISITATION, "mrr20")
+    for question, row in zip(exam.final.questions, fresh.tolist(), strict=True):
+        assert not {*question.prefix, *question.history} & set(row)
+
+
+def test_a_finished_case_is_taken_over(
+    shop: Funnel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floors, "_FOLDER", tmp_path)
+    measured: list[str] = []
+
+    def measure(dataset: Dataset, variant: str, options: floors.Options) -> list[Figure]:
+        measured.append(variant)
+        if variant == "as_view" and len(measured) < 3:
+            raise RuntimeError("the server did not start")
+        return [Figure(f"{dataset.name}_{variant}", 1.0, "1")]
+
+    monkeypatch.setattr(floors, "measure", measure)
+    options = floors.Options(file=shop.dataset, variants=["whole", "as_view"])
+    first = floors.measure_sets(options)
+    assert "the server did not start" in first[-1].note
+    again = floors.measure_sets(options)
+    assert [figure.value for figure in again] == [1.0, 1.0]
+    assert measured == ["whole", "as_view", "as_view"]
+
+
+def test_a_set_that_cannot_be_had_is_skipped_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(quick: bool) -> Dataset:
+        raise OSError("pip cannot download recbole: no network")
+
+    monkeypatch.setattr(floors, "SOURCES", {"ml_100k": offline})
+    found = floors.measure_sets(floors.Options(only="ml_100k"))
+    assert [figure.value for figure in found] == [None, None]
+    assert all("no network" in figure.note for figure in found)
+
+
+@pytest.mark.slow
+def test_a_set_is_asked_over_http_before_and_after_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a small funnel: load, ask untrained, train, ask, and cold users."""
+    monkeypatch.setattr(floors, "_FOLDER", tmp_path)
+    monkeypatch.setattr(floors.Options, "questions", 40)
+    data = make_funnel(2, people=40, visits=250).dataset
+    found = {f.name: f for f in floors.measure(data, "whole", floors.Options())}
+    values = {name: figure.value for name, figure in found.items()}
+    assert 0.1 < (values["funnel_whole_hr20"] or 0.0) <= 1.0, found["funnel_whole_hr20"].note
+    assert values["funnel_whole_untrained_hr20"] is not None
+    assert values["funnel_whole_offline_hr20_vs_served"] is not None
+    assert values["funnel_whole_cold_3_hr20_gain"] is not None
