@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from tactful_streaming.errors import LogError
-from tactful_streaming.kafka import client, consumer_group
+from tactful_streaming.kafka import client, topics
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 
@@ -106,7 +106,11 @@ class FakeClient:
         topic = SimpleNamespace(partitions=dict.fromkeys(range(self._partitions)))
         return SimpleNamespace(topics={} if self.missing else {TOPIC: topic})
 
-    def topic_id(self, settings: KafkaSettings, *, timeout_s: float) -> str | None:
+    def topic_exists(self, settings: KafkaSettings, timeout_s: float) -> bool:
+        """Answer as the function of that name."""
+        return self.code is not None or (settings.topic == TOPIC and not self.missing)
+
+    def ask_topic_id(self, settings: KafkaSettings, *, timeout_s: float) -> str | None:
         """Answer as the function of that name."""
         try:
             self._check()
@@ -145,7 +149,8 @@ def patched_client(monkeypatch: pytest.MonkeyPatch, partitions: int = 4) -> Fake
         return fake
 
     monkeypatch.setattr(client, "connect", connect)
-    monkeypatch.setattr(consumer_group, "topic_id", fake.topic_id)
+    monkeypatch.setattr(client, "topic_exists", fake.topic_exists)
+    monkeypatch.setattr(topics, "ask_topic_id", fake.ask_topic_id)
     return fake
 
 

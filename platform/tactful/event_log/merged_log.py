@@ -2,7 +2,7 @@
 
 Partitions are merged by the time that their records reach, as far as they have arrived, so that
 during a replay no window closes because another partition was read first. Records are numbered
-consecutively, and the partitions' offsets are stored in the engine's state by :class:`LogOffsets`::
+consecutively, and the partitions' offsets are stored in the engine's state by `log_offsets`::
 
     partition 0:  t=1  t=4         read:  0 (t=1)  1 (t=2)  2 (t=4)
     partition 1:  t=2              offsets: {0: 2, 1: 1}
@@ -10,6 +10,7 @@ consecutively, and the partitions' offsets are stored in the engine's state by :
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,17 +21,25 @@ import msgspec
 
 from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_streaming.contract.log_entries import Event, Item
-from tactful_streaming.engine.options import CoCommittedConsumer
-from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
+from tactful_streaming.errors import (
+    LogError,
+    LogUnreachableError,
+    OffsetError,
+    TopicMissingError,
+)
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topic_watch import TopicWatch
+from tactful_streaming.kafka.topics import ask_topic
 from tactful_streaming.log.event_log import EventLog
+
+logger = logging.getLogger(__name__)
 
 _QUEUE = 4_000
 _CONSUME = 1_000
 _PATIENCE_S = 1.0
 _START_S = 30.0  # a broker that died is replaced in some ten seconds
+_ASK_S = 3.0
 _POLL_S = 1.0  # A signal is not seen before a wait for records has ended
 
 
@@ -60,27 +69,6 @@ class SinglePartitionLog:
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
-
-
-class LogOffsets(CoCommittedConsumer):
-    """Co-committed consumer that stores the read offset of each partition of a topic."""
-
-    def __init__(self, topic: str) -> None:
-        """Begin at the start of `topic`."""
-        self.topic = topic  # after a restore, the stored one
-        self.offsets: Callable[[], Offsets] = dict  # next offset to read, by partition
-
-    def apply(self, event: Event, item: Item | None) -> None:
-        """Ignore events."""
-
-    def snapshot(self) -> bytes:
-        """Encode the offsets of the records that the engine has applied."""
-        return msgspec.msgpack.encode((self.topic, dict(self.offsets())))
-
-    def restore(self, state: bytes) -> None:
-        """Restore stored offsets."""
-        self.topic, offsets = msgspec.msgpack.decode(state, type=tuple[str, dict[int, int]])
-        self.offsets = offsets.copy
 
 
 class _Receipt(msgspec.Struct, gc=False):
@@ -142,8 +130,12 @@ class MergedLog:
         *,
         opened: Callable[[Sequence[bytes]], list[bytes]] = list,
         wait_s: float = 0.1,
+        topic_id: str | None = None,
     ) -> None:
-        """Connect; raise OffsetError if a partition does not hold its first offset."""
+        """Connect; raise OffsetError if a partition does not hold its first offset.
+
+        After an outage the topic has to have the id `topic_id`; None: any.
+        """
         self._settings = settings
         self._kafka = client.import_kafka()
         self._bounded = span.bounded
@@ -151,6 +143,10 @@ class MergedLog:
         self._wait_s = wait_s
         self._problem: LogError | None = None
         self._full: set[int] = set()
+        self._watch = TopicWatch(
+            settings, topic_id, lambda asked: ask_topic(self._consumer, asked, _ASK_S)
+        )
+        self._watch.seen()
         config = settings.consumer_config("tactful-readers")
         self._consumer = client.connect("Consumer", config, self._on_error)
         try:
@@ -200,7 +196,7 @@ class MergedLog:
         Raises:
             OffsetError: if `offset` is another one, or records were dropped before they were read.
             LogUnreachableError: if it is bounded and existing records did not come within the wait.
-            TopicError: if the topic or a partition is gone.
+            TopicError: if the topic was deleted; of a bounded log, by the answer of one broker.
             LogError: for other permanent errors.
         """
         if offset != self._next:
@@ -273,6 +269,8 @@ class MergedLog:
 
     def _receive(self, wait_s: float) -> None:
         """Queue received records; wait for the first one for at most `wait_s`."""
+        if self._watch.doubt and self._watch.settled():
+            logger.info("topic %s is read again", self._settings.topic)
         messages = self._consumer.consume(_CONSUME, 0)
         if not messages and wait_s > 0:
             first = self._consumer.poll(wait_s)
@@ -374,7 +372,13 @@ class MergedLog:
         )
 
     def _on_error(self, error: Any) -> None:
-        self._problem = client.lasting_problem(error, self._settings) or self._problem
+        problem = client.lasting_problem(error, self._settings)
+        if isinstance(problem, TopicMissingError) and not self._bounded:
+            if not self._watch.doubt:
+                logger.warning("nothing is read until the brokers serve it: %s", problem)
+            self._watch.begin()
+        else:
+            self._problem = problem or self._problem
 
     def _tp(self, number: int, offset: int = client.NO_OFFSET) -> Any:
         return self._kafka.TopicPartition(self._settings.topic, number, offset)

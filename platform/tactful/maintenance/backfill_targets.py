@@ -22,7 +22,8 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
-from tactful.event_log.merged_log import LogOffsets, MergedLog, Span
+from tactful.event_log.log_offsets import LogOffsets
+from tactful.event_log.merged_log import MergedLog, Span
 from tactful.metadata.connections import kafka_settings
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions

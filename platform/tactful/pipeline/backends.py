@@ -29,7 +29,8 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
-from tactful.event_log.merged_log import AppliedLog, LogOffsets, MergedLog, SinglePartitionLog, Span
+from tactful.event_log.log_offsets import LogOffsets
+from tactful.event_log.merged_log import AppliedLog, MergedLog, SinglePartitionLog, Span
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.pipeline.applier import DeadLetterBuffer
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
@@ -335,9 +336,10 @@ class _Opening:
                 f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
                 "another data directory, or compute it again with `tactful serve --rebuild`"
             )
+        known = topic_id(kafka)
         check_topic(
             state,
-            topic_id(kafka),
+            known,
             fresh=engine.offset == 0,
             where=f"topic {kafka.topic!r} and the state in {data}",
             cure="start `tactful serve --rebuild`",
@@ -347,6 +349,7 @@ class _Opening:
             partitions,
             Span(begin=engine.offset, offsets=read.offsets()),
             opened=list if self.seal is None else self.seal.open,
+            topic_id=known,
         )
         self.stack.callback(followed.close)
         read.offsets = lambda: followed.reached

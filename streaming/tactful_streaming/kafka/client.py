@@ -28,7 +28,6 @@ NO_OFFSET: Final = -1001
 _PAUSE_S = 0.1
 _FIRST_ANSWER_S = 1.0
 _ANSWER_S = 3.0
-_UNSURE_S = 2.0  # time after which an unknown topic is missing if the controller does not say
 _LATE_ANSWER_S = 5.0  # grace for the client to report that there was no answer
 
 # Codes of the client's errors.
@@ -54,7 +53,6 @@ _TEMPORARY = (
     "_INCONSISTENT",  # records of a transaction were not delivered
 )
 _UNKNOWN = ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")
-_NOT_KNOWN_YET = "the topic exists and the broker does not know it yet"
 _LOST = (
     *("_FATAL", "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"),
     *("OUT_OF_ORDER_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID"),
@@ -84,46 +82,51 @@ def connect(
         raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
 
 
-def ask(
-    question: Callable[[], _Answer], timeout_s: float = 0.0, settings: KafkaSettings | None = None
-) -> _Answer:
+def ask(question: Callable[[], _Answer], timeout_s: float = 0.0) -> _Answer:
     """Call `question` again, until `timeout_s`, while brokers start or leaders move.
 
     It is called once more in any case if the client dropped the first request: a client that learns
-    of other brokers closes its connections and drops the requests that wait on them. With
-    `settings`, an unknown topic is believed only if the controller does not have it either: a
-    broker does not know a topic that was just created, nor any topic just after its start.
-
-    Raises:
-        TopicMissingError: if the controller does not have the topic.
+    of other brokers closes its connections and drops the requests that wait on them. An unknown
+    topic is a reason to ask again, too: a broker does not know a topic that was just created, nor
+    any topic just after its start.
     """
     kafka = import_kafka()
-    began = time.monotonic()
-    until = began + timeout_s
-    dropped = exists = None
+    until = time.monotonic() + timeout_s
+    dropped = False
     while True:
         try:
             return question()
         except kafka.KafkaException as error:
             code = error.args[0]
-            if dropped is None and _has_code(code, ("_DESTROY_BROKER",)):
-                dropped = code
+            if not dropped and _has_code(code, ("_DESTROY_BROKER",)):
+                dropped = True
                 continue
-            unknown = settings is not None and _has_code(code, _UNKNOWN)
-            if unknown and exists is None:
-                assert settings is not None
-                exists = topic_exists(settings, max(timeout_s, 1.0))
             over = time.monotonic() + _PAUSE_S > until
-            unsure = exists is None and (over or time.monotonic() > began + _UNSURE_S)
-            if unknown and (exists is False or unsure):
-                assert settings is not None
-                raise missing_topic(settings, confirmed=True) from error
-            if over and exists and _has_code(code, _UNKNOWN[:-1]):
-                code = kafka.KafkaError(kafka.KafkaError.LEADER_NOT_AVAILABLE, _NOT_KNOWN_YET)
-                raise kafka.KafkaException(code) from error
-            if over or not (unknown or _has_code(code, _ABSENT + _TEMPORARY)):
+            if over or not _has_code(code, _ABSENT + _TEMPORARY + _UNKNOWN):
                 raise
             time.sleep(_PAUSE_S)
+
+
+def ask_longer(
+    client: Any, question: Callable[[float], _Answer], timeout_s: float, causes: Causes
+) -> _Answer:
+    """Call `question` with a timeout that doubles, until `timeout_s`, while no broker answers.
+
+    An answer that is not there in time is lost, so that a slow broker gets longer each time.
+    `causes`, which the error callback of `client` notes, end it for brokers that refuse the client.
+    """
+    kafka = import_kafka()
+    until, wait_s = time.monotonic() + timeout_s, _FIRST_ANSWER_S
+    while True:
+        left_s = max(until - time.monotonic(), 0.001)
+        try:
+            return question(min(wait_s, left_s))
+        except kafka.KafkaException as error:
+            client.poll(0)
+            silent = error.args[0].retriable() or _has_code(error.args[0], _ABSENT)
+            if left_s <= wait_s or causes.refused or not silent:
+                raise
+            wait_s *= 2
 
 
 def count_partitions(
@@ -131,29 +134,28 @@ def count_partitions(
 ) -> int | None:
     """Ask any client for the number of partitions of the topic; None if there is no topic.
 
-    With `causes`, which the client's error callback notes, it does not wait until the timeout for
-    brokers that refuse the client.
+    With `causes`, it asks as :func:`ask_longer`, else once.
     """
-    kafka = import_kafka()
-    until = time.monotonic() + timeout_s
-    # An answer that is not there in time is lost, so that a slow broker gets longer each time.
-    wait_s = timeout_s if causes is None else _FIRST_ANSWER_S
-    while True:
-        left = max(until - time.monotonic(), 0.001)
-        listed = partial(client.list_topics, timeout=min(wait_s, left))
+
+    def listed(wait_s: float) -> Any:
         # All topics are listed: a request for one creates it where brokers auto-create topics.
-        try:
-            topics = ask(listed).topics
-        except kafka.KafkaException as error:
-            if left <= wait_s or not _has_code(error.args[0], _ABSENT):
-                raise
-            client.poll(0)
-            if causes is not None and causes.refused:
-                raise
-            wait_s *= 2
-        else:
-            topic = topics.get(settings.topic)
-            return len(topic.partitions) if topic is not None and topic.partitions else None
+        return ask(partial(client.list_topics, timeout=wait_s)).topics
+
+    asked = listed if causes is None else partial(ask_longer, client, listed, causes=causes)
+    topic = asked(timeout_s).get(settings.topic)
+    return len(topic.partitions) if topic is not None and topic.partitions else None
+
+
+def explain_absence(settings: KafkaSettings, timeout_s: float) -> LogError:
+    """Ask the controller about a topic that a broker does not know.
+
+    Returns:
+        A LogUnreachableError if the controller has the topic or does not answer, a
+        TopicMissingError if it has no such topic or refuses the question.
+    """
+    if topic_exists(settings, timeout_s):
+        return unknown_yet(settings)
+    return missing_topic(settings)
 
 
 def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool | None:
@@ -196,7 +198,8 @@ def partition_bounds(
     leader that died gets no answer, and the client keeps to that leader unless it lists the topics.
 
     Raises:
-        LogError: if no broker answers, or the topic or partition is not there.
+        TopicMissingError: if the last answer is that the topic or partition is not there.
+        LogError: if no broker answers.
     """
     kafka = import_kafka()
     partition = kafka.TopicPartition(settings.topic, number)
@@ -212,11 +215,7 @@ def partition_bounds(
         return bounds
 
     try:
-        low, high = ask(
-            question,
-            timeout_s if repeat else 0.0,
-            settings if repeat else None,
-        )
+        low, high = ask(question, timeout_s if repeat else 0.0)
     except kafka.KafkaException as error:
         raise explain(error.args[0], settings) from error
     return low, high
@@ -259,8 +258,12 @@ def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -
             retry_after=5.0,
         )
     if _has_code(error, _ABSENT + _LOST):
-        reason = error.str() if causes is None else f"{error.str()}; {causes}"
-        return LogUnreachableError(f"{where}: no broker answers ({reason})", retry_after=2.0)
+        # "0/5 brokers are down": the client counts other things than brokers that are down.
+        counts = _has_code(error, ("_ALL_BROKERS_DOWN",))
+        reasons = [] if counts else [error.str()]
+        reasons += [] if causes is None else [str(causes)]
+        reason = f" ({'; '.join(reasons)})" if reasons else ""
+        return LogUnreachableError(f"{where}: no broker answers{reason}", retry_after=2.0)
     if _has_code(error, _TEMPORARY) or error.retriable():
         reason = f"{error.name()}: {error.str()}"
         return LogUnreachableError(f"{where}: not served at present ({reason})", retry_after=2.0)
@@ -285,21 +288,26 @@ def _has_code(error: Any, names: Sequence[str]) -> bool:
     return error.code() in [getattr(kafka, name) for name in names]
 
 
-def missing_topic(settings: KafkaSettings, *, confirmed: bool = False) -> TopicMissingError:
-    """Make the error for a topic or partition that is not there, by the answer of one broker.
+def is_unknown(error: Any) -> bool:
+    """Whether a broker does not know the topic or the partition."""
+    return _has_code(error, _UNKNOWN)
 
-    It is `confirmed` if the controller has no such topic either, or does not say so for a while.
-    """
-    reason = ", by the answer of one broker, which may have just started"
-    if confirmed:
-        reason = (
-            ". If it was deleted, its records are lost: make it again and rebuild, or restore it "
-            "from a backup"
-        )
+
+def missing_topic(settings: KafkaSettings) -> TopicMissingError:
+    """Make the error for a topic or partition that is not there, by one answer."""
     return TopicMissingError(
         f"topic {settings.topic!r} at {settings.servers}: the topic or one of its partitions is "
-        f"not there{reason}",
+        "not there, by the answer of one broker, which may have just started",
         settings.topic,
+    )
+
+
+def unknown_yet(settings: KafkaSettings) -> LogUnreachableError:
+    """Make the error for a topic that exists although a broker does not know it."""
+    return LogUnreachableError(
+        f"topic {settings.topic!r} at {settings.servers}: it exists and the broker does not know "
+        "it yet",
+        retry_after=2.0,
     )
 
 

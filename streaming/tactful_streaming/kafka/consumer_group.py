@@ -24,7 +24,7 @@ from tactful_streaming.errors import (
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topic_watch import TopicWatch
-from tactful_streaming.kafka.topics import topic_id
+from tactful_streaming.kafka.topics import ask_topic
 
 _logger = logging.getLogger(__name__)
 
@@ -280,18 +280,7 @@ class PartitionGroup:
         self._trouble = problem
 
     def _ask(self, settings: KafkaSettings) -> str | None:
-        # The client itself looks for a missing topic every five minutes only, unless it is asked.
-        try:
-            count = client.count_partitions(self._consumer, settings, _ASK_TIMEOUT_S)
-        except self._kafka.KafkaException as error:
-            raise client.explain(error.args[0], settings) from error
-        identity = topic_id(settings, timeout_s=_ASK_TIMEOUT_S)
-        if count is None:
-            missing = client.missing_topic(settings)
-            if identity is None:
-                raise missing
-            raise LogUnreachableError(f"{missing}, and another reports it there", retry_after=2.0)
-        return identity
+        return ask_topic(self._consumer, settings, _ASK_TIMEOUT_S)
 
     def _start(self, number: int) -> int:
         low, _ = client.partition_bounds(self._consumer, self._settings, number, _TIMEOUT_S)

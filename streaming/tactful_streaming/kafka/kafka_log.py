@@ -26,14 +26,15 @@ from tactful_streaming.errors import (
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_PAYLOAD, KafkaSettings
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
+from tactful_streaming.kafka.topic_watch import START_S, TopicWatch
 from tactful_streaming.log.event_log import Positions
 
 _logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 0.5
+_ANSWER_S = 1.0
 _OVERDUE_S = 1.0
 _CONTROLLER_S = 5.0
-_DELETED_S = 2.0  # time for which the controller says that the topic is gone before it is believed
 
 
 class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
@@ -66,7 +67,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             clock: monotonic seconds.
 
         Raises:
-            TopicError: if the topic does not exist.
+            TopicMissingError: if all answers of two seconds report the topic missing.
             LogError: if the client is not installed or refuses the settings.
         """
         self._settings = settings
@@ -84,18 +85,14 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._probe_at = 0.0
         self._closed = False
         self._causes = client.Causes()
-        self._absent_since: float | None = None
+        self._absent = False  # whether the last answer of a broker was that it has no such topic
+        self._found: int | None = None  # number of partitions by the last answer
+        self._answer_s = connect_timeout_s
+        self._watch = TopicWatch(
+            settings, None, self._ask, unseen_s=START_S, every_s=0.0, clock=clock
+        )
         self._producer = self._connect()
-        self._probe(connect_timeout_s)
-        # A broker does not know a topic that was just created.
-        while self._absent_since is not None and not isinstance(self._problem, TopicError):
-            if self._clock() > self._absent_since + connect_timeout_s:
-                break
-            time.sleep(_PROBE_EVERY_S / 5)
-            self._probe(connect_timeout_s)
-        if isinstance(self._problem, TopicError):
-            self._producer = None  # breaks the reference cycle, which ends its threads
-            raise self._problem
+        self._open(connect_timeout_s)
         self._thread = threading.Thread(target=self._serve, name="kafka-log", daemon=True)
         self._thread.start()
 
@@ -164,6 +161,12 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         """Return the offset behind the last record this object appended to a partition, or 0."""
         return self._ends.get(number, 0)
 
+    def doubt(self) -> LogError:
+        """Check the topic, which a reader does not find; return the error for the reader."""
+        self._suspect = True
+        problem = self._problem
+        return problem if isinstance(problem, TopicError) else client.unknown_yet(self._settings)
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Wait at most `timeout_s` for acknowledgements, then fail the remaining appends."""
         with self._lock:
@@ -176,6 +179,19 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def _open(self, timeout_s: float) -> None:
+        """Wait for the topic, which brokers do not know when it was just created."""
+        until = self._clock() + timeout_s
+        problem = self._check_topic()
+        while self._absent and not isinstance(problem, TopicError) and self._clock() <= until:
+            time.sleep(_PROBE_EVERY_S / 5)
+            problem = self._check_topic()
+        if isinstance(problem, TopicError):
+            self._producer = None  # breaks the reference cycle, which ends its threads
+            raise problem
+        self._answer_s = _ANSWER_S
+        self._note(problem)
 
     def _connect(self) -> Any:
         return client.connect("Producer", self._settings.producer_config(), self._on_error)
@@ -230,9 +246,9 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             append.future.set_result(append.ends)
             return
         error = client.explain(append.error, self._settings)
-        if isinstance(error, LogUnreachableError):
+        if isinstance(error, LogUnreachableError | TopicError):
             self._suspect = True
-        elif not isinstance(error, TopicError):
+        else:
             error = LogWriteError(f"Kafka did not take an append: {error}")
         self._fatal |= client.lost_identity(append.error)
         append.future.set_exception(error)
@@ -257,7 +273,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             doubtful = self._suspect or self._problem is not None
             if doubtful and self._clock() >= self._probe_at:
                 self._suspect = False
-                self._probe(1.0)
+                self._probe()
 
     def _is_overdue(self) -> bool:
         while self._pending and self._pending[0].future.done():
@@ -280,50 +296,50 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         with contextlib.suppress(self._kafka.KafkaException):
             producer.flush(1.0)
 
-    def _probe(self, timeout_s: float) -> None:
+    def _probe(self) -> None:
         """Check that a broker answers and that the topic is unchanged."""
-        before = self._problem
-        try:
-            count = client.count_partitions(self._producer, self._settings, timeout_s, self._causes)
-        except self._kafka.KafkaException as error:
-            self._producer.poll(0)
-            self._problem = client.explain(error.args[0], self._settings, self._causes)
-        else:
-            self._problem = self._check_count(count)
+        self._note(self._check_topic())
+
+    def _note(self, problem: LogError | None) -> None:
+        before, self._problem = self._problem, problem
         self._probe_at = self._clock() + _PROBE_EVERY_S
         if self._problem is not None and before is None:
             _logger.warning("appends are refused: %s", self._problem)
         elif self._problem is None and before is not None:
             _logger.info("the event log can be reached again")
 
-    def _check_count(self, count: int | None) -> LogError | None:
-        topic = self._settings.topic
-        if count is None:
-            return self._check_absence()
-        self._absent_since = None
-        if self._count not in (None, count):
+    def _check_topic(self) -> LogError | None:
+        self._watch.begin()
+        try:
+            if not self._watch.settled():
+                problem = self._watch.trouble
+                # Until it is believed, senders wait for the topic as for brokers.
+                if isinstance(problem, TopicError):
+                    problem = LogUnreachableError(str(problem), retry_after=2.0)
+                return problem
+        except LogError as error:
+            return error
+        if self._count not in (None, self._found):
             return TopicError(
-                f"topic {topic!r} had {self._count} partitions and has {count} now, which changes "
-                "the partitions of users: restart all processes that use it, and rescale the state"
+                f"topic {self._settings.topic!r} had {self._count} partitions and has "
+                f"{self._found} now, which changes the partitions of users: restart all processes "
+                "that use it, and rescale the state"
             )
-        self._count = count
+        self._count = self._found
         return None
 
-    def _check_absence(self) -> LogError:
-        """Make the error for a topic that a broker does not know; the controller knows all."""
-        topic, servers = self._settings.topic, self._settings.servers
-        if self._absent_since is None:
-            self._absent_since = self._clock()
-        exists = client.topic_exists(self._settings, _CONTROLLER_S)
-        lasting = self._clock() - self._absent_since >= _DELETED_S
-        if exists or (not lasting and (exists is None or self._count is not None)):
-            return LogUnreachableError(
-                f"topic {topic!r} at {servers}: the broker does not know it yet", retry_after=2.0
+    def _ask(self, settings: KafkaSettings) -> None:
+        self._absent = False
+        try:
+            self._found = client.count_partitions(
+                self._producer, settings, self._answer_s, self._causes
             )
-        return TopicError(
-            f"topic {topic!r} does not exist at {servers}: make it (ensure_topic). If it was "
-            "deleted, its records are lost: restore it from a backup"
-        )
+        except self._kafka.KafkaException as error:
+            self._producer.poll(0)
+            raise client.explain(error.args[0], settings, self._causes) from error
+        self._absent = self._found is None
+        if self._absent:
+            raise client.explain_absence(settings, _CONTROLLER_S)
 
 
 class _PendingAppend:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicError
+from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicMissingError
 from tactful_streaming.kafka import client
 
 if TYPE_CHECKING:
@@ -89,22 +89,10 @@ class KafkaPartition:
         try:
             partition = self._consumer, self._settings, self._number
             low, high = client.partition_bounds(*partition, self._timeout_s, repeat=True)
-        except TopicError as error:
-            if not self._exists_at_broker():
-                raise
-            # Right after an outage the client's metadata may be incomplete.
-            raise LogUnreachableError(
-                f"{self._where()} exists and cannot be read yet", retry_after=2.0
-            ) from error
+        except TopicMissingError as error:
+            raise self._log.doubt() from error
         self._broker_end = high
         return low, max(high, self._known_end())
-
-    def _exists_at_broker(self) -> bool:
-        try:
-            count = client.count_partitions(self._consumer, self._settings, self._timeout_s)
-        except self._kafka.KafkaException as error:
-            raise client.explain(error.args[0], self._settings) from error
-        return count is not None and self._number < count
 
     def _known_end(self) -> int:
         return max(self._read_end, self._log.known_end(self._number))
@@ -193,7 +181,7 @@ class KafkaPartition:
     def _check(self) -> None:
         if self._problem is not None:
             problem, self._problem, self._position = self._problem, None, None
-            raise problem
+            raise self._log.doubt() if isinstance(problem, TopicMissingError) else problem
 
     def _where(self) -> str:
         return f"partition {self._number} of topic {self._settings.topic!r}"

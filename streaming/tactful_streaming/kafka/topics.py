@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any, Final
 
 from tactful_streaming.errors import TopicError
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
+from tactful_streaming.kafka.topic_watch import START_S, TopicWatch
 from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
 
@@ -16,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.1
 _LEADER_S = 5.0
+_ASK_EVERY_S = 0.5
 
 _NO_ID: Final = "A" * 22  # all zeros in base64: a broker without topic ids
 
@@ -69,6 +72,8 @@ def ensure_topic(
         _await_leaders(admin, settings, count, until)
     except kafka.KafkaException as error:
         producer.poll(0)
+        if client.is_unknown(error.args[0]):  # by a leader, and another broker lists it
+            raise client.unknown_yet(settings) from error
         raise client.explain(error.args[0], settings, causes) from error
     return count
 
@@ -125,11 +130,42 @@ def _await_leaders(admin: Any, settings: KafkaSettings, count: int, until: float
         for future in admin.list_offsets(asked, request_timeout=left_s).values():
             future.result()
 
-    client.ask(answer, until - time.monotonic(), settings)
+    client.ask(answer, until - time.monotonic())
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 30.0) -> str | None:
-    """Ask for the topic's id (None before Kafka 2.8); TopicError if there is no topic."""
+    """Ask for the topic's id (None before Kafka 2.8) until it exists.
+
+    Raises:
+        TopicMissingError: if all answers of two seconds report it missing.
+        LogError: if the cluster refuses, or no broker answers until the timeout.
+    """
+    ask = partial(ask_topic_id, timeout_s=timeout_s)
+    watch = TopicWatch(settings, None, ask, unseen_s=START_S, every_s=_ASK_EVERY_S)
+    return watch.wait(timeout_s)
+
+
+def ask_topic(any_client: Any, settings: KafkaSettings, timeout_s: float) -> str | None:
+    """Ask a broker by any client, then as :func:`ask_topic_id`.
+
+    A client looks for a missing topic every five minutes only, unless it is asked.
+    """
+    try:
+        count = client.count_partitions(any_client, settings, timeout_s)
+    except client.import_kafka().KafkaException as error:
+        raise client.explain(error.args[0], settings) from error
+    if count is None:
+        raise client.explain_absence(settings, timeout_s)
+    return ask_topic_id(settings, timeout_s=timeout_s)
+
+
+def ask_topic_id(settings: KafkaSettings, *, timeout_s: float) -> str | None:
+    """Ask once for the topic's id (None before Kafka 2.8), as a :class:`TopicWatch` asks.
+
+    Raises:
+        TopicMissingError: if neither a broker nor the controller knows it.
+        LogError: if the cluster refuses, or no broker answers until the timeout.
+    """
     kafka = client.import_kafka()
     from confluent_kafka.admin import AdminClient
 
@@ -139,10 +175,15 @@ def topic_id(settings: KafkaSettings, *, timeout_s: float = 30.0) -> str | None:
 
     def describe() -> Any:
         left_s = _find_controller(admin, until)
-        return admin.describe_topics(asked, request_timeout=left_s)[settings.topic].result()
+        try:
+            return admin.describe_topics(asked, request_timeout=left_s)[settings.topic].result()
+        except kafka.KafkaException as error:
+            if not client.is_unknown(error.args[0]):
+                raise
+            raise client.explain_absence(settings, left_s) from error
 
     try:
-        described = client.ask(describe, timeout_s, settings)
+        described = client.ask(describe, timeout_s)
     except kafka.KafkaException as error:
         unsupported = (kafka.KafkaError._UNSUPPORTED_FEATURE, kafka.KafkaError.UNSUPPORTED_VERSION)
         if error.args[0].code() in unsupported:

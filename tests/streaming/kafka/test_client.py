@@ -11,12 +11,12 @@ import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from tactful_streaming.errors import LogError, LogUnreachableError, TopicError
-from tactful_streaming.kafka import client, kafka_log
+from tactful_streaming.errors import LogError, LogUnreachableError, TopicError, TopicMissingError
+from tactful_streaming.kafka import client, kafka_log, topics
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
-from tactful_streaming.kafka.topics import ensure_topic
+from tactful_streaming.kafka.topics import ensure_topic, topic_id
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 NOWHERE = KafkaSettings("127.0.0.1:1", "t")
@@ -73,27 +73,49 @@ def test_other_errors_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("code", UNKNOWN)
-def test_the_controller_decides_whether_a_topic_exists(
-    code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_question_is_repeated_while_a_topic_is_unknown(code: int) -> None:
     """A broker that starts knows no topic: "make it again" would lose what is in one."""
-    controller_says(monkeypatch, True)
-    assert client.ask(answers(failed(code), failed(code), 7), 60, NOWHERE) == 7
-    controller_says(monkeypatch, None)
-    assert client.ask(answers(failed(code), failed(code), 7), 60, NOWHERE) == 7
-    controller_says(monkeypatch, False)
-    with pytest.raises(TopicError, match="If it was deleted, its records are lost"):
-        client.ask(answers(failed(code), 7), 60, NOWHERE)
-
-
-def test_a_topic_that_no_broker_knows_in_time_was_not_deleted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    controller_says(monkeypatch, True)
+    assert client.ask(answers(failed(code), failed(code), 7), 60) == 7
+    with pytest.raises(KafkaException):
+        client.ask(answers(failed(code), 7))
     consumer = Mock()
-    consumer.get_watermark_offsets.side_effect = failed(KafkaError.UNKNOWN_TOPIC_OR_PART)
-    with pytest.raises(LogUnreachableError, match="does not know it yet"):
+    consumer.get_watermark_offsets.side_effect = failed(code)
+    with pytest.raises(TopicMissingError, match="by the answer of one broker") as caught:
         client.partition_bounds(consumer, NOWHERE, 0, 0.05, repeat=True)
+    assert "deleted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("exists", [True, False, None])
+def test_a_topic_that_a_start_needs(exists: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missing after two seconds of answers, not after one, and was not deleted."""
+    controller_says(monkeypatch, exists)
+    monkeypatch.setattr(topics, "_ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(topics, "START_S", 0.2)
+    described: Future[None] = Future()
+    described.set_exception(failed(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    admin = Mock()
+    admin.describe_topics.return_value = {"t": described}
+    monkeypatch.setattr("confluent_kafka.admin.AdminClient", lambda *_: admin)
+    kind: type[LogError] = LogUnreachableError if exists else TopicMissingError
+    missing = r"does not exist \(all answers of 0.2 s .*make it first"
+    words = "does not know it yet" if exists else missing
+    with pytest.raises(LogError, match=words) as caught:
+        topic_id(NOWHERE, timeout_s=0.3)
+    assert type(caught.value) is kind
+    assert admin.describe_topics.call_count > 1
+
+
+@pytest.mark.parametrize("causes", [True, False])
+def test_the_loss_of_all_brokers_is_told_without_counts(causes: bool) -> None:
+    """The client counts "0/5 brokers are down" when all of one broker are."""
+    error = KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/5 brokers are down")
+    found = client.Causes()
+    found.note(error)
+    found.note(KafkaError(KafkaError._TRANSPORT, "127.0.0.1:1: Connection refused"))
+    said = str(client.explain(error, NOWHERE, found if causes else None))
+    assert "0/5" not in said
+    assert ("no broker answers (127.0.0.1:1: Connection refused)" in said) == causes
+    assert said.endswith("no broker answers") == (not causes)
 
 
 class Refusing:
@@ -192,39 +214,52 @@ def test_a_log_opens_when_brokers_know_its_topic(monkeypatch: pytest.MonkeyPatch
         assert log.partitions == 4
 
 
-@pytest.mark.parametrize("exists", [True, None])
+@pytest.mark.parametrize("exists", [True, False, None])
 def test_a_log_without_its_topic(exists: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is reported as missing only when the controller does not have it."""
+    """It is reported as missing within seconds, if the controller does not have it."""
     monkeypatch.setattr(client, "count_partitions", lambda *_: None)
     controller_says(monkeypatch, exists)
-    now = iter(range(1000))
-    clock = lambda: float(next(now))  # noqa: E731
-    if exists is None:
-        with pytest.raises(TopicError, match="does not exist"):
-            KafkaLog(NOWHERE, clock=clock)
+    if not exists:
+        ticks = iter(range(1000))
+        with pytest.raises(TopicMissingError, match=r"does not exist \(all answers of 2 s") as told:
+            KafkaLog(NOWHERE, clock=lambda: next(ticks) / 4)
+        assert "deleted" not in str(told.value)
         return
     with KafkaLog(NOWHERE, clock=lambda: time.monotonic() * 1000) as log:
         assert isinstance(log.problem, LogUnreachableError)
 
 
 @pytest.mark.parametrize("exists", [True, False, None])
-def test_a_topic_is_deleted_after_a_while(
+def test_a_topic_is_deleted_after_half_a_minute(
     exists: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that restarts knows no topic for a moment."""
-    monkeypatch.setattr(client, "count_partitions", lambda *_: 4)
+    """A broker that restarts knows no topic for a while, and its writers and readers wait."""
+    counts: dict[str, int | None] = {"now": 4}
+    monkeypatch.setattr(client, "count_partitions", lambda *_: counts["now"])
+    monkeypatch.setattr(KafkaLog, "_serve", lambda _: None)
     controller_says(monkeypatch, exists)
     now = 0.0
+
+    def problem(count: int | None, seconds: float) -> LogError | None:
+        nonlocal now
+        counts["now"], now = count, now + seconds
+        log._probe()
+        return log.problem
+
     with KafkaLog(NOWHERE, clock=lambda: now) as log:
-        assert isinstance(log._check_count(None), LogUnreachableError)
-        now = 1.0
-        assert isinstance(log._check_count(None), LogUnreachableError)
-        assert log._check_count(4) is None
-        now = 4.0
-        assert isinstance(log._check_count(None), LogUnreachableError)
-        now = 8.0
-        expected = LogUnreachableError if exists else TopicError
-        assert isinstance(log._check_count(None), expected)
+        for _ in range(2):
+            for seconds in (1, 10, 10, 9.5):
+                assert isinstance(problem(None, seconds), LogUnreachableError)
+                assert isinstance(log.doubt(), LogUnreachableError)
+            assert problem(4, 1) is None
+        assert isinstance(problem(None, 1), LogUnreachableError)
+        if exists:
+            assert isinstance(problem(None, 3600), LogUnreachableError)
+        else:
+            assert isinstance(problem(None, 30), TopicError)
+            assert "all answers of 30 s" in str(log.problem)
+            assert log.doubt() is log.problem
+        assert problem(4, 1) is None
 
 
 def test_a_quota_is_waited_for() -> None:

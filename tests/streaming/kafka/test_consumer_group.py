@@ -233,9 +233,9 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
 
 def test_an_absent_topic(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = KafkaSettings(kafka_servers, topic_name(), session_timeout_ms=session_ms(2_000))
-    group = member(settings, lambda _: 0)
     monkeypatch.setattr(topic_watch, "_BELIEVED_AFTER_S", 1.0)
     monkeypatch.setattr(topic_watch, "_ASK_EVERY_S", 0.2)
+    group = member(settings, lambda _: 0)
     with pytest.raises(TopicError, match=r"does not exist .*make it first"):
         patiently(lambda: group.poll(1, 0.05) and False)
     group.close()

@@ -28,7 +28,9 @@ from tactful_streaming.errors import (
     LogWriteError,
     OffsetError,
     TopicError,
+    TopicMissingError,
 )
+from tactful_streaming.kafka import client, topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
@@ -155,7 +157,7 @@ def test_topics_are_made_once(kafka_servers: str) -> None:
 
 def test_a_missing_topic_is_reported(kafka_servers: str) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
-    with pytest.raises(TopicError, match=r"does not exist at .* make it"):
+    with pytest.raises(TopicMissingError, match=r"at .* does not exist .*make it first"):
         KafkaLog(settings)
 
 
@@ -328,7 +330,9 @@ def test_a_changed_topic_is_not_written_to(
         broker.kill()
         with pytest.raises(LogUnreachableError):
             log.append([b"x"], ["u"])
-        monkeypatch.setattr("tactful_streaming.kafka.client.count_partitions", lambda *_: count)
+        monkeypatch.setattr(client, "count_partitions", lambda *_: count)
+        monkeypatch.setattr(client, "topic_exists", lambda *_: False)
+        monkeypatch.setattr(topic_watch, "_BELIEVED_AFTER_S", 1.0)
         broker.start()
         patiently(lambda: isinstance(log.problem, TopicError))
         with pytest.raises(TopicError, match=message):
@@ -446,10 +450,14 @@ def test_an_unknown_partition_is_verified_before_it_is_gone(
         unknown = KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         consumer.get_watermark_offsets.side_effect = unknown
         monkeypatch.setattr(partition, "_consumer", consumer)
-        with pytest.raises(LogUnreachableError, match="exists and cannot be read yet"):
+        with pytest.raises(LogUnreachableError, match="does not know it yet"):
             partition.read(0, 1)
-        monkeypatch.setattr("tactful_streaming.kafka.client.count_partitions", lambda *_: None)
-        with pytest.raises(TopicError, match="is not there"):
+        monkeypatch.setattr(client, "count_partitions", lambda *_: None)
+        monkeypatch.setattr(client, "topic_exists", lambda *_: False)
+        monkeypatch.setattr(topic_watch, "_BELIEVED_AFTER_S", 1.0)
+        log.doubt()
+        patiently(lambda: isinstance(log.problem, TopicError))
+        with pytest.raises(TopicError, match="is not there any more"):
             partition.read(0, 1)
         partition.close()
 
@@ -476,23 +484,29 @@ def test_dropped_requests_are_repeated(
 VANISH = """
 import sys
 from confluent_kafka.admin import AdminClient
-from tactful_streaming.errors import TopicError
+from tactful_streaming.errors import LogUnreachableError, TopicError
+from tactful_streaming.kafka import topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 
+topic_watch._BELIEVED_AFTER_S = 1.0
 settings = KafkaSettings(servers=sys.argv[1], topic=sys.argv[2], linger_ms=1)
 ensure_topic(settings, consumer_threads=2)
 texts = []
 with KafkaLog(settings) as log:
     log.append_to(0, [b"x"])
-    partition = log.partition(0)
+    partition = KafkaPartition(log, 0, timeout_s=1.0)
     admin = AdminClient({"bootstrap.servers": settings.servers})
     admin.delete_topics([settings.topic], operation_timeout=10)[settings.topic].result()
-    try:
-        partition.read(0, 1)
-    except TopicError as error:
-        texts.append(str(error))
+    while not texts:
+        try:
+            partition.read(0, 1)
+        except LogUnreachableError:
+            pass
+        except TopicError as error:
+            texts.append(str(error))
     partition.close()
 try:
     KafkaLog(settings)
@@ -518,7 +532,7 @@ def test_a_vanished_topic(kafka_servers: str) -> None:
     assert done.returncode == 0, done.stderr
     reading, opening = done.stdout.splitlines()
     assert "If it was deleted, its records are lost" in reading
-    assert "restore it from a backup" in opening
+    assert "does not exist (all answers of 2 s report it missing): make it first" in opening
 
 
 def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:

@@ -8,7 +8,7 @@ from tests.streaming.brokers import topic_name
 from tests.streaming.shard import definitions, new_shard
 
 from tactful_streaming.contract.log_entries import Event, encode_entry
-from tactful_streaming.errors import TopicError
+from tactful_streaming.errors import TopicError, TopicMissingError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import check_topic, ensure_topic, topic_id
 from tactful_streaming.state.store import MemoryState
@@ -20,7 +20,7 @@ def test_each_created_topic_has_its_own_id(kafka_servers: str) -> None:
     from confluent_kafka.admin import AdminClient
 
     settings = KafkaSettings(kafka_servers, topic_name())
-    with pytest.raises(TopicError, match="is not there"):
+    with pytest.raises(TopicMissingError, match=r"does not exist .*make it first"):
         topic_id(settings)
     ensure_topic(settings, consumer_threads=1)
     first = topic_id(settings)

@@ -160,14 +160,12 @@ def test_a_missing_topic_of_rows_is_named(tmp_path: Path, fake: FakeClient) -> N
     Job.failure = missing_topic(KafkaSettings("127.0.0.1:1", "rows"))
     asked = []
 
-    def topic_id(settings: KafkaSettings, *, timeout_s: float) -> str:
+    def topic_exists(settings: KafkaSettings, timeout_s: float) -> bool:
         asked.append(settings.topic)
-        if settings.topic == "rows":
-            raise missing_topic(settings)
-        return "one"
+        return settings.topic != "rows"
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tactful_streaming.kafka.consumer_group.topic_id", topic_id)
+        patched.setattr("tactful_streaming.kafka.client.topic_exists", topic_exists)
         with pytest.raises(TopicError, match=r"topic 'rows' at .*is not there any more"):
             step(worker, clock, 60)
     assert set(asked) == {"rows"}
