@@ -25,7 +25,6 @@ _MOST_WAITING = 500_000
 _BY_KEY = -1  # the client's PARTITION_UA
 _TOGETHER = 2_000  # rows passed to the client in one call
 _TRANSACTION_TIMEOUT_MS = 300_000
-_FIRST_ANSWER_S = 1.0
 _LINGER_MS = 500
 """Readers see no rows before the commit, which sends batches without this delay.
 
@@ -52,6 +51,7 @@ class TransactionalProducer:
         self._timeout_s = settings.delivery_timeout_ms / 1000
         self._clock = clock
         self._open = False
+        self._fenced = False
         self._failed = _FailedDelivery()
         config = {
             **settings.producer_config(),
@@ -63,7 +63,9 @@ class TransactionalProducer:
         self._causes = client.Causes()
         self._producer = client.connect("Producer", config, self._causes.note)
         with self._explained():
-            self._take_name()
+            # A call after a timeout waits for the same answer.
+            take_name = self._producer.init_transactions
+            client.ask_longer(self._producer, take_name, self._timeout_s, self._causes)
 
     def partition_of(self, topic: str) -> Callable[[str], int]:
         """Return the function from a record's key to its partition in a topic."""
@@ -128,22 +130,6 @@ class TransactionalProducer:
         with suppress(self._kafka.KafkaException):  # of a producer that was fenced
             self._producer.flush(0)
 
-    def _take_name(self) -> None:
-        """Take the transactional id; do not wait for brokers that refuse the client."""
-        left_s, wait_s = self._timeout_s, _FIRST_ANSWER_S
-        while True:
-            try:
-                self._producer.init_transactions(min(wait_s, left_s))
-            except self._kafka.KafkaException as error:
-                self._producer.poll(0)
-                left_s -= wait_s
-                # A call after a timeout waits for the same answer.
-                if left_s <= 0 or self._causes.refused or not error.args[0].retriable():
-                    raise
-                wait_s *= 2
-            else:
-                return
-
     def _produce(self, topic: str, rows: Sequence[Row], partition: int, until: float) -> None:
         # If a message is not delivered, the commit fails, and does not say why.
         messages: list[dict[str, Any]] = [
@@ -186,10 +172,13 @@ class TransactionalProducer:
 
     def _error(self, error: Any) -> Exception:
         kafka = self._kafka.KafkaError
-        # After a failure the client reports only that it has failed.
-        if error.code() in (kafka._FATAL, kafka._STATE):
+        # After a failure the client reports only that it has failed or, if that was in the commit,
+        # that the commit is still in progress.
+        if not self._fenced and error.code() in (kafka._FATAL, kafka._STATE):
             error = self._failure() or error
-        if error.code() in (kafka._FENCED, kafka.PRODUCER_FENCED, kafka.INVALID_PRODUCER_EPOCH):
+        codes = (kafka._FENCED, kafka.PRODUCER_FENCED, kafka.INVALID_PRODUCER_EPOCH)
+        self._fenced |= error.code() in codes
+        if self._fenced:
             return FencedError(f"{self._where()}: another process has taken over")
         settings = self._settings
         if error.code() == kafka._INCONSISTENT and self._failed.error is not None:

@@ -19,6 +19,7 @@ from tactful_streaming.errors import (
     LogWriteError,
     TopicMissingError,
 )
+from tactful_streaming.kafka import transactional_producer
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
@@ -122,11 +123,31 @@ def test_rows_the_client_refuses_are_an_error(settings: KafkaSettings) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5000])
-def test_a_fenced_producer_says_so_whatever_is_called(settings: KafkaSettings, rows: int) -> None:
-    """First in the commit; later calls meet a client that reports only that it has failed."""
+def test_a_fenced_producer_says_so_whatever_is_called(
+    settings: KafkaSettings, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First in the commit; later calls meet a client that reports only that it has failed.
+
+    The rows are sent after the other has taken over. If they were sent before, the broker in memory
+    drops the connection at each attempt to commit instead of answering.
+    """
+    monkeypatch.setattr(transactional_producer, "_LINGER_MS", 20_000)
+    check_fencing(settings, rows, sent_before=False)
+
+
+@pytest.mark.parametrize("rows", [1, 5000])
+def test_a_producer_is_fenced_after_its_rows_were_sent(apache_servers: str, rows: int) -> None:
+    settings = KafkaSettings(apache_servers, topic_name())
+    ensure_topic(settings, partitions=3)
+    check_fencing(settings, rows, sent_before=True)
+
+
+def check_fencing(settings: KafkaSettings, rows: int, *, sent_before: bool) -> None:
     name = f"owner-{settings.topic}"
     fenced = TransactionalProducer(settings, name)
     fenced.write(settings.topic, some_rows(rows), 1)
+    if sent_before:
+        assert fenced._producer.flush(60) == 0
     owner = TransactionalProducer(settings, name)
     with pytest.raises(FencedError, match="another process has taken over"):
         fenced.commit()
@@ -171,6 +192,29 @@ def test_a_failed_client_is_asked_why(
     with pytest.raises(FencedError):
         producer.write("t", some_rows(2))
     producer.close()
+
+
+@pytest.mark.parametrize("then", ["_CONFLICT", "_FATAL", "_STATE", "_TIMED_OUT"])
+def test_a_fenced_producer_stays_fenced(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that fails while it flushes stays in progress, as an outage to later calls."""
+    fenced, later = (
+        confluent_kafka.KafkaException(KafkaError(getattr(KafkaError, name)))
+        for name in ("_FENCED", then)
+    )
+    made = MagicMock()
+    made.produce_batch.side_effect = lambda *arguments, **_: len(arguments[1])
+    made.commit_transaction.side_effect = fenced
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda *_, **__: made)
+    producer = TransactionalProducer(KafkaSettings("127.0.0.1:1"), "owner")
+    producer.write("t", some_rows(2))
+    with pytest.raises(FencedError):
+        producer.commit()
+    made.begin_transaction.side_effect = made.produce_batch.side_effect = later
+    made.commit_transaction.side_effect = later
+    with pytest.raises(FencedError):
+        producer.write("t", some_rows(2))
+    with pytest.raises(FencedError):
+        producer.commit()
 
 
 @pytest.mark.parametrize(
