@@ -75,6 +75,13 @@ class PeerAnswers:
             self.lists[peer.name, measure] = answered[best]
             self.settings[peer.name, measure] = {**settings, _REPEATS: repeats}
 
+    def add_once(self, peer: Peer) -> None:
+        """Let a peer answer without choosing anything."""
+        lists = peer.lists(self._exam.final)
+        for measure in MEASURES:
+            self.lists[peer.name, measure] = lists
+            self.settings[peer.name, measure] = {_REPEATS: False}
+
     def _tried(self, peer: Peer, settings: Mapping[str, Any], repeats: bool) -> Scorecard:
         trial = replace(self._exam.earlier, repeats=repeats)
         if not trial.questions:
@@ -114,16 +121,29 @@ class PeerAnswers:
             self.lists = {key: arrays["/".join(key)] for key in self.settings}
 
 
-def answers(exam: Exam, folder: Path, progress: Progress) -> PeerAnswers:
-    """Return the peers' answers; those of an equal exam and equal code are taken from `folder`."""
+def answers(
+    exam: Exam, folder: Path, progress: Progress, *, models: Sequence[Peer] = ()
+) -> PeerAnswers:
+    """Return the peers' answers; those of an equal exam and equal code are taken from `folder`.
+
+    Args:
+        exam: the questions.
+        folder: of the files.
+        progress: called with the number of peers so far, and of all.
+        models: peers that take minutes: they are asked once, and nothing of them is chosen.
+    """
     result = PeerAnswers(exam)
-    path = folder / f"{_digest(exam)}.npz"
+    names = "".join(f"-{peer.name}" for peer in models)
+    path = folder / f"{_digest(exam)}{names}.npz"
     if path.exists():
         result.load(path)
         return result
-    for number, peer in enumerate(FIELD):
-        result.add(peer)
-        progress(number + 1, len(FIELD))
+    for number, peer in enumerate([*FIELD, *models]):
+        if peer in models:
+            result.add_once(peer)
+        else:
+            result.add(peer)
+        progress(number + 1, len(FIELD) + len(models))
     result.save(path)
     return result
 

@@ -26,6 +26,7 @@ from benchmarks.quality.contest import MEASURES, answers
 from benchmarks.quality.dataset import Dataset, sent_as, squeezed
 from benchmarks.quality.installation import Installation, Progress
 from benchmarks.quality.protocol import Exam, make_exam
+from benchmarks.quality.sequence_models import sequence_peers
 from benchmarks.quality.served import served_lists
 from benchmarks.quality.sources import SOURCES
 from tactful.demo.datasets import Ask
@@ -148,12 +149,18 @@ def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
     if variant.startswith("squeezed") and days <= float(variant.partition("_")[2]):
         return [Figure(f"{name}_hr20", None, "1", note=f"the set lasts {days:.1f} days only")]
     exam = make_exam(case, questions=options.questions, earlier=options.questions // 2)
+    models, missing = sequence_peers() if variant == "whole" and not options.quick else ([], {})
     with _bar(f"{name}: peers") as progress:
-        peers = answers(exam, _FOLDER / "peers", progress)
+        peers = answers(exam, _FOLDER / "peers", progress, models=models)
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as folder:
         served = _in_process if options.in_process else _over_http
         results = served(case, exam, Path(folder), name, variant == "whole")
-    return case_figures(name, _floor(dataset, variant), (case, exam), peers, results)
+    figures = case_figures(name, _floor(dataset, variant), (case, exam), peers, results)
+    return figures + [
+        Figure(f"{name}_{measure}_{peer}", None, "1", note=reason)
+        for peer, reason in missing.items()
+        for measure in MEASURES
+    ]
 
 
 def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold: bool) -> Results:

@@ -101,9 +101,8 @@ def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
         trial: the questions.
         scores: of all items for a slice of the questions, shape (questions, items).
     """
-    popular = _popularity(trial)
     tie = np.empty(trial.items)
-    tie[np.argsort(-popular, kind="stable")] = np.linspace(1e-9, 0.0, trial.items)
+    tie[popular_rows(trial)] = np.linspace(1e-9, 0.0, trial.items)
     found = []
     chunk = max(1, min(_CHUNK, _CELLS // trial.items))
     for start in range(0, len(trial.questions), chunk):
@@ -120,6 +119,11 @@ def best(trial: Trial, scores: Callable[[slice], NDArray[np.float64]]) -> Lists:
         order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
         found.append(np.take_along_axis(top, order, axis=1))
     return np.concatenate(found)
+
+
+def popular_rows(trial: Trial) -> NDArray[np.intp]:
+    """Return the item numbers, those of most visits first."""
+    return np.argsort(-_popularity(trial), kind="stable")
 
 
 def _popularity(trial: Trial) -> NDArray[np.int64]:
@@ -172,7 +176,7 @@ def _asked(
 def own_faded(trial: Trial, *, age: float) -> Lists:
     """What the person took most often, the longer ago the less it counts."""
     found = np.full((len(trial.questions), CUTOFF), -1, np.int64)
-    popular = np.argsort(-_popularity(trial), kind="stable")[:CUTOFF].tolist()
+    popular = popular_rows(trial)[:CUTOFF].tolist()
     for number, question in enumerate(trial.questions):
         counts: Counter[int] = Counter()
         for place, item in enumerate(reversed(question.history)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchmarks.quality.dataset import GUEST, Dataset
 from benchmarks.quality.questions import Question, Trial
@@ -19,8 +20,7 @@ from tactful.demo.datasets import Ask
 _EARLIER_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class Touch:
+class Touch(NamedTuple):
     """An interaction with an item, the visit's first or not of the item before it."""
 
     number: int

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.quality import item_peers, session_peers
+from benchmarks.quality import item_peers, sequence_models, session_peers
 from benchmarks.quality.peers import Lists, v_sknn
 from benchmarks.quality.questions import Question, Trial
 from tactful.training.evaluation import CUTOFF
 
 ITEMS = 30
+_ECHO = """
+import sys, numpy as np
+arrays = np.load(sys.argv[1])
+sizes = arrays["question_sizes"]
+assert len(arrays["visits"]) == arrays["visit_sizes"].sum()
+lists = np.full((len(sizes), 60), -1)
+for row, (end, size) in enumerate(zip(np.cumsum(sizes), sizes)):
+    lists[row, :size] = arrays["questions"][end - size : end][::-1]
+np.save(sys.argv[2], lists)
+"""
 Scores = Mapping[int, float]
 
 
@@ -219,3 +231,33 @@ def test_an_item_of_the_visit_comes_again_where_the_trial_says_so() -> None:
     assert any(held)
     for question, row in zip(trial.questions, outside, strict=True):
         assert not set(question.prefix) & set(row.tolist())
+
+
+def test_models_that_are_not_installed_are_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence_models, "PYTHON", tmp_path / "python")
+    found, missing = sequence_models.sequence_peers()
+    assert not found
+    assert set(missing) == {"sasrec", "gru4rec"}
+    assert all("does not exist" in reason for reason in missing.values())
+
+
+def test_a_model_gets_sequences_and_gives_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the model answers with the items of each question, the latest first."""
+    script = tmp_path / "model.py"
+    script.write_text(_ECHO)
+    monkeypatch.setattr(sequence_models, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(sequence_models, "_MODELS", {"echo": (str(script), "numpy")})
+    (peer,), missing = sequence_models.sequence_peers(0.1)
+    assert (peer.name, missing) == ("echo", {})
+    asked = make_trial(7)
+    lists = peer.lists(replace(asked, repeats=True))
+    for question, row in zip(asked.questions, lists.tolist(), strict=True):
+        known = list(dict.fromkeys(reversed(question.known)))
+        assert row[: len(known)] == known
+        assert len(set(row)) == CUTOFF
+    for question, row in zip(asked.questions, peer.lists(asked).tolist(), strict=True):
+        assert not set(question.prefix) & set(row)
