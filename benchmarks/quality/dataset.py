@@ -6,6 +6,7 @@ Every set has this form, the one in a stranger's file as well, so no code depend
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ GUEST = "guest-"
 _TAKEN_BACK = frozenset({"return", "refund", "remove_from_cart"})
 _VISIT_GAP = 30 * 60_000
 _TEST_SHARE = 0.2
+_ENOUGH = 1_000
+"""Events of a type that make it the one to predict, in a large set."""
 
 Record = tuple[Literal["event", "item"], dict[str, Any]]
 
@@ -257,7 +260,9 @@ def from_events(
     Raises:
         ValueError: if there are no events with an item, or an event names nobody.
     """
-    kinds = {str(event["type"]) for event in events if event.get("item_id")} - _TAKEN_BACK
+    kinds = Counter(str(event["type"]) for event in events if event.get("item_id"))
+    for kind in _TAKEN_BACK:
+        kinds.pop(kind, None)
     if not kinds:
         raise ValueError(f"{name}: no event has an item_id: there is nothing to ask about")
     people = []
@@ -294,10 +299,15 @@ def from_events(
     )
 
 
-def _strongest(kinds: Collection[str]) -> frozenset[str]:
-    """Return the types that are right answers: the last stage of a funnel that the data have."""
+def _strongest(kinds: Mapping[str, int]) -> frozenset[str]:
+    """Return the types that are right answers: the last stage of the funnel with enough events.
+
+    Args:
+        kinds: number of events by type.
+    """
+    enough = min(_ENOUGH, 0.05 * sum(kinds.values()))
     for stage in ({"purchase", "add_to_cart"}, {"rating"}, {"click"}, {"view"}):
-        if stage & set(kinds):
+        if sum(kinds.get(kind, 0) for kind in stage) >= enough:
             return frozenset(stage & set(kinds))
     return frozenset(kinds)
 

@@ -50,8 +50,13 @@ VARIANTS: Mapping[str, Callable[[Dataset], Dataset]] = {
 
 _USUAL = [variant for variant in VARIANTS if variant != "as_cart"]
 
-_QUICK_SETS = ("ml_100k", "funnel", "online_retail")
+_QUICK: Mapping[str, Sequence[str]] = {
+    "ml_100k": ("whole", "as_click"),
+    "funnel": ("whole",),
+    "online_retail": ("squeezed_3", "as_click"),
+}
 _QUICK_VARIANTS = ("whole", "squeezed_3", "as_click")
+"""Variants of a quick run of one set alone."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def measure_sets(options: Options) -> list[Figure]:
             note = f"skipped: {type(error).__name__}: {error}"[:400]
             figures += _missing(f"{name}_whole", note)
             continue
-        for variant in _variants(options):
+        for variant in _variants(name, options):
             figures += _kept(dataset, variant, options)
     return figures
 
@@ -98,13 +103,16 @@ def _names(options: Options) -> Sequence[str]:
         return [options.file.name]
     if options.only is not None:
         return [options.only]
-    return _QUICK_SETS if options.quick else list(SOURCES)
+    return list(_QUICK if options.quick else SOURCES)
 
 
-def _variants(options: Options) -> Sequence[str]:
+def _variants(name: str, options: Options) -> Sequence[str]:
     if options.variants is not None:
         return options.variants
-    return _QUICK_VARIANTS if options.quick else _USUAL
+    if not options.quick:
+        return _USUAL
+    alone = options.only is not None or options.file is not None
+    return _QUICK_VARIANTS if alone else _QUICK[name]
 
 
 def _kept(dataset: Dataset, variant: str, options: Options) -> list[Figure]:

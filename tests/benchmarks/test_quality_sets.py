@@ -124,6 +124,14 @@ def test_a_file_of_a_stranger_is_a_set(tmp_path: Path) -> None:
     assert make_exam(found, questions=9, earlier=9).asks
 
 
+def test_a_few_purchases_are_not_what_is_predicted() -> None:
+    rows = [("u", "s", f"i{number}", number) for number in range(100)]
+    few = [*events(*rows, kind="view"), *events(*rows[:3], kind="purchase")]
+    assert from_events("shop", few).answers == {"view"}
+    many = [*events(*rows, kind="view"), *events(*rows[:20], kind="purchase")]
+    assert from_events("shop", many).answers == {"purchase"}
+
+
 @pytest.mark.parametrize("line", ["{", '{"type": "view"}', "[]", '{"price": 1}'])
 def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "wrong.ndjson"
