@@ -23,7 +23,9 @@ class EngineSettings:
     watermark_delay_ms: NotNegative = 5_000
     # time after the end of a window in which its events still count
     allowed_lateness_ms: NotNegative = 300_000
-    memory_mb: NotNegative = 0  # memory of entities before the rest stays on disk; 0 for no limit
+    # memory of the process before users and visits stay on disk, in MiB; 0 for no limit, ``auto``
+    # for a quarter of the machine's or container's, at most 2,048
+    memory_mb: NotNegative | Literal["auto"] = "auto"
     # time for which events set aside by rules are kept; 0 for ever
     dead_letter_days: Annotated[float, Meta(ge=0)] = 30.0
     # whether events that are too late for every window of a feature are kept, too

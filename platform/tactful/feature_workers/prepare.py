@@ -19,11 +19,12 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
-from tactful.pipeline.backends import engine_options
+from tactful.pipeline.backends import engine_options, memory_limit
 from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
+from tactful.util.machine_memory import own_memory
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.kafka.topics import topic_id
 from tactful_streaming.log.encrypted_log import Seal
@@ -85,7 +86,6 @@ def prepare_worker(
         if left_out := len(definitions.all) - len(computed.all):
             logger.info("%d definitions of items and categories are the server's", left_out)
     online, rules, share = _online(settings, definitions), settings.engine.rules, settings.worker
-    memory = settings.engine.memory_mb * 1024 * 1024 or None
     options = JobOptions(
         kafka=kafka,
         data=settings.storage.data,
@@ -96,7 +96,11 @@ def prepare_worker(
         topic_id=topic_id(kafka),
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
-        engine=replace(engine_options(settings), memory_bytes=memory),
+        engine=replace(
+            engine_options(settings),
+            memory_bytes=memory_limit(settings.engine),
+            resident=own_memory,
+        ),
         online=online,
         make_cleaner=None if rules == Path() else partial(load_rules, rules),
         erasures=erasures,

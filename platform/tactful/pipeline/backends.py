@@ -25,6 +25,7 @@ from operator import methodcaller
 from pathlib import Path
 
 from tactful.catalogue.request_context import FeatureSource
+from tactful.config.engine import EngineSettings
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
@@ -36,6 +37,7 @@ from tactful.pipeline.applier import DeadLetterBuffer
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.util.clock import now_ms
+from tactful.util.machine_memory import machine_memory, own_memory
 from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_entry, route_key
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
@@ -61,6 +63,8 @@ _OFFSETS = "places"
 _DEAD_LETTERS = "dead-letters"
 _LATE = "late"
 _PROBE_S = 1.0
+_MEBIBYTE = 1 << 20
+_MOST_BYTES = 2048 * _MEBIBYTE
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,13 @@ class Backend:
     copied: WriteBehind | None = None  # copy in the online store, if this process writes it
     # Logs in files that this process writes, by folder in the data directory
     written: Mapping[str, EmbeddedLog] = field(default_factory=dict)
+
+
+def memory_limit(settings: EngineSettings) -> int | None:
+    """Return the memory that a process with engines may take, bytes; None for any."""
+    if settings.memory_mb == "auto":
+        return min(machine_memory() // 4, _MOST_BYTES)
+    return settings.memory_mb * _MEBIBYTE or None
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -371,7 +382,8 @@ class _Opening:
         try:
             options = replace(
                 engine_options(self.settings),
-                memory_bytes=self.settings.engine.memory_mb * 1024 * 1024 or None,
+                memory_bytes=memory_limit(self.settings.engine),
+                resident=own_memory,
                 consumers=consumers,
                 suppressed=self.suppressed,
                 cleaner=self.rules,

@@ -27,7 +27,7 @@ _COLLECT_AFTER = (5_000, 20, 500)
 _ALLOCATOR = (
     ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20),
     ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20),
-    # The interpreter lock lets hardly two threads allocate at once, and each arena keeps free space.
+    # Each arena keeps free space, and the interpreter lock lets hardly two threads allocate.
     ("MALLOC_ARENA_MAX", -8, 2),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -22,6 +23,7 @@ from tactful_streaming.windows.packed_entity import newest_packed
 _logger = logging.getLogger(__name__)
 
 _SWEEP = 256
+_LOADED = 1_024
 
 
 class EngineCommits:
@@ -98,7 +100,7 @@ class EngineCommits:
             )
         for entity, table in state.tables.items():
             try:
-                table.unpack(self._entities_in_memory(entity, table))
+                self._load(entity, table)
             except StateError as error:
                 raise StateError(f"{error}; {layout.REBUILD}") from error
         for operator in state.operators:
@@ -127,15 +129,26 @@ class EngineCommits:
             state.store.write([*removals, layout.write_meta(adopted)])
         return adopted
 
-    def _entities_in_memory(self, entity: str, table: EntityTable) -> Iterator[tuple[str, bytes]]:
-        """Yield the stored entities that have to be in memory from the start."""
-        options = self._state.options
-        if options.memory_bytes is not None and options.on_results is None:
+    def _load(self, entity: str, table: EntityTable) -> None:
+        """Load the stored entities of one kind, as many as fit."""
+        state = self._state
+        stored = layout.named(state.store, layout.entity_prefix(entity))
+        if state.cap is None or not table.may_spill:
+            table.unpack(stored)
             return
-        memory_ms = table.memory_ms if options.memory_bytes is not None else None
-        for key, blob in layout.named(self._state.store, layout.entity_prefix(entity)):
-            if memory_ms is None or newest_packed(blob) + memory_ms > self._state.horizon:
-                yield key, blob
+        if state.options.on_results is not None:  # the others have no window that is not emitted
+            memory_ms = table.memory_ms
+            if memory_ms is not None:
+                since = state.horizon - memory_ms
+                stored = ((key, blob) for key, blob in stored if newest_packed(blob) > since)
+                table.spill()
+            table.unpack(stored)
+            return
+        while chunk := list(islice(stored, _LOADED)):
+            table.unpack(chunk)
+            if state.cap.is_full(sum(table.nbytes for table in state.tables.values())):
+                table.spill()
+                return
 
     def _restore_items(self) -> None:
         admission = self._state.admission

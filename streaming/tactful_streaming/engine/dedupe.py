@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -67,9 +68,13 @@ class Deduplicator:
     store is read.
     """
 
-    def __init__(self, store: StateStore, days: int) -> None:
-        """Remember ids in `store` for at least `days`; 0 remembers none."""
+    def __init__(self, store: StateStore, days: int, most: int | None = None) -> None:
+        """Remember ids in `store` for at least `days`; 0 remembers none.
+
+        With `most` only so many of the latest uncommitted ids are remembered.
+        """
         self._store = store
+        self._most = most
         self._days = days
         self._recent: dict[str, int] = {}
         self._purged_until = 0
@@ -113,6 +118,8 @@ class Deduplicator:
     def remember_many(self, event_ids: Iterable[str], times: NDArray[np.int64]) -> None:
         """Remember ids, each as of a time."""
         self._recent.update(zip(event_ids, (times // _DAY_MS).tolist(), strict=True))
+        if self._most is not None and len(self._recent) > 2 * self._most:
+            self._recent = dict(islice(self._recent.items(), self._most, None))
 
     def seen(self, event_id: str, time: int) -> bool:
         """Whether `event_id` was applied and is still remembered at `time`."""

@@ -106,7 +106,7 @@ class Engine(EngineReads):
         """
         self._state.check_usable()
         self._state.broken = True
-        self._limit_memory()
+        self._limit_memory(len(records))
         applied = self._applier.apply(from_offset(records, self.offset))
         self._state.broken = False
         return applied
@@ -165,13 +165,15 @@ class Engine(EngineReads):
         self._state.broken = True
         self._state.store.close()
 
-    def _limit_memory(self) -> None:
+    def _limit_memory(self, records: int) -> None:
         """Remove entities from memory if they take too much; the store has them."""
-        limit, tables = self._state.options.memory_bytes, self._state.tables
-        if limit is None or self._commits.has_failed:
+        cap, tables = self._state.cap, self._state.tables
+        if cap is None or self._commits.has_failed or not cap.is_due(records):
             return
         sizes = {entity: table.nbytes for entity, table in tables.items()}
-        total = sum(sizes.values())
-        if total > limit:
-            for entity, table in tables.items():
-                table.shrink(sizes[entity] * limit // total)
+        spilling = {entity: size for entity, size in sizes.items() if tables[entity].may_spill}
+        total = sum(spilling.values())
+        limit = cap.allowance(total, sum(sizes.values()) - total)
+        if limit is not None and total:
+            for entity, size in spilling.items():
+                tables[entity].shrink(size * limit // total)

@@ -11,6 +11,7 @@ from tactful_streaming.definitions.model import ENTITIES, Definitions, emitted_t
 from tactful_streaming.engine.admission import Admission
 from tactful_streaming.engine.dedupe import Deduplicator
 from tactful_streaming.engine.descriptions import Users
+from tactful_streaming.engine.memory_cap import MemoryCap
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.selection import Plan, sources_of
@@ -58,18 +59,20 @@ class EngineState:
         self.tables = {
             entity: EntityTable(
                 features,
-                self._loader(entity) if options.memory_bytes is not None else None,
+                self._loader(entity) if self._may_spill(entity) else None,
                 emits=options.on_results is not None,
                 allowed_lateness_ms=options.allowed_lateness_ms,
             )
             for entity in ENTITIES
             if (features := definitions.of_entity(entity))
         }
+        limit = options.memory_bytes
+        self.cap = None if limit is None else MemoryCap(limit, options.resident)
         self.operators = make_operators(definitions)
         self.emitted = emitted_types(definitions)
         self.plan = Plan(self.tables, self.operators)
         self.projection = Projection(self._sources())
-        self.dedupe = Deduplicator(store, options.dedupe_days)
+        self.dedupe = Deduplicator(store, options.dedupe_days, options.most_ids)
         self.profiles = ProfileMerger(
             self.tables.get("user"), self.operators, definitions.fingerprint
         )
@@ -123,6 +126,10 @@ class EngineState:
             partition=options.partition,
             partition_of=options.partition_of,
         )
+
+    def _may_spill(self, entity: str) -> bool:
+        """Whether entities may leave memory; recommendations read items and categories always."""
+        return self.options.memory_bytes is not None and entity in ("user", "session")
 
     def _loader(self, entity: str) -> Callable[[Sequence[str]], list[bytes | None]]:
         prefix = entity_prefix(entity)

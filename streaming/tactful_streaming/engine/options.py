@@ -77,6 +77,8 @@ class EngineOptions:
     Attributes:
         dedupe_days: days, by time of receipt, for which event ids are kept, at least; with 0 every
             event counts as often as it is in the log.
+        most_ids: number of ids at least that are remembered without a commit; a replay that never
+            commits has to name one. None: all.
         watermark_delay_ms: distance of the watermark from the newest event, or from the receipt of
             one that is ahead of it: an event may come so much later than newer ones before a window
             is emitted without it.
@@ -94,8 +96,9 @@ class EngineOptions:
         partition_of: partition that a key is routed to, so that histories of devices reach users of
             other partitions (:attr:`Engine.transfers`). None: there is one partition.
         rebuild: clear the state and begin at offset 0, to compute it again from the log.
-        memory_bytes: approximate memory for entities; beyond, those untouched for the longest time
-            are kept in the store alone. None keeps all in memory.
+        memory_bytes: approximate memory for entities; beyond, users and sessions untouched for the
+            longest time are kept in the store alone. None keeps all in memory.
+        resident: returns the memory of the process, bytes; `memory_bytes` then bounds this.
         also_reads: features of other engines: the fields that they read are decoded, and so
             checked, by this one too.
         on_results: called with the results of windows that ended.
@@ -105,6 +108,7 @@ class EngineOptions:
     """
 
     dedupe_days: int = 7
+    most_ids: int | None = None
     watermark_delay_ms: int = 0
     allowed_lateness_ms: int = 300_000
     consumers: Mapping[str, CoCommittedConsumer] = field(default_factory=dict)
@@ -117,6 +121,7 @@ class EngineOptions:
     partition_of: Callable[[str], int] | None = None
     rebuild: bool = False
     memory_bytes: int | None = None
+    resident: Callable[[], int] | None = None
     also_reads: tuple[Feature, ...] = ()
     on_results: Callable[[list[WindowResult]], None] | None = None
     on_late: Callable[[list[LateEvent]], None] | None = None

@@ -60,7 +60,7 @@ class EntityTable:
 
     Its row is freed once no read can return anything of it: every feature ages and the newest event
     is older than the longest window. With a loader, :meth:`shrink` also removes entities from
-    memory alone; an event or a read loads them again.
+    memory alone; an event or a read loads them again. Until then no read asks the store.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class EntityTable:
         self._cache = ColumnCache(self._views)
         self._emitting = [view for view in self._views.values() if emits and has_windows(view)]
         self._load = load
+        self._spilled = False  # whether entities may be in the store alone
         self._lateness_ms = allowed_lateness_ms
         self._rows = EntityRows(capacity)
         self._dropped: set[str] = set()
@@ -95,6 +96,11 @@ class EntityTable:
     def __len__(self) -> int:
         """Return the number of entities in memory."""
         return len(self._rows.row_of)
+
+    @property
+    def may_spill(self) -> bool:
+        """Whether entities may leave memory."""
+        return self._load is not None
 
     @property
     def spans(self) -> dict[str, int | None]:
@@ -172,7 +178,7 @@ class EntityTable:
 
         The rows of the keys are cached while `placing` lives.
         """
-        if self._load is not None:  # reads change which rows exist
+        if self._spilled:  # reads change which rows exist
             return self.read_columns(placing.keys_at(places), names, at)
         row_of = self._rows.row_of
         return self._cache.read_placed(placing, places, names, at, self._horizon, row_of)
@@ -183,7 +189,7 @@ class EntityTable:
         None if entities may be in the store alone. `start` is 0, then `following` of the page
         before.
         """
-        if self._load is not None:
+        if self._spilled:
             return None
         count = len(self._rows.keys)
         end = min(start + _ROWS_AT_ONCE, count)
@@ -296,10 +302,15 @@ class EntityTable:
             rows = rows[self._rows.newest[rows] + max(spans) <= self._horizon]
         count = min(math.ceil(share * len(self)), len(rows))
         if count:
+            self._spilled = True
             self._remove(self._rows.longest_untouched(rows, count).tolist())
             for aggregate in self.aggregates:
                 aggregate.expire(self._horizon)
         return count
+
+    def spill(self) -> None:
+        """Note that the store may hold entities that are not in memory."""
+        self._spilled = self._load is not None
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove entities from memory, including changes that were not packed."""
@@ -341,7 +352,7 @@ class EntityTable:
 
     def _fetch(self, keys: Sequence[str | None]) -> None:
         """Load entities that are only in the store."""
-        if self._load is None:
+        if self._load is None or not self._spilled:
             return
         absent: set[Any] = set(keys).difference(self._rows.row_of, self._dropped, (None,))
         if absent:
@@ -349,7 +360,7 @@ class EntityTable:
 
     def _fetched(self, keys: Sequence[str]) -> EntityTable | None:
         """Return a table of entities that are only in the store; None if there are none."""
-        if self._load is None:
+        if self._load is None or not self._spilled:
             return None
         loaded = _load(self._load, list(dict.fromkeys(k for k in keys if k not in self._dropped)))
         if not loaded:
