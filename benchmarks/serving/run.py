@@ -12,6 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.figures import Figure, Part, main, measure
+from benchmarks.serving.importing import NAMES as IMPORTS
+from benchmarks.serving.importing import import_figures
 from benchmarks.serving.index import index_figures
 from benchmarks.serving.ingest import ingest_figures
 from benchmarks.serving.load import load_figures
@@ -22,7 +24,7 @@ from benchmarks.serving.shop import open_shop
 from tactful.config.settings import Settings
 from tactful_streaming.definitions.reader import load_definitions
 
-PARTS = ("ranking", "overload", "ingest", "index", "request", "memory", "load")
+PARTS = ("ranking", "overload", "ingest", "import", "index", "request", "memory", "load")
 _MINUTES = 5.0
 _QUICK_MINUTES = 0.5
 
@@ -37,6 +39,7 @@ NAMES = {
     "swap_failed_requests": "requests",
     "durable_vs_memory_ingest": "1",
     "ingest_events_per_s": "events/s",
+    **IMPORTS,
 }
 """What the benchmark promises to follow over time, with units."""
 
@@ -82,6 +85,7 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
             named("durable_vs_memory_ingest", "ingest_events_per_s"),
             partial(ingest_figures, quick),
         ),
+        Part("import", named(*IMPORTS), partial(import_figures, quick)),
         Part(
             "index", named("recall_at_1000", "fresh_item_visible_s"), partial(index_figures, quick)
         ),
