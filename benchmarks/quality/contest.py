@@ -106,19 +106,21 @@ class PeerAnswers:
         """Name the best peer."""
         return max(self.names, key=lambda name: self.card(name, measure).mean(measure))
 
-    def save(self, path: Path) -> None:
-        """Write all answers."""
+    def save(self, peer: str, path: Path) -> None:
+        """Write the answers of one peer."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps([[*key, value] for key, value in self.settings.items()])
-        arrays: dict[str, Any] = {"/".join(key): lists for key, lists in self.lists.items()}
-        np.savez_compressed(path, settings=np.array(settings), **arrays)
+        settings = json.dumps([self.settings[peer, measure] for measure in MEASURES])
+        arrays = {measure: self.lists[peer, measure] for measure in MEASURES}
+        with path.open("wb") as file:
+            np.savez_compressed(file, settings=np.array(settings), **arrays)  # type: ignore[arg-type]
 
-    def load(self, path: Path) -> None:
+    def load(self, peer: str, path: Path) -> None:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             rows = json.loads(str(arrays["settings"]))
-            self.settings = {(peer, measure): value for peer, measure, value in rows}
-            self.lists = {key: arrays["/".join(key)] for key in self.settings}
+            for measure, settings in zip(MEASURES, rows, strict=True):
+                self.settings[peer, measure] = settings
+                self.lists[peer, measure] = arrays[measure]
 
 
 def answers(
@@ -133,18 +135,18 @@ def answers(
         models: peers that take minutes: they are asked once, and nothing of them is chosen.
     """
     result = PeerAnswers(exam)
-    names = "".join(f"-{peer.name}" for peer in models)
-    path = folder / f"{_digest(exam)}{names}.npz"
-    if path.exists():
-        result.load(path)
-        return result
+    digests = {timed: _digest(exam, timed) for timed in (False, True)}
     for number, peer in enumerate([*FIELD, *models]):
-        if peer in models:
-            result.add_once(peer)
+        path = folder / f"{peer.name}-{digests[peer.uses_time]}.npz"
+        if path.exists():
+            result.load(peer.name, path)
         else:
-            result.add(peer)
+            if peer in models:
+                result.add_once(peer)
+            else:
+                result.add(peer)
+            result.save(peer.name, path)
         progress(number + 1, len(FIELD) + len(models))
-    result.save(path)
     return result
 
 
@@ -162,11 +164,13 @@ def _best(cards: Sequence[Scorecard], measure: str) -> int:
     return max(range(len(cards)), key=lambda n: cards[n].mean(measure) if len(cards[n]) else -1.0)
 
 
-def _digest(exam: Exam) -> str:
+def _digest(exam: Exam, timed: bool) -> str:
+    """Return a digest of the code and of what a peer may look at, with the times or without."""
     parts = hashlib.sha256()
     for trial in (exam.earlier, exam.final):
-        questions = [(q.prefix, q.history, sorted(q.taken), q.at) for q in trial.questions]
-        parts.update(pickle.dumps((trial.items, trial.visits, questions, trial.ended)))
-    for name in ("contest", "item_peers", "peers", "session_peers"):
+        questions = [(q.prefix, q.history, sorted(q.taken), q.at * timed) for q in trial.questions]
+        ended = trial.ended if timed else ()
+        parts.update(pickle.dumps((trial.items, trial.visits, questions, ended, trial.owners)))
+    for name in ("contest", "item_peers", "peers", "sequence_models", "session_peers"):
         parts.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return parts.hexdigest()[:20]

@@ -24,12 +24,14 @@ def followers(
     sizes = np.array([len(visit) for visit in trial.visits], np.int64)
     flat = np.fromiter((item for visit in trial.visits for item in visit), np.int64)
     visit = np.repeat(np.arange(len(sizes)), sizes)
-    total = sparse.csr_matrix((trial.items, trial.items))
+    befores, afters, weights = [], [], []
     for distance in range(1, reach + 1):
         same = (visit[distance:] == visit[:-distance]) & (flat[distance:] != flat[:-distance])
-        pairs = (flat[:-distance][same], flat[distance:][same])
-        weights = np.full(len(pairs[0]), float(distance) ** -power)
-        total = total + sparse.csr_matrix((weights, pairs), total.shape)
+        befores.append(flat[:-distance][same])
+        afters.append(flat[distance:][same])
+        weights.append(np.full(len(afters[-1]), float(distance) ** -power))
+    pairs = (np.concatenate(befores), np.concatenate(afters))
+    total = sparse.csr_matrix((np.concatenate(weights), pairs), (trial.items, trial.items))
     return (total + total.T).tocsr() if both else total
 
 

@@ -39,11 +39,13 @@ class Peer:
         name: in the names of figures.
         lists: answers a trial, given one of the settings.
         settings: what it is tried with; the best on the earlier trial is what it is asked with.
+        uses_time: whether it looks at the times of visits, not only at their order.
     """
 
     name: str
     lists: Callable[..., Lists]
     settings: Sequence[Mapping[str, Any]] = ({},)
+    uses_time: bool = False
 
 
 def grid(**choices: Sequence[Any]) -> list[dict[str, Any]]:

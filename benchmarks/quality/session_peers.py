@@ -200,6 +200,7 @@ STAN = Peer(
     "stan",
     stan,
     grid(neighbours=(200, 1_000), order=(1.5, 4.0), age=(0.1, 10.0), reach=(4.0,)),
+    uses_time=True,
 )
 VSTAN = Peer(
     "vstan",
@@ -212,4 +213,5 @@ VSTAN = Peer(
         place=(2.0,),
         rare=(0.0, 1.0),
     ),
+    uses_time=True,
 )

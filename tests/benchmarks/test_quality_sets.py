@@ -16,6 +16,7 @@ from benchmarks.quality.contest import PeerAnswers, answers
 from benchmarks.quality.dataset import Dataset, from_events, read_set, sent_as, squeezed
 from benchmarks.quality.funnel import LOYAL, Funnel, make_funnel
 from benchmarks.quality.item_peers import CO_VISITATION, MARKOV
+from benchmarks.quality.peers import Peer
 from benchmarks.quality.protocol import make_exam, touches
 
 DAY = 86_400_000
@@ -173,21 +174,39 @@ def test_answers_of_equal_peers_are_kept(tmp_path: Path) -> None:
     exam = make_exam(click_log(2), questions=20, earlier=20)
     first = PeerAnswers(exam)
     first.add(MARKOV)
-    first.save(tmp_path / "kept.npz")
+    first.save("markov", tmp_path / "kept.npz")
     other = PeerAnswers(exam)
-    other.load(tmp_path / "kept.npz")
+    other.load("markov", tmp_path / "kept.npz")
     assert other.settings == first.settings
     assert all(np.array_equal(other.lists[key], first.lists[key]) for key in first.lists)
 
 
-def test_every_peer_answers_a_click_log(tmp_path: Path) -> None:
+def test_every_peer_answers_a_click_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exam = make_exam(click_log(3, visits=150), questions=40, earlier=40)
     calls: list[tuple[int, int]] = []
     made = answers(exam, tmp_path, lambda done, total: calls.append((done, total)))
     assert calls[-1][0] == calls[-1][1] == len(made.names)
     assert all(0.0 < made.card(name, "hr20").mean("hr20") <= 1.0 for name in made.names)
-    again = answers(exam, tmp_path, lambda done, total: pytest.fail("it was not kept"))
-    assert again.best("mrr20") == made.best("mrr20")
+    monkeypatch.setattr(PeerAnswers, "add", lambda self, peer: pytest.fail(peer.name))
+    assert answers(exam, tmp_path, lambda done, total: None).best("mrr20") == made.best("mrr20")
+
+
+def test_only_peers_that_use_time_answer_a_squeezed_set_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = click_log(3)
+    answers(make_exam(log, questions=30, earlier=30), tmp_path, lambda done, total: None)
+    again: list[str] = []
+    add = PeerAnswers.add
+
+    def counted(self: PeerAnswers, peer: Peer) -> None:
+        again.append(peer.name)
+        add(self, peer)
+
+    monkeypatch.setattr(PeerAnswers, "add", counted)
+    exam = make_exam(squeezed(log, 3), questions=30, earlier=30)
+    answers(exam, tmp_path, lambda done, total: None)
+    assert again == ["stan", "vstan"]
 
 
 def test_figures_compare_with_the_best_peer_and_the_best_possible(
