@@ -196,7 +196,7 @@ class MergedLog:
         Raises:
             OffsetError: if `offset` is another one, or records were dropped before they were read.
             LogUnreachableError: if it is bounded and existing records did not come within the wait.
-            TopicError: if the topic was deleted; of a bounded log, by the answer of one broker.
+            TopicError: if the topic was deleted; of a bounded log, by one answer.
             LogError: for other permanent errors.
         """
         if offset != self._next:

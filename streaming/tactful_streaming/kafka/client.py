@@ -297,7 +297,7 @@ def missing_topic(settings: KafkaSettings) -> TopicMissingError:
     """Make the error for a topic or partition that is not there, by one answer."""
     return TopicMissingError(
         f"topic {settings.topic!r} at {settings.servers}: the topic or one of its partitions is "
-        "not there, by the answer of one broker, which may have just started",
+        "not there, by one answer: a broker that has just started may give it",
         settings.topic,
     )
 

@@ -294,7 +294,7 @@ def test_texts_of_temporary_errors() -> None:
         (KafkaError.KAFKA_STORAGE_ERROR, "not served at present (KAFKA_STORAGE_ERROR"),
         (KafkaError._INCONSISTENT, "not served at present (_INCONSISTENT"),
         (KafkaError._TIMED_OUT, "no broker answers"),
-        (KafkaError.UNKNOWN_TOPIC_OR_PART, "by the answer of one broker"),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, "by one answer"),
     ):
         problem = client.explain(KafkaError(code), SETTINGS)
         assert text in str(problem)
