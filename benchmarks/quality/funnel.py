@@ -170,12 +170,10 @@ class _Shop:
             self.events.append(bought)
             self._sold[item] = self._sold.get(item, 0) + 1
             at += max(1, step // 2)
-            if leaks:
-                upsert = {"item_id": item, "category": item.partition("-")[0]}
-                properties = {"sold": self._sold[item]}
-                self.updates.append(
-                    (len(self.events), {**upsert, "properties": properties, "timestamp": at})
-                )
+        for item in taken if leaks else ():
+            upsert = {"item_id": item, "category": item.partition("-")[0], "timestamp": at}
+            properties = {"sold": self._sold[item]}
+            self.updates.append((len(self.events), {**upsert, "properties": properties}))
         self.events += late
 
     def future_click(self, at: int) -> None:
