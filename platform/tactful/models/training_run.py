@@ -33,6 +33,7 @@ from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
+from tactful.util.process_tuning import return_large_pieces
 from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
@@ -63,6 +64,7 @@ def run_training(
         ModelError: if there is too little to learn from, or the log cannot be read.
         TrainingBusy: if the same model is being trained.
     """
+    return_large_pieces()
     identity = identity_of(settings.identity)
     author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:

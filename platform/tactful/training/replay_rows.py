@@ -8,6 +8,7 @@ built only from the log before the first of them.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from tactful.recall.popularity import Popularity, popular_rows
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.process_tuning import drop_code, return_free_pages
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
@@ -38,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 _DAY = 86_400_000
 _CHUNK = 2_048
 _PART = 256
+_IDS = 100_000  # a repetition comes soon after the event: it is a retry
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class Rows:
         )
 
     def and_(self, others: Rows) -> Rows:
-        """Return these lists followed by others."""
+        """Return these lists followed by others; without others, these themselves."""
+        if not len(others.sizes):
+            return self
         names = ("features", "labels", "sizes", "weights")
         return Rows(*(np.concatenate([getattr(r, name) for r in (self, others)]) for name in names))
 
@@ -124,7 +129,8 @@ def collect(
     Each list counts 1. A training resumed from a checkpoint replays the log again, but lays out
     only the missing rows.
     """
-    engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
+    options_of_replay = EngineOptions(identity=identity, most_ids=_IDS)
+    engine = Engine(definitions, MemoryState(), options_of_replay)
     view = _View(engine, index)
     parts = _Parts(checkpoint)
     finished = parts.lists
@@ -133,11 +139,17 @@ def collect(
         if number < finished:
             continue
         features, taken = view.rows(question)
+        if number == finished:
+            drop_code()  # of the compiler: by now it has loaded the kernels
         if number < held_back:
             generator = np.random.default_rng((options.seed + 1, number))
             kept = _thin(taken, options.negatives, generator)
             features, taken = features[kept], taken[kept]
         parts.add(features, taken)
+    # The state of the engine is as large as the rows, which the trees need next.
+    del engine, view
+    gc.collect()
+    return_free_pages()
     return parts.close()
 
 
@@ -207,10 +219,16 @@ class _Parts:
     def close(self) -> Rows:
         if self._labels:
             self._save()
-        features, labels, sizes = (
-            np.concatenate([part[name] for part in self._saved])
-            for name in ("features", "labels", "sizes")
+        labels, sizes = (
+            np.concatenate([part[name] for part in self._saved]) for name in ("labels", "sizes")
         )
+        # Part by part, so that they are never in memory twice.
+        features = np.empty((len(labels), len(RANKING_FEATURES)), np.float32)
+        begin = 0
+        for part in self._saved:
+            rows = part.pop("features")
+            features[begin : begin + len(rows)] = rows
+            begin += len(rows)
         return Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
 
     def _save(self) -> None:

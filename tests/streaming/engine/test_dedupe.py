@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,3 +55,15 @@ def test_every_id_is_known_whatever_the_filter_has_seen(seed: int) -> None:
                 committed = dict(applied)
             if rng.random() < 0.1:
                 ids, applied = Deduplicator(store, days), dict(committed)
+
+
+def test_without_commits_only_the_latest_ids_are_remembered() -> None:
+    """A replay never commits: 250,000 ids took 50 MB, and ten million two gigabytes."""
+    ids = Deduplicator(MemoryState(), 7, most=100)
+    for begin in range(0, 10_000, 50):
+        batch = [str(number) for number in range(begin, begin + 50)]
+        assert not ids.seen_many(batch)
+        ids.remember_many(batch, np.full(50, DAY))
+    assert len(ids._recent) <= 250
+    latest = [str(number) for number in range(9_900, 10_000)]
+    assert set(ids.seen_many(latest)) == {*latest}

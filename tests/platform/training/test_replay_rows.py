@@ -1,0 +1,31 @@
+"""Rows of a training are in memory once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import resource
+import numpy as np
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.training.replay_rows import Rows, _Parts
+from tactful.util.process_tuning import return_large_pieces
+
+return_large_pieces()
+parts = _Parts(None)
+for number in range(12_800):
+    parts.add(np.full((50, len(RANKING_FEATURES)), number, np.float32), np.zeros(50, bool))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = parts.close()
+assert rows.features[::50, 0].tolist() == [*range(12_800)]
+assert rows.and_(Rows.none()) is rows
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown * 1024 / rows.features.nbytes)
+"""
+
+
+def test_rows_are_in_memory_once() -> None:
+    """Their parts are freed while they are put together: both took 200 MB of 250,000 events."""
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=True)
+    assert float(done.stdout) < 0.3
