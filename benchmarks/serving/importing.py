@@ -1,4 +1,4 @@
-"""``tactful ingest`` of a file: events a second, processor time of each part, memory of the server.
+"""``tactful ingest`` of a file: rate, processor time of each part, memory; then a training.
 
 The server and the command are those that users run, with the packaged features, on all cores of the
 machine. An event is imported when it is acknowledged, which is when it is on disk; it is applied
@@ -39,6 +39,8 @@ NAMES = {
     "import_engine_cpu_us": "us/event",
     "server_rss_empty_mb": "MB",
     "server_rss_250k_mb": "MB",
+    "train_250k_peak_mb": "MB",
+    "train_250k_cpu_s": "s",
 }
 
 
@@ -62,6 +64,7 @@ def import_figures(quick: bool) -> list[Figure]:
         folder = Path(name)
         _write(folder, count, people=count // 40)
         runs = [_import(folder, number, count) for number in range(1 if quick else 3)]
+        trained = _train(folder / "data-0")
     shape = f"{count:,} events of {count // 40:,} people; {os.cpu_count()} cores with the client"
     rates = {
         "import_events_per_s": ([count / r.durable_s for r in runs], f"on disk; {shape}"),
@@ -75,6 +78,8 @@ def import_figures(quick: bool) -> list[Figure]:
         "import_engine_cpu_us": ([r.engine_s / count * 1e6 for r in runs], shape),
         "server_rss_empty_mb": ([r.empty_mb for r in runs], "after its start"),
         "server_rss_250k_mb": ([r.loaded_mb for r in runs], f"after the import; {shape}"),
+        "train_250k_peak_mb": ([trained.ru_maxrss / 1e3], f"tactful train; {shape}"),
+        "train_250k_cpu_s": ([trained.ru_utime + trained.ru_stime], f"tactful train; {shape}"),
     }
     figures = []
     for figure, (values, note) in rates.items():
@@ -141,6 +146,17 @@ def _ingest(file: Path, url: str, *options: str) -> dict[str, Any]:
     done = subprocess.run([*command, "--restart", *options], stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def _train(data: Path) -> resource.struct_rusage:
+    """Train a model, and return what the command used."""
+    command = [sys.executable, "-m", "tactful", "train", "--data", str(data), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"`tactful train` ended with {process.returncode}")
+    return used
 
 
 @contextlib.contextmanager
