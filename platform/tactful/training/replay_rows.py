@@ -196,8 +196,9 @@ class _View:
             intent=question.intent,
         )
         features = assemble(candidates, context, source=self._engine, catalogue=catalogue)
-        ids = (catalogue.item_ids[row] for row in candidates.rows.tolist())
-        return features, np.array([item in question.positives for item in ids], np.bool_)
+        # Rows of the few positives: the ids of all candidates took as long as their features.
+        taken = [row for row in catalogue.rows.of_many([*question.positives]) if row is not None]
+        return features, np.isin(candidates.rows, taken)
 
 
 class _Parts:
