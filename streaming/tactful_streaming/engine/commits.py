@@ -87,6 +87,8 @@ class EngineCommits:
         state = self._state
         meta = layout.read_meta(state.store)
         if meta is None:
+            for table in state.tables.values():
+                table.hold_all()
             return
         adopted = self._adopt(meta)
         state.offset = adopted.offset
@@ -135,20 +137,22 @@ class EngineCommits:
         stored = layout.named(state.store, layout.entity_prefix(entity))
         if state.cap is None or not table.may_spill:
             table.unpack(stored)
+            table.hold_all()
             return
         if state.options.on_results is not None:  # the others have no window that is not emitted
             memory_ms = table.memory_ms
             if memory_ms is not None:
                 since = state.horizon - memory_ms
                 stored = ((key, blob) for key, blob in stored if newest_packed(blob) > since)
-                table.spill()
             table.unpack(stored)
+            if memory_ms is None:
+                table.hold_all()
             return
         while chunk := list(islice(stored, _LOADED)):
             table.unpack(chunk)
             if state.cap.is_full(sum(table.nbytes for table in state.tables.values())):
-                table.spill()
                 return
+        table.hold_all()
 
     def _restore_items(self) -> None:
         admission = self._state.admission

@@ -60,7 +60,8 @@ class EntityTable:
 
     Its row is freed once no read can return anything of it: every feature ages and the newest event
     is older than the longest window. With a loader, :meth:`shrink` also removes entities from
-    memory alone; an event or a read loads them again. Until then no read asks the store.
+    memory alone; an event or a read loads them again. While all are in memory, no read asks the
+    store.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class EntityTable:
         self._cache = ColumnCache(self._views)
         self._emitting = [view for view in self._views.values() if emits and has_windows(view)]
         self._load = load
-        self._spilled = False  # whether entities may be in the store alone
+        self._spilled = load is not None  # whether entities may be in the store alone
         self._lateness_ms = allowed_lateness_ms
         self._rows = EntityRows(capacity)
         self._dropped: set[str] = set()
@@ -308,9 +309,9 @@ class EntityTable:
                 aggregate.expire(self._horizon)
         return count
 
-    def spill(self) -> None:
-        """Note that the store may hold entities that are not in memory."""
-        self._spilled = self._load is not None
+    def hold_all(self) -> None:
+        """Note that all entities of the store are in memory."""
+        self._spilled = False
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove entities from memory, including changes that were not packed."""
