@@ -280,6 +280,10 @@ class Definitions:
         return tuple(feature for feature in self.features if feature.entity == entity)
 
 
+CUSTOM_EVENTS = "x.*"
+"""Event type of a feature that stands for all types of a customer's own but emitted ones."""
+
+
 def emitted_types(definitions: Definitions) -> dict[str, str]:
     """Return the action types of sequences and joins that emit actions, by name."""
     emits = {sequence.name: sequence.emit for sequence in definitions.sequences}

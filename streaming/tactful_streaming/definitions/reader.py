@@ -106,7 +106,7 @@ class _Reader(NodeReader):
     def _feature(self, keys: Keys, node: yaml.Node) -> Feature:
         name = self.required(keys, node, "name", self.name)
         entity = self.required(keys, node, "entity", self.choice(d.ENTITIES))
-        events = self.required(keys, node, "event", self._events)
+        events = self.required(keys, node, "event", self.many(self._counted))
         functions = self.choice((*d.AGGREGATES, "distinct_users"))
         function = self.required(keys, node, "aggregate", functions)
         aggregate = "distinct" if function == "distinct_users" else function
@@ -364,6 +364,10 @@ class _Reader(NodeReader):
                 node, f"{text!r} is not of lower-case letters, digits and _.-, at most 62"
             )
         return text
+
+    def _counted(self, node: yaml.Node) -> str:
+        """Read an event type of a feature, or ``x.*``."""
+        return d.CUSTOM_EVENTS if self.text(node) == d.CUSTOM_EVENTS else self.event(node)
 
     def _events(self, node: yaml.Node) -> tuple[str, ...]:
         """Read one or several event types."""

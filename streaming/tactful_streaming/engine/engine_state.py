@@ -70,7 +70,7 @@ class EngineState:
         self.cap = None if limit is None else MemoryCap(limit, options.resident)
         self.operators = make_operators(definitions)
         self.emitted = emitted_types(definitions)
-        self.plan = Plan(self.tables, self.operators)
+        self.plan = Plan(self.tables, self.operators, self.emitted.values())
         self.projection = Projection(self._sources())
         self.dedupe = Deduplicator(store, options.dedupe_days, options.most_ids)
         self.profiles = ProfileMerger(

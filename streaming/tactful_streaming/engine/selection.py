@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Floats
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.decode.projection import PROPERTIES, Projection
-from tactful_streaming.definitions.model import Feature
+from tactful_streaming.definitions.model import CUSTOM_EVENTS, Feature
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.shared_aggregate import Source
 
+_CUSTOM = "x."
 _ITEM = "item."
 _TOO_LARGE = 1 << 1023
 
@@ -44,22 +44,39 @@ class Batch(NamedTuple):
         return Batch._make(column[begin:end] for column in self)
 
 
+class _Codes(dict[str, int]):
+    """Code of each named type; of other custom types that of ``x.*``, of all others the last."""
+
+    def __init__(self, types: Sequence[str]) -> None:
+        super().__init__((type_, code) for code, type_ in enumerate(types))
+        self._custom, self._other = self[CUSTOM_EVENTS], len(types)
+
+    def __missing__(self, type_: str) -> int:
+        return self._custom if type_.startswith(_CUSTOM) else self._other
+
+
 class Plan:
     """The event types and fields that count for each shared aggregate."""
 
     def __init__(
-        self, tables: Mapping[str, EntityTable], operators: Sequence[Operator] = ()
+        self,
+        tables: Mapping[str, EntityTable],
+        operators: Sequence[Operator] = (),
+        emitted: Iterable[str] = (),
     ) -> None:
-        """Prepare for the tables of each entity, and for sequences and joins."""
+        """Prepare for the tables of each entity, for sequences and joins, and what these emit."""
         stores = {entity: table.aggregates for entity, table in tables.items()}
-        types = sorted({t for of in stores.values() for store in of for t in store.source.events})
-        self.codes: Mapping[str, int] = {type_: code for code, type_ in enumerate(types)}
-        self.other = len(types)
+        named = {t for of in stores.values() for store in of for t in store.source.events}
+        types = sorted({*named, CUSTOM_EVENTS, *emitted})
+        self.codes: Mapping[str, int] = _Codes(types)
+        custom = {t for t in types if t.startswith(_CUSTOM)} - {*emitted}
         self.of_store: dict[tuple[str, int], tuple[Source, NDArray[np.bool_]]] = {}
         self.of_entity: dict[str, NDArray[np.bool_]] = {}
         for entity, of in stores.items():
             for number, store in enumerate(of):
-                wanted = np.array([type_ in store.source.events for type_ in [*types, None]])
+                counted = {*store.source.events}
+                counted |= custom if CUSTOM_EVENTS in counted else set()
+                wanted = np.array([type_ in counted for type_ in [*types, None]])
                 self.of_store[entity, number] = store.source, wanted
                 self.of_entity[entity] = wanted | self.of_entity.get(entity, False)
         sources = sources_of(f for table in tables.values() for f in table.features)
@@ -93,9 +110,8 @@ class Columns:
     @cached_property
     def _codes(self) -> NDArray[np.int64]:
         """Codes of the types of the events."""
-        events, plan = self.batch.events, self._plan
-        types = map(attrgetter("type"), events)
-        codes = map(plan.codes.get, types, repeat(plan.other))
+        events = self.batch.events
+        codes = map(self._plan.codes.__getitem__, map(attrgetter("type"), events))
         return np.fromiter(codes, np.int64, len(events))
 
     def keys(self, entity: str) -> Sequence[str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 from tactful_streaming.definitions import model as d
@@ -52,9 +53,18 @@ def _source(feature: Feature) -> str:
     needed = [column.rpartition(" AS ")[2] for column in columns]
     return (
         f"SELECT * FROM (SELECT {', '.join(columns)}, {_TIME}, et, arrival FROM events\n"
-        f"  WHERE {sql.one_of('type', feature.events)})\n"
+        f"  WHERE {_counted(feature.events)})\n"
         f"WHERE {' AND '.join(f'{column} IS NOT NULL' for column in needed)}"
     )
+
+
+def _counted(events: Sequence[str]) -> str:
+    """Compile the condition that an event is of one of the types; ``x.*`` is any custom one."""
+    named = [type_ for type_ in events if type_ != d.CUSTOM_EVENTS]
+    conditions = [sql.one_of("type", named)] if named else []
+    if d.CUSTOM_EVENTS in events:
+        conditions.append("type LIKE 'x.%'")
+    return f"({' OR '.join(conditions)})" if len(conditions) > 1 else conditions[0]
 
 
 def _windowed(feature: Feature, source: str) -> str:

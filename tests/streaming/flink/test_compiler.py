@@ -269,3 +269,18 @@ def test_without_catalogue_item_sources_are_refused() -> None:
 def test_empty_definitions_are_refused() -> None:
     with pytest.raises(DefinitionError, match="nothing to compile"):
         compile_flink(Definitions(()), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("event", "condition"),
+    [
+        ("x.*", "WHERE type LIKE 'x.%'"),
+        ("[view, x.*]", "WHERE (type = 'view' OR type LIKE 'x.%')"),
+        ("[view, click, x.*]", "WHERE (type IN ('view', 'click') OR type LIKE 'x.%')"),
+    ],
+)
+def test_all_custom_types_are_a_pattern(event: str, condition: str) -> None:
+    text = compiled(
+        f"- {{name: n, entity: user, event: {event}, aggregate: count, window: {{size: 1h}}}}"
+    )
+    assert condition in text
