@@ -5,12 +5,14 @@ The program that starts them lies beside the larger data sets, in `$TACTFUL_SHAR
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
+_STARTS = 3
 
 
 def named_servers() -> str | None:
@@ -51,7 +53,16 @@ class Cluster:
             raise FileNotFoundError("no Apache Kafka: set TACTFUL_SHARED and install Java 17")
         self._program = program
         self._folder = folder
-        self.servers = self._call("start", "--brokers", str(brokers), *options).strip()
+        for left in reversed(range(_STARTS)):
+            try:
+                self.servers = self._call("start", "--brokers", str(brokers), *options).strip()
+                return
+            except RuntimeError:  # another process may have taken a port that was free
+                if not left:
+                    raise
+                with contextlib.suppress(RuntimeError):
+                    self.stop()
+                shutil.rmtree(folder, ignore_errors=True)
 
     def kill(self, node: int | None = None) -> None:
         """End one broker, or all, with SIGKILL."""
