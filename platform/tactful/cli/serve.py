@@ -6,10 +6,10 @@ import click
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.errors import ConfigError, StorageError
+from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.metadata.directory_lock import exclusive
 from tactful.util.supervisor import RESTART, supervise_this
-from tactful_streaming.errors import StreamingError
+from tactful_streaming.errors import LogUnreachableError, StreamingError
 
 _LOG_FILES = ("segments", "bounds")  # files in the directory of a log
 
@@ -32,26 +32,44 @@ _accept_loss = click.option(
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
 @click.option("--workers", type=int, help="Number of additional processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
-@click.option("--supervise", is_flag=True, help="Restart the server after a crash or a kill.")
+@click.option(
+    "--supervise", is_flag=True, help="Restart the server after a crash, a kill or exit code 75."
+)
 @_accept_loss
 @cli.json_option
 def serve(
     settings: Settings, rebuild: bool, supervise: bool, accept_loss: bool, as_json: bool
 ) -> None:
-    """Run a server: ingestion, engine and recommendation, in one process or several."""
+    """Run a server: ingestion, engine and recommendation, in one process or several.
+
+    Exit code 75: start it again.
+    """
     if supervise:
         if rebuild or accept_loss:
             raise click.UsageError(
                 "--supervise not with --rebuild or --accept-loss: a crash would begin it again"
             )
-        supervise_this()
+        supervise_this(again=RESTART)
     if accept_loss:
         with exclusive(settings.storage.data):
             _accept_losses(settings)
     # Here, since it takes 150 MB that a supervising process does without.
     from tactful.workers.pool import run_server
 
-    run_server(settings, rebuild=rebuild, as_json=as_json)
+    try:
+        run_server(settings, rebuild=rebuild, as_json=as_json)
+    except TactfulError as error:
+        if not _may_pass(error):
+            raise
+        click.echo(f"tactful: {error}", err=True)
+        raise SystemExit(RESTART) from error
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Return whether an error comes from a log that cannot be reached now."""
+    while error is not None and not isinstance(error, LogUnreachableError):
+        error = error.__cause__
+    return error is not None
 
 
 @click.command()
