@@ -101,6 +101,7 @@ def test_exceptions_of_modules(toy: Target) -> None:
     assert any("ExceptionReplacer:except (OSError, re.error)" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_judge(
     toy: Target,
     tmp_path: Path,

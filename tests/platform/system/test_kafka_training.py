@@ -464,6 +464,7 @@ def every(log: Any) -> Iterator[tuple[int, bytes]]:
 # Merged log
 
 
+@pytest.mark.slow
 def test_reach_is_kept(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)

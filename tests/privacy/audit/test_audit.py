@@ -78,6 +78,7 @@ def report(seeded_noise: SeededNoise) -> AuditReport:
         return audit(5, 1, SMALL)
 
 
+@pytest.mark.slow
 def test_real_pipelines_pass_within_the_claim(report: AuditReport) -> None:
     """The product's pipelines pass, and no attack proves more than claimed."""
     panes, *totals, sums, gaussian = report.real
@@ -100,6 +101,7 @@ def test_real_pipelines_pass_within_the_claim(report: AuditReport) -> None:
     assert report.epsilon_lower_bound == panes.proved
 
 
+@pytest.mark.slow
 def test_every_planted_bug_fails_in_the_layers_made_for_it(report: AuditReport) -> None:
     assert {bug.name for bug in report.planted} == FOUND_BY.keys()
     for bug in report.planted:
@@ -112,6 +114,7 @@ def test_every_planted_bug_fails_in_the_layers_made_for_it(report: AuditReport) 
     assert blind.to_dict()["planted_bugs_caught"] == len(FOUND_BY) - 1
 
 
+@pytest.mark.slow
 def test_the_report_says_all_of_it(report: AuditReport) -> None:
     text = str(report)
     assert text.count("pass  ") == sum(len(pipeline.findings) for pipeline in report.real)

@@ -5,6 +5,7 @@ import datetime as dt
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from tests.streaming.golden_replays import otto_events, retail_events
 
 from tactful_streaming.contract.log_entries import Event, Tick, encode_entry
@@ -20,6 +21,7 @@ DAY = 86_400_000
 BATCH = 10_000
 
 
+@pytest.mark.slow
 def test_online_retail(shared_data: Path) -> None:
     windows, matches = replay("retail", retail_events(shared_data))
     assert chosen(windows, of="retail_windows") == table("retail_windows")

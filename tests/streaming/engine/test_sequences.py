@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.streaming.kills import run_with_kills
@@ -183,6 +184,7 @@ log.close()
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_every_action_in_the_log_exactly_once(tmp_path: Path) -> None:
     # Without deduplication a second copy of an action would count and be seen.
     entries = list({repr(entry): entry for entry in stream(5, 3000)}.values())

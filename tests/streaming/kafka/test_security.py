@@ -132,8 +132,14 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     ("change", "words"),
     [
         ({"ca_file": "other.pem"}, "certificate"),
-        ({"certificate_file": None, "key_file": None, "key_password": None}, "certificates"),
-        ({"security": "plaintext"}, "check the security settings"),
+        pytest.param(
+            {"certificate_file": None, "key_file": None, "key_password": None},
+            "certificates",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"security": "plaintext"}, "check the security settings", marks=pytest.mark.slow
+        ),
         ({"key_password": "wrong"}, "refuses its settings"),
     ],
 )

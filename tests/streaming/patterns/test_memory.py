@@ -66,10 +66,12 @@ def taken(definitions: str, entries: Sequence[Entry]) -> int:
 @pytest.mark.parametrize(
     ("definitions", "made", "most"),
     [
-        pytest.param(SEQUENCE, views, 400, id="a partial match of one event"),
+        pytest.param(
+            SEQUENCE, views, 400, id="a partial match of one event", marks=pytest.mark.slow
+        ),
         pytest.param(SEQUENCE, carts, 1_000, id="a partial match of several events"),
         pytest.param(JOIN, views, 1_000, id="an event that waits in a join"),
-        pytest.param(LAST, items, 500, id="an item"),
+        pytest.param(LAST, items, 500, id="an item", marks=pytest.mark.slow),
     ],
 )
 def test_memory_without_a_limit(

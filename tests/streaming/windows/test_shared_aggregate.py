@@ -260,6 +260,7 @@ def check(seed: int, texts: Sequence[str], lateness: int, delay: int, count: int
     compare(driver, naive, newest + rng.randrange(30 * MINUTE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lateness", [0, 4 * MINUTE])
 def test_all_of_them_at_once(lateness: int) -> None:
     check(1, every_text(), lateness, delay=10_000, count=500)

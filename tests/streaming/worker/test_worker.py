@@ -239,6 +239,7 @@ def test_one_worker_computes_what_an_uninterrupted_run_does(shard: Shard) -> Non
     worker.close()
 
 
+@pytest.mark.slow
 def test_workers_join_and_leave(shard: Shard) -> None:
     entries = random_entries(2, 4_000)
     first = new_worker(shard)
