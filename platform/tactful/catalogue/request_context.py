@@ -62,6 +62,7 @@ class FeatureSource(Protocol):
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
+_DAY = 86_400_000
 _GREATEST = float(np.finfo(np.float32).max)
 
 
@@ -85,6 +86,11 @@ class RequestContext:
     def known(self) -> bool:
         """Whether the user or the visit has any item."""
         return bool(self.session or self.history)
+
+    @property
+    def seed(self) -> int:
+        """Seed of what is ordered by chance: of the request, of an anonymous one of its day."""
+        return self.at if self.user else self.at // _DAY
 
     def grouped(self, name: str) -> Mapping[str, float]:
         """Return a grouped feature of the user; empty without a user."""
@@ -116,7 +122,13 @@ def build_context(
     visited = [item for item, _ in visit.get("session_items", ())]
     recent = [item for item, _ in user.get("recent_items", ())]
     rows = catalogue.rows.of_many([*visited, *recent])
-    session = [row for row in rows[: len(visited)] if row is not None]
+    # Another person may have the same visit id: items that this user did not deal with are hers.
+    own = {*(recent if "recent_items" in user else visited)}
+    session = [
+        row
+        for row, item in zip(rows[: len(visited)], visited, strict=True)
+        if row is not None and item in own
+    ]
     seen = set(session)
     history: list[int] = []
     for row in rows[len(visited) :]:

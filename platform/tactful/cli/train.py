@@ -14,6 +14,7 @@ from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import TrainingBusy
 from tactful.models.training_run import reason_to_train, run_training
+from tactful.schemas.interactions import rank_of
 from tactful.training.options import TrainingOptions, Vectors
 from tactful.util.clock import now_ms
 
@@ -27,6 +28,15 @@ class _Registration:
     fresh: bool
     reason: str
     by: str | None
+
+
+def _checked_label(context: click.Context, parameter: click.Parameter, label: str | None) -> str:
+    if label:
+        try:
+            rank_of(label)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return label or ""
 
 
 @click.command()
@@ -51,11 +61,10 @@ class _Registration:
     help="Maximum number of shown recommendations to learn from; 0 for none.",
 )
 @click.option(
-    "--outcome",
-    "outcomes",
-    multiple=True,
-    default=("add_to_cart", "purchase"),
-    help="Event type that counts as taking a shown item; may be repeated.",
+    "--label",
+    callback=_checked_label,
+    help="Event type by which an item counts as taken, as by stronger ones; default: the setting "
+    "of [training], or the strongest type with enough data.",
 )
 @cli.outcome_hours_option
 @click.option(
@@ -79,6 +88,11 @@ class _Registration:
     help="With --promote: only if it is no worse than the champion on the latest recommendations.",
 )
 @click.option("--fresh", is_flag=True, help="Start anew instead of resuming a killed training.")
+@click.option(
+    "--recall-only",
+    is_flag=True,
+    help="Only learn the recall that serves while there is no champion; `tactful serve` does so.",
+)
 @cli.reason_option
 @cli.by_option
 @click.option(
@@ -93,12 +107,16 @@ def train(
     vectors_kind: Vectors | None,
     registration: _Registration,
     if_due: bool,
+    recall_only: bool,
     as_json: bool,
 ) -> None:
     """Train a ranking model from the log and register it in MLflow.
 
     After a kill, the same command with the same options resumes within a day.
     """
+    if recall_only:
+        _learn_recall(settings, as_json)
+        return
     if if_due:
         due = reason_to_train(settings, now=now_ms())
         if due is None:
@@ -108,7 +126,11 @@ def train(
     try:
         result = run_training(
             settings,
-            replace(options, vectors=vectors_kind or settings.training.vectors),
+            replace(
+                options,
+                vectors=vectors_kind or settings.training.vectors,
+                label=options.label or settings.training.label,
+            ),
             **asdict(registration),
             say=_json_progress if as_json else _bars(),
         )
@@ -123,10 +145,24 @@ def train(
         _print_result(options.name, result)
 
 
+def _learn_recall(settings: Settings, as_json: bool) -> None:
+    from tactful.models.untrained_recall import learn_recall
+
+    index = learn_recall(settings)
+    items = None if index is None else len(index.item_ids)
+    if as_json:
+        cli.print_json({"items": items})
+    else:
+        nothing = "Nothing was learned: a champion serves, or the log holds too little."
+        click.echo(nothing if items is None else f"Recall of {items:,} items is learned.")
+
+
 def _print_result(name: str, result: dict[str, Any]) -> None:
     version = result["version"]
     note = f"; `tactful models promote {version}` makes it the champion"
     click.echo(f"{name} version {version}{' is the champion' if result['alias'] else note}")
+    for reason in result["doubts"]:
+        click.echo(f"Not promoted: {reason}.", err=True)
     for measure, value in result["metrics"].items():
         click.echo(f"  {measure:<20} {value:.4f}")
     calibration = result["calibration"]

@@ -49,6 +49,12 @@ class TrainingSettings:
     check_minutes: PositiveFloat = 15.0  # time between two checks whether training is due
     promote: bool = False  # whether a version that is no worse than the champion serves at once
     name: Annotated[str, Meta(min_length=1)] = "ranker"  # registered model name
+    # while there is no champion, learn recall from the log at this interval in seconds, or less
+    # often where it takes long; 0 for never
+    recall_seconds: Annotated[float, Meta(ge=0)] = 20.0
+    # event type by which an item counts as taken, as by every stronger one (``view``, ``click``,
+    # ``x.*``, ``rating``, ``add_to_cart``, ``purchase``); empty: the strongest with enough data
+    label: str = ""
     # days before the end that give the recommendations to learn from
     label_days: Annotated[float, Meta(ge=0.1)] = 35.0
     lists: Annotated[int, Meta(ge=20)] = 8_000  # most replayed recommendations to learn from

@@ -34,6 +34,7 @@ from tactful.config.server import (
 from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
+from tactful.schemas.interactions import STRENGTH, is_interaction
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -118,6 +119,12 @@ class Settings:
         if self.log.kind == "kafka" and not self.log.brokers:
             raise ConfigError("log.brokers is missing: log.kind = kafka needs their addresses")
         self._check_retention()
+        label = self.training.label
+        if label and not is_interaction(label):
+            raise ConfigError(
+                f"training.label: {label!r} deals with no item: name one of {', '.join(STRENGTH)}, "
+                "or leave it empty"
+            )
         for section, name in (
             ("log", "password"),
             ("actions", "secret"),

@@ -14,8 +14,9 @@ import dataclasses
 import logging
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tactful.config.settings import Settings
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.models.audit_log import ModelChange
 from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import read_pointer
 from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _FLOOR = 1e-4
 _HOUR = 3_600_000
 _STOP_S = 10.0
 _NICENESS = 10
+_SHARE = 0.05  # of the time that learning of recall may take
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
         *("--name", training.name, "--label-days", str(training.label_days)),
         *("--lists", str(training.lists)),
         *("--vectors", training.vectors),
+        *(("--label", training.label) if training.label else ()),
         *(("--promote", "--if-better") if training.promote else ()),
     ]
     while True:
@@ -185,6 +189,32 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
             continue
         if code:
             logger.error("training failed with exit code %d: %s", code, message)
+
+
+async def relearn_recall(
+    settings: Settings, end: Callable[[], Sequence[int]], *, python: str = sys.executable
+) -> None:
+    """Learn recall at intervals while there is no champion and the log grows.
+
+    `end` returns the end of the log by partition.
+    """
+    command = [python, "-m", "tactful", "train", "--recall-only", "--json"]
+    learned: Sequence[int] = ()
+    pause = settings.training.recall_seconds
+    while True:
+        await asyncio.sleep(pause)
+        reached = await asyncio.to_thread(end)
+        if reached == learned or await asyncio.to_thread(read_pointer, settings.models) is not None:
+            continue
+        began = time.monotonic()
+        try:
+            code, message = await run_command(command, {**os.environ, **environment(settings)})
+        except OSError as error:
+            code, message = 1, str(error)
+        if code:
+            logger.warning("recall was not learned: %s", message)
+        learned = reached
+        pause = max(settings.training.recall_seconds, (time.monotonic() - began) / _SHARE)
 
 
 async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:

@@ -27,6 +27,7 @@ from tactful.ranking.model import checked_version, load_trees, read_manifest, re
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.training.baselines import doubts
 from tactful.training.evaluation import list_metrics
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress
@@ -68,7 +69,7 @@ def run_training(
     identity = identity_of(settings.identity)
     author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
-        log, definitions = stack.enter_context(_open_log(settings))
+        log, definitions = stack.enter_context(open_training_log(settings))
         checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
         if fresh:
             checkpoint.clear()
@@ -108,12 +109,20 @@ def run_training(
         )
         made(registered.version)
         checkpoint.clear()
+        held_back = trained.held_back
+        doubtful = doubts(
+            trained.manifest.metrics,
+            trained.manifest.gains,
+            len(held_back.labels),
+            len(held_back.sizes),
+        )
+        promote = promote and not doubtful
         if promote and if_better:
             promote = no_worse(settings.models, trained, model, trusted)
         if promote:
             registry.promote(registered.version, reason=reason or "tactful train --promote")
         say("register", 1, 1)
-    return _report(registered, trained, skew, champion=promote)
+    return {**_report(registered, trained, skew, champion=promote), "doubts": doubtful}
 
 
 def _report(
@@ -158,7 +167,7 @@ def no_worse(
     except ModelError:
         return True
     fresh = trained.manifest
-    if (manifest.features, manifest.definitions) != (fresh.features, fresh.definitions):
+    if manifest.definitions != fresh.definitions:
         return True  # the server refuses such a champion
     first = int(np.searchsorted(trained.held_back_at, manifest.trained_until))
     rows = trained.held_back.split(first)[1]
@@ -168,8 +177,11 @@ def no_worse(
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     margins = (
-        forest.inplace_predict(rows.features, predict_type="margin")
-        for forest in (load_trees(directory), champion)
+        forest.inplace_predict(features, predict_type="margin")
+        for forest, features in (
+            (load_trees(directory), rows.features),
+            (champion, rows.features[:, [*map(fresh.features.index, manifest.features)]]),
+        )
     )
     new, old = (list_metrics(m, rows.labels, rows.sizes, positives)["ndcg20"] for m in margins)
     return new >= old
@@ -187,7 +199,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
     champion = None if pointer is None else pointer.version
 
     def drift() -> Drift | None:
-        with _open_log(settings, latest=LATEST) as (log, definitions):
+        with open_training_log(settings, latest=LATEST) as (log, definitions):
             return measure_drift(log, champion or "", layout(definitions.fingerprint))
 
     with open_model_log(settings) as audit:
@@ -207,9 +219,15 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _open_log(
+def open_training_log(
     settings: Settings, *, latest: int | None = None
 ) -> Iterator[tuple[PermittedLog, Definitions]]:
+    """Open what may be learned from, and the definitions of the features.
+
+    Raises:
+        ConfigError: if the definitions are wrong.
+        ModelError: if the log cannot be read.
+    """
     try:
         definitions = load_definitions(settings.features)
     except DefinitionError as error:
@@ -231,7 +249,7 @@ def _open_log(
 def _parameters(options: TrainingOptions, reach: Position) -> dict[str, Any]:
     chosen = asdict(options)
     del chosen["name"], chosen["threads"]
-    return {**chosen, "outcomes": ",".join(options.outcomes), "read_until": reach}
+    return {**chosen, "read_until": reach}
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:

@@ -19,7 +19,7 @@ from tactful.catalogue.request_context import FeatureSource, RequestContext, rea
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
-from tactful.recall.popularity import SOLD, CommonItems, is_in
+from tactful.recall.popularity import SEEN, SOLD, CommonItems, is_in
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -34,6 +34,8 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("in_session", "price", "price_to_session", "session_length", "history_items"),
     *("visits_364d", "spend_28d", "days_since_visit", "cohort_lift"),
     *("intent_weight", "intent_place"),
+    *("seen_84d", "seen_share", "days_since_seen"),
+    *("seen_7d", "seen_28d", "seen_trend", "category_seen_28d"),
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -74,17 +76,22 @@ def _columns(*names: str) -> NDArray[np.int64]:
 _SCORED = _columns(*_SCORES)
 _LIFT = _COLUMN["cohort_lift"]
 _SCORED_AND_LIFT = _columns(*_SCORES, "cohort_lift")
-_DONE = _columns("in_session", "taken_28d", "taken_364d", "days_since_taken")
+_DONE = _columns(
+    *("in_session", "taken_28d", "taken_364d", "days_since_taken", "seen_84d", "days_since_seen")
+)
 _OF_USER = _columns(
     *("in_session", "taken_28d", "taken_364d", "taken_per_visit", "taken_share"),
     *("days_since_taken", "session_length", "history_items", "visits_364d", "spend_28d"),
-    "days_since_visit",
+    *("days_since_visit", "seen_84d", "seen_share", "days_since_seen"),
 )
 _OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
-SALES = (*SOLD, "sold_trend", "category_sold_28d")
-"""Columns of what everybody takes: 0 for rare items in anonymous recommendations."""
+_BY_ITEM = (*SOLD, "sold_trend", *SEEN, "seen_trend")
+_BY_CATEGORY = ("category_sold_28d", "category_seen_28d")
+SALES = (*_BY_ITEM, *_BY_CATEGORY)
+"""Columns of what everybody takes and sees: 0 for rare items in anonymous recommendations."""
 
-_SALES = _columns(*SALES)
+_SALES = _columns(*_BY_ITEM)
+_OF_CATEGORY = _columns(*_BY_CATEGORY)
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns(*REQUESTED)
 
@@ -122,14 +129,14 @@ def hide_rare(
     common: CommonItems,
 ) -> None:
     """Set the sales of all but common items to 0, also in the sales of categories."""
-    category, sums = catalogue.category.take(rows), common.category_sold
-    features[np.ix_(~is_in(rows, common.rows), _SALES[:4])] = 0.0
+    category, sums = catalogue.category.take(rows), common.of_categories
+    features[np.ix_(~is_in(rows, common.rows), _SALES)] = 0.0
     known = np.flatnonzero(category >= 0)
     number = category[known]
-    sold = np.zeros(len(known), np.float32)
+    amounts = np.zeros((len(known), len(_OF_CATEGORY)), np.float32)
     counted = number < len(sums)  # others came after the count
-    sold[counted] = _FADING * sums[number[counted]]
-    features[known, _SALES[4]] = sold
+    amounts[counted] = _FADING * sums[number[counted]]
+    features[np.ix_(known, _OF_CATEGORY)] = amounts
 
 
 def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
@@ -225,8 +232,10 @@ def _user(
     """Fill the columns of the user's items and activity."""
     session = context.session
     month, year, ever = map(context.grouped, ("taken_28d", "taken_364d", "taken_last"))
-    taken = catalogue.rows.of_many([*month, *year, *ever])
-    visits, latest = context.number("visits_364d"), context.number("last_taken")
+    seen, seen_at = map(context.grouped, ("seen_84d", "seen_last"))
+    taken = catalogue.rows.of_many([*month, *year, *ever, *seen, *seen_at])
+    visits = context.number("visits_364d")
+    latest = max(context.number("last_taken"), *seen_at.values(), 0.0)
     features[_OF_USER] = np.array(
         [
             *(0.0, 0.0, 0.0, 0.0, 0.0, np.nan),
@@ -235,10 +244,12 @@ def _user(
             visits,
             context.number("spend_28d"),
             (context.at - latest) / _DAY if latest else np.nan,
+            *(0.0, 0.0, np.nan),
         ],
         np.float32,
     )[:, None]
-    # In this visit, taken within a month, within a year and ever, one list after the other.
+    # In this visit, taken within a month, within a year and ever, seen within twelve weeks and
+    # ever, one list after the other.
     done = np.array([*session, *(-1 if row is None else row for row in taken)], np.int64)
     amounts = np.array(
         [
@@ -246,14 +257,19 @@ def _user(
             *month.values(),
             *year.values(),
             *((context.at - at) / _DAY for at in ever.values()),
+            *seen.values(),
+            *((context.at - at) / _DAY for at in seen_at.values()),
         ],
         np.float32,
     )
-    columns = np.repeat(_DONE, [len(items) for items in (session, month, year, ever)])
+    lengths = [len(items) for items in (session, month, year, ever, seen, seen_at)]
+    columns = np.repeat(_DONE, lengths)
     _write(features, columns, done, amounts, rows)
     of_year = features[_COLUMN["taken_364d"]]
     features[_COLUMN["taken_per_visit"]] = of_year / np.float32(max(visits, 1.0))
     features[_COLUMN["taken_share"]] = of_year / np.float32(max(sum(year.values()), 1.0))
+    of_seen = features[_COLUMN["seen_84d"]]
+    features[_COLUMN["seen_share"]] = of_seen / np.float32(max(sum(seen.values()), 1.0))
 
 
 def _sales(
@@ -264,21 +280,19 @@ def _sales(
     at: int,
     features: NDArray[np.float32],
 ) -> None:
-    """Fill the columns of sales of each item and of its category."""
-    sold = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
+    """Fill the columns of how often each item and its category are taken and seen."""
+    read = read_placed(source, "item", catalogue.item_places, rows, (*SOLD, *SEEN), at)
+    known = np.flatnonzero(category >= 0)
+    places = category[known]
     of_category = read_placed(
-        source,
-        "category",
-        catalogue.category_places,
-        category[category >= 0],
-        ("category_sold_28d",),
-        at,
+        source, "category", catalogue.category_places, places, _BY_CATEGORY, at
     )
-    week, month, quarter = sold.astype(np.float32).T
-    features[_SALES[:4]] = week, month, quarter, week / (month + np.float32(1.0))
-    in_category = features[_COLUMN["category_sold_28d"]]
-    in_category[:] = np.nan
-    in_category[category >= 0] = of_category[:, 0]
+    week, month, quarter, seen_week, seen_month = read.astype(np.float32).T
+    one = np.float32(1.0)
+    features[_SALES[:4]] = week, month, quarter, week / (month + one)
+    features[_SALES[4:]] = seen_week, seen_month, seen_week / (seen_month + one)
+    features[_OF_CATEGORY] = np.nan
+    features[np.ix_(_OF_CATEGORY, known)] = of_category.T
 
 
 def _catalogue(

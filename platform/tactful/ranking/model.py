@@ -52,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     data_hash: str
     rows: int
     questions: int  # number of lists behind the rows
+    label: str = ""  # weakest event type by which an item counted as taken; empty in earlier ones
     # measured on questions later than its training data, which also chose the number of trees: a
     # little too good, so never figures to claim
     metrics: dict[str, float]
@@ -136,13 +137,15 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
             the server computes (`definitions`); the message names the difference.
     """
     manifest = read_manifest(directory)
-    _check_schema(directory, manifest.features, RANKING_FEATURES)
+    _check_schema(directory, manifest.features)
     if manifest.definitions != definitions:
         raise ModelError(
             f"{directory}: trained on feature definitions {manifest.definitions[:12]}, the engine "
             f"computes {definitions[:12]}; train again with `tactful train`"
         )
-    evaluated, margins = _load_forest(directory)
+    evaluated, margins = _load_forest(directory, len(manifest.features))
+    if manifest.features != RANKING_FEATURES:
+        margins = partial(_of_columns, margins, [*map(RANKING_FEATURES.index, manifest.features)])
     return RankingModel(manifest, RecallIndex.load(directory / "index"), evaluated, margins)
 
 
@@ -217,7 +220,14 @@ def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
     return dict(sorted(named.items(), key=lambda pair: -pair[1]))
 
 
-def _load_forest(directory: Path) -> tuple[Literal["kernel", "xgboost"], Margins]:
+def _of_columns(
+    margins: Margins, columns: list[int], features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Score by some of the columns: those of a model of an earlier version."""
+    return margins(features.T[columns].T)
+
+
+def _load_forest(directory: Path, columns: int) -> tuple[Literal["kernel", "xgboost"], Margins]:
     """Load a forest; import XGBoost only if it is not laid out, or cannot be."""
     from tactful.kernels.forest import load_kernel
 
@@ -227,10 +237,10 @@ def _load_forest(directory: Path) -> tuple[Literal["kernel", "xgboost"], Margins
         _LOG.warning("%s; it is made anew from %s", error, _TREES)
         binned = None
     if binned is not None:
-        _check_columns(directory, binned.columns)
+        _check_columns(directory, binned.columns, columns)
         return "kernel", partial(binned.margins, kernel=load_kernel())
     forest = load_trees(directory)
-    _check_columns(directory, forest.num_features())
+    _check_columns(directory, forest.num_features(), columns)
     try:
         binned = bin_forest(forest, load_kernel())
     except UnsupportedForest as reason:
@@ -246,22 +256,22 @@ def _digest(path: Path) -> str:
         raise ModelError(f"{path}: cannot be read: {error}") from error
 
 
-def _check_columns(directory: Path, columns: int) -> None:
-    if columns != len(RANKING_FEATURES):
+def _check_columns(directory: Path, columns: int, wanted: int) -> None:
+    if columns != wanted:
         raise ModelError(
             f"{directory / _TREES}: takes {columns} columns where the manifest has "
-            f"{len(RANKING_FEATURES)} features; the files are not of one model"
+            f"{wanted} features; the files are not of one model"
         )
 
 
-def _check_schema(directory: Path, present: Sequence[str], wanted: Sequence[str]) -> None:
-    if tuple(present) == tuple(wanted):
-        return
-    missing = [name for name in wanted if name not in present]
-    unknown = [name for name in present if name not in wanted]
-    raise ModelError(
-        f"{directory}: the model's features are not the server's: lacks {missing or 'none'}, "
-        f"has unknown {unknown or 'none'}"
-        + ("" if missing or unknown else ", the order differs")
-        + "; train again with `tactful train`"
-    )
+def _check_schema(directory: Path, present: Sequence[str]) -> None:
+    """Check that a model has features of this version, in their order; an earlier one has fewer."""
+    unknown = [name for name in present if name not in RANKING_FEATURES]
+    places = [RANKING_FEATURES.index(name) for name in present if not unknown]
+    if unknown or not places or places != sorted(set(places)):
+        raise ModelError(
+            f"{directory}: the model's features are not the server's: has unknown "
+            f"{unknown or 'none'}"
+            + ("" if unknown else ", the order differs")
+            + "; train again with `tactful train`"
+        )

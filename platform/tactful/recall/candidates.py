@@ -18,7 +18,7 @@ from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
-from tactful.recall.popularity import CommonItems, Popularity
+from tactful.recall.popularity import CommonItems, Popularity, is_in
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -203,7 +203,7 @@ def _proposals(
     if anchor.any() and quotas.vectors:
         yield "vectors", view.search.nearest(anchor, quotas.vectors, allowed)[0]
     yield "repeat", _repeated(context, catalogue, allowed, quotas.repeat)
-    yield "popular", popular.first(allowed, quotas.popular)
+    yield "popular", _popular(popular, context, allowed, quotas.popular)
     if quotas.sessions and len(scored.similar_sessions.rows):
         yield "sessions", first(scored.similar_sessions.ranked, quotas.sessions)
     if scored.intent:
@@ -263,6 +263,18 @@ def _intended(
         rows = np.flatnonzero((catalogue.category == number) & allowed)
         groups.append(view.popular.best(rows, share))
     return groups
+
+
+def _popular(
+    popular: Popularity, context: RequestContext, allowed: NDArray[np.bool_], quota: int
+) -> NDArray[np.int64]:
+    """Return the most popular allowed rows; those of which nothing is known come by chance."""
+    rows = popular.first(allowed, quota)
+    if not len(popular.unknown) or not len(rows):
+        return rows
+    known = rows[~is_in(rows, popular.unknown)]
+    generator = np.random.default_rng(context.seed)
+    return np.concatenate([known, popular.drawn(allowed, quota - len(known), generator)])
 
 
 def _repeated(

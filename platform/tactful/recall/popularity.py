@@ -18,10 +18,15 @@ from tactful.util.growable_array import append_to
 SOLD = ("sold_7d", "sold_28d", "sold_84d")
 """Features read of every candidate: amounts that all users took in one, four and twelve weeks."""
 
-_TAKEN = "sold_28d"
+SEEN = ("seen_7d", "seen_28d")
+"""Features read of every candidate: other events of all users in one and four weeks."""
+
+_COUNTED = ("sold_28d", "seen_28d")
+_VOTES = np.array([1.0, 0.1])  # of an event of either kind
 _PART = 4_096
 _REACH = 8
 _NOWHERE = np.iinfo(np.int32).max
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,16 @@ class Popularity:
     rows: NDArray[np.int64]  # available rows, the most popular first, such as [7, 2, 5]
     # place of each row in `rows`, its length or more for an absent one, shape (n_items,)
     places: NDArray[np.int32]
+    unknown: NDArray[np.int64]  # ascending rows of which no event is known; they have no order
 
     @classmethod
-    def of(cls, rows: NDArray[np.int64], count: int) -> Popularity:
+    def of(
+        cls, rows: NDArray[np.int64], count: int, unknown: NDArray[np.int64] = _NONE
+    ) -> Popularity:
         """Make it from rows in order, out of `count` rows."""
         places = np.full(count, _NOWHERE, np.int32)
         places[rows] = np.arange(len(rows), dtype=np.int32)
-        return cls(rows, places)
+        return cls(rows, places, unknown)
 
     def grown(
         self, available: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
@@ -53,7 +61,7 @@ class Popularity:
         added = rows[available[rows] & (places[rows] >= len(self.rows))]
         ordered = append_to(self.rows, added)
         places[added] = np.arange(len(self.rows), len(ordered), dtype=np.int32)
-        return Popularity(ordered, places)
+        return Popularity(ordered, places, append_to(self.unknown, added))
 
     def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the place of each row; the number of all for an absent one."""
@@ -67,6 +75,15 @@ class Popularity:
             return passing[:count]
         # A narrow filter: fewer rows pass it than would have to be searched in `rows`.
         return self.best(np.flatnonzero(allowed), count)
+
+    def drawn(
+        self, allowed: NDArray[np.bool_], count: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Draw at most `count` of the allowed rows of which no event is known."""
+        unknown = self.unknown
+        if len(unknown) > _REACH * count:
+            unknown = generator.choice(unknown, _REACH * count, replace=False)
+        return generator.permutation(unknown[allowed[unknown]])[:count]
 
     def best(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Return the `count` most popular of some rows."""
@@ -84,7 +101,8 @@ class CommonItems:
 
     popular: Popularity
     rows: NDArray[np.int64]  # ascending
-    category_sold: NDArray[np.float64]  # `sold_28d` of all of a category, by its number
+    # `sold_28d` and `seen_28d` of all of a category, by its number, shape (categories, 2)
+    of_categories: NDArray[np.float64]
 
     def grown(
         self, available: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
@@ -127,7 +145,7 @@ def count_popular(
     trained = index.popular[is_in(index.popular, common)]
     # Number -1, an unknown category, comes first.
     numbers = catalogue.category[taken].astype(np.int64) + 1
-    sums = np.zeros(len(catalogue.categories) + 1)
+    sums = np.zeros((len(catalogue.categories) + 1, len(_COUNTED)))
     np.add.at(sums, numbers, amount)
     return popular, CommonItems(_in_order(catalogue, trained, taken, amount), common, sums[1:])
 
@@ -145,10 +163,10 @@ def _in_order(
     catalogue: Catalogue,
     trained: NDArray[np.int32],
     taken: NDArray[np.int64],
-    amount: NDArray[np.float64],
+    amounts: NDArray[np.float64],
 ) -> Popularity:
-    """Order the available rows by the amount of those taken, by place in `trained`, by row."""
-    count = len(catalogue)
+    """Order the available rows by the votes for those taken, by place in `trained`, by row."""
+    count, amount = len(catalogue), amounts @ _VOTES
     # Most items have no sales within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
     before[trained] = np.arange(len(trained), dtype=np.int32)
@@ -161,30 +179,38 @@ def _in_order(
     taken, amount = taken[order], amount[order]
     available = catalogue.available[taken]
     most, least = taken[available & (amount > 0.0)], taken[available & (amount < 0.0)]
-    return Popularity.of(np.concatenate([most, then, np.flatnonzero(left), least]), count)
+    unknown = np.flatnonzero(left).copy()  # it may grow, and has the memory of another array
+    return Popularity.of(np.concatenate([most, then, unknown, least]), count, unknown)
 
 
 def _taken(
     source: FeatureSource, catalogue: Catalogue, reading: AbstractContextManager[object] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the rows that were taken within four weeks, ascending, and how often."""
+    """Return the rows with events within four weeks, ascending, and amounts by `_COUNTED`."""
     # A source that keeps numbers by place, for ranking, is read for all rows.
     if hasattr(source, "read_placed"):
         return _taken_of_all(source, catalogue, reading)
-    at, rows, amounts = source.watermark, [], []
-    start: int | None = 0
-    while start is not None:
-        with reading or nullcontext():
-            part = read_nonzero(source, "item", _TAKEN, at, start)
-        if part is None:
-            return _taken_of_all(source, catalogue, reading)
-        rows.append(catalogue.rows_at(part.keys))
-        amounts.append(part.numbers)
-        start = part.following
-    # An item that went and came again between two parts occurs twice: the last time counts.
-    taken, last = np.unique(np.concatenate(rows)[::-1], return_index=True)
-    amount = np.concatenate(amounts)[::-1][last]
-    return taken[taken >= 0], amount[taken >= 0]
+    at, found = source.watermark, []
+    for name in _COUNTED:
+        rows, amounts = [], []
+        start: int | None = 0
+        while start is not None:
+            with reading or nullcontext():
+                part = read_nonzero(source, "item", name, at, start)
+            if part is None:
+                return _taken_of_all(source, catalogue, reading)
+            rows.append(catalogue.rows_at(part.keys))
+            amounts.append(part.numbers)
+            start = part.following
+        # An item that went and came again between two parts occurs twice: the last time counts.
+        taken, last = np.unique(np.concatenate(rows)[::-1], return_index=True)
+        amount = np.concatenate(amounts)[::-1][last]
+        found.append((taken[taken >= 0], amount[taken >= 0]))
+    every = np.unique(np.concatenate([rows for rows, _ in found]))
+    columns = np.zeros((len(every), len(_COUNTED)))
+    for column, (taken, amount) in zip(columns.T, found, strict=True):
+        column[np.searchsorted(every, taken)] = amount
+    return every, columns
 
 
 def _taken_of_all(
@@ -192,13 +218,12 @@ def _taken_of_all(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read as `_taken` does, by row."""
     count, at = len(catalogue), source.watermark
-    takes, amounts = [np.zeros(0, np.int64)], [np.zeros(0)]
+    takes, amounts = [np.zeros(0, np.int64)], [np.zeros((0, len(_COUNTED)))]
     for start in range(0, count, _PART):
         rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
-            columns = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
-        sold = columns[:, SOLD.index(_TAKEN)]
-        nonzero = np.flatnonzero(sold)
+            columns = read_placed(source, "item", catalogue.item_places, rows, _COUNTED, at)
+        nonzero = np.flatnonzero(columns.any(axis=1))
         takes.append(rows[nonzero])
-        amounts.append(sold[nonzero])
+        amounts.append(columns[nonzero])
     return np.concatenate(takes), np.concatenate(amounts)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from tactful.schemas.interactions import is_interaction
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, Item, time_reached
 from tactful_streaming.engine.options import CoCommittedConsumer
 
@@ -30,7 +31,6 @@ _HOURS = _DAY * DAYS
 _BITS = 32
 _PERSON = (1 << _BITS) - 1
 _UNWRITTEN_SHARE = 20
-_TAKES = frozenset({"add_to_cart", "purchase"})
 
 
 class TakenByMany(Protocol):
@@ -74,9 +74,9 @@ class Takers(CoCommittedConsumer):
         """Ignore an event of no history."""
 
     def observe(self, history: str | None, event: Event, item: Item | None) -> None:
-        """Count the person of an event that takes an item."""
+        """Count the person of an event that deals with an item."""
         taken = event.item_id
-        if history is None or taken is None or event.type not in _TAKES:
+        if history is None or taken is None or not is_interaction(event.type):
             return
         hour, device = time_reached(event) // _HOUR_MS, event.device_id
         named_once = device is None or history.startswith(DEVICE_PREFIX)

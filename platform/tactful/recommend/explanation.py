@@ -58,7 +58,7 @@ class Explainer:
         contributions: NDArray[np.float32] | None = None
         note = None
         if shown.features is None:
-            note = "not ranked by a model: own repeats per visit, following items, popularity"
+            note = "not ranked by a model: own repeats, similar visits, following items, popularity"
         else:
             try:
                 with self._lock:

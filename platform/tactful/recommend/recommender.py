@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE, Drawn
 from tactful.ranking.features import assemble, hide_rare, layout
 from tactful.ranking.heuristic import heuristic_scores
-from tactful.recall.candidates import Candidates, allowed_rows, gather
+from tactful.recall.candidates import Candidates, Quotas, allowed_rows, gather
 from tactful.recall.index import CHANNELS
 from tactful.recall.takers import TakenByMany, Takers
 from tactful.recall.trending import Rising
@@ -86,6 +87,15 @@ class _RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether recall may have learned from a few people just now, and nobody may be shown it.
+
+        Recall is learned every few seconds while no model serves.
+        """
+        common, anonymous = self.serving.view.common, self.request.subject is None
+        return common is not None and anonymous and self.serving.model is None
 
 
 class Recommender:
@@ -217,7 +227,7 @@ class Recommender:
         state.candidates = gather(
             view,
             state.context,
-            quotas=state.policy.quotas,
+            quotas=_only_counted(state.policy.quotas) if state.fresh else state.policy.quotas,
             allowed=allowed,
             intent=request.intent,
             least=request.count,
@@ -245,7 +255,9 @@ class Recommender:
             else:
                 scores = model.score(state.features)
         else:
-            scores = heuristic_scores(candidates, context, view, self._source)
+            scores = heuristic_scores(
+                candidates, context, view, self._source, learned=not state.fresh
+            )
         state.values = scores
         if state.policy.objective != PLAIN:
             state.values = state.policy.objective.value(
@@ -421,6 +433,11 @@ def open_takers(settings: Settings) -> Takers | None:
     return Takers(least) if least > 1 else None
 
 
+def _only_counted(quotas: Quotas) -> Quotas:
+    """Return quotas without the channels that follow visits."""
+    return msgspec.structs.replace(quotas, following=0, together=0, sessions=0, vectors=0)
+
+
 def _fallback(state: _RequestState, count: int) -> str | None:
     """Return why a response of `count` items is less than a personal list of full length."""
     request = state.request
@@ -428,7 +445,9 @@ def _fallback(state: _RequestState, count: int) -> str | None:
         return "the catalogue is empty: send items with PUT /v1/items"
     reasons = []
     if state.serving.model is None:
-        reasons.append("no model is trained yet: ordered by own repeats and popularity")
+        reasons.append(
+            "no model is trained yet: ordered by own repeats, similar visits and popularity"
+        )
     if request.subject is None:
         reasons.append("no user is named: not personal")
     elif not state.context.known:

@@ -29,7 +29,7 @@ from tactful.ranking.model import (
     read_pointer,
 )
 from tactful.recall.candidates import CatalogueView, Quotas
-from tactful.recall.index import empty_index
+from tactful.recall.index import RecallIndex, empty_index
 from tactful.recall.live_view import LiveCatalogue
 from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Rising
@@ -40,6 +40,11 @@ from tactful_bandits.assignment.assign import Experiment
 _LOG = logging.getLogger(__name__)
 
 _new_id = partial(token_hex, 16)
+
+
+def untrained_recall(models: Path) -> Path:
+    """Return the directory of the recall index that serves while there is no champion."""
+    return models / "live" / "recall"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ class ServedModels:
         self._changing = changing
         self._refusal = ""
         self._logged_refusal: str | None = None
+        self._learned: tuple[int, ...] = ()  # identity of the file of the untrained recall
         self._failing: set[str] = set()
         self.rollouts = ServedRollouts(options.rollouts)
         self.on_trial: dict[str, RankingModel] = {}
@@ -122,7 +128,7 @@ class ServedModels:
         before = self.current
         version, model = self._champion(before)
         swapped = version != before.version and model is not None
-        live = before.live
+        live = self._untrained(before) if model is None else before.live
         if model is not None and swapped:
             live = LiveCatalogue(
                 model.index,
@@ -138,6 +144,7 @@ class ServedModels:
         self.current = ServingState(version=version, model=model, live=live, view=view)
         self._load_rollouts()
         if swapped:
+            self._learned = ()
             before.live.close()
             if live.writes:
                 self._delete_vectors(but=version)
@@ -189,6 +196,31 @@ class ServedModels:
                 for rollout in self.rollouts.rollouts
             },
         }
+
+    def _untrained(self, before: ServingState) -> LiveCatalogue:
+        """Return views of the recall that was learned last without a model."""
+        place = untrained_recall(self._directory)
+        try:
+            status = (place / "index.json").stat()
+            identity = status.st_ino, status.st_mtime_ns
+            if identity == self._learned:
+                return before.live
+            index = RecallIndex.load(place)
+        except FileNotFoundError:
+            return before.live
+        except ModelError as error:  # it may be replaced at this moment
+            _LOG.info("recall as it was goes on: %s", error)
+            return before.live
+        self._learned = identity
+        return LiveCatalogue(
+            index,
+            None,
+            rising=self._options.rising,
+            takers=self._options.takers,
+            monotonic=self._options.monotonic,
+            after=before.live,
+            changing=self._changing,
+        )
 
     def _champion(self, before: ServingState) -> tuple[str, RankingModel | None]:
         version, model = before.version, before.model

@@ -15,7 +15,7 @@ from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.retention import Retention
 from tactful.models.record_rollout import Recorder
-from tactful.models.schedule import retrain
+from tactful.models.schedule import relearn_recall, retrain
 from tactful.schemas.problems import ProblemError
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
@@ -41,6 +41,7 @@ class BackgroundTasks:
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
     5 s        continue erasures; move rollouts to their next stage
+    20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
@@ -106,6 +107,9 @@ class BackgroundTasks:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
             yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
+        if settings.training.recall_seconds:
+            logs = platform.backend.partitions
+            yield relearn_recall(settings, lambda: [log.end for log in logs()])
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
 

@@ -1,9 +1,10 @@
-"""Read taken items, visit by visit, from the log as columns."""
+"""Read what people did with items, visit by visit, from the log as columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +12,36 @@ from numpy.typing import NDArray
 from tactful.event_log.batches import decoded, read_batches
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.index import Interactions
-from tactful_streaming.contract.log_entries import Event, Item, User, event_key, subject_key
+from tactful.schemas.interactions import is_interaction, rank_of
+from tactful_streaming.contract.log_entries import (
+    DEVICE_PREFIX,
+    Event,
+    Item,
+    User,
+    event_key,
+    subject_key,
+    time_reached,
+)
 from tactful_streaming.log.event_log import EventLog
 
-TAKEN = frozenset({"add_to_cart", "purchase"})  # event types by which an item counts as taken
-
 _CHUNK = 8_192
+_DAY = 86_400_000
+_ENOUGH = ((1_000, 200), (100, 20))  # events and visits of a type to learn from, if possible
 
 
 @dataclass(frozen=True)
 class History:
-    """Taken items in log order, as columns of equal length."""
+    """Interactions with items in log order, as columns of equal length."""
 
     item_ids: tuple[str, ...]  # the catalogue in the order its items first appeared
     updates: tuple[tuple[int, Item], ...]  # log offset and description of every item update
-    item: NDArray[np.int64]  # row in `item_ids` of each taken item
+    item: NDArray[np.int64]  # row in `item_ids` of the item of each
     session: NDArray[np.int64]  # visit number of each
     timestamp: NDArray[np.int64]  # event time, epoch milliseconds
     offset: NDArray[np.int64]  # log offset
-    session_ids: tuple[str, ...]  # visit id by visit number
+    kind: NDArray[np.int64]  # row in `types` of each
+    types: tuple[str, ...]  # event types
+    session_ids: tuple[str | None, ...]  # visit id by visit number, None for none
     subjects: tuple[str | None, ...]  # key of the user by visit number, None for none
     people: tuple[tuple[int, User], ...] = ()  # log offset and description of every user update
 
@@ -45,10 +57,10 @@ class History:
         rows: dict[str, int] = {}
         updates: list[tuple[int, Item]] = []
         people: list[tuple[int, User]] = []
-        visits: dict[str, int] = {}
-        subjects: list[str | None] = []
+        types: dict[str, int] = {}
+        visits = _Visits()
         counted: set[str] = set()
-        taken: list[tuple[str, int, int, int]] = []
+        found: list[tuple[str, int, int, int, int]] = []
         end = log.end if until is None else min(log.end, until)
         for records in read_batches(log, log.begin, end, size=_CHUNK):
             for offset, entry in decoded(records):
@@ -57,20 +69,17 @@ class History:
                     updates.append((offset, entry))
                 elif isinstance(entry, User):
                     people.append((offset, entry))
-                elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
+                elif isinstance(entry, Event) and entry.item_id and is_interaction(entry.type):
                     if (key := event_key(entry)) in counted:
                         continue  # the log may hold an event twice, after a retry
                     counted.add(key)
-                    subject = subject_key(entry)
-                    # Without a visit id, one user's day stands for a visit.
-                    visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"
-                    number = visits.setdefault(visit, len(visits))
-                    if number == len(subjects):
-                        subjects.append(subject)
-                    taken.append((entry.item_id, number, entry.timestamp, offset))
+                    kind = types.setdefault(entry.type, len(types))
+                    at = time_reached(entry)
+                    found.append((entry.item_id, visits.number_of(entry), at, offset, kind))
             progress(records[-1][0] + 1, min(log.end, end))
-        known = [(rows[item], *rest) for item, *rest in taken if item in rows]
-        columns = np.array(known, np.int64).reshape(-1, 4).T
+        known = [(rows[item], *rest) for item, *rest in found if item in rows]
+        columns = np.array(known, np.int64).reshape(-1, 5).T
+        columns = columns[:, columns[2] < _plausible_end(columns[2])]
         return cls(
             item_ids=tuple(rows),
             updates=tuple(updates),
@@ -79,9 +88,36 @@ class History:
             session=columns[1],
             timestamp=columns[2],
             offset=columns[3],
-            session_ids=tuple(visits),
-            subjects=tuple(subjects),
+            kind=columns[4],
+            types=tuple(types),
+            session_ids=tuple(visits.session_ids),
+            subjects=tuple(visits.subjects),
         )
+
+    @property
+    def until(self) -> int:
+        """Time just after the last interaction, epoch milliseconds; 0 without any."""
+        return int(self.timestamp.max(initial=-1)) + 1
+
+    def label(self) -> str:
+        """Return the strongest event type with enough data to learn from.
+
+        Enough are 1,000 events in 200 visits, else 100 in 20; else the type of most visits.
+        Without interactions it is a purchase.
+        """
+        events = np.bincount(self.kind, minlength=len(self.types))
+        pairs = np.unique(np.stack([self.kind, self.session]), axis=1)
+        visits = np.bincount(pairs[0], minlength=len(self.types))
+        kinds = sorted(range(len(self.types)), key=lambda kind: rank_of(self.types[kind]))
+        for least_events, least_visits in _ENOUGH:
+            for kind in kinds:
+                if events[kind] >= least_events and visits[kind] >= least_visits:
+                    return self.types[kind]
+        return self.types[max(kinds, key=lambda kind: int(visits[kind]))] if kinds else "purchase"
+
+    def kinds_of(self, types: Collection[str]) -> NDArray[np.int64]:
+        """Return the rows of some event types in `types`."""
+        return np.array([row for row, type_ in enumerate(self.types) if type_ in types], np.int64)
 
     @property
     def ordered(self) -> bool:
@@ -92,9 +128,31 @@ class History:
         return bool((same & ~tied).sum() > (same & tied).sum())
 
     def interactions(self, *, before: int | None = None) -> Interactions:
-        """Return the columns of a recall index before an offset."""
+        """Return the columns of a recall index before an offset.
+
+        An item that was viewed, taken and bought in a visit counts once there, where it came first.
+        It counts again where it came back later by an event of the first type.
+        """
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
-        return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
+        kept = self._visited[:end]
+        return Interactions(
+            self.session[:end][kept], self.item[:end][kept], self.timestamp[:end][kept]
+        )
+
+    @cached_property
+    def _visited(self) -> NDArray[np.bool_]:
+        """Whether each event is a visit to an item rather than a further step with it."""
+        order = np.argsort(self.session, kind="stable")
+        session, item, kind = self.session[order], self.item[order], self.kind[order]
+        same = np.zeros(len(order), np.bool_)
+        same[1:] = (session[1:] == session[:-1]) & (item[1:] == item[:-1])
+        pair = session * np.int64(max(len(self.item_ids), 1)) + item
+        _, first, of = np.unique(pair, return_index=True, return_inverse=True)
+        visited = ~same & (kind == kind[first][of])
+        visited[first] = True
+        found = np.zeros(len(order), np.bool_)
+        found[order] = visited
+        return found
 
     def cohorts(self, *, before: int | None = None) -> Cohorts:
         """Fit the items that users take by the properties of the users, before an offset."""
@@ -125,3 +183,43 @@ class History:
         for rows in np.split(order, starts[1:]) if len(order) else []:
             if self.timestamp[rows].min() >= since:
                 yield rows
+
+
+class _Visits:
+    """Numbers of visits, by visit id together with device or user.
+
+    Two people with the same visit id have two visits. Events of one visit may name its device, its
+    user or both. Without a visit id, one user's day stands for a visit.
+    """
+
+    def __init__(self) -> None:
+        self.session_ids: list[str | None] = []
+        self.subjects: list[str | None] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def number_of(self, event: Event) -> int:
+        """Return the number of the event's visit."""
+        subject, session_id = subject_key(event), event.session_id
+        visit = session_id or f"{event.timestamp // _DAY}"
+        names = [event.user_id, event.device_id and DEVICE_PREFIX + event.device_id]
+        keys = [(visit, name) for name in names if name] if session_id else [(visit, subject or "")]
+        number = next((held for key in keys if (held := self._numbers.get(key)) is not None), None)
+        if number is None:
+            number = len(self.subjects)
+            self.subjects.append(subject)
+            self.session_ids.append(session_id)
+        for key in keys:
+            self._numbers.setdefault(key, number)
+        return number
+
+
+def _plausible_end(timestamps: NDArray[np.int64]) -> float:
+    """Return a time that only stray dates in the future reach: one in a thousand at most.
+
+    It lies a hundredth of the history behind the usual dates, in a short history its whole length.
+    """
+    if not len(timestamps):
+        return 0.0
+    usual = float(np.quantile(timestamps, 0.999, method="lower"))
+    margin = 0.01 if len(timestamps) >= 1_000 else 1.0
+    return usual + max(_DAY, margin * (usual - float(timestamps.min()))) + 1

@@ -14,14 +14,16 @@ class TrainingOptions:
 
     Attributes:
         name: registered model name.
-        label_days: length of the period before the end that gives the lists to learn from.
+        label_days: most days before the end that give the lists to learn from. The first half of
+            the history gives none: recall learns from it.
         lists: most replayed lists to learn from.
         negatives: candidates that were not taken, kept per replayed list.
         validation: share of the lists, the latest ones, kept to stop early and to measure.
         task: target of a list: the whole `basket` before its first item, the `next` item within a
             visit, or `auto`: next where the items of a visit have an order.
         shown: most shown lists to learn from, the latest; 0 learns from the replay alone.
-        outcomes: types of events by which an item of a shown list counts as taken.
+        label: event type by which an item counts as taken, as by every stronger one; empty: the
+            strongest type with enough data.
         outcome_hours: time after a list in which outcomes count. A list whose time is not over when
             the log ends is left out.
         vectors: source of item vectors: `co_occurrence` alone, or continued by `two_tower`, which
@@ -42,7 +44,7 @@ class TrainingOptions:
     validation: float = 0.15
     task: Literal["auto", "basket", "next"] = "auto"
     shown: int = 20_000
-    outcomes: tuple[str, ...] = ("add_to_cart", "purchase")
+    label: str = ""
     outcome_hours: float = 24.0
     debias: bool = True
     vectors: Vectors = "co_occurrence"

@@ -9,7 +9,7 @@ built only from the log before the first of them.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,29 +87,67 @@ class Rows:
 
 
 def sample_questions(
-    history: History, labels_from: int, options: TrainingOptions
+    history: History, labels_from: int, options: TrainingOptions, taking: Collection[str]
 ) -> list[Question]:
     """Draw at most `options.lists` requests to learn from, in log order.
 
-    They are of visits that began at `labels_from`, epoch milliseconds, or later.
+    They are of visits that began at `labels_from`, epoch milliseconds, or later. An event of a type
+    in `taking` takes its item. A request comes before the first event with an item in the visit:
+    after a view, the view itself would tell what is taken next. Of baskets, half of the requests
+    come before the first item; the answer is all that is still to be taken.
     """
     task = options.task
     if task == "auto":
         task = "next" if history.ordered else "basket"
-    candidates: list[Question] = []
+    takes = np.isin(history.kind, history.kinds_of(taking))
+    began: dict[str | None, int] = {}  # first visit of each user
+    for number, subject in enumerate(history.subjects):
+        began.setdefault(subject, number)
+    at_first: list[Question] = []
+    within: list[Question] = []
     for visit in history.visits(labels_from):
-        ids = [history.item_ids[row] for row in history.item[visit].tolist()]
         number = int(history.session[visit[0]])
-        subject, session_id = history.subjects[number], history.session_ids[number]
-        for place in range(1, len(ids)) if task == "next" else range(1):
-            taken = frozenset(ids[place : place + 1] if task == "next" else ids)
-            row = visit[place]
-            offset, at = int(history.offset[row]), int(history.timestamp[row])
-            candidates.append(Question(offset, at, subject, session_id, taken))
+        taken = frozenset(history.item_ids[row] for row in history.item[visit[takes[visit]]])
+        firsts = _firsts(history, visit)
+        for place, (row, item) in enumerate(firsts):
+            left = (
+                taken & {item}
+                if task == "next"
+                else taken.difference(item for _, item in firsts[:place])
+            )
+            # Before the first item nothing is known of a visitor who comes for the first time.
+            if not left or (
+                task == "next" and not place and began[history.subjects[number]] == number
+            ):
+                continue
+            question = Question(
+                int(history.offset[row]),
+                int(history.timestamp[row]),
+                history.subjects[number],
+                history.session_ids[number],
+                left,
+            )
+            (within if place or task == "next" else at_first).append(question)
     generator = np.random.default_rng(options.seed)
-    count = min(options.lists, len(candidates))
-    drawn = generator.permutation(len(candidates))[:count].tolist()
-    return sorted((candidates[place] for place in drawn), key=lambda question: question.offset)
+    most = options.lists if not within else max(options.lists // 2, options.lists - len(within))
+    drawn = _drawn(at_first, most, generator)
+    drawn += _drawn(within, options.lists - len(drawn), generator)
+    return sorted(drawn, key=lambda question: question.offset)
+
+
+def _drawn(
+    questions: Sequence[Question], most: int, generator: np.random.Generator
+) -> list[Question]:
+    drawn = generator.permutation(len(questions))[:most].tolist()
+    return [questions[place] for place in drawn]
+
+
+def _firsts(history: History, visit: NDArray[np.intp]) -> list[tuple[int, str]]:
+    """Return row and item of the first event with each item of a visit."""
+    firsts: dict[str, int] = {}
+    for row, item in zip(visit.tolist(), history.item[visit].tolist(), strict=True):
+        firsts.setdefault(history.item_ids[item], row)
+    return [(row, item) for item, row in firsts.items()]
 
 
 def collect(

@@ -11,6 +11,7 @@ looked at counts more.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -105,7 +106,8 @@ def read_shown(
     layout: str,  # of the present features, see `tactful.ranking.features.layout`
     since: int,  # earliest time of a list, epoch milliseconds
     until: int,  # time at which the log ends, epoch milliseconds
-    options: TrainingOptions,  # types and time of outcomes; most lists
+    options: TrainingOptions,  # time of outcomes; most lists
+    types: Collection[str],  # event types by which an item counts as taken
     *,
     end: int | None = None,  # offset to stop at; None for the end of the log
     progress: Progress = lambda stage, done, total: None,  # called with the stage `outcomes`
@@ -119,7 +121,6 @@ def read_shown(
     lists: dict[str, Impression] = {}
     outcomes: dict[str, list[Event]] = {}
     recipients = Recipients()
-    types = frozenset(options.outcomes)
     marks = [*(name.encode() for name in types), *LOGINS]
     stop = log.end if end is None else min(log.end, end)
     for records in read_batches(log, log.begin, stop if options.shown else 0, size=_CHUNK):

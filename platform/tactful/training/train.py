@@ -9,7 +9,7 @@ the same days, and is judged on the latest of both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ from tactful.ranking.calibration import Calibration, calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Manifest, gains, save_model
 from tactful.recall.index import Improve, RecallIndex, build_index
+from tactful.schemas.interactions import at_least
 from tactful.schemas.positions import Position
+from tactful.training.baselines import baselines
 from tactful.training.boosting import fit
 from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
@@ -100,11 +102,14 @@ def train(
     reach, resumed = _begin(log, definitions, options, checkpoint)
     end = reach if isinstance(reach, int) else log.end
     history = _read_history(log, end, progress)
-    until = int(history.timestamp.max()) + 1
-    labels_from = until - int(options.label_days * _DAY)
-    questions = list(map(as_asked, _sample(history, labels_from, options)))
+    label, until = options.label or history.label(), history.until
+    taking = at_least(label, history.types)
+    since = until - int(options.label_days * _DAY)
+    # At least half of the history remains for the recall of the questions.
+    labels_from = max(since, int(np.median(history.timestamp)))
+    questions = list(map(as_asked, _sample(history, labels_from, options, taking)))
     meaning = layout(definitions.fingerprint)
-    shown = read_shown(log, meaning, labels_from, until, options, end=end, progress=progress)
+    shown = read_shown(log, meaning, since, until, options, taking, end=end, progress=progress)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
     held_back = int(len(questions) * (1.0 - options.validation))
     replayed = collect(
@@ -132,6 +137,7 @@ def train(
         features=RANKING_FEATURES,
         definitions=definitions.fingerprint,
         trained_until=until,
+        label=label,
         data_hash=_hash(replayed, shown),
         rows=len(replayed.labels) + len(shown.taken),
         questions=len(questions),
@@ -150,18 +156,22 @@ def _read_history(log: EventLog, end: int, progress: Progress) -> History:
     history = History.read(log, until=end, progress=partial(progress, "read"))
     if not len(history.item):
         raise ModelError(
-            "nothing to learn from: the log holds no add_to_cart or purchase of a known item; "
-            "send items and such events first"
+            "nothing to learn from: the log holds no event about a known item; send items, and "
+            "views, clicks, carts or purchases of them first"
         )
     return history
 
 
-def _sample(history: History, labels_from: int, options: TrainingOptions) -> list[Question]:
-    questions = sample_questions(history, labels_from, options)
+def _sample(
+    history: History, labels_from: int, options: TrainingOptions, taking: Collection[str]
+) -> list[Question]:
+    questions = sample_questions(history, labels_from, options, taking)
     if len(questions) < 20:
+        days = (history.until - labels_from) / _DAY
         raise ModelError(
-            f"only {len(questions)} visits in the last {options.label_days:g} days; at least 20 "
-            "are needed. Send more events, or look further back with --label-days"
+            f"only {len(questions)} questions in the last {days:.3g} days, whose answer is an item "
+            f"with an event of type {' or '.join(sorted(taking))}; at least 20 are needed. Send "
+            "more events, look further back with --label-days, or name a type with --label"
         )
     return questions
 
@@ -190,7 +200,7 @@ def _begin(
         return reach_of(log), False
     first = log.read(log.begin, 1)
     about: dict[str, Any] = {
-        "options": {**asdict(options), "outcomes": list(options.outcomes)},
+        "options": asdict(options),
         "layout": layout(definitions.fingerprint),
         "log": [log.begin, hashlib.sha256(first[0][1]).hexdigest() if first else ""],
     }
@@ -258,12 +268,12 @@ def _index(
 def _measure(
     forest: xgboost.Booster, sets: _Sets, questions: Sequence[Question]
 ) -> dict[str, float]:
-    metrics = list_metrics(
-        forest.inplace_predict(sets.judge.features, predict_type="margin"),
-        sets.judge.labels,
-        sets.judge.sizes,
-        [len(question.positives) for question in questions],
-    )
+    judge, relevant = sets.judge, [len(question.positives) for question in questions]
+    margins = forest.inplace_predict(judge.features, predict_type="margin")
+    metrics = list_metrics(margins, judge.labels, judge.sizes, relevant)
+    for name, scores in baselines(judge.features, judge.sizes).items():
+        others = list_metrics(scores, judge.labels, judge.sizes, relevant)
+        metrics |= {f"{measure}_{name}": others[measure] for measure in ("hr20", "ndcg20")}
     if len(sets.shown_judge.sizes):
         ranked, served = _judge_shown(forest, sets.shown_judge)
         metrics |= {"shown_ndcg": ranked, "shown_ndcg_as_served": served}

@@ -48,6 +48,15 @@ def names(rows: Sequence[int]) -> str:
     return "".join(CATALOGUE.item_ids[row] for row in rows)
 
 
+def test_a_visit_id_gives_nothing_of_another_person(engine: Engine) -> None:
+    """Bob asks with the visit of Alice and gets what he saw in it himself."""
+    alice, bob = {"user_id": "alice", "session_id": "s"}, {"user_id": "bob", "session_id": "s"}
+    see(engine, ("a", "view", alice), ("b", "x.play", alice), ("c", "view", bob))
+    assert names(ask(engine, "alice", "s").session) == "ba"
+    assert names(ask(engine, "bob", "s").session) == "c"
+    assert ask(engine, "carol", "s").session == []
+
+
 def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> None:
     before, now = {"user_id": "u", "session_id": "s1"}, {"user_id": "u", "session_id": "s2"}
     see(

@@ -58,10 +58,10 @@ def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "arguments", "code", "messages"),
     [
-        (*(0, [], 1), ["no add_to_cart or purchase of a known item; send items and such events"]),
+        (*(0, [], 1), ["no event about a known item; send items, and views"]),
         (
             *(100, ["--label-days", "1", "--json"], 1),
-            ["visits in the last 1 days; at least 20 are needed", "--label-days"],
+            ["at least 20 are needed", "--label-days"],
         ),
         (100, ["--config", "bad.toml"], 2, ["features.yaml:1"]),
     ],

@@ -32,7 +32,7 @@ from tactful.errors import StorageError
 from tactful.event_log.encryption import log_in_files
 from tactful.maintenance.retention import Retention
 from tactful.metadata.connections import open_installation
-from tactful.models.training_run import _open_log
+from tactful.models.training_run import open_training_log
 from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
@@ -134,7 +134,7 @@ def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings)
 
     def train(stage: str) -> None:
         if stage == "find":
-            with _open_log(settings) as (log, _), log_in_files(settings, clock=int) as raw:
+            with open_training_log(settings) as (log, _), log_in_files(settings, clock=int) as raw:
                 read.extend([p for _, p in each.read(0, 10_000)] for each in (log, raw))
 
     with Live(Platform.open(settings, build)) as live:

@@ -25,6 +25,7 @@ from tactful.recommend.recommender import (
     Recommender,
     RecommenderOptions,
 )
+from tactful.schemas.interactions import TAKEN
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.options import TrainingOptions
 from tactful.training.shown_rows import read_shown
@@ -113,7 +114,7 @@ def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, mode
     log = serve(tmp_path, models)
     meaning = layout(definitions().fingerprint)
     until = int(SHOP.timestamp[-1])
-    before = read_shown(log, meaning, 0, until, TrainingOptions())
+    before = read_shown(log, meaning, 0, until, TrainingOptions(), TAKEN)
     assert len(before) > 10
     assert not before.taken.any()
     shown = [it for it in read_impressions(log) if it.features is not None]
@@ -122,7 +123,7 @@ def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, mode
         about: Any = {"user_id": "anybody", "item_id": item, "recommendation_id": identity}
         event = Event(event_id=f"bought-{number}", type="purchase", timestamp=at, **about)
         log.append([encode_entry(event)])
-    lists = read_shown(log, meaning, 0, until, TrainingOptions())
+    lists = read_shown(log, meaning, 0, until, TrainingOptions(), TAKEN)
     log.close()
     assert len(lists) == len(before)
     assert lists.taken.sum() == len(lists)

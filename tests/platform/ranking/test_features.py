@@ -21,7 +21,8 @@ from tactful.ranking.features import RANKING_FEATURES, assemble, products
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
-from tactful.training.history import TAKEN, History
+from tactful.schemas.interactions import TAKEN
+from tactful.training.history import History
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
@@ -126,7 +127,17 @@ def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict
     ]
     pane = HOUR // 12
     viewed_panes = [at // pane - e.timestamp // pane for e in viewed]
-    times = [e.timestamp for e in mine if e.type in TAKEN]
+    times = [e.timestamp for e in mine if e.item_id or e.type in TAKEN]
+    looked = [e for e in world.past if e.type == "view"]
+    saw = [e for e in mine if e.type == "view"]
+    seen = {
+        it: window([e for e in saw if e.item_id == it], at, 84, 7, 0.85)
+        for it in {e.item_id for e in saw}
+    }
+    of_item = [e for e in looked if e.item_id == item]
+    last_seen = [e.timestamp for e in saw if e.item_id == item]
+    seen_week, seen_month = window(of_item, at, 7, 1), window(of_item, at, 28, 7)
+    seen_in_category = [e for e in looked if ITEMS[e.item_id or ""].category == category]
     return {
         "taken_28d": window(this, at, 28, 7),
         "taken_364d": year.get(item, 0.0),
@@ -154,6 +165,13 @@ def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict
         "visits_364d": visits,
         "spend_28d": 2.5 * window([e for e in mine if e.type == "add_to_cart"], at, 28, 1),
         "days_since_visit": (at - max(times)) / DAY if times else math.nan,
+        "seen_84d": seen.get(item, 0.0),
+        "seen_share": seen.get(item, 0.0) / max(sum(seen.values()), 1.0),
+        "days_since_seen": (at - last_seen[-1]) / DAY if last_seen else math.nan,
+        "seen_7d": seen_week,
+        "seen_28d": seen_month,
+        "seen_trend": seen_week / (seen_month + 1.0),
+        "category_seen_28d": window(seen_in_category, at, 28, 7, 0.8),
         "intent_weight": math.nan,
         "intent_place": math.nan,
     }

@@ -24,7 +24,7 @@ from tactful.ranking.model import (
     version_directory,
     write_pointer,
 )
-from tactful.recall.index import Interactions, build_index
+from tactful.recall.index import Interactions, build_index, empty_index
 
 DEFINITIONS = "f" * 64
 MANIFEST = Manifest(
@@ -97,8 +97,9 @@ def test_scores_are_the_same_in_every_thread(model: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "definitions", "said"),
     [
-        ({"features": RANKING_FEATURES[1:]}, DEFINITIONS, r"\['next_last'\], has unknown none"),
-        ({"features": (*RANKING_FEATURES, "moon")}, DEFINITIONS, r"none, has unknown \['moon'\]"),
+        ({"features": (*RANKING_FEATURES, "moon")}, DEFINITIONS, r"has unknown \['moon'\]"),
+        ({"features": ()}, DEFINITIONS, "features are not the server's"),
+        ({"features": 2 * RANKING_FEATURES[:9]}, DEFINITIONS, "the order differs"),
         ({"features": RANKING_FEATURES[::-1]}, DEFINITIONS, "the order differs"),
         ({}, "abc", r"trained on feature definitions ffffffffffff, .* abc"),
         ({"format": 2}, DEFINITIONS, "format 2, this version reads 1"),
@@ -112,6 +113,31 @@ def test_other_models(model: Path, changes: dict[str, object], definitions: str,
     if "features" in changes:
         assert str(model) in str(caught.value)
         assert "tactful train" in str(caught.value)
+
+
+def test_a_model_of_an_earlier_version_scores_its_own_columns(tmp_path: Path) -> None:
+    """Columns that came later are left out."""
+    generator = np.random.default_rng(3)
+    columns = sorted(generator.permutation(len(RANKING_FEATURES))[:9].tolist())
+    names = tuple(RANKING_FEATURES[column] for column in columns)
+    features = np.asfortranarray(
+        generator.standard_normal((200, len(RANKING_FEATURES))).astype(np.float32)
+    )
+    own = features[:, columns]
+    forest = xgboost.train(
+        {"max_depth": 3, "nthread": 1}, xgboost.DMatrix(own, own[:, 0] * own[:, 1]), 12
+    )
+    manifest = msgspec.structs.replace(MANIFEST, features=names)
+    save_model(tmp_path / "old", manifest, forest, empty_index())
+    loaded = load_model(tmp_path / "old", definitions=DEFINITIONS)
+    wanted = forest.inplace_predict(own, predict_type="margin")
+    assert np.array_equal(loaded.score(features), wanted)
+    (tmp_path / "old" / "forest.npz").unlink()
+    (tmp_path / "old" / "manifest.json").write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(manifest, features=names[:8]))
+    )
+    with pytest.raises(ModelError, match="takes 9 columns where the manifest has 8"):
+        load_model(tmp_path / "old", definitions=DEFINITIONS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from tests.platform.shop import definitions, learned
 from tactful.catalogue.catalogue import Catalogue
 from tactful.recall import popularity
 from tactful.recall.index import empty_index
-from tactful.recall.popularity import SOLD, Popularity, popular_rows
+from tactful.recall.popularity import Popularity, popular_rows
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
@@ -50,18 +51,24 @@ def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
     assert [CATALOGUE.item_ids[row] for row in rows_of[-1:]] == ["new-a"], "nobody took it yet"
 
 
+def _split(amount: float) -> tuple[float, float]:
+    """Divide an amount into what was taken and ten times as much that was only seen."""
+    taken = math.trunc(amount)
+    return float(taken), 10.0 * (amount - taken)
+
+
 class Counted(Engine):
     """An engine that says of items what a table says."""
 
     def __init__(self, sold: Sequence[float]) -> None:
         super().__init__(definitions(), MemoryState())
-        self._sold = np.array([[0.0, each, 0.0] for each in sold]).reshape(-1, len(SOLD))
+        self._amounts = np.array([*map(_split, sold)]).reshape(-1, 2)
 
     def read_placed(
         self, entity: str, placing: Any, places: NDArray[np.int64], names: Any, at: int
     ) -> NDArray[np.float64]:
-        assert (entity, names) == ("item", SOLD)
-        return self._sold[places]
+        assert (entity, names) == ("item", ("sold_28d", "seen_28d"))
+        return self._amounts[places]
 
 
 class Told:
@@ -71,16 +78,18 @@ class Told:
 
     def __init__(self, sold: Sequence[float], part: int) -> None:
         """What `sold` says of each item, and of one that nobody knows; some come twice."""
-        said = [(f"{row:02}", each) for row, each in enumerate(sold) if each]
-        early = [(item_id, each + 1.0) for item_id, each in said[::3]]
-        self._said = [*early, ("unknown", 3.0), *reversed(said)]
+        said = [(f"{row:02}", _split(each)) for row, each in enumerate(sold) if each]
+        early = [(item_id, (2 * taken, 2 * seen)) for item_id, (taken, seen) in said[::3]]
+        self._said = [*early, ("unknown", (3.0, 1.0)), *reversed(said)]
         self._part = part
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int) -> NonZero:
-        assert (entity, name, at) == ("item", "sold_28d", 0)
-        some, end = self._said[start : start + self._part], start + self._part
+        assert (entity, at) == ("item", 0)
+        number = ("sold_28d", "seen_28d").index(name)
+        said = [(item, parts[number]) for item, parts in self._said if parts[number]]
+        some, end = said[start : start + self._part], start + self._part
         numbers = np.array([number for _, number in some], np.float64)
-        following = end if end < len(self._said) else None
+        following = end if end < len(said) else None
         return NonZero([item_id for item_id, _ in some], numbers, following)
 
 

@@ -235,14 +235,14 @@ def listed(engine: Engine, models: Path, **changes: Any) -> tuple[dict[str, str]
 
 
 def test_lists_propose_what_rises_and_tell_why(engine: Engine, tmp_path: Path) -> None:
-    rising = [Rise("item_id", "item-003", 3.0), Rise("category", CATEGORY, 2.5)]
+    rising = [Rise("item_id", "item-069", 3.0), Rise("category", CATEGORY, 2.5)]
     channels, rules = listed(engine, tmp_path, rising=lambda: rising)
     proposed = {item for item, channel in channels.items() if channel == "trending"}
-    assert "item-003" in proposed
+    assert "item-069" in proposed
     categories = {item["item_id"]: item["category"] for item in SHOP.items}
-    assert {categories[item] for item in proposed - {"item-003"}} == {CATEGORY}
+    assert {categories[item] for item in proposed - {"item-069"}} == {CATEGORY}
     assert len(proposed) >= COUNT - 2
-    assert rules["trending"] == ["item_id item-003: 3 x", f"category {CATEGORY}: 2.5 x"]
+    assert rules["trending"] == ["item_id item-069: 3 x", f"category {CATEGORY}: 2.5 x"]
 
 
 def fails() -> Sequence[Rise]:

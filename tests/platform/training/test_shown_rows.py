@@ -19,6 +19,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_sho
 from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import read_manifest
+from tactful.schemas.interactions import TAKEN
 from tactful.training.boosting import fit
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Rows
@@ -65,7 +66,7 @@ def outcome(identity: str | None, at: int, item: str, kind: str = "purchase", n:
 
 
 def read(path: Path, what: Sequence[Entry], **how: Any) -> ShownLists:
-    limits = {"since": BEGIN, "until": BEGIN + DAY, "options": OPTIONS, **how}
+    limits = {"since": BEGIN, "until": BEGIN + DAY, "options": OPTIONS, "types": TAKEN, **how}
     with write_log(path, what) as log:
         return read_shown(log, LAYOUT, **limits)
 
@@ -99,8 +100,7 @@ def test_outcomes_count_exactly_within_their_time(tmp_path: Path) -> None:
         outcome("r", BEGIN + HOUR, "i7", "add_to_cart", n=1),
     ]
     assert taken_of(read(tmp_path / "log", what)) == [["i2", "i3", "i7"]]
-    clicks = TrainingOptions(outcome_hours=2.0, outcomes=("click",))
-    assert taken_of(read(tmp_path / "clicks", what, options=clicks)) == [["i5"]]
+    assert taken_of(read(tmp_path / "clicks", what, types={"click"})) == [["i5"]]
 
 
 def test_an_outcome_may_be_logged_before_its_list(tmp_path: Path) -> None:
@@ -323,7 +323,13 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
     found: dict[int, Any] = {}
     for lists in (0, 10_000):
         options = TrainingOptions(
-            label_days=14, lists=60, rounds=20, threads=1, shown=lists, outcome_hours=24
+            label_days=14,
+            lists=60,
+            rounds=20,
+            threads=1,
+            shown=lists,
+            outcome_hours=24,
+            validation=0.4,
         )
         with write_log(tmp_path / f"log-{lists}", what) as log:
             train(log, definitions(), tmp_path / f"model-{lists}", options)
@@ -355,7 +361,7 @@ def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.M
         return part
 
     monkeypatch.setattr(ShownLists, "between", watch)
-    options = TrainingOptions(label_days=14, lists=60, rounds=3, threads=1)
+    options = TrainingOptions(label_days=14, lists=60, rounds=3, threads=1, validation=0.4)
     with write_log(tmp_path / "log", what) as log:
         train(log, definitions(), tmp_path / "model", options)
     (_, learned_until, learned), (judged_from, _, judged) = asked

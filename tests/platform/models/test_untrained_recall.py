@@ -1,0 +1,108 @@
+"""A server without a model learns recall from its log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+
+from tactful.cli.main import main
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
+from tactful.models.untrained_recall import learn_recall
+from tactful.ranking.model import Pointer, write_pointer
+from tactful.recall.takers import Takers
+from tactful.recommend.recommender import HEURISTIC, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.served_models import RecommenderOptions, untrained_recall
+from tactful.schemas.recommendations import RecommendRequest
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
+
+SHOP = make_shop(7, people=14, items=70, days=12)
+NOW = int(SHOP.timestamp[-1]) + 1
+EXPERIMENT = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm("learned", 0.9)))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(storage=StorageSettings(data=tmp_path / "data"))
+    write_log(made.storage.data / "log", entries(SHOP)).close()
+    return made
+
+
+def test_lists_follow_similar_visits_before_anything_is_trained(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A visitor without a history gets what others took after the item of the visit."""
+    with write_log(tmp_path / "same", entries(SHOP)) as log:
+        engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
+    options = RecommenderOptions(
+        models=settings.models, definitions=definitions().fingerprint, experiment=EXPERIMENT
+    )
+    serving = Recommender(engine, options)
+    view = Event(
+        event_id="v",
+        type="view",
+        timestamp=NOW,
+        user_id="new",
+        session_id="s",
+        item_id=str(SHOP.items[0]["item_id"]),
+    )
+    engine.apply([(engine.offset, encode_entry(view))])
+
+    def channels() -> set[str]:
+        request = RecommendRequest(user_id="new", session_id="s", count=20)
+        answer, _ = serving.recommend(request, now=NOW)
+        return {item.channel for item in answer.items}
+
+    assert channels() == {"popular"}
+    index = learn_recall(settings)
+    assert index is not None
+    serving.refresh()
+    assert {"next", "sessions"} & channels()
+    assert serving.describe()["champion"] is None
+    assert serving.describe()["indexed_items"] == len(index.item_ids)
+    serving.close()
+
+
+def test_an_anonymous_list_follows_no_visit_of_a_few(settings: Settings, tmp_path: Path) -> None:
+    with write_log(tmp_path / "same", entries(SHOP)) as log:
+        engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
+    options = RecommenderOptions(
+        models=settings.models,
+        definitions=definitions().fingerprint,
+        experiment=EXPERIMENT,
+        takers=Takers(3),
+    )
+    serving = Recommender(engine, options)
+    request = RecommendRequest(session_id=SHOP.session[-1], count=20)
+    before, _ = serving.recommend(request, now=NOW)
+    assert learn_recall(settings) is not None
+    serving.refresh()
+    after, _ = serving.recommend(request, now=NOW)
+    assert serving.describe()["indexed_items"] > 0
+    assert after.items == before.items
+    serving.close()
+
+
+def test_nothing_is_learned_beside_a_champion_or_from_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    empty = Settings(storage=StorageSettings(data=tmp_path / "empty"))
+    write_log(empty.storage.data / "log", entries(SHOP)[:80]).close()
+    assert learn_recall(empty) is None
+    write_pointer(settings.models, Pointer(version="1"))
+    assert learn_recall(settings) is None
+    assert not untrained_recall(settings.models).exists()
+
+
+def test_the_command_learns(settings: Settings) -> None:
+    arguments = ["train", "--recall-only", "--data", str(settings.storage.data)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "is learned" in done.output
+    assert (untrained_recall(settings.models) / "index.json").exists()
