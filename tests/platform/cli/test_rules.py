@@ -237,11 +237,11 @@ def test_a_broken_redrive_goes_on_where_it_stopped(live: Live, tmp_path: Path) -
     class Broken(Client):
         answers = 0
 
-        def send_lines(self, *arguments: Any) -> Any:
+        def send_lines(self, *arguments: Any, **options: Any) -> Any:
             self.answers += 1
             if self.answers == 2:
                 raise ConnectionError("gone")
-            return super().send_lines(*arguments)
+            return super().send_lines(*arguments, **options)
 
     with Broken(live.url) as broken, pytest.raises(ConnectionError):
         redrive(broken, kept, progress, ["dear"])

@@ -55,7 +55,7 @@ def test_no_question_follows_the_view_of_its_answer(tmp_path: Path) -> None:
 def test_the_first_item_of_a_known_visitor_is_asked_for(tmp_path: Path) -> None:
     events = [*visit("s", "a view"), *visit("t", "b view", begin=90 * MINUTE)]
     (asked,) = questions(tmp_path, events, "view")
-    assert (asked.positives, asked.session_id) == ({"b"}, "t")
+    assert (asked.positives, asked.session_id) == (frozenset("b"), "t")
 
 
 def test_a_basket_is_asked_for_before_and_within(tmp_path: Path) -> None:
@@ -70,7 +70,10 @@ def test_two_people_with_one_visit_id_are_asked_apart(tmp_path: Path) -> None:
     alice, bob = visit("s", "a view", "b view"), visit("s", "c view", "d view", user="bob")
     events = [alice[0], bob[0], alice[1], bob[1]]
     found = questions(tmp_path, events, "view")
-    assert [(it.subject, it.positives) for it in found] == [("u", {"b"}), ("bob", {"d"})]
+    assert [(it.subject, it.positives) for it in found] == [
+        ("u", frozenset("b")),
+        ("bob", frozenset("d")),
+    ]
 
 
 def test_the_strength_of_types() -> None:
