@@ -105,9 +105,7 @@ def train(
     label, until = options.label or history.label(), history.until
     taking = at_least(label, history.types)
     since = until - int(options.label_days * _DAY)
-    # At least half of the history remains for the recall of the questions.
-    labels_from = max(since, int(np.median(history.timestamp)))
-    questions = list(map(as_asked, _sample(history, labels_from, options, taking)))
+    questions = list(map(as_asked, _sample(history, since, options, taking)))
     meaning = layout(definitions.fingerprint)
     shown = read_shown(log, meaning, since, until, options, taking, end=end, progress=progress)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
@@ -163,8 +161,10 @@ def _read_history(log: EventLog, end: int, progress: Progress) -> History:
 
 
 def _sample(
-    history: History, labels_from: int, options: TrainingOptions, taking: Collection[str]
+    history: History, since: int, options: TrainingOptions, taking: Collection[str]
 ) -> list[Question]:
+    # At least half of the history remains for the recall of the questions.
+    labels_from = max(since, int(np.median(history.timestamp)))
     questions = sample_questions(history, labels_from, options, taking)
     if len(questions) < 20:
         days = (history.until - labels_from) / _DAY
