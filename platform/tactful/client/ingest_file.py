@@ -1,8 +1,8 @@
 """Send an NDJSON file to a server, several batches at once; an interrupted run resumes.
 
 The progress is kept beside the file, four times a second and at the end. Elements that a killed run
-had sent beyond it are sent again; events count once, since those without an ``event_id`` get one from file
-name, place and content.
+had sent beyond it are sent again; events count once, since those without an ``event_id`` get one
+from file name, place and content.
 """
 
 from __future__ import annotations
