@@ -85,7 +85,8 @@ def ahead(number: int, device: int, **more: Any) -> dict[str, Any]:
     return {**fields, "context": {"received_at": at}}
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 20])
 def test_fast_clock(watched: Settings, shop: Shop, devices: int) -> None:
     """Devices with fast clocks stop no abandoned cart of others from being found."""
     people = [f"u{number}" for number in range(10)]

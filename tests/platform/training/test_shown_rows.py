@@ -304,6 +304,7 @@ def past() -> tuple[list[Entry], int]:
     return what, max(it.timestamp for it in events if it.type in ("add_to_cart", "purchase"))
 
 
+@pytest.mark.slow
 def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
     """Of lists in an order of chance, people take what has the highest price."""
     what, end = past()
