@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -175,6 +177,21 @@ class History:
         end = np.inf if before is None else before
         latest = {item.item_id: item for offset, item in self.updates if offset < end}
         return [latest.get(item_id) for item_id in self.item_ids]
+
+    def undescribed(self) -> list[tuple[int, Item]]:
+        """Return items that were dealt with before they were described, by first event's offset.
+
+        They have the first description that came, without properties: an event before it shows that
+        the item was there, and not what became of it.
+        """
+        described = {item.item_id: (offset, item) for offset, item in reversed(self.updates)}
+        rows, first = np.unique(self.item, return_index=True)
+        found = []
+        for row, begin in zip(rows.tolist(), self.offset[first].tolist(), strict=True):
+            offset, item = described[self.item_ids[row]]
+            if begin < offset:
+                found.append((begin, msgspec.structs.replace(item, properties={})))
+        return sorted(found, key=itemgetter(0))
 
     def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
         """Yield the row numbers of each visit that began at `since` or later, in log order."""

@@ -9,6 +9,7 @@ built only from the log before the first of them.
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.process_tuning import drop_code, return_free_pages
 from tactful.vectors.ivf_index import Snapshot
+from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
@@ -161,6 +163,7 @@ def collect(
     progress: Progress = lambda stage, done, total: None,  # called with the stage `replay`
     *,
     checkpoint: Checkpoint | None = None,
+    undescribed: Sequence[tuple[int, Item]] = (),  # as `History.undescribed` returns them
 ) -> Rows:
     """Replay the log and lay out the rows of every request as the server would have.
 
@@ -169,11 +172,11 @@ def collect(
     """
     options_of_replay = EngineOptions(identity=identity, most_ids=_IDS)
     engine = Engine(definitions, MemoryState(), options_of_replay)
-    view = _View(engine, index)
+    view = _View(engine, index, undescribed)
     parts = _Parts(checkpoint)
     finished = parts.lists
     for number, question in enumerate(_replay(engine, log, questions, progress)):
-        view.update(question.at)
+        view.update(question)
         if number < finished:
             continue
         features, taken = view.rows(question)
@@ -194,26 +197,36 @@ def collect(
 class _View:
     """Catalogue, index and popularity of the server at the present place of a replay."""
 
-    def __init__(self, engine: Engine, index: RecallIndex) -> None:
+    def __init__(
+        self, engine: Engine, index: RecallIndex, undescribed: Sequence[tuple[int, Item]]
+    ) -> None:
         self._engine = engine
         self._index = index
+        self._undescribed = deque(undescribed)
+        self._dealt_with: dict[str, Item] = {}
         self._quotas = Quotas()
         self._catalogue = Catalogue(index.item_ids, {})
         self._search = Snapshot.of(index.item_ids, index.nearest)
         self._popular = Popularity.of(np.zeros(0, np.int64), 0)
-        self._version, self._day = -1, -1
+        self._version, self._day, self._shown = -1, -1, 0
 
-    def update(self, at: int) -> None:
+    def update(self, question: Question) -> None:
         """Follow the engine: new items at once, popularity on each new day."""
         engine, index = self._engine, self._index
-        if engine.items_version != self._version:
-            self._version = engine.items_version
-            self._catalogue = Catalogue(index.item_ids, engine.items)
+        while self._undescribed and self._undescribed[0][0] < question.offset:
+            _, item = self._undescribed.popleft()
+            self._dealt_with[item.item_id] = item
+        # A new catalogue costs more than a question: it waits until a twentieth has come.
+        grown = len(self._dealt_with) > 1.05 * self._shown
+        if engine.items_version != self._version or grown:
+            self._version, self._shown = engine.items_version, len(self._dealt_with)
+            items = {**self._dealt_with, **engine.items}
+            self._catalogue = Catalogue(index.item_ids, items)
             self._popular = self._popular.grown(self._catalogue.available)
-            added = unlearned(index, self._search, engine.items.values())
+            added = unlearned(index, self._search, items.values())
             self._search = self._search.changed(added)
-        if at // _DAY != self._day:
-            self._day = at // _DAY
+        if question.at // _DAY != self._day:
+            self._day = question.at // _DAY
             self._popular = popular_rows(engine, self._catalogue, index)
 
     def rows(self, question: Question) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -120,6 +120,7 @@ def train(
         identity,
         progress,
         checkpoint=checkpoint,
+        undescribed=history.undescribed(),
     )
     cut = questions[min(held_back, len(questions) - 1)].at
     sets = _split(*replayed.split(held_back), shown, cut, until, options)

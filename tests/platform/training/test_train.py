@@ -243,14 +243,35 @@ def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -
     questions = asked_of(history, history.timestamp[-1] - int(DAYS * DAY))
     place = questions[-1].offset
     star = "item-000"
+    described = next(it for it in what if isinstance(it, Item) and it.item_id == star)
     late = [it for it in what if not (isinstance(it, Item) and it.item_id == star)]
-    late.insert(place - 1, next(it for it in what if isinstance(it, Item) and it.item_id == star))
+    # Without events about it: one would show that it was there.
+    late = [
+        msgspec.structs.replace(it, item_id="item-001")
+        if isinstance(it, Event) and it.item_id == star and number < place
+        else it
+        for number, it in enumerate(late)
+    ]
+    late.insert(place - 1, described)
     late_questions, late_rows, _ = laid_out(late)
     asked = sum(question.offset < place - 1 for question in late_questions)
     assert asked > 20
     # All 40 items are within the quotas: the missing one is missing everywhere.
     assert sum(map(len, whole_shop()[1][:asked])) == 40 * asked
     assert sum(map(len, late_rows[:asked])) == 39 * asked
+
+
+def test_items_described_after_all_events_are_learned(tmp_path: Path) -> None:
+    """A shop loads its history first and its catalogue last."""
+    what = small_shop()
+    items = [it for it in what if isinstance(it, Item)]
+    others = [it for it in what if not isinstance(it, Item)]
+    questions, rows, labels = laid_out([*others, *items])
+    _, wanted, _ = whole_shop()
+    assert len(questions) > 20
+    assert max(map(len, rows)) <= 40
+    assert sum(map(len, rows)) > 0.9 * sum(map(len, wanted)), "those that were dealt with"
+    assert sum(it.any() for it in labels) > 0.8 * len(labels)
 
 
 def test_next_item_questions_skip_the_first_place(tmp_path: Path) -> None:
