@@ -66,12 +66,10 @@ def taken(definitions: str, entries: Sequence[Entry]) -> int:
 @pytest.mark.parametrize(
     ("definitions", "made", "most"),
     [
-        pytest.param(
-            SEQUENCE, views, 400, id="a partial match of one event", marks=pytest.mark.slow
-        ),
+        pytest.param(SEQUENCE, views, 400, id="a partial match of one event"),
         pytest.param(SEQUENCE, carts, 1_000, id="a partial match of several events"),
         pytest.param(JOIN, views, 1_000, id="an event that waits in a join"),
-        pytest.param(LAST, items, 500, id="an item", marks=pytest.mark.slow),
+        pytest.param(LAST, items, 500, id="an item"),
     ],
 )
 def test_memory_without_a_limit(
