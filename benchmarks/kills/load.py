@@ -42,9 +42,9 @@ DEFINITIONS = """
    window: {size: 1d, slide: 1h}}
 - {name: killed_heat, entity: category, event: view, aggregate: count,
    window: {size: 1d, slide: 1h}}
-- {name: killed_taps, entity: user, event: x.tap, aggregate: count,
+- {name: killed_taps, entity: user, event: search, aggregate: count,
    window: {size: 364d, slide: 28d}}
-- {name: killed_tapped, entity: user, event: x.tap, aggregate: last_n, of: item_id, n: 5}
+- {name: killed_tapped, entity: user, event: search, aggregate: last_n, of: item_id, n: 5}
 - {name: killed_bought, entity: user, sequence: [view, purchase], within: 2m, emit: thanks}
 """
 """One feature of every kind of state: panes, groups, lists, sessions, what all people do, what
@@ -102,11 +102,11 @@ class Stream:
             rng.shuffle(self._block)
         self._count += 1
         user = rng.choice(PEOPLE)
-        type_ = rng.choices(["view", "purchase", "x.tap"], [8, 1, 1])[0]
+        type_ = rng.choices(["view", "purchase", "search"], [8, 1, 1])[0]
         timestamp = self._block.pop()
-        # A tap names no person: whose it is follows from the purchases on the device, which may be
+        # A search names no person: whose it is follows from the purchases on the device, which may be
         # later, and in another partition.
-        anonymous = type_ == "x.tap"
+        anonymous = type_ == "search"
         return Event(
             event_id=f"{self._seed}:{number}",
             type=type_,

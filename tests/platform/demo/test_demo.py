@@ -140,7 +140,7 @@ def test_a_failed_training_ends_the_server(tmp_path: Path, monkeypatch: pytest.M
     tiny = make_shop(1, people=1, items=10, days=8)
     monkeypatch.setattr(demo, "_load", lambda options: tiny)
     monkeypatch.setitem(sys.modules, "tactful_federated", None)
-    with pytest.raises(TactfulError, match=r"training failed: tactful: only \d+ visits"):
+    with pytest.raises(TactfulError, match=r"training failed: tactful: only \d+ questions"):
         run(options(tmp_path))
     report = json.loads((tmp_path / "reports" / "demo.json").read_bytes())
     assert (report["stage"], report["finished_at"]) == ("training", None)
