@@ -104,8 +104,8 @@ class Stream:
         user = rng.choice(PEOPLE)
         type_ = rng.choices(["view", "purchase", "search"], [8, 1, 1])[0]
         timestamp = self._block.pop()
-        # A search names no person: whose it is follows from the purchases on the device, which may be
-        # later, and in another partition.
+        # A search names no person: whose it is follows from the purchases on the device, which may
+        # be later, and in another partition.
         anonymous = type_ == "search"
         return Event(
             event_id=f"{self._seed}:{number}",
