@@ -33,6 +33,12 @@ from tactful.server.platform import Platform
 DAY = 86_400_000
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo leaves its data in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return small_settings(tmp_path)
