@@ -63,6 +63,10 @@ def taken(definitions: str, entries: Sequence[Entry]) -> int:
     return kept
 
 
+def sizes(definitions: str, made: Callable[[int], list[Entry]]) -> list[int]:
+    return [taken(definitions, made(count)) for count in (COUNT, COUNT, 2 * COUNT)]
+
+
 @pytest.mark.parametrize(
     ("definitions", "made", "most"),
     [
@@ -76,8 +80,5 @@ def test_memory_without_a_limit(
     definitions: str, made: Callable[[int], list[Entry]], most: int
 ) -> None:
     # The difference of two sizes leaves out fixed parts; the first run also fills caches.
-    def sizes() -> list[int]:
-        return [taken(definitions, made(count)) for count in (COUNT, COUNT, 2 * COUNT)]
-
-    _, once, twice = alone(sizes)
+    _, once, twice = alone(sizes, definitions, made)
     assert most / 4 < (twice - once) / COUNT < most
