@@ -191,30 +191,39 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
             logger.error("training failed with exit code %d: %s", code, message)
 
 
-async def relearn_recall(
-    settings: Settings, end: Callable[[], Sequence[int]], *, python: str = sys.executable
-) -> None:
-    """Learn recall at intervals while there is no champion and the log grows.
+class RecallLearner:
+    """Learns recall in a process while there is no champion and the log grows."""
 
-    `end` returns the end of the log by partition.
-    """
-    command = [python, "-m", "tactful", "train", "--recall-only", "--json"]
-    learned: Sequence[int] = ()
-    pause = settings.training.recall_seconds
-    while True:
-        await asyncio.sleep(pause)
-        reached = await asyncio.to_thread(end)
-        if reached == learned or await asyncio.to_thread(read_pointer, settings.models) is not None:
-            continue
+    def __init__(
+        self, settings: Settings, end: Callable[[], Sequence[int]], *, python: str = sys.executable
+    ) -> None:
+        """Learn nothing yet; `end` returns the end of the log by partition."""
+        self._settings = settings
+        self._end = end
+        self._python = python
+        self._learned: Sequence[int] = ()
+        self._next_at = 0.0
+
+    async def run(self) -> None:
+        """Learn if there is a reason, and if it takes no more than a share of the time.
+
+        Raises:
+            StreamingError: if the log does not say where it ends.
+            ModelError: if the pointer to the champion is damaged.
+        """
         began = time.monotonic()
-        try:
-            code, message = await run_command(command, {**os.environ, **environment(settings)})
-        except OSError as error:
-            code, message = 1, str(error)
+        champion = await asyncio.to_thread(read_pointer, self._settings.models)
+        if began < self._next_at or champion is not None:
+            return
+        reached = await asyncio.to_thread(self._end)
+        if reached == self._learned:
+            return
+        command = [self._python, "-m", "tactful", "train", "--recall-only", "--json"]
+        code, message = await run_command(command, {**os.environ, **environment(self._settings)})
         if code:
             logger.warning("recall was not learned: %s", message)
-        learned = reached
-        pause = max(settings.training.recall_seconds, (time.monotonic() - began) / _SHARE)
+        self._learned, ended = reached, time.monotonic()
+        self._next_at = ended + (ended - began) / _SHARE
 
 
 async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.retention import Retention
 from tactful.models.record_rollout import Recorder
-from tactful.models.schedule import relearn_recall, retrain
+from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
@@ -109,7 +109,12 @@ class BackgroundTasks:
             yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
         if settings.training.recall_seconds:
             logs = platform.backend.partitions
-            yield relearn_recall(settings, lambda: [log.end for log in logs()])
+            yield _repeat(
+                settings.training.recall_seconds,
+                RecallLearner(settings, lambda: [log.end for log in logs()]).run,
+                (TactfulError, StreamingError, OSError),
+                "recall was not learned",
+            )
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
 

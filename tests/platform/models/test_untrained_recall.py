@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,18 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
+from tactful.models.schedule import RecallLearner
 from tactful.models.untrained_recall import learn_recall
 from tactful.ranking.model import Pointer, write_pointer
 from tactful.recall.takers import Takers
 from tactful.recommend.recommender import HEURISTIC, RANKING_EXPERIMENT, Recommender
 from tactful.recommend.served_models import RecommenderOptions, untrained_recall
 from tactful.schemas.recommendations import RecommendRequest
+from tactful.server import background
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import LogUnreachableError, StreamingError
 from tactful_streaming.state.store import MemoryState
 
 SHOP = make_shop(7, people=14, items=70, days=12)
@@ -106,3 +110,30 @@ def test_the_command_learns(settings: Settings) -> None:
     assert done.exit_code == 0, done.output
     assert "is learned" in done.output
     assert (untrained_recall(settings.models) / "index.json").exists()
+
+
+def test_an_outage_of_the_log_does_not_end_the_learning(settings: Settings, tmp_path: Path) -> None:
+    """The loop went on for ever only while every answer of the brokers came."""
+    started = tmp_path / "started"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$4" >> {started}\n')
+    python.chmod(0o700)
+    ends: list[list[int] | None] = [[1], None, [1], [2], [2]]
+
+    def end() -> list[int]:
+        if (reached := ends.pop(0)) is None:
+            raise LogUnreachableError("no broker answers", retry_after=1.0)
+        return reached
+
+    learner = RecallLearner(settings, end, python=str(python))
+
+    async def learn() -> None:
+        work = background._repeat(0.01, learner.run, (StreamingError,), "nothing")
+        loop = asyncio.create_task(work)
+        while ends:
+            learner._next_at = 0.0  # the processes of this test take no share of the time
+            await asyncio.sleep(0.005)
+        loop.cancel()
+
+    asyncio.run(learn())
+    assert started.read_text().split() == ["--recall-only"] * 2, "once for each new end"
