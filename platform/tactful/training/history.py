@@ -108,8 +108,8 @@ class History:
         Without interactions it is a purchase.
         """
         events = np.bincount(self.kind, minlength=len(self.types))
-        pairs = np.unique(np.stack([self.kind, self.session]), axis=1)
-        visits = np.bincount(pairs[0], minlength=len(self.types))
+        pairs = np.unique(self.kind * len(self.subjects) + self.session)
+        visits = np.bincount(pairs // max(len(self.subjects), 1), minlength=len(self.types))
         kinds = sorted(range(len(self.types)), key=lambda kind: rank_of(self.types[kind]))
         for least_events, least_visits in _ENOUGH:
             for kind in kinds:

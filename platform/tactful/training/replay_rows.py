@@ -105,51 +105,70 @@ def sample_questions(
     began: dict[str | None, int] = {}  # first visit of each user
     for number, subject in enumerate(history.subjects):
         began.setdefault(subject, number)
-    at_first: list[Question] = []
-    within: list[Question] = []
-    for visit in history.visits(labels_from):
-        number = int(history.session[visit[0]])
-        taken = frozenset(history.item_ids[row] for row in history.item[visit[takes[visit]]])
-        firsts = _firsts(history, visit)
-        for place, (row, item) in enumerate(firsts):
-            left = (
-                taken & {item}
-                if task == "next"
-                else taken.difference(item for _, item in firsts[:place])
-            )
-            # Before the first item nothing is known of a visitor who comes for the first time.
-            if not left or (
-                task == "next" and not place and began[history.subjects[number]] == number
-            ):
-                continue
-            question = Question(
-                int(history.offset[row]),
-                int(history.timestamp[row]),
-                history.subjects[number],
-                history.session_ids[number],
-                left,
-            )
-            (within if place or task == "next" else at_first).append(question)
+    visits = [_Visit.of(history, rows, takes) for rows in history.visits(labels_from)]
+    # Places as (visit, place): baskets of all places would take far more memory than those drawn.
+    at_first: list[tuple[int, int]] = []
+    within: list[tuple[int, int]] = []
+    for number, visit in enumerate(visits):
+        # Before the first item nothing is known of a visitor who comes for the first time.
+        is_first = began[history.subjects[visit.number]] == visit.number
+        for place in visit.places(task):
+            if place or task == "basket":
+                (within if place else at_first).append((number, place))
+            elif not is_first:
+                within.append((number, place))
     generator = np.random.default_rng(options.seed)
     most = options.lists if not within else max(options.lists // 2, options.lists - len(within))
     drawn = _drawn(at_first, most, generator)
     drawn += _drawn(within, options.lists - len(drawn), generator)
-    return sorted(drawn, key=lambda question: question.offset)
+    asked = [visits[number].question(history, place, task) for number, place in drawn]
+    return sorted(asked, key=lambda question: question.offset)
 
 
 def _drawn(
-    questions: Sequence[Question], most: int, generator: np.random.Generator
-) -> list[Question]:
-    drawn = generator.permutation(len(questions))[:most].tolist()
-    return [questions[place] for place in drawn]
+    places: Sequence[tuple[int, int]], most: int, generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    return [places[row] for row in generator.permutation(len(places))[:most].tolist()]
 
 
-def _firsts(history: History, visit: NDArray[np.intp]) -> list[tuple[int, str]]:
-    """Return row and item of the first event with each item of a visit."""
-    firsts: dict[str, int] = {}
-    for row, item in zip(visit.tolist(), history.item[visit].tolist(), strict=True):
-        firsts.setdefault(history.item_ids[item], row)
-    return [(row, item) for item, row in firsts.items()]
+@dataclass(frozen=True)
+class _Visit:
+    """First event with each item of a visit, in log order.
+
+    rows [7, 9, 12]   items ["tea", "mug", "cup"]   taken {"mug"}
+    """
+
+    number: int
+    rows: list[int]  # of the history
+    items: list[str]
+    taken: frozenset[str]
+
+    @classmethod
+    def of(cls, history: History, rows: NDArray[np.intp], takes: NDArray[np.bool_]) -> _Visit:
+        ids, items = history.item_ids, history.item
+        firsts: dict[str, int] = {}
+        for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True):
+            firsts.setdefault(ids[item], row)
+        taken = frozenset(ids[item] for item in items[rows[takes[rows]]].tolist())
+        return cls(int(history.session[rows[0]]), [*firsts.values()], [*firsts], taken)
+
+    def places(self, task: str) -> range | list[int]:
+        """Return the places before which a question has an answer."""
+        answers = [place for place, item in enumerate(self.items) if item in self.taken]
+        if task == "next" or not answers:
+            return answers
+        return range(answers[-1] + 1)
+
+    def question(self, history: History, place: int, task: str) -> Question:
+        """Ask just before a place: for its item, or for all of a basket that is left."""
+        row, end = self.rows[place], place + 1 if task == "next" else len(self.items)
+        return Question(
+            int(history.offset[row]),
+            int(history.timestamp[row]),
+            history.subjects[self.number],
+            history.session_ids[self.number],
+            self.taken.intersection(self.items[place:end]),
+        )
 
 
 def collect(
