@@ -42,7 +42,7 @@ def heuristic_scores(
         sold = read_columns(source, "item", items, ("sold_28d",), context.at)[:, 0]
         expected = np.log(sold + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
-    known = len(view.popular.rows) - len(view.popular.unknown)  # the others have no order
+    known = view.popular.known
     near = np.minimum(places, min(_POPULAR, known)).astype(np.float32)
     taken, seen = context.grouped("taken_364d"), context.grouped("seen_84d")
     visits = max(context.number("visits_364d"), 1.0)

@@ -18,7 +18,7 @@ from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
-from tactful.recall.popularity import CommonItems, Popularity, is_in
+from tactful.recall.popularity import CommonItems, Popularity
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -272,7 +272,7 @@ def _popular(
     rows = popular.first(allowed, quota)
     if not len(popular.unknown) or not len(rows):
         return rows
-    known = rows[~is_in(rows, popular.unknown)]
+    known = rows[popular.places_of(rows) < popular.known]
     generator = np.random.default_rng(context.seed)
     return np.concatenate([known, popular.drawn(allowed, quota - len(known), generator)])
 

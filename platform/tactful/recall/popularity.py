@@ -36,7 +36,7 @@ class Popularity:
     rows: NDArray[np.int64]  # available rows, the most popular first, such as [7, 2, 5]
     # place of each row in `rows`, its length or more for an absent one, shape (n_items,)
     places: NDArray[np.int32]
-    unknown: NDArray[np.int64]  # ascending rows of which no event is known; they have no order
+    unknown: NDArray[np.int64]  # rows of which no event is known; they have no order
 
     @classmethod
     def of(
@@ -62,6 +62,11 @@ class Popularity:
         ordered = append_to(self.rows, added)
         places[added] = np.arange(len(self.rows), len(ordered), dtype=np.int32)
         return Popularity(ordered, places, append_to(self.unknown, added))
+
+    @property
+    def known(self) -> int:
+        """Number of rows that have an order: of those from this place on nothing is known."""
+        return len(self.rows) - len(self.unknown)
 
     def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the place of each row; the number of all for an absent one."""
