@@ -162,7 +162,7 @@ def _print_result(name: str, result: dict[str, Any]) -> None:
     note = f"; `tactful models promote {version}` makes it the champion"
     click.echo(f"{name} version {version}{' is the champion' if result['alias'] else note}")
     for reason in result["doubts"]:
-        click.echo(f"Not promoted: {reason}.", err=True)
+        click.echo(f"Doubtful, so --promote does not make it the champion: {reason}.", err=True)
     for measure, value in result["metrics"].items():
         click.echo(f"  {measure:<20} {value:.4f}")
     calibration = result["calibration"]
