@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from benchmarks.faults.decoders import STORED
 from benchmarks.faults.fuzz import CRASHES, SEED
 from benchmarks.faults.mutate import Mutator
 from benchmarks.figures import Figure
+from tactful.util.signals import end_process
 
 FIGURES: Final = [("fuzz_http_requests", "requests"), ("fuzz_http_failures", "requests")]
 REQUESTS: Final = 52_000
@@ -126,13 +126,8 @@ def _server(folder: Path, workers: int) -> Iterator[tuple[int, subprocess.Popen[
             time.sleep(0.1)
         yield port, process
     finally:
-        process.send_signal(signal.SIGTERM)
         process.stdout.close()
-        try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, 90)
 
 
 def _family(process: int) -> set[int]:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tactful.client import Client
 from tactful.demo.datasets import Ask
 from tactful.schemas.positions import Position, covers
 from tactful.training.evaluation import CUTOFF
+from tactful.util.signals import end_process
 
 Progress = Callable[[int, int], None]
 _BATCH = 500
@@ -74,12 +74,7 @@ class Installation:
             with Client(json.loads(line)["url"], timeout=60.0) as client:
                 yield Visitor(client)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process, 60)
 
     def train(self, *, promote: Sequence[str] = ("--promote",)) -> dict[str, Any]:
         """Train with defaults; return what the command printed.

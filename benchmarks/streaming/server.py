@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+
+from tactful.util.signals import end_process
 
 
 class Server:
@@ -50,11 +51,7 @@ class Server:
 
     def stop(self) -> None:
         """End it in good order."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        end_process(self._process, 60)
 
 
 @contextlib.contextmanager

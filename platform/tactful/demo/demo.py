@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.errors import DatasetError, TactfulError
+from tactful.util.signals import end_process
 from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.analysis.samples import Ratio
@@ -202,12 +202,7 @@ def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]
         with Client(url, timeout=60.0) as client:
             yield client, url
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, 30)
 
 
 def _write_statistics(path: Path, replay: Replay) -> None:

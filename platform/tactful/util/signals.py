@@ -1,10 +1,12 @@
-"""Stop signals of commands that run until SIGTERM or SIGINT."""
+"""Stop signals of commands that run until SIGTERM or SIGINT, and the end of such a command."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def leave() -> None:
@@ -24,3 +26,13 @@ def on_stop_signals(stop: Callable[[], object]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_process(process: subprocess.Popen[Any], patience_s: float) -> None:
+    """End a process by SIGTERM, or by SIGKILL if it has not ended in time."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
