@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tactful_streaming.definitions.model import CUSTOM_EVENTS
+from tactful_streaming.definitions.model import CUSTOM_EVENTS, CUSTOM_PREFIX
 
 STRENGTH = ("purchase", "add_to_cart", "rating", CUSTOM_EVENTS, "click", "view")
 """Event types that deal with an item, the strongest first; ``x.*`` is any type of your own."""
 
-TAKEN = frozenset({"add_to_cart", "purchase"})
-"""Event types by which an item counts as taken."""
-
-_CUSTOM = CUSTOM_EVENTS.removesuffix("*")
 _RANKS = {type_: rank for rank, type_ in enumerate(STRENGTH)}
 
 
 def is_interaction(type_: str) -> bool:
     """Return whether events of a type deal with an item."""
-    return type_ in _RANKS or type_.startswith(_CUSTOM)
+    return type_ in _RANKS or type_.startswith(CUSTOM_PREFIX)
 
 
 def rank_of(type_: str) -> int:

@@ -280,7 +280,8 @@ class Definitions:
         return tuple(feature for feature in self.features if feature.entity == entity)
 
 
-CUSTOM_EVENTS = "x.*"
+CUSTOM_PREFIX = "x."
+CUSTOM_EVENTS = f"{CUSTOM_PREFIX}*"
 """Event type of a feature that stands for all types of a customer's own but emitted ones."""
 
 

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Floats
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.decode.projection import PROPERTIES, Projection
-from tactful_streaming.definitions.model import CUSTOM_EVENTS, Feature
+from tactful_streaming.definitions.model import CUSTOM_EVENTS, CUSTOM_PREFIX, Feature
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.shared_aggregate import Source
 
-_CUSTOM = "x."
 _ITEM = "item."
 _TOO_LARGE = 1 << 1023
 
@@ -52,7 +51,7 @@ class _Codes(dict[str, int]):
         self._custom, self._other = self[CUSTOM_EVENTS], len(types)
 
     def __missing__(self, type_: str) -> int:
-        return self._custom if type_.startswith(_CUSTOM) else self._other
+        return self._custom if type_.startswith(CUSTOM_PREFIX) else self._other
 
 
 class Plan:
@@ -69,7 +68,7 @@ class Plan:
         named = {t for of in stores.values() for store in of for t in store.source.events}
         types = sorted({*named, CUSTOM_EVENTS, *emitted})
         self.codes: Mapping[str, int] = _Codes(types)
-        custom = {t for t in types if t.startswith(_CUSTOM)} - {*emitted}
+        custom = {t for t in types if t.startswith(CUSTOM_PREFIX)} - {*emitted}
         self.of_store: dict[tuple[str, int], tuple[Source, NDArray[np.bool_]]] = {}
         self.of_entity: dict[str, NDArray[np.bool_]] = {}
         for entity, of in stores.items():

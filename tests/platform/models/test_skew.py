@@ -25,7 +25,7 @@ from tactful.recommend.recommender import (
     Recommender,
     RecommenderOptions,
 )
-from tactful.schemas.interactions import TAKEN
+from tactful.schemas.interactions import STRENGTH, at_least
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.options import TrainingOptions
 from tactful.training.shown_rows import read_shown
@@ -36,6 +36,7 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
 
+TAKEN = at_least("add_to_cart", STRENGTH)
 SHOP = make_shop(7, people=14, items=70, days=40)
 ENTRIES = entries(SHOP)
 LEARNED_FROM = int(0.6 * len(ENTRIES))

@@ -21,13 +21,14 @@ from tactful.ranking.features import RANKING_FEATURES, assemble, products
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
-from tactful.schemas.interactions import TAKEN
+from tactful.schemas.interactions import STRENGTH, at_least
 from tactful.training.history import History
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
 
+TAKEN = at_least("add_to_cart", STRENGTH)
 SHOP = make_shop(5, people=12, items=60, days=30)
 ENTRIES = entries(SHOP)
 EVENTS = [it for it in ENTRIES if isinstance(it, Event)]

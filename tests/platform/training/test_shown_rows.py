@@ -19,7 +19,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_sho
 from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import read_manifest
-from tactful.schemas.interactions import TAKEN
+from tactful.schemas.interactions import STRENGTH, at_least
 from tactful.training.boosting import fit
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Rows
@@ -27,6 +27,7 @@ from tactful.training.shown_rows import LEAST, ShownLists, examination, read_sho
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event
 
+TAKEN = at_least("add_to_cart", STRENGTH)
 WIDTH = len(RANKING_FEATURES)
 LAYOUT = layout("d")
 OPTIONS = TrainingOptions(outcome_hours=2.0)
