@@ -132,9 +132,9 @@ def compare_skewed(
 
     The cap is `common_cap` unless one is given. The error is the larger of the usual one and that
     of arms whose users vary alike. If the smaller arm is to expect fewer than `ENOUGH_OUTCOMES`
-    outcomes above 0, the intervals are those of `capped_loss`, and the p-values the inverse of its
-    products. Both ways share `SPENT_ON_SKEWED` of alpha, since between looks the number of outcomes
-    grows past the limit.
+    outcomes above 0, or no arm varies, the intervals are those of `capped_loss`, and the p-values
+    the inverse of its products. Both ways share `SPENT_ON_SKEWED` of alpha, since between looks the
+    number of outcomes grows past the limit.
 
     Raises:
         StatisticsError: `alpha` or `tightest_at` is out of range.
@@ -147,7 +147,7 @@ def compare_skewed(
     estimate = replace(estimate, standard_error=error)
     buyers = len(control.positive) + len(treatment.positive)
     smaller = min(control.units, treatment.units) / (control.units + treatment.units)
-    if buyers * smaller >= ENOUGH_OUTCOMES:
+    if error and buyers * smaller >= ENOUGH_OUTCOMES:
         part = SPENT_ON_SKEWED * (1 - SPENT_ON_BETS)
         normal = conclude(estimate, alpha=alpha * part, tightest_at=tightest_at)
         return replace(

@@ -64,14 +64,15 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
     if as_json:
         effects = {
             metric: {
-                "difference": compared.estimate.value,
+                "difference": compared.difference,
                 "low": compared.anytime.low,
                 "high": compared.anytime.high,
                 "conclusive": compared.conclusive,
             }
             for metric, compared in metrics
         }
-        cli.print_json({"sample_ratio_mismatch": found.sample_ratio.mismatch, **effects})
+        mismatch = found.sample_ratio.mismatch
+        cli.print_json({"sample_ratio_mismatch": mismatch, "cap": found.cap, **effects})
         return
     if found.sample_ratio.mismatch:
         click.echo("NOT as many people are held out as should be: find out why first.")
@@ -79,8 +80,10 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
         low, high = compared.anytime.low, compared.anytime.high
         verdict = "" if compared.conclusive else ", inconclusive"
         click.echo(
-            f"{metric} a person: {compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}]{verdict}"
+            f"{metric} a person: {compared.difference:+.4f} [{low:+.4f}, {high:+.4f}]{verdict}"
         )
+    if found.cap is not None:
+        click.echo(f"At most {found.cap:g} of what a person spent counts.")
 
 
 @coupons.command("fit")

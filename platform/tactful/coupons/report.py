@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
 from tactful.experiments.metrics import number_of, spent_in
-from tactful_bandits.analysis.comparison import Comparison, compare
+from tactful.experiments.readout import revenue_cap
+from tactful_bandits.analysis.comparison import Interval
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
-from tactful_bandits.analysis.samples import Mean
+from tactful_bandits.analysis.skewed_means import SkewedMean, compare_skewed
 from tactful_streaming.contract.log_entries import (
     decode_entry,
     event_for,
@@ -45,12 +46,26 @@ class CouponOutcomes:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """Difference of a mean over users, campaign minus holdout."""
+
+    difference: float
+    anytime: Interval  # for any number of looks
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the interval excludes no difference."""
+        return 0.0 not in self.anytime
+
+
+@dataclass(frozen=True)
 class CouponLift:
     """Effect of a campaign."""
 
-    revenue: Comparison  # amount spent by a user, campaign minus holdout
-    profit: Comparison  # margin of that amount minus discounts, by a user, campaign minus holdout
+    revenue: Effect  # amount spent by a user, at most `cap`
+    profit: Effect  # margin of that amount minus discounts, by a user
     sample_ratio: SampleRatio  # check of the groups' sizes
+    cap: float | None  # amount that counts for a user who spent more; None if nobody spent anything
 
 
 @dataclass
@@ -99,20 +114,39 @@ def lift(
 ) -> CouponLift | None:
     """Compare the campaign with its holdout; None where either has fewer than two users.
 
-    `margin` is the profit of the shop from a unit of revenue, in (0, 1]; `alpha` the probability
-    that an interval ever misses the truth, at any number of looks.
+    Revenue is compared after amounts above the 90 % quantile of all buyers are set to it. `margin`
+    is the profit of the shop from a unit of revenue, in (0, 1]; `alpha` the probability that an
+    interval ever misses the truth, at any number of looks.
     """
     treated = outcomes.treated
     if min(treated.sum(), (~treated).sum()) < 2:
         return None
-    profit = margin * outcomes.spent - outcomes.discount
-    counts = [int((~treated).sum()), int(treated.sum())]
-    pairs = [
-        compare(Mean.from_units(units[~treated]), Mean.from_units(units[treated]), alpha=alpha)
-        for units in (outcomes.spent, profit)
-    ]
+    spent, discounts = (
+        (SkewedMean.from_units(units[~treated]), SkewedMean.from_units(units[treated]))
+        for units in (outcomes.spent, outcomes.discount)
+    )
+    cap = revenue_cap(*spent)
+    revenue = _effect(spent, cap, alpha)
+    # The ends of two intervals that miss the truth with half of alpha each.
+    value = _effect(spent, cap, alpha / 2).anytime
+    cost = _effect(discounts, max(campaign.cost, float(outcomes.discount.max())), alpha / 2)
+    profit = Effect(
+        margin * revenue.difference - cost.difference,
+        Interval(
+            margin * value.low - cost.anytime.high,
+            margin * value.high - cost.anytime.low,
+            1 - alpha,
+            "revenue and discounts, any look",
+        ),
+    )
     shares = [campaign.holdout, 1 - campaign.holdout]
-    return CouponLift(pairs[0], pairs[1], check_sample_ratio(counts, shares))
+    ratio = check_sample_ratio([arm.units for arm in spent], shares)
+    return CouponLift(revenue, profit, ratio, cap)
+
+
+def _effect(arms: tuple[SkewedMean, SkewedMean], cap: float | None, alpha: float) -> Effect:
+    compared = compare_skewed(*arms, cap=cap, alpha=alpha)
+    return Effect(compared.estimate.value, compared.anytime)
 
 
 def fit_gain(

@@ -59,7 +59,8 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
     )
     control = experiment.control.name
     arms = {name: samples(outcomes.arms.get(name, {})) for name in people}
-    cap = _cap(arms)
+    spent = [arm["revenue"] for arm in arms.values() if "revenue" in arm]
+    cap = revenue_cap(*(sample for sample in spent if isinstance(sample, SkewedMean)))
     comparisons = {
         (name, metric): _compare(arms[control][metric], arms[name][metric], cap, alpha)
         for name in people
@@ -79,10 +80,12 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
     )
 
 
-def _cap(arms: Mapping[str, Mapping[str, Sample]]) -> float | None:
-    """Compute the cap of revenue, to two digits: it is shown, and may be what one user spent."""
-    samples = [arm["revenue"] for arm in arms.values() if "revenue" in arm]
-    spent = [sample for sample in samples if isinstance(sample, SkewedMean) and sample.total > 0]
+def revenue_cap(*arms: SkewedMean) -> float | None:
+    """Compute the cap of revenue, to two digits: it is shown, and may be what one user spent.
+
+    None if nobody spent anything.
+    """
+    spent = [arm for arm in arms if arm.total > 0]
     return float(f"{common_cap(*spent):.2g}") if spent else None
 
 
