@@ -23,6 +23,7 @@ AFTER = b"tactful-after"
 _NAME = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEPT = 4_096
 _WAIT_S = 5.0  # less than the patience of a client with its request
+_WAITING = 64  # a request that waits holds its body in memory
 
 
 class Place(NamedTuple):
@@ -47,16 +48,22 @@ def place_of(headers: Mapping[bytes, bytes]) -> Place:
 class BatchOrder:
     """Names of the batches appended last. Used from the event loop only."""
 
-    def __init__(self, wait_s: float = _WAIT_S) -> None:
-        """Begin without a batch; one waits at most `wait_s` for the one before it."""
+    def __init__(self, wait_s: float = _WAIT_S, waiting: int = _WAITING) -> None:
+        """Begin without a batch; up to `waiting` wait at most `wait_s` for the ones before them."""
         self._wait_s = wait_s
+        self._places = waiting  # for batches that wait
         self._appended: dict[str, None] = {}  # oldest first
         self._changed = asyncio.Event()
 
     async def reach(self, after: str | None) -> None:
-        """Wait until a batch was appended; ProblemError if that takes too long."""
+        """Wait until a batch was appended; ProblemError if that takes too long, or many wait."""
         if after is None or after in self._appended:
             return
+        if not self._places:
+            raise ProblemError(
+                "too_many_events", "too many batches wait for others; send it later", retry_after=1
+            )
+        self._places -= 1
         try:
             async with asyncio.timeout(self._wait_s):
                 while after not in self._appended:
@@ -65,6 +72,8 @@ class BatchOrder:
             raise ProblemError(
                 "too_many_events", "the batch before it did not come; send it again", retry_after=1
             ) from None
+        finally:
+            self._places += 1
 
     def note(self, batch: str | None) -> None:
         """Note that a batch was appended, and wake the batches behind it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -128,6 +129,21 @@ def test_guessed_event_ids(shop: Live, key: str) -> None:
     assert sent(bought, keys[1]) == (0, 50), "a retry may come after a rotation"
     forged = post(shop, "/v1/events", [seen("d-eve", sender="server")], key).json()
     assert [r["code"] for r in forged["rejected"]] == ["unknown_field"]
+
+
+def test_a_browser_key_waits_for_no_batch(shop: Live, key: str) -> None:
+    """A public key cannot hold requests in the server until a batch that never comes."""
+    headers = {"authorization": f"Bearer {key}", "origin": SHOP, "tactful-batch": "b.2"}
+    for after in ("never", "no name"):
+        began = time.monotonic()
+        sent = shop.http.post(
+            "/v1/events",
+            json=[seen("d-6", event_id=f"after {after}")],
+            headers={**headers, "tactful-after": after},
+        )
+        assert (sent.status_code, sent.json()["accepted"]) == (202, 1)
+        assert time.monotonic() - began < 2
+    assert "b.2" not in shop.platform.ingest._order._appended, "it names no batch of others"
 
 
 def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:

@@ -61,6 +61,31 @@ def test_a_batch_does_not_wait_for_ever() -> None:
     asyncio.run(main())
 
 
+def test_few_batches_wait_at_once(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that wait for a batch that never comes hold no place of others."""
+    monkeypatch.setattr(live.platform.ingest, "_order", BatchOrder(wait_s=1.0, waiting=2))
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=live.url) as http:
+
+            async def send(number: int, after: str | None = None) -> httpx.Response:
+                names = {} if after is None else {"Tactful-After": after}
+                return await http.post("/v1/events", json=view(number), headers=names)
+
+            waiting = [asyncio.create_task(send(number, "never")) for number in range(5)]
+            done, left = await asyncio.wait(waiting, timeout=0.5)
+            assert len(left) == 2
+            assert {task.result().status_code for task in done} == {429}
+            assert (await send(9)).status_code == 202
+            assert {(await task).status_code for task in left} == {429}
+            left = {asyncio.create_task(send(number, "never")) for number in range(2)}
+            assert not (await asyncio.wait(left, timeout=0.1))[0], "the places are free again"
+            for task in left:
+                task.cancel()
+
+    asyncio.run(main())
+
+
 def test_a_place_is_two_names() -> None:
     """Names of other characters, empty or long ones are refused."""
     assert place_of({}) == Place(None, None)
