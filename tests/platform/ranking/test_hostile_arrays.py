@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.alone import alone
 from tests.platform.ranking.test_forest import some_forest, some_rows
 
 from tactful.catalogue.ids import ItemIds
@@ -38,24 +35,17 @@ Answer = Callable[[], bytes]
 Change = Callable[[], None]
 
 
-def in_a_child(work: Callable[[], Counter[str]], log: Path) -> Counter[str]:
+def attacked(attack_all: Callable[[Path], Counter[str]], folder: Path) -> Counter[str]:
     """Run attacks in a process of its own; if it dies, the failure names the last attack."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        child = os.fork()
-    if not child:
-        code = 1
-        try:
-            signal.alarm(120)
-            log.write_bytes(msgspec.json.encode(work()))
-            code = 0
-        except BaseException:
-            log.write_text(f"{log.read_text()}: {traceback.format_exc()}")
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status == 0, f"status {status} at {log.read_text()}"
-    return Counter(msgspec.json.decode(log.read_bytes(), type=dict[str, int]))
+    try:
+        return alone(attack_all, folder)
+    except BrokenProcessPool as error:
+        raise AssertionError(f"died at {log_of(folder).read_text()}") from error
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file that names the attack that runs."""
+    return folder / "log"
 
 
 def outcome(answer: Answer, wanted: bytes, path: Path) -> str:
@@ -149,11 +139,6 @@ def attack(folder: Path, answer: Answer, log: Path) -> Counter[str]:
     return outcomes
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    faiss.omp_set_num_threads(1)  # a fork has no other threads
-
-
 def vectors_of(rows: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(1).standard_normal((rows, 4)).astype(np.float32)
     vectors[3] = 0.0
@@ -187,18 +172,19 @@ def ask_recall(folder: Path) -> bytes:
     return repr(told).encode()
 
 
+def attack_recall_index(tmp_path: Path) -> Counter[str]:
+    folder = tmp_path / "index"
+    a_recall_index().save(folder)
+    return attack(folder, lambda: ask_recall(folder), log_of(tmp_path))
+
+
 @pytest.mark.slow
 def test_hostile_arrays_of_a_recall_index(tmp_path: Path) -> None:
-    a_recall_index().save(tmp_path / "index")
-    folder, log = tmp_path / "index", tmp_path / "log"
-    outcomes = in_a_child(lambda: attack(folder, lambda: ask_recall(folder), log), log)
-    assert outcomes["refused"] > 500
+    assert attacked(attack_recall_index, tmp_path)["refused"] > 500
 
 
-@pytest.mark.slow
-def test_hostile_cells(tmp_path: Path) -> None:
-    """Faiss trusts sizes and ids in its file: any of them could point anywhere."""
-    folder, log = tmp_path / "vectors", tmp_path / "log"
+def attack_cells(tmp_path: Path) -> Counter[str]:
+    folder, log = tmp_path / "vectors", log_of(tmp_path)
     build_vector_index(vectors_of(300), exact_below=10).save(folder)
 
     def ask() -> bytes:
@@ -219,10 +205,16 @@ def test_hostile_cells(tmp_path: Path) -> None:
                 outcomes[outcome(ask, wanted, path)] += 1
         return outcomes
 
-    assert in_a_child(numbers, log)["refused"] > 300
+    return numbers()
 
 
-def test_hostile_builds_and_journals_of_a_live_index(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_hostile_cells(tmp_path: Path) -> None:
+    """Faiss trusts sizes and ids in its file: any of them could point anywhere."""
+    assert attacked(attack_cells, tmp_path)["refused"] > 300
+
+
+def attack_live_index(tmp_path: Path) -> Counter[str]:
     ids = ItemIds.of([f"i-{n}" for n in range(60)])
     trained, folder = VectorIndex(vectors_of(60)), tmp_path / "live"
     with LiveIndex(folder, ids, trained, writes=True, exact_below=10) as live:
@@ -235,12 +227,16 @@ def test_hostile_builds_and_journals_of_a_live_index(tmp_path: Path) -> None:
             near = [live.snapshot.nearest(query, 9) for query in trained.vectors]
         return b"".join(part.tobytes() for pair in near for part in pair)
 
-    log = tmp_path / "log"
-    assert in_a_child(lambda: attack(folder, ask, log), log)["refused"] > 200
+    log = log_of(tmp_path)
+    return attack(folder, ask, log)
 
 
-def test_hostile_arrays_of_a_binned_forest(tmp_path: Path) -> None:
-    kernel, path, log = load_kernel(), tmp_path / "forest.npz", tmp_path / "log"
+def test_hostile_builds_and_journals_of_a_live_index(tmp_path: Path) -> None:
+    assert attacked(attack_live_index, tmp_path)["refused"] > 200
+
+
+def attack_binned_forest(tmp_path: Path) -> Counter[str]:
+    kernel, path, log = load_kernel(), tmp_path / "forest.npz", log_of(tmp_path)
     bin_forest(some_forest(np.random.default_rng(8)), kernel).save(path, source="abc")
     rows = some_rows(np.random.default_rng(9), 50)
 
@@ -264,12 +260,15 @@ def test_hostile_arrays_of_a_binned_forest(tmp_path: Path) -> None:
         assert outcome(ask, wanted, path) == "refused"
         return outcomes
 
-    assert in_a_child(change_each, log)["refused"] > 120
+    return change_each()
 
 
-def test_hostile_trees_of_xgboost(tmp_path: Path) -> None:
-    """XGBoost follows children and categories wherever they point, in circles, too."""
-    path, log = tmp_path / "model.ubj", tmp_path / "log"
+def test_hostile_arrays_of_a_binned_forest(tmp_path: Path) -> None:
+    assert attacked(attack_binned_forest, tmp_path)["refused"] > 120
+
+
+def attack_trees(tmp_path: Path) -> Counter[str]:
+    path, log = tmp_path / "model.ubj", log_of(tmp_path)
     forest = some_forest(np.random.default_rng(8), rounds=2)
     rows = some_rows(np.random.default_rng(9), 50)
     document = json.loads(bytes(forest.save_raw("json")))
@@ -296,7 +295,12 @@ def test_hostile_trees_of_xgboost(tmp_path: Path) -> None:
             assert outcome(ask, wanted, path) == "refused"
         return outcomes
 
-    assert in_a_child(change_each, log)["refused"] > 60
+    return change_each()
+
+
+def test_hostile_trees_of_xgboost(tmp_path: Path) -> None:
+    """XGBoost follows children and categories wherever they point, in circles, too."""
+    assert attacked(attack_trees, tmp_path)["refused"] > 60
 
 
 def hostile_members(value: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
-from tests.streaming.alone import alone
+from tests.alone import alone
 from tests.streaming.streams import engine_of, event_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.streaming.alone import alone
+from tests.alone import alone
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.definitions.reader import load_definitions

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.streaming.alone import alone
+from tests.alone import alone
 
 from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator

@@ -1,4 +1,4 @@
-"""Measure memory in a new process, where nothing but the function allocates."""
+"""Run a function in a new process, without what other tests left in this one."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -11,7 +11,8 @@ Result = TypeVar("Result")
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function of a module in a new process; its error is raised here.
 
-    The process is not forked: a fork takes over locks and libraries' state from hundreds of tests.
+    The process is not forked: a fork takes over locks and the threads' state of libraries, and may
+    wait for them without end. If it dies, the error is a BrokenProcessPool.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
