@@ -26,6 +26,7 @@ from tactful_streaming.errors import (
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_PAYLOAD, KafkaSettings
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
+from tactful_streaming.kafka.topic_identity import TopicIdentity
 from tactful_streaming.kafka.topic_watch import START_S, TopicWatch
 from tactful_streaming.log.event_log import Positions
 
@@ -88,6 +89,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._absent = False  # whether the last answer of a broker was that it has no such topic
         self._found: int | None = None  # number of partitions by the last answer
         self._answer_s = connect_timeout_s
+        self._identity = TopicIdentity(settings, clock=clock)
         self._watch = TopicWatch(
             settings, None, self._ask, unseen_s=START_S, every_s=0.0, clock=clock
         )
@@ -174,6 +176,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
                 return
             self._closed = True
         self._thread.join()
+        self._identity.close()
         self._finish(self._producer, timeout_s)
 
     def __exit__(self, *_: object) -> None:
@@ -242,6 +245,8 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             self._waiting_bytes -= append.size
         if append.error is None:
             for number, end in append.ends.items():
+                if end <= self._ends.get(number, 0):
+                    self._identity.hurry()  # a topic made anew begins at offset 0
                 self._ends[number] = max(end, self._ends.get(number, 0))
             append.future.set_result(append.ends)
             return
@@ -270,6 +275,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             # Without a connection the client may keep messages beyond their timeout.
             if self._fatal or self._is_overdue():
                 self._replace_producer()
+            self._suspect |= self._identity.has_changed()
             doubtful = self._suspect or self._problem is not None
             if doubtful and self._clock() >= self._probe_at:
                 self._suspect = False
@@ -328,7 +334,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._count = self._found
         return None
 
-    def _ask(self, settings: KafkaSettings) -> None:
+    def _ask(self, settings: KafkaSettings) -> str | None:
         self._absent = False
         try:
             self._found = client.count_partitions(
@@ -340,6 +346,8 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._absent = self._found is None
         if self._absent:
             raise client.explain_absence(settings, _CONTROLLER_S)
+        self._watch.seen(self._identity.known)
+        return self._identity.ask(self._answer_s)
 
 
 class _PendingAppend:

@@ -82,9 +82,10 @@ class TopicWatch:
             self._doubt = True
             self._ask_at = 0.0
 
-    def seen(self) -> None:
-        """Note that the topic has been assigned or read."""
+    def seen(self, identity: str | None = None) -> None:
+        """Note that the topic has been assigned or read, and its id if that was asked before."""
         self._seen = True
+        self._known = self._known or identity
 
     def settled(self) -> bool:
         """Ask, if there is doubt and an answer is due; return whether the topic exists.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from tactful_streaming.errors import TopicError
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
+from tactful_streaming.kafka.topic_identity import identity_of, lacks_ids
 from tactful_streaming.kafka.topic_watch import START_S, TopicWatch
 from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
@@ -19,8 +20,6 @@ _logger = logging.getLogger(__name__)
 _PAUSE_S = 0.1
 _LEADER_S = 5.0
 _ASK_EVERY_S = 0.5
-
-_NO_ID: Final = "A" * 22  # all zeros in base64: a broker without topic ids
 
 
 def ensure_topic(
@@ -185,12 +184,10 @@ def ask_topic_id(settings: KafkaSettings, *, timeout_s: float) -> str | None:
     try:
         described = client.ask(describe, timeout_s)
     except kafka.KafkaException as error:
-        unsupported = (kafka.KafkaError._UNSUPPORTED_FEATURE, kafka.KafkaError.UNSUPPORTED_VERSION)
-        if error.args[0].code() in unsupported:
+        if lacks_ids(error.args[0]):
             return None
         raise client.explain(error.args[0], settings) from error
-    identity = str(described.topic_id)
-    return None if identity == _NO_ID else identity
+    return identity_of(described)
 
 
 def check_topic(

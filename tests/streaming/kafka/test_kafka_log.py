@@ -30,7 +30,7 @@ from tactful_streaming.errors import (
     TopicError,
     TopicMissingError,
 )
-from tactful_streaming.kafka import client, topic_watch
+from tactful_streaming.kafka import client, topic_identity, topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
@@ -337,6 +337,70 @@ def test_a_changed_topic_is_not_written_to(
         patiently(lambda: isinstance(log.problem, TopicError))
         with pytest.raises(TopicError, match=message):
             log.append([b"x"], ["u"])
+
+
+def make_anew(log: KafkaLog) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    kafka: Any = client.import_kafka()
+    admin, topic = AdminClient(log.settings.client_config()), log.settings.topic
+    anew = kafka.cimpl.NewTopic(topic, log.partitions)
+    admin.delete_topics([topic], operation_timeout=10)[topic].result(60)
+
+    def made() -> bool:
+        with contextlib.suppress(kafka.KafkaException):  # the old one is not gone yet
+            admin.create_topics([anew])[topic].result(60)
+            return True
+        return False
+
+    patiently(made)
+
+
+@pytest.mark.service("kafka")
+@pytest.mark.parametrize("idle", [False, True])
+def test_nothing_is_appended_to_a_topic_made_anew(
+    kafka_servers: str, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    """The writer went on: the new topic has as many partitions, and the broker takes records."""
+    monkeypatch.setattr(topic_identity, "_ASK_EVERY_S", 0.3 if idle else 600.0)
+    with new_log(kafka_servers, threads=1, linger_ms=1) as log:
+        log.append([b"x"], [None])
+        patiently(lambda: log._identity.known)
+        assert log.problem is None
+        make_anew(log)
+        # The first records may arrive; their offsets show that they are in another topic.
+        with contextlib.suppress(LogError):
+            if not idle:
+                log.append([b"y"], [None])
+        patiently(lambda: log.problem is not None, 5)
+        patiently(lambda: isinstance(log.problem, TopicError))
+        with pytest.raises(TopicError, match="was deleted and made anew"):
+            log.append([b"z"], [None])
+        time.sleep(0.7)  # further answers change nothing
+        assert isinstance(log.problem, TopicError)
+        assert isinstance(log.doubt(), TopicError)
+
+
+@pytest.mark.service("kafka")
+def test_an_outage_that_ends_with_a_topic_made_anew(
+    kafka_servers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is accepted before the id of the topic that is there again is known."""
+    monkeypatch.setattr(topic_identity, "_ASK_EVERY_S", 600.0)
+    with new_log(kafka_servers, threads=1, delivery_timeout_ms=1500) as log:
+        log.append([b"x"], [None])
+        patiently(lambda: log._identity.known)
+        with monkeypatch.context() as away:
+            away.setattr(client, "count_partitions", lambda *_: None)
+            away.setattr(client, "topic_exists", lambda *_: False)
+            log.doubt()
+            patiently(lambda: log.problem is not None)
+            make_anew(log)
+        patiently(lambda: isinstance(log.problem, TopicError))
+        partition = KafkaPartition(log, 0)
+        assert partition.end == 1  # as known here
+        assert client.partition_bounds(partition._consumer, log.settings, 0, 5) == (0, 0)
+        partition.close()
 
 
 @BOTH_BROKERS
