@@ -35,6 +35,7 @@ from tactful_streaming.state.store import MemoryState
 
 _BATCH = 2_000
 _HOUR = 3_600_000
+_YEAR = 365 * 24 * _HOUR
 _VERSION = "1"
 
 
@@ -171,7 +172,9 @@ def _catalogue(replay: Replayed) -> list[Entry]:
 
 def _events(replay: Replayed, start: int, end: int) -> list[Entry]:
     rows: list[dict[str, Any]] = [*replay.events(start, end)]
-    return [Event(**row) for row in rows]
+    # A server receives a history after it happened.
+    received = int(replay.timestamp.max()) + _YEAR
+    return [Event(**row, received_at=received) for row in rows]
 
 
 def _append(log: EmbeddedLog, entries: list[Entry]) -> None:

@@ -26,6 +26,7 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.decode.projection import EVENT_KEY, Projection
 from tactful_streaming.engine.dedupe import MEASURED, Deduplicator
 from tactful_streaming.engine.descriptions import ItemVersions
+from tactful_streaming.engine.event_time import EventTime
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
@@ -120,7 +121,7 @@ class Admission:
         self._plan = plan
         self._projection = projection
         self._dedupe = dedupe
-        self._delay = options.watermark_delay_ms
+        self.time = EventTime(options.watermark_delay_ms)
         self._reads_ids = reads_ids or dedupe.enabled
         self._cleaner = options.cleaner
         self._memoryless = options.memoryless
@@ -140,16 +141,19 @@ class Admission:
             type(None): lambda position, entry, pending: None,
         }
         self._received = 0  # newest time of receipt, epoch milliseconds
-        self.newest = 0  # newest time reached (`time_reached`) by an event, epoch milliseconds
-        self.watermark = 0  # `newest` minus the delay; it never goes back
         self.catalogue: dict[str, Item] = {}
         # The last descriptions of each item, if features need the one of an event's time.
         self.versions = ItemVersions() if plan.reads_versions else None
 
-    def resume(self, newest: int, watermark: int) -> None:
-        """Continue from a stored state."""
-        self.newest = newest
-        self.watermark = max(watermark, newest - self._delay, 0)
+    @property
+    def newest(self) -> int:
+        """Newest time reached (`time_reached`) by events, epoch milliseconds."""
+        return self.time.newest
+
+    @property
+    def watermark(self) -> int:
+        """Time up to which events should be complete, epoch milliseconds."""
+        return self.time.watermark
 
     def seen(self, keys: Sequence[str], at: int | None, former: Sequence[str]) -> set[str]:
         """Return those of some events that would change nothing, see `Engine.seen_many`."""
@@ -218,9 +222,7 @@ class Admission:
         receipts = [-1 if e.received_at is None else e.received_at for e in events]
         received = np.fromiter(receipts, np.int64, len(events))
         reached = np.where(received >= 0, np.minimum(times, received), times)
-        newest = np.maximum(np.maximum.accumulate(reached), self.newest)
-        watermarks = np.maximum(newest - self._delay, self.watermark)
-        self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
+        newest, watermarks = self.time.advance_all(reached, received)
         if self._dedupe.enabled:
             self._received = max(self._received, int(received.max()))
             self._dedupe.remember_many(ids, np.where(received > 0, received, watermarks))
@@ -276,7 +278,7 @@ class Admission:
             if event is not None and event.item_id is not None:
                 item = self.catalogue.get(event.item_id)
         if event is not None:
-            self._advance(time_reached(event))
+            self.time.advance(time_reached(event), event.received_at)
         # A rejected event may come again, corrected.
         if key is not None and len(pending.admitted.rejected) == rejected:
             dedupe.remember(key, self._time_of(sent))
@@ -317,7 +319,7 @@ class Admission:
         if isinstance(entry, Exception):
             pending.reject(position, f"not a log entry: {entry}")
             return
-        self._advance(entry.timestamp)
+        self.time.advance(entry.timestamp)
         self._append(position, self._projection.tick(entry.timestamp), None, None, pending)
 
     def _append(
@@ -442,8 +444,3 @@ class Admission:
         if verdict.action == "dead_letter":
             pending.admitted.rejected.append(RejectedRecord(position, verdict.rule, verdict.reason))
         return None
-
-    def _advance(self, timestamp: int) -> None:
-        if timestamp > self.newest:
-            self.newest = timestamp
-            self.watermark = max(self.watermark, timestamp - self._delay)

@@ -92,7 +92,7 @@ class EngineCommits:
             return
         adopted = self._adopt(meta)
         state.offset = adopted.offset
-        state.admission.resume(adopted.newest, adopted.watermark)
+        state.admission.time.resume(adopted.newest, adopted.watermark, adopted.ahead)
         state.items_version = adopted.items_version
         state.missing = tuple(adopted.missing)
         if state.missing:
@@ -253,6 +253,7 @@ class EngineCommits:
                 offset=state.offset,
                 newest=state.admission.newest,
                 watermark=state.watermark,
+                ahead=list(state.admission.time.ahead),
                 items_version=state.items_version,
                 consumers=sorted(state.options.consumers),
                 missing=list(state.missing),

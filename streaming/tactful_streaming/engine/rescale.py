@@ -93,7 +93,7 @@ def rescale(
     mover.flush(_Mark(identity, len(stages), b"", moved))
     newest = max(meta.newest for meta in metas)
     version = max(meta.items_version for meta in metas)
-    meta = msgspec.structs.replace(metas[0], newest=newest, items_version=version)
+    meta = msgspec.structs.replace(metas[0], newest=newest, ahead=[], items_version=version)
     starts = list(offsets or [0] * len(targets))
     purged = [source.get(layout.ERASED) for source in sources]
     erased = b"%d" % min(int(number or 0) for number in purged)

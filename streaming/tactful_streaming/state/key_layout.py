@@ -56,6 +56,7 @@ class Meta(msgspec.Struct, kw_only=True, frozen=True):
     items_version: int  # number of item upserts applied
     consumers: list[str]  # co-committed consumers with a snapshot
     missing: list[str]  # features whose state is still to be computed from the log
+    ahead: list[int] = []  # times of the latest events in a row that event time did not follow
 
 
 def read_meta(store: StateStore) -> Meta | None:
