@@ -195,3 +195,11 @@ def test_a_given_cap_is_kept() -> None:
     assert compare_skewed(*arms, cap=10.0).estimate.value == 0
     assert compare_skewed(arms[0], shifted, cap=10.0).estimate.value == pytest.approx(0.25)
     assert compare(arms[0], shifted).estimate.value > 20_000
+
+
+def test_a_lucky_small_arm_is_not_called_poorer() -> None:
+    """An arm without a large outcome varies little; the error is that of arms that vary alike."""
+    control = SkewedMean.from_units([0.0] * 19_900 + [1_000.0] * 100)
+    lucky = SkewedMean.from_units([0.1] * 600 + [0.0] * 1_400)
+    assert compare(capped_at(1_000.0, control), capped_at(1_000.0, lucky)).conclusive
+    assert not compare_skewed(control, lucky, cap=1_000.0).conclusive
