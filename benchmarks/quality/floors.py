@@ -176,7 +176,9 @@ def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold:
     trained = Installation(folder / "trained")
     with trained.serve() as visitor, _bar(f"{name}: loading") as progress:
         visitor.send_all(dataset, progress)
-    untrained, _ = _asked(trained.copy(folder / "untrained"), dataset, exam, f"{name}: untrained")
+    loaded = trained.copy(folder / "untrained")
+    loaded.train(promote=("--recall-only",))  # as the server does itself, every 20 seconds
+    untrained, _ = _asked(loaded, dataset, exam, f"{name}: untrained")
     refusal, metrics = "", {}
     with _bar(f"{name}: training") as progress:
         try:

@@ -17,7 +17,8 @@ import numpy as np
 from tactful.config.settings import Settings
 from tactful.demo.datasets import Ask, Replay
 from tactful.ranking.model import read_manifest, version_directory
-from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.index import RecallIndex, build_index
+from tactful.recall.tables import Interactions
 from tactful.training.options import TrainingOptions
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry

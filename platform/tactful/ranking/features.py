@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
+from tactful.recall.blend import own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
 from tactful.recall.popularity import SEEN, SOLD, CommonItems, is_in
@@ -36,6 +37,7 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("intent_weight", "intent_place"),
     *("seen_84d", "seen_share", "days_since_seen"),
     *("seen_7d", "seen_28d", "seen_trend", "category_seen_28d"),
+    *("blend", "blend_place"),
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -61,6 +63,7 @@ def absent_features(definitions: Definitions) -> tuple[str, ...]:
 
 _DAY = 86_400_000.0
 _LEAST_PRICE = 0.01
+_RIVALS = 100
 _FADING = (1 + 0.8 + 0.8**2 + 0.8**3) / 4  # of even sales in `category_sold_28d`
 
 _SCORES = (*NeighbourScores._fields, "similar_sessions")
@@ -114,6 +117,7 @@ def assemble(
         return features.T
     features[_NEARNESS] = _nearness(candidates)
     _scores(candidates, features)
+    _blend(candidates, context, catalogue, features)
     _user(context, catalogue, rows, features)
     category = _catalogue(context, catalogue, rows, features)
     _sales(source, catalogue, rows, category, context.at, features)
@@ -164,6 +168,29 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
         ranked = scores.ranked[: np.count_nonzero(scores.values > 0)]
         places, present = _find(ranked, rows)
         features[column][places] = present
+
+
+def _blend(
+    candidates: Candidates,
+    context: RequestContext,
+    catalogue: Catalogue,
+    features: NDArray[np.float32],
+) -> None:
+    """Fill the columns of the blend, without popularity, and of its place.
+
+    Places are counted among the best items of each kind of evidence: no filter changes them.
+    """
+    own, neighbours = own_items(context, catalogue), candidates.neighbours
+    lists = (
+        *(candidates.similar_sessions, neighbours.next_three),
+        *(neighbours.together_session, neighbours.together_history, own.amounts),
+    )
+    others = np.unique(np.concatenate([scores.ranked[:_RIVALS] for scores in lists]))
+    rows = np.concatenate([candidates.rows, others])
+    scores = candidates.evidence(rows, own).score(candidates.blend)
+    found, rivals = scores[: len(candidates.rows)], np.sort(scores[len(candidates.rows) :])
+    features[_COLUMN["blend"]] = found
+    features[_COLUMN["blend_place"]] = len(rivals) - np.searchsorted(rivals, found, side="right")
 
 
 def _find(

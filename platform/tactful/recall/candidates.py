@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
+from tactful.recall.blend import Blend, Evidence, Own, gather_evidence
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
@@ -80,7 +81,7 @@ class Candidates:
     search: Snapshot
     # scores by the neighbours of the items of the visit and the history
     neighbours: NeighbourScores
-    similar_sessions: Scores  # scores by similar visits
+    similar_sessions: Scores  # scores by visits similar to this one, or to the history
     # vector of the latest item of the visit, or of the history when the visit is empty; zero when
     # there is none
     last_vector: NDArray[np.float32]
@@ -92,10 +93,15 @@ class Candidates:
     lift: Scores | None = None
     # weight by category, as a device sent it; None where it sent none
     intent: Mapping[str, float] | None = None
+    blend: Blend = field(default_factory=Blend)  # weights of the evidence
 
     def with_rows(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
         """Replace the candidates by other rows, ascending."""
         return replace(self, rows=rows, channel=channel)
+
+    def evidence(self, rows: NDArray[np.int64], own: Own) -> Evidence:
+        """Return the evidence for some rows, of which the user dealt with `own`."""
+        return gather_evidence(rows, self.neighbours, self.similar_sessions, own)
 
     def vectors(self) -> NDArray[np.float32]:
         """Read the vectors of the candidates, or zero, shape (n, dimensions)."""
@@ -167,7 +173,8 @@ def _score(
         channel=np.zeros(0, np.int8),
         search=view.search,
         neighbours=score_neighbours(*tables, recent, len(session), len(view.catalogue.item_ids)),
-        similar_sessions=index.sessions.scores(session),
+        similar_sessions=index.sessions.scores(session or history),
+        blend=index.blend,
         last_vector=direction(vectors[:1], (session or history)[:1]),
         session_vector=direction(vectors[: len(session)], session),
         history_vector=direction(vectors[len(session) :], history),

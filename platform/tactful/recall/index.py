@@ -15,7 +15,7 @@ loaded memory-mapped, so that processes share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,16 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
+from tactful.recall.blend import Blend
 from tactful.recall.cohorts import Cohorts
-from tactful.recall.neighbours import NeighbourTable, SessionNeighbours, direction
+from tactful.recall.fit_blend import fit_blend
+from tactful.recall.neighbours import (
+    NeighbourTable,
+    SessionNeighbours,
+    VisitWeights,
+    direction,
+)
+from tactful.recall.tables import Interactions, Tables, learn_tables
 from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.build_index import Queries, build_vector_index
@@ -45,25 +53,16 @@ CHANNELS = (
 
 
 _FORMAT = 3
-_NEXT_REACH = 3
-_MANY_PAIRS = 1_000_000
 _QUERIES = 512
 _FEWEST_QUERIES = 128
 _QUERY_LENGTH = 20
 
 
-@dataclass(frozen=True)
-class Interactions:
-    """Events as columns, in event order."""
-
-    session: NDArray[np.int64]  # session number of each event, shape (n,)
-    item: NDArray[np.int64]  # row of the item in the catalogue the index is built for, shape (n,)
-    timestamp: NDArray[np.int64]  # event time in epoch milliseconds, shape (n,)
-
-
 class _About(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     built_until: int = 0
+    visit_weights: VisitWeights = VisitWeights()
+    blend: Blend = Blend()
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class RecallIndex:
     popular: NDArray[np.int32]  # rows by recent popularity, best first
     built_until: int  # event time in epoch milliseconds up to which events were used
     cohorts: Cohorts = field(default_factory=Cohorts.empty)
+    blend: Blend = field(default_factory=Blend)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -88,7 +88,12 @@ class RecallIndex:
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory, in place of an earlier one."""
         with sealing(directory) as scratch:
-            about = {"format": _FORMAT, "built_until": self.built_until}
+            about = _About(
+                format=_FORMAT,
+                built_until=self.built_until,
+                visit_weights=self.sessions.weights,
+                blend=self.blend,
+            )
             (scratch / "index.json").write_bytes(msgspec.json.encode(about))
             self.item_ids.save(scratch)
             for name, array in self._arrays().items():
@@ -126,12 +131,13 @@ class RecallIndex:
             item_ids=item_ids,
             following=NeighbourTable.load(directory, "following", count),
             together=NeighbourTable.load(directory, "together", count),
-            sessions=SessionNeighbours.load(directory, count),
+            sessions=SessionNeighbours.load(directory, count, about.visit_weights),
             nearest=nearest,
             content=ContentVectors(content),
             cohorts=Cohorts.load(directory, count),
             popular=popular,
             built_until=about.built_until,
+            blend=about.blend,
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -168,7 +174,12 @@ def build_index(
 ) -> RecallIndex:
     """Train a recall index; an empty history gives a valid one without items."""
     count = len(item_ids)
-    together = _together(interactions, count)
+
+    def learn(part: Interactions) -> tuple[Tables, sparse.csr_matrix]:
+        return learn_tables(part, count, neighbours=neighbours, popular_days=popular_days)
+
+    tables, together = learn(interactions)
+    weights, blend = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
     vectors = _vectors(together, dimensions, seed)
     if improve is not None:
         vectors = improve(interactions, vectors)
@@ -177,87 +188,16 @@ def build_index(
     content.fill(items, vectors)
     return RecallIndex(
         item_ids=ItemIds.of(item_ids),
-        following=_strongest(_following(interactions, count), neighbours),
-        together=_strongest(_cosine(together), neighbours),
-        sessions=SessionNeighbours.build(interactions.session, interactions.item, count),
+        following=tables.following,
+        together=tables.together,
+        sessions=replace(tables.sessions, weights=weights),
         nearest=build_vector_index(vectors, queries=queries, threads=threads, seed=seed),
         content=content,
         cohorts=cohorts or Cohorts.empty(),
-        popular=_popular(interactions, count, popular_days),
+        popular=tables.popular,
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
+        blend=blend,
     )
-
-
-def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Weigh the d-th item after another in its session by 1/d, d <= 3, directed.
-
-    Items of one session that carry the same timestamp have no order and count both ways.
-    """
-    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
-
-    order = np.argsort(seen.session, kind="stable")
-    session, item, timestamp = seen.session[order], seen.item[order], seen.timestamp[order]
-    total = sparse.csr_matrix((count, count), dtype=np.float32)
-    for distance in range(1, _NEXT_REACH + 1):
-        first, second = slice(None, -distance), slice(distance, None)
-        pair = (session[first] == session[second]) & (item[first] != item[second])
-        tied = pair & (timestamp[first] == timestamp[second])
-        sources = np.concatenate([item[first][pair], item[second][tied]])
-        targets = np.concatenate([item[second][pair], item[first][tied]])
-        weights = np.full(len(sources), 1.0 / distance, np.float32)
-        total += sparse.csr_matrix((weights, (sources, targets)), shape=(count, count))
-    return sparse.csr_matrix(total)
-
-
-def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Weigh two items by the sum of 1/(n-1) over their common sessions of n items.
-
-    In a history of more than a million pairs, those of one common session are left out: they are
-    most of the pairs and next to none of the evidence.
-    """
-    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
-
-    _, session = np.unique(seen.session, return_inverse=True)
-    presence = sparse.coo_matrix(
-        (np.ones(len(session), np.float32), (session, seen.item)),
-        shape=(int(session.max()) + 1 if len(session) else 0, count),
-    ).tocsr()
-    presence.data[:] = 1.0
-    sizes = np.asarray(presence.sum(axis=1)).ravel()
-    share = sparse.diags(1.0 / np.maximum(sizes - 1.0, 1.0))
-    met = (presence.T @ share @ presence).tocsr()
-    if met.nnz > _MANY_PAIRS:
-        met = met.multiply(presence.T @ presence >= 2).tocsr()
-    met.setdiag(0)
-    met.eliminate_zeros()
-    return sparse.csr_matrix(met, dtype=np.float32)
-
-
-def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Divide by the root of both items' totals, against a bias to frequent items."""
-    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
-
-    totals = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1.0)
-    scale = sparse.diags(1.0 / np.sqrt(totals))
-    return sparse.csr_matrix(scale @ together @ scale)
-
-
-def _strongest(weights: sparse.csr_matrix, k: int) -> NeighbourTable:
-    """Keep the k strongest of each row, scaled so that the strongest of a row is 1."""
-    count = weights.shape[0]
-    items = np.full((count, k), -1, np.int32)
-    kept = np.zeros((count, k), np.float32)
-    pointers, columns, data = weights.indptr, weights.indices, weights.data
-    for row in range(count):
-        start, end = pointers[row], pointers[row + 1]
-        if start == end:
-            continue
-        # Ties are broken by row number, so that the same history always gives the same index.
-        best = np.lexsort((columns[start:end], -data[start:end]))[:k]
-        chosen = data[start:end][best]
-        items[row, : len(best)] = columns[start:end][best]
-        kept[row, : len(best)] = chosen / chosen[0]
-    return NeighbourTable(items, kept)
 
 
 def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray[np.float32]:
@@ -292,16 +232,6 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     np.divide(vectors, norms, out=vectors, where=norms > 0)
     return vectors
-
-
-def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:
-    """Return the rows with events, by exponentially decayed count, best first."""
-    if len(seen.item) == 0:
-        return np.zeros(0, np.int32)
-    age_days = (seen.timestamp.max() - seen.timestamp) / 86_400_000.0
-    mass = np.bincount(seen.item, weights=np.exp2(-age_days / half_life_days), minlength=count)
-    order = np.lexsort((np.arange(count), -mass))
-    return order[mass[order] > 0].astype(np.int32)
 
 
 def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) -> Queries | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.kernels.sparse_scores import Scores, begins, stable_order, sum_by_key
@@ -23,13 +25,8 @@ NEAREST = 3
 
 _NEAREST_SHARES = np.array([1.0 / (place + 1) for place in range(NEAREST)], np.float32)
 
-_FADE = 0.5
-_LOOKS_BACK = 10
+_LOOKS_BACK = 20
 _NEIGHBOURS = 500
-_LENGTH_POWER = 0.25
-_AGE = 0.2
-_DISTANCE_POWER = 1.5
-_BEFORE = 0.3
 _PART = 1 << 20
 DOUBT = 5.0
 
@@ -40,6 +37,24 @@ _FIELDS: Mapping[str, type[np.generic]] = {
     "visits": np.int32,
     "visit_places": np.int32,
 }
+
+
+_Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class VisitWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Weights by which past visits are compared with a visit, and vote for their items.
+
+    With `fade` 1 and `distance_power` 0 it is S-KNN, with less of the one and more of the other
+    V-SKNN (Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", 2018).
+    """
+
+    fade: _Share = 0.5  # weight of a shared item, relative to the one after it in this visit
+    length_power: _Share = 0.25  # long visits are less alike by this power of their length
+    age: _Share = 0.2  # part of a vote that is lost with each item after the newest shared one
+    # votes fall by this power of the distance from the shared item
+    distance_power: Annotated[float, Meta(ge=0.0, le=4.0)] = 1.5
+    before: _Share = 0.3  # weight of what came before the shared item
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,7 @@ class SessionNeighbours:
     visits: NDArray[np.int32]  # the latest visits of each item
     # the place of the item in each of them, the last if it occurs twice
     visit_places: NDArray[np.int32]
+    weights: VisitWeights = field(default_factory=VisitWeights)
 
     @classmethod
     def build(
@@ -142,7 +158,7 @@ class SessionNeighbours:
         shared = self.visits.take(held).astype(np.int64)
         places = self.visit_places.take(held)
         ages = np.repeat(np.arange(len(known)), sizes)
-        fades = np.repeat(_FADE ** np.arange(len(known)), sizes)
+        fades = np.repeat(self.weights.fade ** np.arange(len(known)), sizes)
         # Of one visit's entries the first is that of the newest shared item.
         order = stable_order(shared)
         first = begins(shared.take(order))
@@ -155,7 +171,7 @@ class SessionNeighbours:
             chosen = np.argpartition(-likeness, neighbours)[:neighbours]
             visits, newest = visits[chosen], newest[chosen]
             lengths, likeness = lengths[chosen], likeness[chosen]
-        votes = likeness * np.maximum(0.0, 1.0 - _AGE * ages.take(newest))
+        votes = likeness * np.maximum(0.0, 1.0 - self.weights.age * ages.take(newest))
         starts = self.session_starts[visits]
         at = _ranges(starts, lengths)
         distance = at - np.repeat(starts + places.take(newest), lengths)
@@ -169,9 +185,9 @@ class SessionNeighbours:
         Both are tables: powers are slow. A negative distance counts from the end of a table.
         """
         longest = int(np.diff(self.session_starts).max(initial=1))
-        after = np.arange(1.0, longest) ** -_DISTANCE_POWER
-        strengths = np.concatenate([[0.0], after, _BEFORE * after[::-1]])
-        return np.arange(longest + 1.0) ** _LENGTH_POWER, strengths
+        after = np.arange(1.0, longest) ** -self.weights.distance_power
+        strengths = np.concatenate([[0.0], after, self.weights.before * after[::-1]])
+        return np.arange(longest + 1.0) ** self.weights.length_power, strengths
 
     def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
         """Return the rows `step` places after an item in its latest visits, and the visits' number.
@@ -193,9 +209,10 @@ class SessionNeighbours:
         return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
-    def load(cls, directory: Path, count: int) -> SessionNeighbours:
+    def load(cls, directory: Path, count: int, weights: VisitWeights) -> SessionNeighbours:
         """Map the arrays of `count` items; ModelError names a file that does not fit."""
-        made = cls(**{name: map_array(_path(directory, name), k) for name, k in _FIELDS.items()})
+        arrays = {name: map_array(_path(directory, name), k) for name, k in _FIELDS.items()}
+        made = cls(**arrays, weights=weights)
         visits = len(made.session_starts) - 1
         for name, starts, parts, held in (
             ("session_starts", made.session_starts, visits, made.session_items),

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from tactful.ranking.features import RANKING_FEATURES
 
-NAMES = ("popularity", "session_knn", "repeats")
-"""Orders by what everybody takes now, by similar visits, and by what the user took and saw."""
+NAMES = ("popularity", "session_knn", "repeats", "untrained")
+"""Orders by what everybody takes now, by similar visits, by what the user took and saw, and by the
+blend that ranks without a model."""
 
 TOO_GOOD = 0.95
 """Share of lists with a hit above which the answer is likely to be in the question."""
@@ -38,6 +39,7 @@ def baselines(
         "popularity": popular,
         "session_knn": nearest + small * popular,
         "repeats": own + small * popular,
+        "untrained": column["blend"] + small * popular,
     }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tactful.event_log.batches import decoded, read_batches
 from tactful.recall.cohorts import Cohorts
-from tactful.recall.index import Interactions
+from tactful.recall.tables import Interactions
 from tactful.schemas.interactions import is_interaction, rank_of
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
@@ -137,9 +137,20 @@ class History:
         """
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
         kept = self._visited[:end]
+        session = self.session[:end][kept]
         return Interactions(
-            self.session[:end][kept], self.item[:end][kept], self.timestamp[:end][kept]
+            session, self.item[:end][kept], self.timestamp[:end][kept], self._person[session]
         )
+
+    @cached_property
+    def _person(self) -> NDArray[np.int64]:
+        """Number of the person of each visit, -1 for an unknown one."""
+        numbers: dict[str, int] = {}
+        found = [
+            -1 if subject is None else numbers.setdefault(subject, len(numbers))
+            for subject in self.subjects
+        ]
+        return np.array(found, np.int64)
 
     @cached_property
     def _visited(self) -> NDArray[np.bool_]:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.recall.index import Interactions
 from tactful.recall.neighbours import FADE
+from tactful.recall.tables import Interactions
 from tactful_privacy.durable_files import replacing
 
 if TYPE_CHECKING:

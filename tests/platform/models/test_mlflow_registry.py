@@ -28,7 +28,8 @@ from tactful.ranking.model import (
     save_model,
     version_directory,
 )
-from tactful.recall.index import Interactions, build_index
+from tactful.recall.index import build_index
+from tactful.recall.tables import Interactions
 
 DEFINITIONS = "d" * 64
 EXAMPLE = np.random.default_rng(0).standard_normal((5, len(RANKING_FEATURES))).astype(np.float32)

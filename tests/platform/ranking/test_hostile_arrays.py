@@ -23,8 +23,9 @@ from tactful.kernels.forest import load_kernel
 from tactful.ranking.forest import BinnedForest, bin_forest
 from tactful.ranking.model import load_trees
 from tactful.recall.cohorts import Cohorts
-from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.neighbours import score_neighbours
+from tactful.recall.tables import Interactions
 from tactful.util import checksummed_directory as sealed
 from tactful.vectors.build_index import build_vector_index
 from tactful.vectors.ivf_index import VectorIndex

@@ -24,7 +24,8 @@ from tactful.ranking.model import (
     version_directory,
     write_pointer,
 )
-from tactful.recall.index import Interactions, build_index, empty_index
+from tactful.recall.index import build_index, empty_index
+from tactful.recall.tables import Interactions
 
 DEFINITIONS = "f" * 64
 MANIFEST = Manifest(

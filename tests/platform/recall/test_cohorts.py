@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tactful.catalogue.request_context import RequestContext
 from tactful.recall.cohorts import FEWEST_PEOPLE, KNOWN_ITEMS, Cohorts, coldness
-from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.index import RecallIndex, build_index
+from tactful.recall.tables import Interactions
 
 ITEMS = 12
 

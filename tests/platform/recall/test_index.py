@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tactful.errors import ModelError
-from tactful.recall.index import Interactions, RecallIndex, build_index, empty_index
+from tactful.recall.index import RecallIndex, build_index, empty_index
+from tactful.recall.tables import Interactions
 from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000

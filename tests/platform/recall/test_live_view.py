@@ -14,8 +14,9 @@ import tactful.recall.live_view
 import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
 from tactful.recall.candidates import CatalogueView
-from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.live_view import LiveCatalogue
+from tactful.recall.tables import Interactions
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState

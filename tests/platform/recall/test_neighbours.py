@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,15 @@ from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import learned
 
 from tactful.kernels.sparse_scores import Scores
+from tactful.recall.fit_blend import TRIED
 from tactful.recall.index import empty_index
-from tactful.recall.neighbours import FADE, NeighbourScores, SessionNeighbours, score_neighbours
+from tactful.recall.neighbours import (
+    FADE,
+    NeighbourScores,
+    SessionNeighbours,
+    VisitWeights,
+    score_neighbours,
+)
 
 COUNT = 80
 
@@ -74,8 +83,10 @@ def built(visits: list[list[int]], *, seed: int = 0, latest: int = 500) -> Sessi
     return SessionNeighbours.build(session, item, ITEMS, latest=latest)
 
 
-def by_hand(visits: list[list[int]], session: list[int], *, latest: int = 500) -> dict[int, float]:
-    asked = [item for item in list(dict.fromkeys(session))[:10] if item < ITEMS]
+def by_hand(
+    visits: list[list[int]], session: list[int], weights: VisitWeights, *, latest: int = 500
+) -> dict[int, float]:
+    asked = [item for item in list(dict.fromkeys(session))[:20] if item < ITEMS]
     found: dict[int, float] = defaultdict(float)
     usable = {
         item: {n for n in [n for n, visit in enumerate(visits) if item in visit][-latest:]}
@@ -85,22 +96,30 @@ def by_hand(visits: list[list[int]], session: list[int], *, latest: int = 500) -
         shared = [(age, item) for age, item in enumerate(asked) if number in usable[item]]
         if not shared:
             continue
-        likeness = sum(0.5**age for age, _ in shared) / len(visit) ** 0.25
+        likeness = sum(weights.fade**age for age, _ in shared) / len(visit) ** weights.length_power
         age, item = shared[0]
-        vote = likeness * max(0.0, 1 - 0.2 * age)
+        vote = likeness * max(0.0, 1 - weights.age * age)
         anchor = max(place for place, other in enumerate(visit) if other == item)
         for place, other in enumerate(visit):
             if place != anchor:
                 distance = abs(place - anchor)
-                found[other] += vote * distance**-1.5 * (1.0 if place > anchor else 0.3)
+                after = vote * distance**-weights.distance_power
+                found[other] += after * (1.0 if place > anchor else weights.before)
     return {row: value for row, value in found.items() if value > 0}
 
 
-@given(visits_of, st.lists(st.integers(0, ITEMS + 2), max_size=14), st.integers(1, 6))
+@given(
+    visits_of,
+    st.lists(st.integers(0, ITEMS + 2), max_size=14),
+    st.integers(1, 6),
+    st.sampled_from(TRIED),
+)
 @settings(max_examples=200, deadline=None)
-def test_scores_by_hand(visits: list[list[int]], session: list[int], latest: int) -> None:
-    scores = built(visits, latest=latest).scores(session)
-    wanted = by_hand(visits, session, latest=latest)
+def test_scores_by_hand(
+    visits: list[list[int]], session: list[int], latest: int, weights: VisitWeights
+) -> None:
+    scores = replace(built(visits, latest=latest), weights=weights).scores(session)
+    wanted = by_hand(visits, session, weights, latest=latest)
     assert scores.rows.tolist() == sorted(wanted)
     assert scores.values == pytest.approx([wanted[row] for row in sorted(wanted)], rel=1e-5)
 
@@ -109,7 +128,8 @@ def test_only_the_visits_most_like_this_one_vote() -> None:
     visits = [[0, 1, 2, 9], [0, 3], [0, 4], [0, 5]]
     scores = built(visits).scores([2, 1, 0], neighbours=1)
     assert set(scores.rows.tolist()) == {0, 1, 9}
-    again = SessionNeighbours(**built(visits).arrays()).scores([2, 1, 0], neighbours=1)
+    arrays: dict[str, Any] = {**built(visits).arrays()}
+    again = SessionNeighbours(**arrays).scores([2, 1, 0], neighbours=1)
     assert np.array_equal(scores.values, again.values)
 
 

@@ -31,7 +31,8 @@ from tactful.ranking.model import (
     version_directory,
     write_pointer,
 )
-from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.index import RecallIndex, build_index
+from tactful.recall.tables import Interactions
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.schemas.interactions import at_least
 from tactful.schemas.recommendations import RecommendRequest

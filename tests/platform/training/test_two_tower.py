@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.errors import ModelError
-from tactful.recall.index import Interactions
 from tactful.recall.neighbours import FADE, direction
+from tactful.recall.tables import Interactions
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions, Vectors
 from tactful.training.train import _index, train

@@ -1,0 +1,225 @@
+"""Learning how to compare visits and how to blend the evidence, from the latest visits.
+
+The tables of neighbours are learned from the events before, and asked for the items of the latest
+visits: no visit is compared with itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.kernels.sparse_scores import Scores
+from tactful.recall.blend import Blend, Evidence, Own, gather_evidence, ordered, popular_shares
+from tactful.recall.neighbours import NeighbourScores, VisitWeights, score_neighbours
+from tactful.recall.tables import Interactions, Tables
+
+TRIED = (
+    VisitWeights(),
+    VisitWeights(fade=0.8, length_power=0.5, age=0.1, distance_power=0.5, before=0.6),
+    VisitWeights(fade=0.8, length_power=0.5, age=0.1, distance_power=0.0, before=1.0),
+    VisitWeights(fade=1.0, length_power=0.5, age=0.0, distance_power=0.0, before=1.0),
+)
+"""Weights among which a history chooses, from order counts most to order counts nothing."""
+
+_LATEST = 300_000
+_SHARE = 0.8
+_FEWEST, _CHOOSING, _QUESTIONS = 100, 300, 1_000
+_VISIT, _HISTORY, _OWN = 20, 30, 2_000
+_RANKED, _POPULAR = 200, 100
+_CUTOFF = 20
+_STEPS = (0.0, 0.5, 2.0, 4.0)
+_ROUNDS = 3
+_BEYOND_NOISE = 2.0
+_LEAST_FACTOR, _MOST_FACTOR = 0.02, 4.0
+
+
+class _Question(NamedTuple):
+    """The next item of a visit, and what was known before it."""
+
+    answer: int
+    session: list[int]  # items of the visit, newest first, each once
+    history: list[int]  # items of the person's earlier visits, newest first, each once
+    own: Own
+
+
+class _Asked(NamedTuple):
+    """Evidence for the candidates of all questions, padded to one width.
+
+    table (questions, 5, width)   popular, standing, right (questions, width)
+    """
+
+    table: NDArray[np.float32]
+    popular: NDArray[np.float32]
+    standing: NDArray[np.int8]
+    right: NDArray[np.bool_]
+
+    def gains(self, blend: Blend) -> NDArray[np.float64]:
+        """Return the discounted gain of each question at twenty items, 0 without a hit."""
+        sums = np.einsum("k,qkn->qn", blend.shares, self.table)
+        sums += np.float32(blend.popular) * self.popular
+        sums *= blend.factors[self.standing]
+        answer = np.where(self.right, sums, np.float32(-1.0)).max(axis=1)
+        # Of equal scores half come first.
+        above = (sums > answer[:, None]).sum(axis=1) + (sums == answer[:, None]).sum(axis=1) / 2
+        found = (answer > 0.0) & (above <= _CUTOFF)
+        return np.where(found, 1.0 / np.log2(above + 1.5), 0.0)
+
+
+def fit_blend(
+    seen: Interactions,
+    learn: Callable[[Interactions], Tables],
+    count: int,  # number of rows of the catalogue
+    *,
+    seed: int = 0,
+) -> tuple[VisitWeights, Blend]:
+    """Choose the weights that order the next items of the latest visits best.
+
+    A weight changes only where the gain is twice its standard error. With fewer than a hundred
+    questions the defaults stay.
+    """
+    seen = seen.part(max(len(seen.item) - _LATEST, 0), len(seen.item))
+    begin = int(_SHARE * len(seen.item))
+    questions = _questions(seen, begin, seed)
+    if len(questions) < _FEWEST:
+        return VisitWeights(), Blend()
+    tables = learn(seen.part(0, begin))
+    blend = _first_guess(questions)
+    chosen = max(
+        TRIED,
+        key=lambda weights: float(
+            _ask(_weighed(tables, weights), questions[:_CHOOSING], count).gains(blend).mean()
+        ),
+    )
+    asked = _ask(_weighed(tables, chosen), questions, count)
+    return chosen, _climb(asked, blend)
+
+
+def _weighed(tables: Tables, weights: VisitWeights) -> Tables:
+    return tables._replace(sessions=replace(tables.sessions, weights=weights))
+
+
+def _questions(seen: Interactions, begin: int, seed: int) -> list[_Question]:
+    """Draw questions of visits that began at event `begin` or later, in random order."""
+    number = len(seen.item)
+    order = np.argsort(seen.session, kind="stable")
+    starts = np.flatnonzero(np.diff(seen.session[order], prepend=-1))
+    first = np.repeat(order[starts], np.diff(np.append(starts, number)))
+    began = np.empty(number, np.int64)
+    began[order] = first  # number of the first event of each event's visit
+    person = np.full(number, -1, np.int64) if seen.person is None else seen.person
+    by_person = np.argsort(person, kind="stable")
+    ranked = person[by_person]
+    late = np.flatnonzero(began >= begin)
+    questions: list[_Question] = []
+    for event in np.random.default_rng(seed).permutation(late).tolist():
+        if len(questions) == _QUESTIONS:
+            break
+        visit = np.flatnonzero(seen.session[began[event] : event] == seen.session[event])
+        session = seen.item[began[event] + visit][::-1].tolist()
+        earlier: list[int] = []
+        if (who := person[event]) >= 0:
+            span = slice(*np.searchsorted(ranked, [who, who + 1]).tolist())
+            events = by_person[span]
+            earlier = seen.item[events[events < began[event]][-_OWN:]][::-1].tolist()
+        if session or earlier:
+            questions.append(_question(int(seen.item[event]), session, earlier))
+    return questions
+
+
+def _question(answer: int, session: list[int], earlier: list[int]) -> _Question:
+    visited = list(dict.fromkeys(session))
+    history = [row for row in dict.fromkeys(earlier) if row not in {*visited}]
+    own = Own(
+        np.array(visited, np.int64),
+        np.array(history, np.int64),
+        ordered({row: float(amount) for row, amount in Counter(earlier).items()}),
+    )
+    return _Question(answer, visited[:_VISIT], history[:_HISTORY], own)
+
+
+def _first_guess(questions: Sequence[_Question]) -> Blend:
+    """Set the factors to the odds at which known and visited items come again."""
+
+    def odds(hits: int, of: int) -> float:
+        share = hits / max(of, 1)
+        return min(max(share / max(1.0 - share, 1e-9), _LEAST_FACTOR), _MOST_FACTOR)
+
+    again = [question for question in questions if len(question.own.amounts.rows)]
+    returning = [question for question in questions if question.session]
+    known = sum(question.answer in question.own.amounts.rows for question in again)
+    visited = sum(question.answer in question.own.visit for question in returning)
+    return Blend(known=odds(known, len(again)), visited=odds(visited, len(returning)))
+
+
+def _ask(tables: Tables, questions: Sequence[_Question], count: int) -> _Asked:
+    places = np.full(count, len(tables.popular), np.int32)
+    places[tables.popular] = np.arange(len(tables.popular), dtype=np.int32)
+    lists: list[tuple[NDArray[np.int64], Evidence]] = []
+    for question in questions:
+        recent = np.array([*question.session, *question.history], np.int64)
+        neighbours = score_neighbours(*tables[:3], recent, len(question.session), count)
+        similar = tables.sessions.scores(question.session or question.history)
+        rows = _candidates(neighbours, similar, question.own, tables.popular)
+        lists.append((rows, gather_evidence(rows, neighbours, similar, question.own)))
+    width = max(len(rows) for rows, _ in lists)
+    kinds = len(lists[0][1].table)
+    asked = _Asked(
+        np.zeros((len(lists), kinds, width), np.float32),
+        np.zeros((len(lists), width), np.float32),
+        np.zeros((len(lists), width), np.int8),
+        np.zeros((len(lists), width), np.bool_),
+    )
+    for number, (rows, evidence) in enumerate(lists):
+        asked.table[number, :, : len(rows)] = evidence.table
+        asked.standing[number, : len(rows)] = evidence.standing
+        asked.popular[number, : len(rows)] = popular_shares(places[rows], len(tables.popular))
+        asked.right[number, : len(rows)] = rows == questions[number].answer
+    return asked
+
+
+def _candidates(
+    neighbours: NeighbourScores, similar: Scores, own: Own, popular: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    lists = [
+        *(similar, neighbours.next_three),
+        *(neighbours.together_session, neighbours.together_history),
+    ]
+    ranked = [scores.ranked[:_RANKED] for scores in lists]
+    return np.unique(np.concatenate([*ranked, own.amounts.rows, own.visit, popular[:_POPULAR]]))
+
+
+def _climb(asked: _Asked, blend: Blend) -> Blend:
+    """Change one weight after another while the questions gain beyond noise."""
+    gains = asked.gains(blend)
+    for _ in range(_ROUNDS):
+        before = blend
+        for name in Blend.__struct_fields__:
+            tried = [
+                msgspec.structs.replace(blend, **{name: step * getattr(blend, name)})
+                for step in _STEPS
+            ]
+            found = [asked.gains(each) for each in tried]
+            better = [
+                (float(other.mean()), number)
+                for number, other in enumerate(found)
+                if _is_better(other - gains)
+            ]
+            if better:
+                _, number = max(better)
+                blend, gains = tried[number], found[number]
+        if blend == before:
+            break
+    return blend
+
+
+def _is_better(differences: NDArray[np.float64]) -> bool:
+    gain: float = differences.mean()
+    noise: float = differences.std() / np.sqrt(len(differences))
+    return bool(gain > _BEYOND_NOISE * noise > 0.0)
