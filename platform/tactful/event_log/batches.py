@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from tactful.schemas.positions import Position
@@ -11,6 +12,51 @@ from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.event_log import EventLog
 
 Record = tuple[int, bytes]
+
+
+class Readable(Protocol):
+    """The reading side of a log."""
+
+    @property
+    def begin(self) -> int:
+        """Offset of the oldest record."""
+
+    def read(self, offset: int, limit: int) -> list[Record]:
+        """Read up to `limit` records from `offset` on."""
+
+
+@dataclass
+class SharedReading:
+    """A log that is read from its beginning once, for two: a listener gets the same records."""
+
+    log: Readable
+    listen: Callable[[Sequence[Record]], None]
+    end: int  # offset at which the listener stops
+
+    def __post_init__(self) -> None:
+        """Begin."""
+        self._heard = self.log.begin
+
+    @property
+    def begin(self) -> int:
+        """Offset of the oldest record."""
+        return self.log.begin
+
+    def read(self, offset: int, limit: int) -> list[Record]:
+        """Read up to `limit` records from `offset` on."""
+        records = self.log.read(offset, limit)
+        self._hear(records)
+        return records
+
+    def finish(self, size: int = 2_048) -> None:
+        """Read the rest for the listener."""
+        for records in read_batches(self.log, self._heard, self.end, size=size):
+            self._hear(records)
+
+    def _hear(self, records: Sequence[Record]) -> None:
+        if records:
+            self.listen([record for record in records if self._heard <= record[0] < self.end])
+            self._heard = records[-1][0] + 1
 
 
 @runtime_checkable
@@ -37,7 +83,7 @@ def reach_to(log: EventLog, position: object) -> bool:
     return isinstance(position, int) and position <= log.end
 
 
-def read_batches(log: EventLog, begin: int, end: int, *, size: int) -> Iterator[Sequence[Record]]:
+def read_batches(log: Readable, begin: int, end: int, *, size: int) -> Iterator[Sequence[Record]]:
     """Read from `begin` to `end` or the log's end; StreamingError if unreadable."""
     while begin < end:
         records = log.read(begin, min(size, end - begin))

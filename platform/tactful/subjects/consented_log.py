@@ -29,6 +29,8 @@ from tactful_streaming.errors import LogError
 from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.segment import BLANK
 
+_Decisions = dict[tuple[str | None, str | None, str | None], bool]
+
 Allows = Callable[[str | None, str | None, int, str | None], bool]
 """Returns whether an event may be used, by user id, device id, time and its own claim."""
 
@@ -76,7 +78,9 @@ class PermittedLog:
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Read up to `limit` records from `offset` on; blank ones are ticks at time 0."""
-        return [(at, self._shown(payload)) for at, payload in self.log.read(offset, limit)]
+        decisions: _Decisions = {}  # of these records alone: people may decide meanwhile
+        records = self.log.read(offset, limit)
+        return [(at, self._shown(payload, decisions)) for at, payload in records]
 
     @property
     def reach(self) -> Position:
@@ -99,7 +103,7 @@ class PermittedLog:
         """Close the log."""
         self.log.close()
 
-    def _shown(self, payload: bytes) -> bytes:
+    def _shown(self, payload: bytes, decisions: _Decisions) -> bytes:
         json = payload[:1] == b"{"
         decode, blank = (_from_json, _JSON_BLANK) if json else (_from_msgpack, BLANK)
         try:
@@ -109,13 +113,17 @@ class PermittedLog:
         if entry.kind == "restricted":
             if self.purpose not in entry.purposes:
                 return blank
-            return self._shown(bytes(entry.event))
+            return self._shown(bytes(entry.event), decisions)
         if entry.kind not in ("event", "user"):
             return payload
         if entry.user_id is None and entry.device_id is None:
             return payload
         claim = entry.context.consent if isinstance(entry.context.consent, str) else None
-        allowed = self.allows(entry.user_id, entry.device_id, entry.timestamp, claim)
+        asked = (entry.user_id, entry.device_id, claim)
+        allowed = decisions.get(asked)
+        if allowed is None:
+            allowed = self.allows(entry.user_id, entry.device_id, entry.timestamp, claim)
+            decisions[asked] = allowed
         return payload if allowed else blank
 
 

@@ -6,7 +6,8 @@ that was killed grows the same trees as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xgboost
@@ -16,14 +17,17 @@ from tactful.errors import ModelError
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.process_tuning import return_free_pages
 
 _BLOCK = 10
 _BINS = 64
+_MEASURED = {"objective": "rank:ndcg", "eval_metric": "ndcg@20"}
+_PART = 256  # lists that are given to XGBoost at once
 
 
 def fit(
-    learn: Rows,
-    judge: Rows,  # later lists, for early stopping
+    learn: list[Rows],  # emptied as soon as XGBoost has them
+    judge: Sequence[Rows],  # later lists, for early stopping
     options: TrainingOptions,
     *,
     checkpoint: Checkpoint | None = None,  # keeps the trees after each block
@@ -37,19 +41,23 @@ def fit(
     Raises:
         ModelError: if no item was taken in all lists of one of the two.
     """
-    training = _matrix(learn)
-    validation = None if training is None else _matrix(judge, training)
-    if training is None or validation is None:
+    training, judged = _Batches(learn), _Judged(judge, options.threads)
+    if not training.lists or not judged.lists:
         raise ModelError(
             "recall found none of the taken items, so there is nothing to rank: check that events "
             "carry the item ids of the catalogue"
         )
+    # Each number becomes one of `_BINS` bins.
+    matrix = xgboost.QuantileDMatrix(training, max_bin=_BINS)
+    del training
+    learn.clear()
+    return_free_pages()
     total = options.rounds
     raw, curve = (None, []) if checkpoint is None else checkpoint.forest()
+    if raw is not None:
+        judged.add(xgboost.Booster({"nthread": options.threads}, model_file=bytearray(raw)), 0)
     while not _ended(curve, options):
-        raw = _grow(
-            raw, training, validation, options, curve, lambda: progress("fit", len(curve), total)
-        )
+        raw = _grow(raw, matrix, judged, options, curve, lambda: progress("fit", len(curve), total))
         if checkpoint is not None:
             checkpoint.save_forest(raw, curve)
     progress("fit", total, total)
@@ -60,7 +68,7 @@ def fit(
 def _grow(
     raw: bytes | None,
     training: xgboost.DMatrix,
-    validation: xgboost.DMatrix,
+    judged: _Judged,
     options: TrainingOptions,
     curve: list[float],
     grown: Callable[[], None],
@@ -68,8 +76,7 @@ def _grow(
     """Grow a block of trees on top of those so far, and append their figures to the curve."""
     start = len(curve)
     parameters = {
-        "objective": "rank:ndcg",
-        "eval_metric": "ndcg@20",
+        **_MEASURED,
         "lambdarank_pair_method": "topk",
         "lambdarank_num_pair_per_sample": 20,
         "max_depth": options.depth,
@@ -82,16 +89,60 @@ def _grow(
         "seed": options.seed * 1_000_003 + start,
     }
     before = None if raw is None else bytearray(raw)
-    forest = xgboost.Booster(parameters, [training, validation], model_file=before)
+    forest = xgboost.Booster(parameters, [training], model_file=before)
     forest.set_param(parameters)
     for number in range(start, min(start + _BLOCK, options.rounds)):
         forest.update(training, number)
-        figures = forest.eval_set([(validation, "validation")], number)
-        curve.append(float(figures.rpartition(":")[2]))
+        curve.append(judged.add(forest, number))
         grown()
         if _ended(curve, options):
             break
     return bytes(forest.save_raw("ubj"))
+
+
+class _Judged:
+    """The lists to judge on: their scores by the trees so far.
+
+    XGBoost computes the measure from the scores alone: a matrix of the rows would take 500 bytes
+    for each.
+    """
+
+    def __init__(self, sets: Sequence[Rows], threads: int) -> None:
+        answered = [_answered(rows) for rows in sets]
+        self.lists = sum(int(kept.sum()) for kept in answered)
+        self._features = [rows.features for rows in sets if len(rows.sizes)]
+        self._inside = np.concatenate(
+            [np.repeat(kept, rows.sizes) for kept, rows in zip(answered, sets, strict=True)]
+        )
+        if not self.lists:
+            return
+        chosen = list(zip(answered, sets, strict=True))
+        self._scores: NDArray[np.float32] | None = None
+        self._matrix = xgboost.DMatrix(
+            np.zeros((int(self._inside.sum()), 1), np.float32),
+            np.concatenate([rows.labels for rows in sets])[self._inside].astype(np.float32),
+            weight=_unequal(np.concatenate([rows.weights[kept] for kept, rows in chosen])),
+            group=np.concatenate([rows.sizes[kept] for kept, rows in chosen]),
+        )
+        self._measure = xgboost.Booster({**_MEASURED, "nthread": threads}, [self._matrix])
+        # Its first use seeds the random numbers of the process, which the trees draw from.
+        self._measure.eval(self._matrix)
+
+    def add(self, forest: xgboost.Booster, begin: int) -> float:
+        """Add the trees of a forest from number `begin` on; return NDCG@20."""
+        parts, at = [], 0
+        for features in self._features:
+            before = None if self._scores is None else self._scores[at : at + len(features)]
+            trees = (begin, forest.num_boosted_rounds())
+            parts.append(
+                forest.inplace_predict(
+                    features, iteration_range=trees, predict_type="margin", base_margin=before
+                )
+            )
+            at += len(features)
+        self._scores = np.concatenate(parts)
+        self._matrix.set_base_margin(self._scores[self._inside])
+        return float(self._measure.eval(self._matrix).rpartition(":")[2])
 
 
 def _ended(curve: list[float], options: TrainingOptions) -> bool:
@@ -100,25 +151,56 @@ def _ended(curve: list[float], options: TrainingOptions) -> bool:
     return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= options.patience
 
 
-def _matrix(rows: Rows, like: xgboost.DMatrix | None = None) -> xgboost.DMatrix | None:
-    """Return the lists in which something was taken; None when there is none.
+class _Batches(xgboost.DataIter):
+    """The lists in which something was taken, some at a time: they are never copied as a whole."""
 
-    The numbers are held as one of `_BINS` bins, those of the matrix `like`, if any: a byte each in
-    place of eight.
-    """
-    lists = np.repeat(np.arange(len(rows.sizes)), rows.sizes)
-    taken = np.bincount(lists, weights=rows.labels, minlength=len(rows.sizes)) > 0
-    kept: NDArray[np.intp] = np.flatnonzero(taken)
-    if not len(kept):
-        return None
-    inside = taken[lists]
-    weights = rows.weights[kept]
-    return xgboost.QuantileDMatrix(
-        rows.features if inside.all() else rows.features[inside],
-        rows.labels[inside].astype(np.float32),
-        group=rows.sizes[kept],
-        # Equal weights are left out: XGBoost then computes exactly as without weights.
-        weight=None if (weights == weights[0]).all() else weights,
-        max_bin=_BINS,
-        ref=like,
-    )
+    def __init__(self, sets: Sequence[Rows]) -> None:
+        weights = np.concatenate([rows.weights[_answered(rows)] for rows in sets])
+        self.lists = len(weights)
+        self._is_weighted = _unequal(weights) is not None
+        self._sets = sets
+        super().__init__()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._parts = (part for rows in self._sets for part in _parts(rows))
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        """Pass the next lists to `input_data`; return whether there are any."""
+        part = next(self._parts, None)
+        if part is None:
+            return False
+        input_data(
+            data=part.features,
+            label=part.labels.astype(np.float32),
+            group=part.sizes,
+            weight=part.weights if self._is_weighted else None,
+        )
+        return True
+
+
+def _unequal(weights: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return weights, None if all are equal: XGBoost then computes exactly as without weights."""
+    return weights if (weights != weights[:1]).any() else None
+
+
+def _answered(rows: Rows) -> NDArray[np.bool_]:
+    """Return whether something was taken, for each list."""
+    ends = np.cumsum(rows.sizes)
+    taken = np.concatenate([[0], np.cumsum(rows.labels)])
+    return np.asarray(taken[ends] > taken[ends - rows.sizes])
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    """Yield the lists in which something was taken, some at a time."""
+    kept = _answered(rows)
+    while len(kept):
+        part, rows = rows.split(_PART)
+        chosen, kept = kept[:_PART], kept[_PART:]
+        if chosen.all():
+            yield part
+        elif chosen.any():
+            inside = np.repeat(chosen, part.sizes)
+            columns = (part.features[inside], part.labels[inside])
+            yield Rows(*columns, part.sizes[chosen], part.weights[chosen])

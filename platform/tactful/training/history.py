@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.event_log.batches import decoded, read_batches
+from tactful.event_log.batches import Record, read_batches
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.tables import Interactions
 from tactful.schemas.interactions import is_interaction, rank_of
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
-    Event,
     Item,
     User,
     event_key,
     subject_key,
     time_reached,
 )
+from tactful_streaming.decode.projection import EVENT_KEY, Projection
 from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 8_192
 _DAY = 86_400_000
+_KEYS = 100_000  # a repetition comes soon after the event: it is a retry
 _ENOUGH = ((1_000, 200), (100, 20))  # events and visits of a type to learn from, if possible
 
 
@@ -46,6 +49,8 @@ class History:
     session_ids: tuple[str | None, ...]  # visit id by visit number, None for none
     subjects: tuple[str | None, ...]  # key of the user by visit number, None for none
     people: tuple[tuple[int, User], ...] = ()  # log offset and description of every user update
+    # User and device of events that name both; None: not recorded.
+    met: frozenset[tuple[str, str]] | None = None
 
     @classmethod
     def read(
@@ -56,45 +61,12 @@ class History:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> History:
         """Read the log. Entries that cannot be decoded are skipped, as the engine does."""
-        rows: dict[str, int] = {}
-        updates: list[tuple[int, Item]] = []
-        people: list[tuple[int, User]] = []
-        types: dict[str, int] = {}
-        visits = _Visits()
-        counted: set[str] = set()
-        found: list[tuple[str, int, int, int, int]] = []
+        columns = _Columns()
         end = log.end if until is None else min(log.end, until)
         for records in read_batches(log, log.begin, end, size=_CHUNK):
-            for offset, entry in decoded(records):
-                if isinstance(entry, Item):
-                    rows.setdefault(entry.item_id, len(rows))
-                    updates.append((offset, entry))
-                elif isinstance(entry, User):
-                    people.append((offset, entry))
-                elif isinstance(entry, Event) and entry.item_id and is_interaction(entry.type):
-                    if (key := event_key(entry)) in counted:
-                        continue  # the log may hold an event twice, after a retry
-                    counted.add(key)
-                    kind = types.setdefault(entry.type, len(types))
-                    at = time_reached(entry)
-                    found.append((entry.item_id, visits.number_of(entry), at, offset, kind))
+            columns.add(records)
             progress(records[-1][0] + 1, min(log.end, end))
-        known = [(rows[item], *rest) for item, *rest in found if item in rows]
-        columns = np.array(known, np.int64).reshape(-1, 5).T
-        columns = columns[:, columns[2] < _plausible_end(columns[2])]
-        return cls(
-            item_ids=tuple(rows),
-            updates=tuple(updates),
-            people=tuple(people),
-            item=columns[0],
-            session=columns[1],
-            timestamp=columns[2],
-            offset=columns[3],
-            kind=columns[4],
-            types=tuple(types),
-            session_ids=tuple(visits.session_ids),
-            subjects=tuple(visits.subjects),
-        )
+        return columns.close()
 
     @property
     def until(self) -> int:
@@ -213,6 +185,84 @@ class History:
                 yield rows
 
 
+class _Columns:
+    """Columns of a `History` while it is read: 40 bytes an event and some hundred a visit."""
+
+    def __init__(self) -> None:
+        self._projection = Projection([EVENT_KEY, "item_id", "session_id"])
+        self._updates: list[tuple[int, Item]] = []
+        self._people: list[tuple[int, User]] = []
+        self._types: dict[str, int] = {}
+        self._named: dict[str, int] = {}  # number of each item that an event names
+        self._visits = _Visits()
+        self._met: set[tuple[str, str]] = set()
+        self._counted: set[str] = set()
+        self._counted_before: set[str] = set()
+        # Item, visit, time, offset and type of each event.
+        self._columns = tuple(array("q") for _ in range(5))
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Add records; entries that cannot be decoded are skipped."""
+        event_class = self._projection.event_class
+        entries = self._projection.decode([payload for _, payload in records])
+        for (offset, _), entry in zip(records, entries, strict=True):
+            if type(entry) is event_class:
+                if entry.user_id and entry.device_id:
+                    self._met.add((entry.user_id, DEVICE_PREFIX + entry.device_id))
+                if entry.item_id and is_interaction(entry.type) and self._is_first(entry):
+                    self._add_event(offset, entry)
+            elif isinstance(entry, Item):
+                self._updates.append((offset, entry))
+            elif isinstance(entry, User):
+                self._people.append((offset, entry))
+
+    def _is_first(self, event: Any) -> bool:
+        """Return whether the event is not in the log twice, after a retry."""
+        key = event_key(event)
+        if key in self._counted or key in self._counted_before:
+            return False
+        self._counted.add(key)
+        if len(self._counted) >= _KEYS:
+            self._counted, self._counted_before = set(), self._counted
+        return True
+
+    def _add_event(self, offset: int, event: Any) -> None:
+        named, types = self._named, self._types
+        item, visit, at, offsets, kind = self._columns
+        item.append(named.setdefault(event.item_id, len(named)))
+        visit.append(self._visits.number_of(event))
+        at.append(time_reached(event))
+        offsets.append(offset)
+        kind.append(types.setdefault(event.type, len(types)))
+
+    def close(self) -> History:
+        """Return the events about items of the catalogue."""
+        rows: dict[str, int] = {}
+        for _, update in self._updates:
+            rows.setdefault(update.item_id, len(rows))
+        item, *others = (np.frombuffer(column, np.int64) for column in self._columns)
+        item = np.array([rows.get(name, -1) for name in self._named], np.int64)[item]
+        columns = [column[item >= 0] for column in (item, *others)]
+        plausible = columns[2] < _plausible_end(columns[2])
+        if not plausible.all():
+            columns = [column[plausible] for column in columns]
+        of_item, session, timestamp, offset, kind = columns
+        return History(
+            item_ids=tuple(rows),
+            updates=tuple(self._updates),
+            item=of_item,
+            session=session,
+            timestamp=timestamp,
+            offset=offset,
+            kind=kind,
+            types=tuple(self._types),
+            session_ids=tuple(self._visits.session_ids),
+            subjects=tuple(self._visits.subjects),
+            people=tuple(self._people),
+            met=frozenset(self._met),
+        )
+
+
 class _Visits:
     """Numbers of visits, by visit id together with device or user.
 
@@ -224,10 +274,12 @@ class _Visits:
         self.session_ids: list[str | None] = []
         self.subjects: list[str | None] = []
         self._numbers: dict[tuple[str, str], int] = {}
+        self._names: dict[str | None, str | None] = {}  # each user once, who has many visits
 
-    def number_of(self, event: Event) -> int:
+    def number_of(self, event: Any) -> int:
         """Return the number of the event's visit."""
         subject, session_id = subject_key(event), event.session_id
+        subject = self._names.setdefault(subject, subject)
         visit = session_id or f"{event.timestamp // _DAY}"
         names = [event.user_id, event.device_id and DEVICE_PREFIX + event.device_id]
         keys = [(visit, name) for name in names if name] if session_id else [(visit, subject or "")]

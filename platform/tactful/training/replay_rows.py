@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
+from tactful.event_log.batches import Readable
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
@@ -28,12 +29,11 @@ from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.process_tuning import drop_code, return_free_pages
 from tactful.vectors.ivf_index import Snapshot
-from tactful_streaming.contract.log_entries import Item
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Item
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
-from tactful_streaming.identity.resolver import Identity
-from tactful_streaming.log.event_log import EventLog
+from tactful_streaming.identity.resolver import Identity, unclaimed_key
 from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[str, int, int], None]
@@ -79,13 +79,6 @@ class Rows:
             Rows(self.features[:cut], self.labels[:cut], self.sizes[:lists], self.weights[:lists]),
             Rows(self.features[cut:], self.labels[cut:], self.sizes[lists:], self.weights[lists:]),
         )
-
-    def and_(self, others: Rows) -> Rows:
-        """Return these lists followed by others; without others, these themselves."""
-        if not len(others.sizes):
-            return self
-        names = ("features", "labels", "sizes", "weights")
-        return Rows(*(np.concatenate([getattr(r, name) for r in (self, others)]) for name in names))
 
 
 def sample_questions(
@@ -172,7 +165,7 @@ class _Visit:
 
 
 def collect(
-    log: EventLog,
+    log: Readable,
     definitions: Definitions,
     index: RecallIndex,  # recall index of the log before the first question
     questions: Sequence[Question],  # in log order
@@ -182,16 +175,18 @@ def collect(
     progress: Progress = lambda stage, done, total: None,  # called with the stage `replay`
     *,
     checkpoint: Checkpoint | None = None,
-    undescribed: Sequence[tuple[int, Item]] = (),  # as `History.undescribed` returns them
-) -> Rows:
+    history: History | None = None,  # of the log: items before their description, users of devices
+) -> tuple[Rows, Rows]:
     """Replay the log and lay out the rows of every request as the server would have.
 
-    Each list counts 1. A training resumed from a checkpoint replays the log again, but lays out
-    only the missing rows.
+    Returns those to learn from and those that are held back. Each list counts 1. A training resumed
+    from a checkpoint replays the log again, but lays out only the missing rows.
     """
-    options_of_replay = EngineOptions(identity=identity, most_ids=_IDS)
+    met = None if history is None else history.met
+    tracked = {} if met is None else _tracked(questions, met)
+    options_of_replay = EngineOptions(identity=identity, most_ids=_IDS, tracked=tracked)
     engine = Engine(definitions, MemoryState(), options_of_replay)
-    view = _View(engine, index, undescribed)
+    view = _View(engine, index, () if history is None else history.undescribed())
     parts = _Parts(checkpoint)
     finished = parts.lists
     for number, question in enumerate(_replay(engine, log, questions, progress)):
@@ -210,7 +205,23 @@ def collect(
     del engine, view
     gc.collect()
     return_free_pages()
-    return parts.close()
+    drop_code()
+    return parts.close(held_back)
+
+
+def _tracked(
+    questions: Sequence[Question], met: Collection[tuple[str, str]]
+) -> Mapping[str, Container[str]]:
+    """Return the users and visits whose features are asked for.
+
+    The history of a device may be that of a user it met, and of users that of devices they met.
+    """
+    asked = {question.subject for question in questions if question.subject is not None}
+    users = asked | {user for user, device in met if device in asked}
+    devices = {device for user, device in met if user in users} | asked
+    unclaimed = {unclaimed_key(device.removeprefix(DEVICE_PREFIX)) for device in devices}
+    visits = {question.session_id for question in questions if question.session_id is not None}
+    return {"user": users | devices | unclaimed, "session": visits}
 
 
 class _View:
@@ -287,20 +298,30 @@ class _Parts:
         if len(self._labels) == _PART:
             self._save()
 
-    def close(self) -> Rows:
+    def close(self, lists: int) -> tuple[Rows, Rows]:
+        """Return the first so many lists, and the others, each in memory of its own."""
         if self._labels:
             self._save()
         labels, sizes = (
             np.concatenate([part[name] for part in self._saved]) for name in ("labels", "sizes")
         )
+        cut = int(sizes[:lists].sum())
+        shapes = ((rows, len(RANKING_FEATURES)) for rows in (cut, len(labels) - cut))
+        halves = [np.empty(shape, np.float32) for shape in shapes]
         # Part by part, so that they are never in memory twice.
-        features = np.empty((len(labels), len(RANKING_FEATURES)), np.float32)
         begin = 0
         for part in self._saved:
             rows = part.pop("features")
-            features[begin : begin + len(rows)] = rows
+            first = rows[: max(cut - begin, 0)]
+            halves[0][begin : begin + len(first)] = first
+            after = max(begin - cut, 0)
+            halves[1][after : after + len(rows) - len(first)] = rows[len(first) :]
             begin += len(rows)
-        return Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
+        ones = np.ones(len(sizes), np.float32)
+        return (
+            Rows(halves[0], labels[:cut], sizes[:lists], ones[:lists]),
+            Rows(halves[1], labels[cut:], sizes[lists:], ones[lists:]),
+        )
 
     def _save(self) -> None:
         part = {
@@ -316,7 +337,7 @@ class _Parts:
 
 
 def _replay(
-    engine: Engine, log: EventLog, questions: Sequence[Question], progress: Progress
+    engine: Engine, log: Readable, questions: Sequence[Question], progress: Progress
 ) -> Iterator[Question]:
     """Apply the log, and yield each question just before its event is applied."""
     end = questions[-1].offset

@@ -11,7 +11,7 @@ looked at counts more.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,7 +20,7 @@ import xgboost
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from tactful.event_log.batches import read_batches
+from tactful.event_log.batches import Record, read_batches
 from tactful.event_log.impressions import Impression, decode_impression
 from tactful.event_log.recipients import LOGINS, Recipients, is_of_earlier_version
 from tactful.ranking.features import RANKING_FEATURES
@@ -117,30 +117,58 @@ def read_shown(
     Lists without features or with another layout, lists of a forced arm, and lists whose outcome
     time is not over are left out.
     """
-    lasts = int(options.outcome_hours * _HOUR)
-    lists: dict[str, Impression] = {}
-    outcomes: dict[str, list[Event]] = {}
-    recipients = Recipients()
-    marks = [*(name.encode() for name in types), *LOGINS]
+    reading = ShownReading(layout, since, until, options, types)
     stop = log.end if end is None else min(log.end, end)
     for records in read_batches(log, log.begin, stop if options.shown else 0, size=_CHUNK):
-        for offset, payload in records:
+        reading.add(records)
+        progress("outcomes", records[-1][0] + 1, stop)
+    return reading.close()
+
+
+class ShownReading:
+    """Shown lists and outcomes in the part of a log that was read so far."""
+
+    def __init__(
+        self, layout: str, since: int, until: int, options: TrainingOptions, types: Collection[str]
+    ) -> None:
+        """Begin; the arguments are those of `read_shown`."""
+        self._layout = layout
+        self._lasts = int(options.outcome_hours * _HOUR)
+        self._since, self._until = since, until - self._lasts
+        self._most = options.shown
+        self._types = types
+        self._marks = [*(name.encode() for name in types), *LOGINS]
+        self._lists: dict[str, Impression] = {}
+        self._outcomes: dict[str, list[Event]] = {}
+        self._recipients = Recipients()
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Read the next records of the log."""
+        for offset, payload in records if self._most else ():
             if (shown := decode_impression(payload, offset)) is not None:
-                if _usable(shown, layout) and since <= shown.event.timestamp <= until - lasts:
-                    lists.setdefault(shown.event.recommendation_id or "", shown)
-                    if len(lists) > options.shown:
-                        del lists[next(iter(lists))]
-            elif any(mark in payload for mark in marks):
-                event = _decoded(payload)
-                if event is None:
-                    continue
-                recipients.note(event)
-                if event.type in types and event.recommendation_id and event.item_id:
-                    # Without properties, which take memory.
-                    outcome = msgspec.structs.replace(event, properties={}, context={})
-                    outcomes.setdefault(event.recommendation_id, []).append(outcome)
-        progress("outcomes", records[-1][0] + 1, min(log.end, stop))
-    return _joined(lists, outcomes, recipients, lasts)
+                self._add_list(shown)
+            elif any(mark in payload for mark in self._marks):
+                self._add_outcome(payload)
+
+    def close(self) -> ShownLists:
+        """Join the lists with their outcomes."""
+        return _joined(self._lists, self._outcomes, self._recipients, self._lasts)
+
+    def _add_list(self, shown: Impression) -> None:
+        if _usable(shown, self._layout) and self._since <= shown.event.timestamp <= self._until:
+            self._lists.setdefault(shown.event.recommendation_id or "", shown)
+            if len(self._lists) > self._most:
+                del self._lists[next(iter(self._lists))]
+
+    def _add_outcome(self, payload: bytes) -> None:
+        event = _decoded(payload)
+        if event is None:
+            return
+        self._recipients.note(event)
+        if event.type in self._types and event.recommendation_id and event.item_id:
+            # Without properties, which take memory.
+            outcome = msgspec.structs.replace(event, properties={}, context={})
+            self._outcomes.setdefault(event.recommendation_id, []).append(outcome)
 
 
 def _usable(shown: Impression, layout: str) -> bool:

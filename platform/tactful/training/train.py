@@ -20,7 +20,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.event_log.batches import reach_of, reach_to
+from tactful.event_log.batches import SharedReading, reach_of, reach_to
 from tactful.ranking.calibration import Calibration, calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Manifest, gains, save_model
@@ -33,7 +33,7 @@ from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
-from tactful.training.shown_rows import ShownLists, examination, read_shown
+from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.definitions.model import Definitions
@@ -59,11 +59,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Sets:
-    """Lists to learn from and later ones to judge on."""
+    """Lists to learn from, which a fit takes away, and later ones to judge on."""
 
-    learn: Rows
+    learn: list[Rows]
     judge: Rows
-    shown_learn: Rows
     shown_judge: Rows
     later: ShownLists  # those of the later ones that were shown
     looked: NDArray[np.float64]  # chance with which each place is looked at
@@ -107,11 +106,12 @@ def train(
     since = until - int(options.label_days * _DAY)
     questions = list(map(as_asked, _sample(history, since, options, taking)))
     meaning = layout(definitions.fingerprint)
-    shown = read_shown(log, meaning, since, until, options, taking, end=end, progress=progress)
+    reading = ShownReading(meaning, since, until, options, taking)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
     held_back = int(len(questions) * (1.0 - options.validation))
-    replayed = collect(
-        log,
+    shared = SharedReading(log, reading.add, end)
+    learn, judge = collect(
+        shared,
         definitions,
         past,
         questions,
@@ -120,13 +120,19 @@ def train(
         identity,
         progress,
         checkpoint=checkpoint,
-        undescribed=history.undescribed(),
+        history=history,
     )
+    shared.finish()
+    shown = reading.close()
+    del history, past, shared, reading
     cut = questions[min(held_back, len(questions) - 1)].at
-    sets = _split(*replayed.split(held_back), shown, cut, until, options)
+    data_hash, example = _hash(learn, judge, shown), judge.features[:5]
+    rows = len(learn.labels) + len(judge.labels) + len(shown.taken)
+    sets = _split(learn, judge, shown, cut, until, options)
+    del learn
     forest, curve = fit(
-        sets.learn.and_(sets.shown_learn),
-        sets.judge.and_(sets.shown_judge),
+        sets.learn,
+        (sets.judge, sets.shown_judge),
         options,
         checkpoint=checkpoint,
         progress=progress,
@@ -137,8 +143,8 @@ def train(
         definitions=definitions.fingerprint,
         trained_until=until,
         label=label,
-        data_hash=_hash(replayed, shown),
-        rows=len(replayed.labels) + len(shown.taken),
+        data_hash=data_hash,
+        rows=rows,
         questions=len(questions),
         shown=len(shown),
         looked=sets.looked.tolist(),
@@ -148,7 +154,7 @@ def train(
     )
     save_model(directory, manifest, forest, index)
     times = np.array([question.at for question in questions[held_back:]], np.int64)
-    return Trained(manifest, curve, replayed.features[:5], sets.judge, times, reach, resumed)
+    return Trained(manifest, curve, example, sets.judge, times, reach, resumed)
 
 
 def _read_history(log: EventLog, end: int, progress: Progress) -> History:
@@ -190,7 +196,7 @@ def _split(
     if options.debias:
         seen = (earlier.features, earlier.taken, earlier.place)
         looked = examination(*seen, threads=options.threads, seed=options.seed)
-    return _Sets(learn, judge, earlier.rows(looked), later.rows(looked), later, looked)
+    return _Sets([learn, earlier.rows(looked)], judge, later.rows(looked), later, looked)
 
 
 def _begin(
@@ -307,11 +313,13 @@ def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Cali
     return calibrate(margins, judge.labels, half, "candidates")
 
 
-def _hash(rows: Rows, shown: ShownLists) -> str:
-    arrays = [rows.features, rows.labels, rows.sizes]
+def _hash(learn: Rows, judge: Rows, shown: ShownLists) -> str:
+    arrays: list[NDArray[Any]] = []
+    for name in ("features", "labels", "sizes"):
+        arrays += [getattr(learn, name), getattr(judge, name)]
     if len(shown):
         arrays += [shown.features, shown.taken, shown.sizes]
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(array.tobytes())
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()

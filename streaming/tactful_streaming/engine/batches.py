@@ -115,12 +115,15 @@ class BatchApplier:
             return evicted
         selected = []
         for entity, table in state.tables.items():
-            rows = table.touch(columns.keys(entity), columns.timestamps)
+            keys = columns.keys(entity)
+            if (tracked := state.options.tracked.get(entity)) is not None:
+                keys = [key if key in tracked else None for key in keys]
+            rows = table.touch(keys, columns.timestamps)
             for number in range(len(table.aggregates)):
                 chosen = columns.select(entity, number, rows)
                 if len(chosen):
                     selected.append((table, entity, number, rows, chosen))
-        if "session" in state.tables:
+        if "session" in state.tables and "session" not in state.options.tracked:
             for session, user in zip(columns.texts("session_id"), batch.users, strict=True):
                 if session is not None and user is not None:
                     state.owners[session] = user

@@ -99,6 +99,9 @@ class EngineOptions:
         memory_bytes: approximate memory for entities; beyond, users and sessions untouched for the
             longest time are kept in the store alone. None keeps all in memory.
         resident: returns the memory of the process, bytes; `memory_bytes` then bounds this.
+        tracked: by kind of entity, the keys that will be read: others of that kind get no features,
+            which saves their memory. All of a kind that is not named. For replays that never
+            commit; histories of devices that are merged into a tracked user must be tracked, too.
         also_reads: features of other engines: the fields that they read are decoded, and so
             checked, by this one too.
         on_results: called with the results of windows that ended.
@@ -122,6 +125,7 @@ class EngineOptions:
     rebuild: bool = False
     memory_bytes: int | None = None
     resident: Callable[[], int] | None = None
+    tracked: Mapping[str, Container[str]] = field(default_factory=dict)
     also_reads: tuple[Feature, ...] = ()
     on_results: Callable[[list[WindowResult]], None] | None = None
     on_late: Callable[[list[LateEvent]], None] | None = None

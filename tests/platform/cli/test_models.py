@@ -189,7 +189,7 @@ def at_trained(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
 
 def test_training_tells_programs_how_far_it_is_and_what_came_out(trained: Trained) -> None:
     lines, result = trained.lines, trained.result
-    stages = ["read", "outcomes", "index", "replay", "fit", "register"]
+    stages = ["read", "index", "replay", "fit", "register"]
     assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
     assert all(0 <= line["done"] <= line["total"] for line in lines)
     assert (result["name"], result["version"], result["alias"]) == ("ranker", "1", "champion")

@@ -286,7 +286,7 @@ def test_the_command_trains_a_topic(kafka_servers: str, tmp_path: Path, tracking
     stages: dict[str, list[tuple[int, int]]] = {}
     for line in progress:
         stages.setdefault(line["stage"], []).append((line["done"], line["total"]))
-    assert [*stages] == ["read", "outcomes", "index", "replay", "fit", "register"]
+    assert [*stages] == ["read", "index", "replay", "fit", "register"]
     assert all(done == total for done, total in (stages[it][-1] for it in ("read", "replay")))
     assert told["shown"] > 100
     assert told["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}

@@ -9,7 +9,7 @@ _PROGRAM = """
 import resource
 import numpy as np
 from tactful.ranking.features import RANKING_FEATURES
-from tactful.training.replay_rows import Rows, _Parts
+from tactful.training.replay_rows import _Parts
 from tactful.util.process_tuning import return_large_pieces
 
 return_large_pieces()
@@ -17,11 +17,11 @@ parts = _Parts(None)
 for number in range(12_800):
     parts.add(np.full((50, len(RANKING_FEATURES)), number, np.float32), np.zeros(50, bool))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-rows = parts.close()
-assert rows.features[::50, 0].tolist() == [*range(12_800)]
-assert rows.and_(Rows.none()) is rows
+learn, judge = parts.close(10_001)
+for rows, numbers in (learn, range(10_001)), (judge, range(10_001, 12_800)):
+    assert rows.features[::50, 0].tolist() == [*numbers] and len(rows.sizes) == len(numbers)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(grown * 1024 / rows.features.nbytes)
+print(grown * 1024 / (learn.features.nbytes + judge.features.nbytes))
 """
 
 

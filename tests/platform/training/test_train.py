@@ -46,6 +46,7 @@ from tactful.training.replay_rows import Question, Rows, collect, sample_questio
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
 
@@ -66,7 +67,7 @@ def asked_of(history: History, since: int, options: TrainingOptions = ALL) -> li
 class _Collected(Exception):
     """Carries what a training would have learned from."""
 
-    def __init__(self, rows: Rows, questions: Sequence[Question]) -> None:
+    def __init__(self, rows: Sequence[Rows], questions: Sequence[Question]) -> None:
         self.rows = rows
         self.questions = questions
 
@@ -96,9 +97,15 @@ def laid_out(what: Sequence[Entry], options: TrainingOptions = ALL) -> Laid:
         patch.setattr(training, "collect", stop)
         with write_log(Path(name) / "log", what) as log, pytest.raises(_Collected) as caught:
             train(log, definitions(), Path(name) / "model", options)
-    rows = caught.value.rows
-    ends = np.cumsum(rows.sizes)[:-1]
-    return caught.value.questions, np.split(rows.features, ends), np.split(rows.labels, ends)
+    features, labels = (
+        [
+            array
+            for rows in caught.value.rows
+            for array in np.split(getattr(rows, name), np.cumsum(rows.sizes))[:-1]
+        ]
+        for name in ("features", "labels")
+    )
+    return caught.value.questions, features, labels
 
 
 def other_future(what: Sequence[Entry], after: int, seed: int) -> list[Entry]:
@@ -201,7 +208,7 @@ def test_the_index_ends_before_questions(tmp_path: Path, monkeypatch: pytest.Mon
         log: Any, definitions: Any, index: RecallIndex, questions: Any, *_: Any, **__: Any
     ) -> None:
         used.append((index, questions))
-        raise _Collected(Rows.none(), questions)
+        raise _Collected((), questions)
 
     monkeypatch.setattr(training, "collect", remember)
     with write_log(tmp_path / "log", what) as log, pytest.raises(_Collected):
@@ -226,16 +233,57 @@ def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> 
     history = History.read(log)
     questions = asked_of(history, history.timestamp[-1] - int(DAYS * DAY))
     index = build_index(history.item_ids, history.interactions(before=questions[0].offset))
-    whole = collect(log, definitions(), index, questions, 0, ALL)
+    _, whole = collect(log, definitions(), index, questions, 0, ALL)
     ends = np.cumsum(whole.sizes)
     for number in (0, 1, 7, len(questions) - 1):
         with write_log(tmp_path / f"cut-{number}", what[: questions[number].offset]) as cut:
-            rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
+            _, rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
         end = int(ends[number])
         assert np.array_equal(rows.features, whole.features[:end], equal_nan=True)
         assert np.array_equal(rows.labels, whole.labels[:end])
         assert rows.sizes.tolist() == whole.sizes[: number + 1].tolist()
     log.close()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_rows_need_no_features_of_others(tmp_path: Path, linked: bool) -> None:
+    """Only users and visits that are asked about are counted, with the devices they met."""
+    draw = random.Random(4)
+    what = list(small_shop())
+    for number, entry in enumerate(what):
+        if isinstance(entry, Event) and entry.user_id is not None:
+            device = f"phone-{entry.user_id if draw.random() < 0.9 else draw.randrange(4)}"
+            user = entry.user_id if draw.random() < 0.5 else None
+            what[number] = msgspec.structs.replace(entry, device_id=device, user_id=user)
+            if draw.random() < 0.1:
+                what[number] = msgspec.structs.replace(what[number], type="x.login", user_id="u")
+    identity = Identity() if linked else None
+    with write_log(tmp_path / "log", what) as log:
+        history = History.read(log)
+        questions = asked_of(history, history.timestamp[-1] - int(DAYS * DAY))[-40::4]
+        index = build_index(history.item_ids, history.interactions(before=questions[0].offset))
+        given = (log, definitions(), index, questions, 0, ALL, identity)
+        rows = [collect(*given, history=of)[1] for of in (history, replace(history, met=None))]
+    assert len({question.subject for question in questions}) > 5
+    assert np.array_equal(rows[0].features, rows[1].features, equal_nan=True)
+    assert np.array_equal(rows[0].labels, rows[1].labels)
+
+
+def test_a_training_reads_the_log_twice(tmp_path: Path) -> None:
+    """Once for the history, and once for rows and shown lists."""
+    with write_log(tmp_path / "log", small_shop()) as log:
+        read: list[int] = []
+
+        class Counted:
+            begin, end = log.begin, log.end
+
+            def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+                records = log.read(offset, limit)
+                read.extend(at for at, _ in records)
+                return records
+
+        train(Counted(), definitions(), tmp_path / "model", replace(ALL, validation=0.3, rounds=2))  # type: ignore[arg-type]
+    assert read == [*range(log.end)] * 2
 
 
 def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -> None:
@@ -401,7 +449,7 @@ def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: 
     assert (tmp_path / "a/model.ubj").read_bytes() == (tmp_path / "b/model.ubj").read_bytes()
     assert c.data_hash != a.data_hash
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
-    assert stages == ["read", "outcomes", "index", "replay", "fit"]
+    assert stages == ["read", "index", "replay", "fit"]
     for stage in stages:
         seen = [done for name, done, _ in told if name == stage]
         assert seen == sorted(seen)

@@ -24,6 +24,7 @@ from tests.streaming.streams import (
 
 import tactful_streaming.engine.engine_state
 from tactful_streaming.contract.log_entries import (
+    APART,
     EntryFormat,
     Event,
     Item,
@@ -38,6 +39,7 @@ from tactful_streaming.engine.batches import Applied
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import CoCommittedConsumer, EngineOptions
 from tactful_streaming.errors import EngineError, StateError
+from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.rules.rules import Dropped
@@ -732,3 +734,32 @@ def test_numbers_that_no_float_holds_count_for_nothing() -> None:
     huge = encode_entry(decode_entry(payload), "json").replace(b'"x":1', b'"x":1' + b"0" * 400)
     engine.apply([(0, huge), view(1, properties={"x": 2})])
     assert engine.read("user", "u", START)["s"] == 2
+
+
+@given(st.integers(0, 10**6), st.sets(st.integers(0, 29), max_size=5), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_tracked_entities_are_as_if_all_were(seed: int, users: set[int], linked: bool) -> None:
+    """Those of items do not change; others have none, but of devices that were merged into them."""
+    entries = records(random_entries(seed, 300))
+    devices = {f"device:d{number}{end}" for number in range(10) for end in ("", APART)}
+    tracked = {"user": {f"u{number}" for number in users} | devices, "session": {"s7"}}
+    identity = Identity() if linked else None
+    whole, some = (
+        Engine(definitions(), MemoryState(), EngineOptions(identity=identity, tracked=keys))
+        for keys in ({}, tracked)
+    )
+    for engine in (whole, some):
+        for begin in range(0, len(entries), 70):
+            engine.apply(entries[begin : begin + 70])
+    at = whole.watermark
+    keys = [("item", f"i{number}") for number in range(20)]
+    keys += [
+        (kind, key)
+        for kind, chosen in tracked.items()
+        for key in chosen
+        if whole.resolve(key, at) in chosen  # a device may be a user's who is not tracked
+    ]
+    assert [some.read(*key, at) for key in keys] == [whole.read(*key, at) for key in keys]
+    others = [f"u{number}" for number in range(30) if number not in users]
+    unknown = some.read("user", "nobody", at)
+    assert linked or all(some.read("user", key, at) == unknown for key in others)
