@@ -23,7 +23,13 @@ from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
-from tactful.ranking.model import checked_version, load_trees, read_manifest, read_pointer
+from tactful.ranking.model import (
+    checked_version,
+    load_trees,
+    read_manifest,
+    read_pointer,
+    start_of,
+)
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
@@ -177,10 +183,14 @@ def no_worse(
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     margins = (
-        forest.inplace_predict(features, predict_type="margin")
-        for forest, features in (
-            (load_trees(directory), rows.features),
-            (champion, rows.features[:, [*map(fresh.features.index, manifest.features)]]),
+        forest.inplace_predict(features, predict_type="margin") + start_of(rows.features, start)
+        for forest, features, start in (
+            (load_trees(directory), rows.features, fresh.start),
+            (
+                champion,
+                rows.features[:, [*map(fresh.features.index, manifest.features)]],
+                manifest.start,
+            ),
         )
     )
     new, old = (list_metrics(m, rows.labels, rows.sizes, positives)["ndcg20"] for m in margins)

@@ -38,6 +38,10 @@ _FORMAT = 1
 _POINTER = "champion.json"
 _TREES = "model.ubj"
 _BINNED = "forest.npz"
+_LEAST_SHARE = 1e-4
+
+START = "blend"
+"""Column that the trees of a new model correct."""
 
 Margins = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -53,6 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     questions: int  # number of lists behind the rows
     label: str = ""  # weakest event type by which an item counted as taken; empty in earlier ones
+    # column whose logarithm the trees correct, see `start_of`; empty for none
+    start: str = ""
     # measured on questions later than its training data, which also chose the number of trees: a
     # little too good, so never figures to claim
     metrics: dict[str, float]
@@ -82,9 +88,31 @@ class RankingModel:
     index: RecallIndex
     # by the ``kernel`` of this package, or by ``xgboost`` where that is not covered
     evaluated: Literal["kernel", "xgboost"]
-    # returns margins, shape (n,), larger is better and XGBoost's own to the last bit, of features
-    # of shape (n, len(RANKING_FEATURES)), NaN for missing
+    # returns margins, shape (n,), larger is better: of the trees, XGBoost's own to the last bit,
+    # and what they start from. Features: shape (n, len(RANKING_FEATURES)), NaN for missing
     score: Margins
+
+
+def start_of(
+    features: NDArray[np.float32], column: str = START, names: Sequence[str] = RANKING_FEATURES
+) -> NDArray[np.float32]:
+    """Return the margins that the trees correct, shape (n,): the logarithm of a column.
+
+    `features` is of shape (n, len(names)). Without a column they are 0.
+    """
+    if not column:
+        return np.zeros(len(features), np.float32)
+    values = features[:, names.index(column)].astype(np.float64)
+    margins: NDArray[np.float64] = np.log(np.fmax(values, 0.0) + _LEAST_SHARE)
+    return margins.astype(np.float32)
+
+
+def margins_of(
+    forest: xgboost.Booster, features: NDArray[np.float32], column: str = START
+) -> NDArray[np.float32]:
+    """Return what the trees say on top of `start_of`, shape (n,)."""
+    trees: NDArray[np.float32] = forest.inplace_predict(features, predict_type="margin")
+    return trees + start_of(features, column)
 
 
 def save_model(
@@ -138,6 +166,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
     """
     manifest = read_manifest(directory)
     _check_schema(directory, manifest.features)
+    if manifest.start and manifest.start not in manifest.features:
+        raise ModelError(f"{directory}: starts from {manifest.start!r}, which is no feature of it")
     if manifest.definitions != definitions:
         raise ModelError(
             f"{directory}: trained on feature definitions {manifest.definitions[:12]}, the engine "
@@ -146,6 +176,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
     evaluated, margins = _load_forest(directory, len(manifest.features))
     if manifest.features != RANKING_FEATURES:
         margins = partial(_of_columns, margins, [*map(RANKING_FEATURES.index, manifest.features)])
+    if manifest.start:
+        margins = partial(_started, margins, manifest.start)
     return RankingModel(manifest, RecallIndex.load(directory / "index"), evaluated, margins)
 
 
@@ -225,6 +257,10 @@ def _of_columns(
 ) -> NDArray[np.float32]:
     """Score by some of the columns: those of a model of an earlier version."""
     return margins(features.T[columns].T)
+
+
+def _started(margins: Margins, column: str, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return margins(features) + start_of(features, column)
 
 
 def _load_forest(directory: Path, columns: int) -> tuple[Literal["kernel", "xgboost"], Margins]:

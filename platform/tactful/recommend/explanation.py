@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.impressions import as_impression
-from tactful.ranking.model import checked_version, load_trees, read_manifest
+from tactful.ranking.model import Manifest, checked_version, load_trees, read_manifest, start_of
 from tactful.schemas.recommendations import ExplainedItem, Explanation
 from tactful_streaming.contract.log_entries import Event
 
@@ -41,7 +41,7 @@ class Explainer:
         """Read nothing yet; see `checked_version` for `trusted`."""
         self._models = models
         self._trusted = trusted
-        self._forests: dict[str, tuple[tuple[str, ...], xgboost.Booster]] = {}
+        self._forests: dict[str, tuple[Manifest, xgboost.Booster]] = {}
         self._lock = threading.Lock()  # a forest of XGBoost is for one thread
 
     def explain(self, impression: Event) -> Explanation:
@@ -62,9 +62,12 @@ class Explainer:
         else:
             try:
                 with self._lock:
-                    columns, forest = self._forest(shown.version)
+                    manifest, forest = self._forest(shown.version)
                     contributions = contributions_of(forest, shown.features)
-                names = columns
+                names = manifest.features
+                if manifest.start:
+                    place = names.index(manifest.start)
+                    contributions[:, place] += start_of(shown.features, manifest.start, names)
             except ModelError as error:
                 note = f"the contributions of features are no longer known: {error}"
         items = [
@@ -93,11 +96,11 @@ class Explainer:
             note=note,
         )
 
-    def _forest(self, version: str) -> tuple[tuple[str, ...], xgboost.Booster]:
+    def _forest(self, version: str) -> tuple[Manifest, xgboost.Booster]:
         forest = self._forests.get(version)
         if forest is None:
             directory = checked_version(self._models, version, self._trusted)
-            forest = read_manifest(directory).features, load_trees(directory)
+            forest = read_manifest(directory), load_trees(directory)
             for old in list(self._forests)[: 1 - _VERSIONS]:
                 del self._forests[old]
             self._forests[version] = forest

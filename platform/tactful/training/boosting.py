@@ -14,6 +14,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.ranking.model import START, start_of
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
 from tactful.util.checkpoint import Checkpoint
@@ -30,18 +31,19 @@ def fit(
     judge: Sequence[Rows],  # later lists, for early stopping
     options: TrainingOptions,
     *,
+    start: str = START,  # column whose logarithm the trees correct, see `start_of`; empty for none
     checkpoint: Checkpoint | None = None,  # keeps the trees after each block
     progress: Progress = lambda stage, done, total: None,  # called with the stage `fit`
 ) -> tuple[xgboost.Booster, list[float]]:
     """Grow a forest; return it up to its best tree, and NDCG@20 of `judge` after each tree.
 
     LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) of XGBoost, on the lists
-    in which something was taken, each with its weight.
+    in which something was taken, each with its weight. The trees correct `start_of`.
 
     Raises:
         ModelError: if no item was taken in all lists of one of the two.
     """
-    training, judged = _Batches(learn), _Judged(judge, options.threads)
+    training, judged = _Batches(learn, start), _Judged(judge, start, options.threads)
     if not training.lists or not judged.lists:
         raise ModelError(
             "recall found none of the taken items, so there is nothing to rank: check that events "
@@ -107,7 +109,7 @@ class _Judged:
     for each.
     """
 
-    def __init__(self, sets: Sequence[Rows], threads: int) -> None:
+    def __init__(self, sets: Sequence[Rows], start: str, threads: int) -> None:
         answered = [_answered(rows) for rows in sets]
         self.lists = sum(int(kept.sum()) for kept in answered)
         self._features = [rows.features for rows in sets if len(rows.sizes)]
@@ -117,7 +119,7 @@ class _Judged:
         if not self.lists:
             return
         chosen = list(zip(answered, sets, strict=True))
-        self._scores: NDArray[np.float32] | None = None
+        self._scores = np.concatenate([start_of(features, start) for features in self._features])
         self._matrix = xgboost.DMatrix(
             np.zeros((int(self._inside.sum()), 1), np.float32),
             np.concatenate([rows.labels for rows in sets])[self._inside].astype(np.float32),
@@ -132,7 +134,7 @@ class _Judged:
         """Add the trees of a forest from number `begin` on; return NDCG@20."""
         parts, at = [], 0
         for features in self._features:
-            before = None if self._scores is None else self._scores[at : at + len(features)]
+            before = self._scores[at : at + len(features)]
             trees = (begin, forest.num_boosted_rounds())
             parts.append(
                 forest.inplace_predict(
@@ -154,11 +156,11 @@ def _ended(curve: list[float], options: TrainingOptions) -> bool:
 class _Batches(xgboost.DataIter):
     """The lists in which something was taken, some at a time: they are never copied as a whole."""
 
-    def __init__(self, sets: Sequence[Rows]) -> None:
+    def __init__(self, sets: Sequence[Rows], start: str) -> None:
         weights = np.concatenate([rows.weights[_answered(rows)] for rows in sets])
         self.lists = len(weights)
         self._is_weighted = _unequal(weights) is not None
-        self._sets = sets
+        self._sets, self._start = sets, start
         super().__init__()
         self.reset()
 
@@ -174,6 +176,7 @@ class _Batches(xgboost.DataIter):
         input_data(
             data=part.features,
             label=part.labels.astype(np.float32),
+            base_margin=start_of(part.features, self._start),
             group=part.sizes,
             weight=part.weights if self._is_weighted else None,
         )

@@ -23,7 +23,7 @@ from tactful.errors import ModelError
 from tactful.event_log.batches import SharedReading, reach_of, reach_to
 from tactful.ranking.calibration import Calibration, calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
-from tactful.ranking.model import Manifest, gains, save_model
+from tactful.ranking.model import START, Manifest, gains, margins_of, save_model
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.interactions import at_least
 from tactful.schemas.positions import Position
@@ -145,6 +145,7 @@ def train(
         label=label,
         data_hash=data_hash,
         rows=rows,
+        start=START,
         questions=len(questions),
         shown=len(shown),
         looked=sets.looked.tolist(),
@@ -276,7 +277,7 @@ def _measure(
     forest: xgboost.Booster, sets: _Sets, questions: Sequence[Question]
 ) -> dict[str, float]:
     judge, relevant = sets.judge, [len(question.positives) for question in questions]
-    margins = forest.inplace_predict(judge.features, predict_type="margin")
+    margins = margins_of(forest, judge.features)
     metrics = list_metrics(margins, judge.labels, judge.sizes, relevant)
     for name, scores in baselines(judge.features, judge.sizes).items():
         others = list_metrics(scores, judge.labels, judge.sizes, relevant)
@@ -289,7 +290,7 @@ def _measure(
 
 def _judge_shown(forest: xgboost.Booster, rows: Rows) -> tuple[float, float]:
     """Return the weighted NDCG of shown lists as the forest orders them, and as served."""
-    scores = forest.inplace_predict(rows.features, predict_type="margin")
+    scores = margins_of(forest, rows.features)
     ends = np.cumsum(rows.sizes)[:-1]
     gains = []
     for margins, labels in zip(np.split(scores, ends), np.split(rows.labels, ends), strict=True):
@@ -304,12 +305,12 @@ def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Cali
     """Calibrate on shown lists, or on all candidates where too little of those was taken."""
     if len(shown):
         half = int(shown.sizes[: len(shown) // 2].sum())
-        margins = forest.inplace_predict(shown.features, predict_type="margin")
+        margins = margins_of(forest, shown.features)
         calibration = calibrate(margins, shown.taken, half, "shown")
         if calibration is not None:
             return calibration
     half = int(judge.sizes[: len(judge.sizes) // 2].sum())
-    margins = forest.inplace_predict(judge.features, predict_type="margin")
+    margins = margins_of(forest, judge.features)
     return calibrate(margins, judge.labels, half, "candidates")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -139,6 +140,26 @@ def test_a_model_of_an_earlier_version_scores_its_own_columns(tmp_path: Path) ->
     )
     with pytest.raises(ModelError, match="takes 9 columns where the manifest has 8"):
         load_model(tmp_path / "old", definitions=DEFINITIONS)
+
+
+def test_the_trees_correct_a_column(tmp_path: Path, forest: xgboost.Booster) -> None:
+    """The margin is the logarithm of the column, at least of a small share, and the trees'."""
+    features = some_features(4)
+    column = features[:, RANKING_FEATURES.index("blend")]
+    manifest = msgspec.structs.replace(MANIFEST, start="blend")
+    save_model(tmp_path / "model", manifest, forest, empty_index())
+    loaded = load_model(tmp_path / "model", definitions=DEFINITIONS)
+    trees = forest.inplace_predict(features, predict_type="margin")
+    shares = [max(value, 0.0) if value == value else 0.0 for value in column.tolist()]
+    for margin, tree, share in zip(loaded.score(features), trees, shares, strict=True):
+        assert margin == pytest.approx(tree + math.log(share + 1e-4), abs=1e-4)
+    one_by_one = np.concatenate([loaded.score(features[n : n + 1]) for n in range(20)])
+    assert np.array_equal(one_by_one, loaded.score(features)[:20])
+    (tmp_path / "model" / "manifest.json").write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(manifest, start="gone"))
+    )
+    with pytest.raises(ModelError, match="starts from 'gone', which is no feature of it"):
+        load_model(tmp_path / "model", definitions=DEFINITIONS)
 
 
 @pytest.mark.parametrize(

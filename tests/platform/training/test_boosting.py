@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import xgboost
 
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import START
 from tactful.training.boosting import _Batches, _Judged, fit
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Rows
@@ -20,9 +22,10 @@ def drawn(lists: int, seed: int, *, weighted: bool = False) -> Rows:
     """Lists in most of which an item is taken, by its first columns; others are often missing."""
     generator = np.random.default_rng(seed)
     sizes = generator.integers(1, 40, lists)
-    features = generator.normal(size=(int(sizes.sum()), 8)).astype(np.float32)
+    features = generator.normal(size=(int(sizes.sum()), len(RANKING_FEATURES))).astype(np.float32)
     chance = 1 / (1 + np.exp(3 - features[:, 0] - features[:, 1]))
-    features[generator.random(features.shape) < [[0, 0, 0, 0, 0.5, 0.9, 0.99, 1]]] = np.nan
+    missing = np.resize([0, 0, 0, 0, 0.5, 0.9, 0.99, 1], features.shape[1])
+    features[generator.random(features.shape) < missing] = np.nan
     weights = generator.uniform(0.2, 3, lists) if weighted else np.ones(lists)
     labels = generator.random(len(features)) < chance
     return Rows(features, labels, sizes, weights.astype(np.float32))
@@ -33,8 +36,8 @@ def test_the_curve_is_that_of_xgboost(monkeypatch: pytest.MonkeyPatch, weighted:
     """Also over the blocks of trees, and with the lists in several pieces of unequal length."""
     learn = [drawn(300, 1, weighted=weighted), drawn(40, 2, weighted=weighted)]
     judge = [drawn(290, 3, weighted=weighted), Rows.none(), drawn(3, 4, weighted=weighted)]
-    matrix = xgboost.QuantileDMatrix(_Batches(learn), max_bin=64)
-    judged = xgboost.QuantileDMatrix(_Batches(judge), max_bin=64, ref=matrix)
+    matrix = xgboost.QuantileDMatrix(_Batches(learn, START), max_bin=64)
+    judged = xgboost.QuantileDMatrix(_Batches(judge, START), max_bin=64, ref=matrix)
     wanted: list[float] = []
     honest = _Judged.add
 
@@ -57,7 +60,9 @@ def test_trees_do_not_depend_on_the_measure() -> None:
     parameters |= {"lambdarank_num_pair_per_sample": 20, "max_depth": OPTIONS.depth}
     parameters |= {"eta": OPTIONS.learning_rate, "min_child_weight": 5, "subsample": 0.8}
     parameters |= {"tree_method": "hist", "max_bin": 64, "seed": OPTIONS.seed * 1_000_003}
-    forest = xgboost.train(parameters, xgboost.QuantileDMatrix(_Batches([learn]), max_bin=64), 10)
+    forest = xgboost.train(
+        parameters, xgboost.QuantileDMatrix(_Batches([learn], START), max_bin=64), 10
+    )
     rounds = min(seen.num_boosted_rounds(), 10)
     assert rounds > 1
     assert forest[:rounds].get_dump() == seen[:rounds].get_dump()
@@ -76,10 +81,10 @@ def lists(count):
     labels = np.tile(np.arange(100) == 0, count)
     return Rows(features, labels, np.full(count, 100), np.ones(count, np.float32))
 
-fit([lists(50)], [lists(50)], TrainingOptions(rounds=1))
+fit([lists(50)], [lists(50)], TrainingOptions(rounds=1), start="")
 learn, judge = lists(100), lists(2_500)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-fit([learn], [judge], TrainingOptions(rounds=1))
+fit([learn], [judge], TrainingOptions(rounds=1), start="")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / judge.features.nbytes)
 """
 

@@ -241,7 +241,7 @@ def test_a_model_of_biased_lists_is_better_with_the_correction() -> None:
 
     def regret(looked: NDArray[np.float64]) -> float:
         """What the first places attract less than they could, on lists people look at whole."""
-        forest, _ = fit([half[0].rows(looked)], [half[1].rows(looked)], options)
+        forest, _ = fit([half[0].rows(looked)], [half[1].rows(looked)], options, start="")
         scores = forest.inplace_predict(fair.features, predict_type="margin").reshape(-1, 12)
         best = np.take_along_axis(attracts, np.argsort(-scores, axis=1)[:, :3], axis=1)
         return float(np.sort(attracts, axis=1)[:, -3:].mean() - best.mean())
@@ -380,7 +380,7 @@ def test_lists_without_a_candidate_do_no_harm() -> None:
     full = Rows(features, labels, np.full(100, 4), np.ones(100, np.float32))
     sizes = np.concatenate([[0], np.full(50, 4), [0, 0], np.full(50, 4), [0]])
     holes = Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
-    (one, curve), (other, same) = (fit([rows], [rows], options) for rows in (full, holes))
+    (one, curve), (other, same) = (fit([rows], [rows], options, start="") for rows in (full, holes))
     assert curve == same
     assert one.save_raw("json") == other.save_raw("json")
 
@@ -395,7 +395,8 @@ def test_the_forest_takes_weights_of_lists() -> None:
 
     def forest(weights: NDArray[np.float32]) -> xgboost.Booster:
         rows = Rows(features.reshape(-1, 2), labels, np.full(100, 4), weights)
-        return fit([rows], [rows], TrainingOptions(rounds=20, depth=2, threads=1))[0]
+        options = TrainingOptions(rounds=20, depth=2, threads=1)
+        return fit([rows], [rows], options, start="")[0]
 
     heavy = np.where(np.arange(100) % 2, 100.0, 1.0).astype(np.float32)
     probe = np.array([[3.0, -3.0], [-3.0, 3.0]], np.float32)

@@ -479,9 +479,11 @@ def test_too_little_to_learn_from_says_what_is_missing(
 def test_nothing_taken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = collect
 
-    def blind(*arguments: Any, **named: Any) -> Rows:
-        rows = honest(*arguments, **named)
-        return replace(rows, labels=np.zeros_like(rows.labels))
+    def blind(*arguments: Any, **named: Any) -> tuple[Rows, Rows]:
+        learn, judge = (
+            replace(rows, labels=np.zeros_like(rows.labels)) for rows in honest(*arguments, **named)
+        )
+        return learn, judge
 
     monkeypatch.setattr(training, "collect", blind)
     said = "recall found none of the taken items"
