@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _SMALLEST_BATCH = 128
 _LARGEST_BATCH = 512
+_UNREAD_BATCH = 1_024  # costs half as much an event as the smallest
+_UNREAD_S = 1.0
 _SMALLEST_COMMIT = 256
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
@@ -133,6 +135,9 @@ class ApplierOptions:
     wall: Callable[[], int] = now_ms  # epoch milliseconds
     # Time before which all accepted records are in the log, epoch milliseconds; 0 while unknown
     written_until: Callable[[], int] = now_ms
+    # Returns a number that grows with each read of the engine: after a second without any, batches
+    # are large at once, since they delay nobody. None: it is always read
+    reads: Callable[[], int] | None = None
 
 
 class LogApplier:
@@ -169,6 +174,8 @@ class LogApplier:
         self._clock = options.clock
         self._wall = options.wall
         self._written_until = options.written_until
+        self._reads = options.reads
+        self._read = -1, 0.0  # number of reads, and when it was first seen
         self._wake = threading.Event()
         self._stopping = False
         self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
@@ -277,7 +284,8 @@ class LogApplier:
         while True:
             self._wake.clear()
             stopping = self._stopping
-            limit = self._batch.size
+            is_read = self._is_read()
+            limit = self._batch.size if is_read else _UNREAD_BATCH
             written = self._written_until()
             accepted = self._accepted[-1][0] if self._accepted else {}
             records = self._log.read(self.position, limit)
@@ -285,7 +293,7 @@ class LogApplier:
                 came = self._clock()
                 if not uncommitted:
                     oldest = came
-                self._apply(records)
+                self._apply(records, adapts=is_read)
                 uncommitted += len(records)
             elif self.applied != self._log.reached:  # offsets that hold no record
                 self.applied = dict(self._log.reached)
@@ -323,7 +331,16 @@ class LogApplier:
             self._untidy = 0
             return_free_pages()
 
-    def _apply(self, records: list[tuple[int, bytes]]) -> None:
+    def _is_read(self) -> bool:
+        """Return whether the engine was read within the last second."""
+        if self._reads is None:
+            return True
+        reads, now = self._reads(), self._clock()
+        if reads != self._read[0]:
+            self._read = reads, now
+        return now - self._read[1] < _UNREAD_S
+
+    def _apply(self, records: list[tuple[int, bytes]], *, adapts: bool = True) -> None:
         started = self._clock()
         with self._lock:
             applied = self._engine.apply(records)
@@ -331,7 +348,8 @@ class LogApplier:
             self.applied = dict(self._log.reached)
         now = self._clock()
         self._untidy += len(records)
-        self._batch.note(len(records), now - started)
+        if adapts:
+            self._batch.note(len(records), now - started)
         self._note_progress()
         for result in ("applied", "duplicates", "late", "invalid", "dropped"):
             self._metrics.applied(result, getattr(applied, result))

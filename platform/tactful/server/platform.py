@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -55,6 +54,7 @@ from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.trace_search import search_log, search_partitions
+from tactful.util.counted_lock import CountedLock
 from tactful.util.yielding_lock import YieldingLock
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.people.consent import Purpose
@@ -123,7 +123,7 @@ class Platform:
         self.accesses = installation.accesses
         self.backend = backend
         self.engine = backend.engine
-        self.lock = threading.Lock()
+        self.lock = CountedLock()
         self.recommender = resources.recommender
         self.statistics = resources.statistics
         self.model_log = resources.model_log
@@ -230,7 +230,7 @@ class Platform:
         Args:
             refresh: takes over models and items, in a thread; None: the recommender's own.
         """
-        recommender, reading = self.recommender, YieldingLock(self.lock)
+        recommender, reading = self.recommender, YieldingLock(self.lock.inner)
         self.recent.begin()
         self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
@@ -343,7 +343,7 @@ class Platform:
         applier = LogApplier(
             backend.followed,
             self.engine,
-            self.lock,
+            self.lock.inner,
             self.metrics,
             ApplierOptions(
                 settings=self.settings.engine,
@@ -351,6 +351,7 @@ class Platform:
                 commit_idle=self.statistics is not None,
                 sends_ticks=self.settings.statistics.clock == "wall",
                 written_until=self._written_until,
+                reads=lambda: self.lock.uses,
             ),
             progressed=lambda: self.visibility.progressed(),
             append=backend.append,

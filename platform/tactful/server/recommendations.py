@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -123,7 +123,7 @@ class Recommendations:
         visibility: VisibilityTracker,
         recent: RecentRecommendations,
         permissions: Permissions,
-        lock: threading.Lock,
+        lock: AbstractContextManager[object],
     ) -> None:
         """Recommend from `resources`; `lock` is held while the engine is read."""
         server = resources.installation.settings.server

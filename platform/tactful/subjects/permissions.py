@@ -58,8 +58,10 @@ class Permissions:
         return key in self.suppressed
 
     def _of_keys(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
-        if any(key in self.suppressed for key in keys):
-            return NOTHING
+        suppressed = self.suppressed
+        for key in keys:
+            if key in suppressed:
+                return NOTHING
         return self.consents.allowed(*keys, claimed=claimed)
 
     def restricted(self, event: Event) -> Entry | None:

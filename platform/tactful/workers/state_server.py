@@ -68,8 +68,8 @@ class StateServer:
         A changed item is published to workers only when the index of this process has a row for
         it, so that every process gives it the same row.
         """
-        self._changes.look(self._platform.lock)
-        self._platform.recommender.refresh(YieldingLock(self._platform.lock))
+        self._changes.look(self._platform.lock.inner)
+        self._platform.recommender.refresh(YieldingLock(self._platform.lock.inner))
         self._changes.publish()
 
     def respond(self, request: ipc.Request) -> Any:

@@ -12,6 +12,7 @@ from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import AdaptiveBatch, ApplierOptions, LogApplier
 from tactful.schemas.positions import Offsets
+from tactful.util.counted_lock import CountedLock
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.errors import StateError
@@ -266,6 +267,43 @@ def test_memory_of_a_burst_is_returned_once(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(3):
         applier._tidy(behind=False)
     assert returned == [True]
+
+
+class SlowEngine(CostlyEngine):
+    """Takes three milliseconds a batch, and notes the time and size of each."""
+
+    def __init__(self, clock: Ticking, read: Callable[[float], object]) -> None:
+        super().__init__(clock, fixed_s=0.0, each_s=0.0)
+        self.batches: list[tuple[float, int]] = []
+        self._read = read
+
+    def apply(self, records: list[tuple[int, bytes]]) -> Applied:
+        self._clock.now += 0.003
+        self.batches.append((self._clock.now, len(records)))
+        self._read(self._clock.now)
+        return super().apply(records)
+
+
+def test_batches_are_large_while_nobody_reads() -> None:
+    """An import took 35 us of the engine an event in batches of 128, with or without a reader."""
+    clock, lock = Ticking(), CountedLock()
+
+    def read(at: float) -> None:
+        if 2.0 < at < 4.0:
+            with lock:
+                pass
+
+    engine = SlowEngine(clock, read)
+    log = TimedLog(clock, 600_000, rate=1e9)
+    options = {"clock": clock, "reads": lambda: lock.uses}
+    applier = applying(log, engine, engine.reach(600_000), **options)
+    applier.start()
+    assert engine.reached.wait(60.0)
+    applier.stop()
+    assert {size for at, size in engine.batches if at < 0.95 or 2.1 < at < 4.95} <= {128, 256}
+    unread = [size for at, size in engine.batches[:-1] if 1.1 < at < 2.0 or at > 5.1]
+    assert {*unread} == {1_024}
+    assert len(unread) > 100
 
 
 @pytest.mark.parametrize(
