@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
-from tactful.recall.blend import own_items
+from tactful.recall.blend import gather_evidence, own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
 from tactful.recall.popularity import SEEN, SOLD, CommonItems, is_in
@@ -180,14 +180,11 @@ def _blend(
 
     Places are counted among the best items of each kind of evidence: no filter changes them.
     """
-    own, neighbours = own_items(context, catalogue), candidates.neighbours
-    lists = (
-        *(candidates.similar_sessions, neighbours.next_three),
-        *(neighbours.together_session, neighbours.together_history, own.amounts),
-    )
-    others = np.unique(np.concatenate([scores.ranked[:_RIVALS] for scores in lists]))
+    own = own_items(context, catalogue)
+    kinds = candidates.kinds(own)
+    others = np.unique(np.concatenate([scores.ranked[:_RIVALS] for scores in kinds]))
     rows = np.concatenate([candidates.rows, others])
-    scores = candidates.evidence(rows, own).score(candidates.blend)
+    scores = gather_evidence(rows, kinds, own).score(candidates.blend)
     found, rivals = scores[: len(candidates.rows)], np.sort(scores[len(candidates.rows) :])
     features[_COLUMN["blend"]] = found
     features[_COLUMN["blend_place"]] = len(rivals) - np.searchsorted(rivals, found, side="right")

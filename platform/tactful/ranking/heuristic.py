@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_columns
-from tactful.recall.blend import own_items, popular_shares
+from tactful.recall.blend import gather_evidence, own_items, popular_shares
 from tactful.recall.candidates import Candidates, CatalogueView
 from tactful.recall.cohorts import coldness
 
@@ -38,7 +38,8 @@ def heuristic_scores(
         blend = msgspec.structs.replace(
             blend, similar=0.0, following=0.0, together=0.0, together_history=0.0
         )
-    evidence = candidates.evidence(rows, own_items(context, view.catalogue))
+    own = own_items(context, view.catalogue)
+    evidence = gather_evidence(rows, candidates.kinds(own), own)
     scores = evidence.score(blend, popular_shares(places, known))
     unknown = np.flatnonzero(places >= known)
     if len(unknown):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -75,16 +75,16 @@ class Evidence(NamedTuple):
         return sums * blend.factors[self.standing]
 
 
-def gather_evidence(
-    rows: NDArray[np.int64], neighbours: NeighbourScores, similar: Scores, own: Own
-) -> Evidence:
-    """Collect the evidence for some rows; no filter or other candidate changes it."""
-    sources = (
-        *(similar, neighbours.next_three, neighbours.together_session),
-        *(neighbours.together_history, own.amounts),
-    )
-    table = np.zeros((len(sources), len(rows)), np.float32)
-    for line, scores in zip(table, sources, strict=True):
+def kinds(neighbours: NeighbourScores, similar: Scores, own: Own) -> Sequence[Scores]:
+    """Return the scores of each kind of evidence, in the order of `Blend.shares`."""
+    together = neighbours.together_session, neighbours.together_history
+    return similar, neighbours.next_three, *together, own.amounts
+
+
+def gather_evidence(rows: NDArray[np.int64], of: Sequence[Scores], own: Own) -> Evidence:
+    """Collect the evidence of `kinds` for some rows; no filter or other candidate changes it."""
+    table = np.zeros((len(of), len(rows)), np.float32)
+    for line, scores in zip(table, of, strict=True):
         if len(scores.rows):
             whole = float(scores.values.sum()) - float(scores.of(own.visit).sum())
             if whole > 0.0:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
-from tactful.recall.blend import Blend, Evidence, Own, gather_evidence
+from tactful.recall.blend import Blend, Own, kinds
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
@@ -99,9 +99,9 @@ class Candidates:
         """Replace the candidates by other rows, ascending."""
         return replace(self, rows=rows, channel=channel)
 
-    def evidence(self, rows: NDArray[np.int64], own: Own) -> Evidence:
-        """Return the evidence for some rows, of which the user dealt with `own`."""
-        return gather_evidence(rows, self.neighbours, self.similar_sessions, own)
+    def kinds(self, own: Own) -> Sequence[Scores]:
+        """Return the scores of each kind of evidence for a user who dealt with `own`."""
+        return kinds(self.neighbours, self.similar_sessions, own)
 
     def vectors(self) -> NDArray[np.float32]:
         """Read the vectors of the candidates, or zero, shape (n, dimensions)."""

@@ -15,9 +15,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.kernels.sparse_scores import Scores
-from tactful.recall.blend import Blend, Evidence, Own, gather_evidence, ordered, popular_shares
-from tactful.recall.neighbours import NeighbourScores, VisitWeights, score_neighbours
+from tactful.recall.blend import (
+    Blend,
+    Evidence,
+    Own,
+    gather_evidence,
+    kinds,
+    ordered,
+    popular_shares,
+)
+from tactful.recall.neighbours import VisitWeights, score_neighbours
 from tactful.recall.tables import Interactions, Tables
 
 TRIED = (
@@ -166,12 +173,13 @@ def _ask(tables: Tables, questions: Sequence[_Question], count: int) -> _Asked:
         recent = np.array([*question.session, *question.history], np.int64)
         neighbours = score_neighbours(*tables[:3], recent, len(question.session), count)
         similar = tables.sessions.scores(question.session or question.history)
-        rows = _candidates(neighbours, similar, question.own, tables.popular)
-        lists.append((rows, gather_evidence(rows, neighbours, similar, question.own)))
+        of = kinds(neighbours, similar, question.own)
+        ranked = [scores.ranked[:_RANKED] for scores in of]
+        rows = np.unique(np.concatenate([*ranked, question.own.visit, tables.popular[:_POPULAR]]))
+        lists.append((rows, gather_evidence(rows, of, question.own)))
     width = max(len(rows) for rows, _ in lists)
-    kinds = len(lists[0][1].table)
     asked = _Asked(
-        np.zeros((len(lists), kinds, width), np.float32),
+        np.zeros((len(lists), len(lists[0][1].table), width), np.float32),
         np.zeros((len(lists), width), np.float32),
         np.zeros((len(lists), width), np.int8),
         np.zeros((len(lists), width), np.bool_),
@@ -182,17 +190,6 @@ def _ask(tables: Tables, questions: Sequence[_Question], count: int) -> _Asked:
         asked.popular[number, : len(rows)] = popular_shares(places[rows], len(tables.popular))
         asked.right[number, : len(rows)] = rows == questions[number].answer
     return asked
-
-
-def _candidates(
-    neighbours: NeighbourScores, similar: Scores, own: Own, popular: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    lists = [
-        *(similar, neighbours.next_three),
-        *(neighbours.together_session, neighbours.together_history),
-    ]
-    ranked = [scores.ranked[:_RANKED] for scores in lists]
-    return np.unique(np.concatenate([*ranked, own.amounts.rows, own.visit, popular[:_POPULAR]]))
 
 
 def _climb(asked: _Asked, blend: Blend) -> Blend:

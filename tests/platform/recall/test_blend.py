@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.shop import learned
 
-from tactful.recall.blend import Blend, Own, gather_evidence, ordered, popular_shares
+from tactful.recall.blend import Blend, Own, gather_evidence, kinds, ordered, popular_shares
 from tactful.recall.fit_blend import TRIED, fit_blend
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.neighbours import VisitWeights, score_neighbours
@@ -38,9 +38,10 @@ def test_scores_are_shares_by_hand(
     own = Own(np.array(visit, np.int64), np.array(history, np.int64), ordered(amounts))
     places = np.random.default_rng(1).permutation(COUNT).astype(np.int32)
     every = np.arange(COUNT)
-    evidence = gather_evidence(every, neighbours, similar, own)
+    of = kinds(neighbours, similar, own)
+    evidence = gather_evidence(every, of, own)
     found = evidence.score(blend, popular_shares(places, 30))
-    kinds = (
+    weighed = (
         (blend.similar, similar),
         (blend.following, neighbours.next_three),
         (blend.together, neighbours.together_session),
@@ -51,7 +52,7 @@ def test_scores_are_shares_by_hand(
         total = 0.0
         if places[row] < 30:
             total = blend.popular / ((places[row] + 20) * math.log1p(30 / 20))
-        for weight, scores in kinds:
+        for weight, scores in weighed:
             by_row = dict(zip(scores.rows.tolist(), scores.values.tolist(), strict=True))
             whole = sum(value for other, value in by_row.items() if other not in visit)
             if whole > 1e-6:
@@ -63,9 +64,7 @@ def test_scores_are_shares_by_hand(
             factor = known
         assert found[row] == pytest.approx(total * factor, rel=1e-3, abs=1e-6)
     some = every[::3]
-    assert np.array_equal(
-        gather_evidence(some, neighbours, similar, own).score(blend), evidence.score(blend)[::3]
-    )
+    assert np.array_equal(gather_evidence(some, of, own).score(blend), evidence.score(blend)[::3])
 
 
 def events(visits: Sequence[tuple[int, Sequence[int]]]) -> Interactions:
