@@ -80,7 +80,10 @@ def on_cluster(
         try:
             sink.start()
             log = partial(values_of, cluster.servers, topic)
-            truth = place.run(report.outcome, chaos, beside, log, partitions_of(_PARTITIONS))
+            truth = place.run(
+                *(report.outcome, chaos, beside, log, partitions_of(_PARTITIONS)),
+                last=chaos.strike_last,
+            )
             place.check_state(report.outcome, truth, ("item", "category"))
             rows = table(values_of(cluster.servers, fired))
             report.outcome.comparison.same_all("window", rows, truth.fired())

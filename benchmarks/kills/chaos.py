@@ -181,6 +181,13 @@ class Chaos:
             report.notes.append(f"ended before {report.wanted} strikes")
         return report.outcome.kills
 
+    def strike_last(self) -> None:
+        """Kill the sink while it writes the last rows, which no later rows replace."""
+        if "sink" in self._kinds:
+            struck: dict[str, tuple[Target, str]] = {}
+            self._strike(self._sink.process, "kill", "last rows", struck)
+            self._bring_back(struck)
+
     def _stop(self) -> None:
         self._over.set()
 

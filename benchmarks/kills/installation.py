@@ -130,6 +130,7 @@ class Installation:
         beside: Mapping[str, Sequence[str]],
         log: Callable[[], list[bytes]],
         closing: Sequence[str],
+        last: Callable[[], None] = lambda: None,
     ) -> Truth:
         """Disturb a server, and workers beside it; then compare all that can be asked of it.
 
@@ -139,6 +140,7 @@ class Installation:
             beside: arguments of workers, by name.
             log: reads the whole log.
             closing: people of whom one lies in each partition.
+            last: called once all windows have ended.
 
         Raises:
             BrokerFault: if the run stood still, and the broker is at fault.
@@ -164,7 +166,7 @@ class Installation:
             ]
             with load:
                 outcome.kills = disturb(targets, load)
-            truth = self._ask(outcome, url, load, closing)
+            truth = self._ask(outcome, url, load, closing, last)
             records = self._await_actions(log, truth)
             _stop(outcome, server, others)
         except Stalled as stall:
@@ -234,7 +236,14 @@ class Installation:
         for process in self._running:
             process.check()
 
-    def _ask(self, outcome: Outcome, url: str, load: Load, closing: Sequence[str]) -> Truth:
+    def _ask(
+        self,
+        outcome: Outcome,
+        url: str,
+        load: Load,
+        closing: Sequence[str],
+        last: Callable[[], None],
+    ) -> Truth:
         """Compare the features of all people, before and after all windows have ended."""
         truth = Truth(self._definitions)
         truth.apply(load.upserts)
@@ -245,13 +254,14 @@ class Installation:
             for at in (now, now + 200_000):
                 self._compare_people(outcome, client, truth, at)
             end = now + _FAR_MS
-            last = [
+            ends = [
                 Event(event_id=f"close:{user}", type="leave", timestamp=end, user_id=user)
                 for user in closing
             ]
-            load.close_windows(last)
-            truth.apply(last)
+            load.close_windows(ends)
+            truth.apply(ends)
             _await_position(client, load.position, self._check, self._nudge)
+            last()
             self._compare_people(outcome, client, truth, end)
         return truth
 

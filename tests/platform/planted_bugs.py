@@ -14,12 +14,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tactful.cli.main import main
+from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.group_commit import GroupCommit
 from tactful_streaming.sinks.sql import SqlRows
-from tactful_streaming.state.key_layout import META
+from tactful_streaming.state.key_layout import META, OUTBOX
 from tactful_streaming.state.store import Change, RocksState
 from tactful_streaming.worker.worker import Worker
 
@@ -71,6 +72,21 @@ def actions_stay_in_the_outbox() -> None:
     Outbox.discard = planted  # type: ignore[method-assign]
 
 
+def actions_are_appended_again() -> None:
+    """Never discard actions, nor look for their ids in the log before they are appended."""
+    discard = Outbox.discard
+
+    def planted(self: Outbox[Any], keys: Collection[bytes]) -> None:
+        if self._prefix != OUTBOX:  # transfers would be appended again and again
+            discard(self, keys)
+
+    def unseen(self: Engine, key: str, at: int | None = None, **_: object) -> bool:
+        return False
+
+    Outbox.discard = planted  # type: ignore[method-assign]
+    Engine.seen = unseen  # type: ignore[method-assign]
+
+
 def rows_after_state() -> None:
     """Publish triggered windows after the state that will not trigger them again."""
     write = TransactionalProducer.write
@@ -113,15 +129,16 @@ def sink_commits_before_it_writes() -> None:
 
 
 def a_restarted_worker_hangs() -> None:
-    """Let a worker neither work nor end, once, after it was started again."""
+    """Let workers that were started again neither work nor end, until one did so for 170 s."""
     data, been = Path(sys.argv[-1]), Path("a-worker-hung")
 
     def planted(self: Worker) -> bool:
+        time.sleep(170)
+        been.touch()
         time.sleep(3600)
         return False
 
     if "worker" in sys.argv and data.exists() and not been.exists():
-        been.touch()
         Worker.step = planted  # type: ignore[method-assign]
 
 
@@ -131,6 +148,7 @@ MISTAKES: dict[str, Callable[[], None]] = {
         acknowledge_before_append,
         offset_before_state,
         actions_stay_in_the_outbox,
+        actions_are_appended_again,
         rows_after_state,
         sink_commits_before_it_writes,
         a_restarted_worker_hangs,
