@@ -64,7 +64,7 @@ def import_figures(quick: bool) -> list[Figure]:
         folder = Path(name)
         _write(folder, count, people=count // 40)
         runs = [_import(folder, number, count) for number in range(1 if quick else 3)]
-        trained = _train(folder / "data-0")
+        trained = train(folder / "data-0")
     shape = f"{count:,} events of {count // 40:,} people; {os.cpu_count()} cores with the client"
     rates = {
         "import_events_per_s": ([count / r.durable_s for r in runs], f"on disk; {shape}"),
@@ -148,7 +148,7 @@ def _ingest(file: Path, url: str, *options: str) -> dict[str, Any]:
     return answer
 
 
-def _train(data: Path) -> resource.struct_rusage:
+def train(data: Path) -> resource.struct_rusage:
     """Train a model, and return what the command used."""
     command = [sys.executable, "-m", "tactful", "train", "--data", str(data), "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -21,10 +21,22 @@ from benchmarks.serving.overload import overload_figures
 from benchmarks.serving.ranking import ranking_figures
 from benchmarks.serving.request import memory_figure, request_figures
 from benchmarks.serving.shop import open_shop
+from benchmarks.serving.training import NAMES as TRAINING
+from benchmarks.serving.training import training_figures
 from tactful.config.settings import Settings
 from tactful_streaming.definitions.reader import load_definitions
 
-PARTS = ("ranking", "overload", "ingest", "import", "index", "request", "memory", "load")
+PARTS = (
+    "ranking",
+    "overload",
+    "ingest",
+    "import",
+    "training",
+    "index",
+    "request",
+    "memory",
+    "load",
+)
 _MINUTES = 5.0
 _QUICK_MINUTES = 0.5
 
@@ -40,6 +52,7 @@ NAMES = {
     "durable_vs_memory_ingest": "1",
     "ingest_events_per_s": "events/s",
     **IMPORTS,
+    **TRAINING,
 }
 """What the benchmark promises to follow over time, with units."""
 
@@ -86,6 +99,7 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
             partial(ingest_figures, quick),
         ),
         Part("import", named(*IMPORTS), partial(import_figures, quick)),
+        Part("training", named(*TRAINING), partial(training_figures, quick)),
         Part(
             "index", named("recall_at_1000", "fresh_item_visible_s"), partial(index_figures, quick)
         ),
