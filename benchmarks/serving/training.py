@@ -62,8 +62,8 @@ def _entries(count: int) -> Iterator[Entry]:
     """Yield items, then events by time: visits of some six events, which begin at any time."""
     draw = np.random.default_rng(1)
     begin = time.time_ns() // 1_000_000 - _DAYS_MS
-    for item in range(_ITEMS):
-        yield Item(item_id=f"i-{item}", timestamp=begin, category=f"c-{item % 40}", price=9.5)
+    for row in range(_ITEMS):
+        yield Item(item_id=f"i-{row}", timestamp=begin, category=f"c-{row % 40}", price=9.5)
     sizes = 1 + np.minimum(draw.exponential(5.5, count).astype(np.int64), 40)
     sizes = sizes[: int(np.searchsorted(np.cumsum(sizes), count)) + 1]
     visit = np.repeat(np.arange(len(sizes)), sizes)[:count]
