@@ -45,6 +45,13 @@ class Blend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.array([*sums, self.own], np.float32)
 
 
+class Blends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Blends by whether the visit has items yet: before its first one, others count."""
+
+    within: Blend = Blend()
+    first: Blend = Blend()
+
+
 class Own(NamedTuple):
     """Items that a user dealt with."""
 

@@ -174,7 +174,7 @@ def _score(
         search=view.search,
         neighbours=score_neighbours(*tables, recent, len(session), len(view.catalogue.item_ids)),
         similar_sessions=index.sessions.scores(session or history),
-        blend=index.blend,
+        blend=index.blends.within if session else index.blends.first,
         last_vector=direction(vectors[:1], (session or history)[:1]),
         session_vector=direction(vectors[: len(session)], session),
         history_vector=direction(vectors[len(session) :], history),

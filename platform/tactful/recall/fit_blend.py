@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tactful.recall.blend import (
     Blend,
+    Blends,
     Evidence,
     Own,
     gather_evidence,
@@ -37,7 +38,7 @@ TRIED = (
 
 _LATEST = 300_000
 _SHARE = 0.8
-_FEWEST, _CHOOSING, _QUESTIONS = 100, 300, 1_000
+_FEWEST, _CHOOSING, _QUESTIONS = 100, 150, 700
 _VISIT, _HISTORY, _OWN = 20, 30, 2_000
 _RANKED, _POPULAR = 200, 100
 _CUTOFF = 20
@@ -85,35 +86,47 @@ def fit_blend(
     count: int,  # number of rows of the catalogue
     *,
     seed: int = 0,
-) -> tuple[VisitWeights, Blend]:
+) -> tuple[VisitWeights, Blends]:
     """Choose the weights that order the next items of the latest visits best.
 
     A weight changes only where the gain is twice its standard error. With fewer than a hundred
-    questions the defaults stay.
+    questions of a kind its defaults stay.
     """
     seen = seen.part(max(len(seen.item) - _LATEST, 0), len(seen.item))
     begin = int(_SHARE * len(seen.item))
-    questions = _questions(seen, begin, seed)
-    if len(questions) < _FEWEST:
-        return VisitWeights(), Blend()
+    questions = {
+        kind: asked
+        for kind, asked in _questions(seen, begin, seed).items()
+        if len(asked) >= _FEWEST
+    }
+    if not questions:
+        return VisitWeights(), Blends()
     tables = learn(seen.part(0, begin))
-    blend = _first_guess(questions)
-    chosen = max(
-        TRIED,
-        key=lambda weights: float(
-            _ask(_weighed(tables, weights), questions[:_CHOOSING], count).gains(blend).mean()
-        ),
-    )
-    asked = _ask(_weighed(tables, chosen), questions, count)
-    return chosen, _climb(asked, blend)
+    guesses = {kind: _first_guess(asked) for kind, asked in questions.items()}
+
+    def gain(weights: VisitWeights) -> float:
+        weighed = _weighed(tables, weights)
+        gains = [
+            _ask(weighed, asked[:_CHOOSING], count).gains(guesses[kind])
+            for kind, asked in questions.items()
+        ]
+        return float(np.concatenate(gains).mean())
+
+    chosen = max(TRIED, key=gain)
+    weighed = _weighed(tables, chosen)
+    learned = {
+        kind: _climb(_ask(weighed, asked, count), guesses[kind])
+        for kind, asked in questions.items()
+    }
+    return chosen, Blends(**learned)
 
 
 def _weighed(tables: Tables, weights: VisitWeights) -> Tables:
     return tables._replace(sessions=replace(tables.sessions, weights=weights))
 
 
-def _questions(seen: Interactions, begin: int, seed: int) -> list[_Question]:
-    """Draw questions of visits that began at event `begin` or later, in random order."""
+def _questions(seen: Interactions, begin: int, seed: int) -> dict[str, list[_Question]]:
+    """Draw questions of visits that began at event `begin` or later, by field of `Blends`."""
     number = len(seen.item)
     order = np.argsort(seen.session, kind="stable")
     starts = np.flatnonzero(np.diff(seen.session[order], prepend=-1))
@@ -124,10 +137,11 @@ def _questions(seen: Interactions, begin: int, seed: int) -> list[_Question]:
     by_person = np.argsort(person, kind="stable")
     ranked = person[by_person]
     late = np.flatnonzero(began >= begin)
-    questions: list[_Question] = []
+    questions: dict[str, list[_Question]] = {"first": [], "within": []}
     for event in np.random.default_rng(seed).permutation(late).tolist():
-        if len(questions) == _QUESTIONS:
-            break
+        kind = "first" if began[event] == event else "within"
+        if len(questions[kind]) == _QUESTIONS:
+            continue
         visit = np.flatnonzero(seen.session[began[event] : event] == seen.session[event])
         session = seen.item[began[event] + visit][::-1].tolist()
         earlier: list[int] = []
@@ -136,7 +150,7 @@ def _questions(seen: Interactions, begin: int, seed: int) -> list[_Question]:
             events = by_person[span]
             earlier = seen.item[events[events < began[event]][-_OWN:]][::-1].tolist()
         if session or earlier:
-            questions.append(_question(int(seen.item[event]), session, earlier))
+            questions[kind].append(_question(int(seen.item[event]), session, earlier))
     return questions
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
-from tactful.recall.blend import Blend
+from tactful.recall.blend import Blends
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.fit_blend import fit_blend
 from tactful.recall.neighbours import (
@@ -62,7 +62,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     built_until: int = 0
     visit_weights: VisitWeights = VisitWeights()
-    blend: Blend = Blend()
+    blends: Blends = Blends()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RecallIndex:
     popular: NDArray[np.int32]  # rows by recent popularity, best first
     built_until: int  # event time in epoch milliseconds up to which events were used
     cohorts: Cohorts = field(default_factory=Cohorts.empty)
-    blend: Blend = field(default_factory=Blend)
+    blends: Blends = field(default_factory=Blends)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ class RecallIndex:
                 format=_FORMAT,
                 built_until=self.built_until,
                 visit_weights=self.sessions.weights,
-                blend=self.blend,
+                blends=self.blends,
             )
             (scratch / "index.json").write_bytes(msgspec.json.encode(about))
             self.item_ids.save(scratch)
@@ -137,7 +137,7 @@ class RecallIndex:
             cohorts=Cohorts.load(directory, count),
             popular=popular,
             built_until=about.built_until,
-            blend=about.blend,
+            blends=about.blends,
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -179,7 +179,7 @@ def build_index(
         return learn_tables(part, count, neighbours=neighbours, popular_days=popular_days)
 
     tables, together = learn(interactions)
-    weights, blend = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
+    weights, blends = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
     vectors = _vectors(together, dimensions, seed)
     if improve is not None:
         vectors = improve(interactions, vectors)
@@ -196,7 +196,7 @@ def build_index(
         cohorts=cohorts or Cohorts.empty(),
         popular=tables.popular,
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
-        blend=blend,
+        blends=blends,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.shop import learned
 
-from tactful.recall.blend import Blend, Own, gather_evidence, kinds, ordered, popular_shares
+from tactful.recall.blend import Blend, Blends, Own, gather_evidence, kinds, ordered, popular_shares
 from tactful.recall.fit_blend import TRIED, fit_blend
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.neighbours import VisitWeights, score_neighbours
@@ -78,7 +78,7 @@ def events(visits: Sequence[tuple[int, Sequence[int]]]) -> Interactions:
     return Interactions(session, item, timestamp, person)
 
 
-def fitted(seen: Interactions, count: int) -> tuple[VisitWeights, Blend]:
+def fitted(seen: Interactions, count: int) -> tuple[VisitWeights, Blends]:
     return fit_blend(
         seen, lambda part: learn_tables(part, count, neighbours=30, popular_days=28.0)[0], count
     )
@@ -124,8 +124,8 @@ def test_repeats_count_where_people_repeat(again: float, least: float, most: flo
                 items.append(int(generator.choice(fresh)))
         have[person] += [item for item in items if item not in have[person]]
         visits.append((person, items))
-    _, blend = fitted(events(visits), 300)
-    assert least <= blend.known <= most
+    _, blends = fitted(events(visits), 300)
+    assert least <= blends.within.known <= most
 
 
 def test_only_earlier_visits_teach() -> None:
@@ -145,10 +145,10 @@ def test_only_earlier_visits_teach() -> None:
 def test_few_visits_change_nothing() -> None:
     assert fitted(events([(n, [n % 5, (n + 1) % 5]) for n in range(40)]), 5) == (
         VisitWeights(),
-        Blend(),
+        Blends(),
     )
     nothing = np.zeros(0, np.int64)
-    assert fitted(Interactions(nothing, nothing, nothing), 5) == (VisitWeights(), Blend())
+    assert fitted(Interactions(nothing, nothing, nothing), 5) == (VisitWeights(), Blends())
 
 
 def test_people_may_be_unknown() -> None:
@@ -161,4 +161,4 @@ def test_an_index_keeps_its_weights(tmp_path: Path) -> None:
     index = build_index([f"i{n}" for n in range(11)], seen)
     index.save(tmp_path / "index")
     again = RecallIndex.load(tmp_path / "index")
-    assert (again.blend, again.sessions.weights) == (index.blend, index.sessions.weights)
+    assert (again.blends, again.sessions.weights) == (index.blends, index.sessions.weights)
