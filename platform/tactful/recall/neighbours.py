@@ -176,7 +176,7 @@ class SessionNeighbours:
         at = _ranges(starts, lengths)
         distance = at - np.repeat(starts + places.take(newest), lengths)
         votes = strengths[distance] * np.repeat(votes, lengths)
-        return Scores.summed(self.session_items.take(at), votes)
+        return Scores.summed(self.session_items.take(at), votes, len(self.visit_starts) - 1)
 
     @cached_property
     def _powers(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -35,7 +35,7 @@ class Interactions:
 
 
 class Tables(NamedTuple):
-    """What recall reads of the items of a visit."""
+    """Neighbours and popularity of items."""
 
     following: NeighbourTable  # items that came next in the same session, directed
     together: NeighbourTable  # items of the same session, symmetric

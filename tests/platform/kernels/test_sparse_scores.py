@@ -16,9 +16,11 @@ pairs = st.lists(
 )
 
 
-@given(pairs, st.lists(st.integers(0, 14), max_size=10))
+@given(pairs, st.lists(st.integers(0, 14), max_size=10), st.sampled_from([13, 400]))
 @settings(deadline=None)
-def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: list[int]) -> None:
+def test_sums_are_those_of_a_dictionary(
+    values: list[tuple[int, float]], asked: list[int], count: int
+) -> None:
     sums: dict[int, float] = defaultdict(float)
     for row, value in values:
         sums[row] += value
@@ -26,6 +28,7 @@ def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: 
     made = Scores.summed(
         np.array([row for row, _ in values], np.int32),
         np.array([value for _, value in values], np.float64),
+        count,
     )
     assert dict(zip(made.rows.tolist(), made.values, strict=True)) == expected
     assert made.rows.tolist() == sorted(expected)
