@@ -87,17 +87,13 @@ def train(
         directory: of the model.
         options: of the training.
         identity: rules by which the server joins devices to users.
-        checkpoint: keeps finished steps, so that the same training continues there after it was
-            killed; it then reads the log up to where it ended when the training began.
-        as_asked: changes each replayed request where it would have differed from the log: with an
-            intent of the device, or without the user.
+        checkpoint: keeps finished steps: after a kill, the same training goes on to the same end.
+        as_asked: changes each replayed request to what would have been asked, as without the user.
         progress: called with stage, done and total.
 
     Raises:
         ModelError: if the log holds too little to learn from; the message names what is missing.
     """
-    if options.vectors == "two_tower":
-        require_torch()
     reach, resumed = _begin(log, definitions, options, checkpoint)
     end = reach if isinstance(reach, int) else log.end
     history = _read_history(log, end, progress)
@@ -105,8 +101,7 @@ def train(
     taking = at_least(label, history.types)
     since = until - int(options.label_days * _DAY)
     questions = list(map(as_asked, _sample(history, since, options, taking)))
-    meaning = layout(definitions.fingerprint)
-    reading = ShownReading(meaning, since, until, options, taking)
+    reading = ShownReading(layout(definitions.fingerprint), since, until, options, taking)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
     held_back = int(len(questions) * (1.0 - options.validation))
     shared = SharedReading(log, reading.add, end)
@@ -127,7 +122,7 @@ def train(
     del history, past, shared, reading
     cut = questions[min(held_back, len(questions) - 1)].at
     data_hash, example = _hash(learn, judge, shown), judge.features[:5]
-    rows = len(learn.labels) + len(judge.labels) + len(shown.taken)
+    rows = sum(len(labels) for labels in (learn.labels, judge.labels, shown.taken))
     sets = _split(learn, judge, shown, cut, until, options)
     del learn
     forest, curve = fit(
@@ -137,25 +132,34 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    manifest = Manifest(
+    judged = questions[held_back:]
+    facts = {"trained_until": until, "label": label, "data_hash": data_hash, "rows": rows}
+    facts |= {"questions": len(questions), "shown": len(shown)}
+    manifest = _manifest(options, definitions, forest, sets, judged, **facts)
+    save_model(directory, manifest, forest, index)
+    times = np.array([question.at for question in judged], np.int64)
+    return Trained(manifest, curve, example, sets.judge, times, reach, resumed)
+
+
+def _manifest(
+    options: TrainingOptions,
+    definitions: Definitions,
+    forest: xgboost.Booster,
+    sets: _Sets,
+    judged: Sequence[Question],
+    **facts: Any,
+) -> Manifest:
+    return Manifest(
         name=options.name,
         features=RANKING_FEATURES,
         definitions=definitions.fingerprint,
-        trained_until=until,
-        label=label,
-        data_hash=data_hash,
-        rows=rows,
         start=START,
-        questions=len(questions),
-        shown=len(shown),
         looked=sets.looked.tolist(),
-        metrics=_measure(forest, sets, questions[held_back:]),
+        metrics=_measure(forest, sets, judged),
         gains=dict(gains(forest, RANKING_FEATURES)),
         calibration=_calibrated(forest, sets.later, sets.judge),
+        **facts,
     )
-    save_model(directory, manifest, forest, index)
-    times = np.array([question.at for question in questions[held_back:]], np.int64)
-    return Trained(manifest, curve, example, sets.judge, times, reach, resumed)
 
 
 def _read_history(log: EventLog, end: int, progress: Progress) -> History:
@@ -204,6 +208,8 @@ def _begin(
     log: EventLog, definitions: Definitions, options: TrainingOptions, checkpoint: Checkpoint | None
 ) -> tuple[Position, bool]:
     """Return where the log ends for this training, and whether it continues a killed one."""
+    if options.vectors == "two_tower":
+        require_torch()
     if checkpoint is None:
         return reach_of(log), False
     first = log.read(log.begin, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,9 +37,8 @@ def test_a_stray_date_in_a_history_makes_nothing_late(size: int) -> None:
     engine = engine_of(VISITS)
     for begin in range(0, len(events), size):
         engine.apply(events[begin : begin + size])
-    assert [item for item, _ in engine.read("session", "s", times[-1])["seen"]] == [
-        f"i{number}" for number in (19, 18, 17, 16, 15)
-    ]
+    seen: Any = engine.read("session", "s", times[-1])["seen"]
+    assert [item for item, _ in seen] == [f"i{number}" for number in (19, 18, 17, 16, 15)]
     assert engine.watermark == times[-1]
 
 
