@@ -264,9 +264,8 @@ def apache_servers(
 
 @pytest.fixture(scope="session")
 def _apache_and_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    from tests.streaming.brokers import apache_behind_proxy
-
     from benchmarks.apache_kafka import find_program
+    from tests.streaming.brokers import apache_behind_proxy
 
     if find_program() is None:
         _missing("apache")

@@ -20,12 +20,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 import yaml
-from tests.test_docs import unknown_words
 
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.metadata import store as metadata
 from tactful.metadata.tables import tables as metadata_tables
+from tests.test_docs import unknown_words
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from tests.test_layout import PACKAGES, tracked
 
 from tactful.metrics.public import FAILURES
+from tests.test_layout import PACKAGES, tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 

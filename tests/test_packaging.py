@@ -7,6 +7,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
 from tests.test_layout import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
