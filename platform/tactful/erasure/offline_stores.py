@@ -18,6 +18,7 @@ from tactful.event_log.encryption import open_seal
 from tactful.event_log.open import open_partitions
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
+from tactful.ranking.model import untrained_recall
 from tactful.recall.takers import NAME as TAKERS
 from tactful.recall.takers import without_takers
 from tactful.rerank.frequency_caps import without_people
@@ -286,7 +287,11 @@ def purge_online(settings: Settings, definitions: Definitions, result: SearchRes
 
 
 def purge_training(settings: Settings) -> ErasureStep:
-    """Delete the files of an unfinished training; StorageError while one runs."""
+    """Delete an unfinished training and the recall of untrained servers.
+
+    The server learns the latter again without suppressed users. StorageError while a training runs.
+    """
+    shutil.rmtree(untrained_recall(settings.models), ignore_errors=True)
     directory = settings.models / "training"
     note = after_erasure(settings.training)
     if not directory.is_dir():

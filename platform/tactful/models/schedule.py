@@ -29,7 +29,7 @@ from tactful.config.settings import Settings
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.models.audit_log import ModelChange
 from tactful.ranking.features import RANKING_FEATURES
-from tactful.ranking.model import read_pointer
+from tactful.ranking.model import read_pointer, untrained_recall
 from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
@@ -202,10 +202,13 @@ class RecallLearner:
         self._end = end
         self._python = python
         self._learned: Sequence[int] = ()
+        self._is_kept = False  # whether that left an index, which an erasure removes
         self._next_at = 0.0
 
     async def run(self) -> None:
-        """Learn if there is a reason, and if it takes no more than a share of the time.
+        """Learn if the log grew or an erasure removed what was learned.
+
+        It takes no more than a share of the time.
 
         Raises:
             StreamingError: if the log does not say where it ends.
@@ -216,13 +219,15 @@ class RecallLearner:
         if began < self._next_at or champion is not None:
             return
         reached = await asyncio.to_thread(self._end)
-        if reached == self._learned:
+        index = untrained_recall(self._settings.models) / "index.json"
+        if reached == self._learned and index.exists() >= self._is_kept:
             return
         command = [self._python, "-m", "tactful", "train", "--recall-only", "--json"]
         code, message = await run_command(command, {**os.environ, **environment(self._settings)})
         if code:
             logger.warning("recall was not learned: %s", message)
-        self._learned, ended = reached, time.monotonic()
+        self._learned, self._is_kept = reached, index.exists()
+        ended = time.monotonic()
         self._next_at = ended + (ended - began) / _SHARE
 
 

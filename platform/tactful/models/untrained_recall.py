@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 from tactful.config.settings import Settings
 from tactful.models.training_run import open_training_log
-from tactful.ranking.model import read_pointer
+from tactful.ranking.model import read_pointer, untrained_recall
 from tactful.recall.index import RecallIndex, build_index
-from tactful.recommend.served_models import untrained_recall
 from tactful.training.history import History
 
 _FEWEST = 20

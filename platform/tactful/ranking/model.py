@@ -214,6 +214,11 @@ def version_directory(models: Path, version: str) -> Path:
     return models / "versions" / version
 
 
+def untrained_recall(models: Path) -> Path:
+    """Return the directory of the recall index that serves while there is no champion."""
+    return models / "live" / "recall"
+
+
 def checked_version(models: Path, version: str, trusted: Collection[str] | None) -> Path:
     """Return the directory of a version after a check of its signature; None checks nothing.
 

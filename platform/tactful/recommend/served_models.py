@@ -27,6 +27,7 @@ from tactful.ranking.model import (
     load_model,
     missing_pointer,
     read_pointer,
+    untrained_recall,
 )
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import RecallIndex, empty_index
@@ -40,11 +41,6 @@ from tactful_bandits.assignment.assign import Experiment
 _LOG = logging.getLogger(__name__)
 
 _new_id = partial(token_hex, 16)
-
-
-def untrained_recall(models: Path) -> Path:
-    """Return the directory of the recall index that serves while there is no champion."""
-    return models / "live" / "recall"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
+from tactful.erasure.offline_stores import purge_training
 from tactful.models.schedule import RecallLearner
 from tactful.models.untrained_recall import learn_recall
-from tactful.ranking.model import Pointer, write_pointer
+from tactful.ranking.model import Pointer, untrained_recall, write_pointer
 from tactful.recall.takers import Takers
 from tactful.recommend.recommender import HEURISTIC, RANKING_EXPERIMENT, Recommender
-from tactful.recommend.served_models import RecommenderOptions, untrained_recall
+from tactful.recommend.served_models import RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server import background
 from tactful_bandits.assignment.assign import Arm, Experiment
@@ -137,3 +138,25 @@ def test_an_outage_of_the_log_does_not_end_the_learning(settings: Settings, tmp_
 
     asyncio.run(learn())
     assert started.read_text().split() == ["--recall-only"] * 2, "once for each new end"
+
+
+def test_recall_is_learned_again_after_an_erasure(settings: Settings, tmp_path: Path) -> None:
+    """It held the visits of an erased user until the log grew."""
+    place = untrained_recall(settings.models)
+    started, python = tmp_path / "started", tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho x >> {started}\nmkdir -p {place}\necho "{{}}" > {place}/index.json\n'
+    )
+    python.chmod(0o700)
+    learner = RecallLearner(settings, lambda: [7], python=str(python))
+
+    def times(runs: int) -> int:
+        for _ in range(runs):
+            learner._next_at = 0.0
+            asyncio.run(learner.run())
+        return len(started.read_text().split())
+
+    assert times(2) == 1
+    purge_training(settings)
+    assert not place.exists()
+    assert times(2) == 2
