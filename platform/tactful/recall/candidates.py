@@ -167,13 +167,14 @@ def _score(
     session, history = context.session[:20], context.history[:30]
     recent = np.array([*session, *history], np.int64)
     vectors, index = view.search.vectors_of(recent), view.index
+    stands_in = index.sessions.weights.history
     tables = index.following, index.together, index.sessions
     return Candidates(
         rows=recent[:0],
         channel=np.zeros(0, np.int8),
         search=view.search,
         neighbours=score_neighbours(*tables, recent, len(session), len(view.catalogue.item_ids)),
-        similar_sessions=index.sessions.scores(session or history),
+        similar_sessions=index.sessions.scores(session or (history if stands_in else [])),
         blend=index.blends.within if session else index.blends.first,
         last_vector=direction(vectors[:1], (session or history)[:1]),
         session_vector=direction(vectors[: len(session)], session),

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
 from tactful.recall.blend import (
@@ -28,11 +28,13 @@ from tactful.recall.blend import (
 from tactful.recall.neighbours import VisitWeights, score_neighbours
 from tactful.recall.tables import Interactions, Tables
 
+_BY_ORDER = VisitWeights(looks_back=20, history=True)
+
 TRIED = (
-    VisitWeights(),
-    VisitWeights(fade=0.8, length_power=0.5, age=0.1, distance_power=0.5, before=0.6),
-    VisitWeights(fade=0.8, length_power=0.5, age=0.1, distance_power=0.0, before=1.0),
-    VisitWeights(fade=1.0, length_power=0.5, age=0.0, distance_power=0.0, before=1.0),
+    _BY_ORDER,
+    replace_fields(_BY_ORDER, fade=0.8, length_power=0.5, age=0.1, distance_power=0.5, before=0.6),
+    replace_fields(_BY_ORDER, fade=0.8, length_power=0.5, age=0.1, distance_power=0.0, before=1.0),
+    replace_fields(_BY_ORDER, fade=1.0, length_power=0.5, age=0.0, distance_power=0.0, before=1.0),
 )
 """Weights among which a history chooses, from order counts most to order counts nothing."""
 
@@ -100,7 +102,7 @@ def fit_blend(
         if len(asked) >= _FEWEST
     }
     if not questions:
-        return VisitWeights(), Blends()
+        return _BY_ORDER, Blends()
     tables = learn(seen.part(0, begin))
     guesses = {kind: _first_guess(asked) for kind, asked in questions.items()}
 
@@ -213,8 +215,7 @@ def _climb(asked: _Asked, blend: Blend) -> Blend:
         before = blend
         for name in Blend.__struct_fields__:
             tried = [
-                msgspec.structs.replace(blend, **{name: step * getattr(blend, name)})
-                for step in _STEPS
+                replace_fields(blend, **{name: step * getattr(blend, name)}) for step in _STEPS
             ]
             found = [asked.gains(each) for each in tried]
             better = [

@@ -25,7 +25,6 @@ NEAREST = 3
 
 _NEAREST_SHARES = np.array([1.0 / (place + 1) for place in range(NEAREST)], np.float32)
 
-_LOOKS_BACK = 20
 _NEIGHBOURS = 500
 _PART = 1 << 20
 DOUBT = 5.0
@@ -47,6 +46,7 @@ class VisitWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With `fade` 1 and `distance_power` 0 it is S-KNN, with less of the one and more of the other
     V-SKNN (Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", 2018).
+    The defaults are those of indexes that do not say.
     """
 
     fade: _Share = 0.5  # weight of a shared item, relative to the one after it in this visit
@@ -55,6 +55,8 @@ class VisitWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # votes fall by this power of the distance from the shared item
     distance_power: Annotated[float, Meta(ge=0.0, le=4.0)] = 1.5
     before: _Share = 0.3  # weight of what came before the shared item
+    looks_back: Annotated[int, Meta(ge=1, le=100)] = 10  # newest items of the visit that count
+    history: bool = False  # whether the history stands for a visit without items
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class SessionNeighbours:
 
         `session` has item rows, newest first; unknown rows are skipped.
         """
-        distinct = list(dict.fromkeys(session))[:_LOOKS_BACK]
+        distinct = list(dict.fromkeys(session))[: self.weights.looks_back]
         known = np.array([row for row in distinct if row < len(self.visit_starts) - 1], np.int64)
         starts = self.visit_starts[known]
         sizes = self.visit_starts[known + 1] - starts

@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 _PROBE_EVERY_S = 0.5
 _ANSWER_S = 1.0
 _OVERDUE_S = 1.0
+_STUCK_S = 10.0
 _CONTROLLER_S = 5.0
 
 
@@ -88,6 +89,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self._causes = client.Causes()
         self._absent = False  # whether the last answer of a broker was that it has no such topic
         self._found: int | None = None  # number of partitions by the last answer
+        self._failing_since: float | None = None  # first failure behind the last success
         self._answer_s = connect_timeout_s
         self._identity = TopicIdentity(settings, clock=clock)
         self._watch = TopicWatch(
@@ -248,11 +250,13 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
                 if end <= self._ends.get(number, 0):
                     self._identity.hurry()  # a topic made anew begins at offset 0
                 self._ends[number] = max(end, self._ends.get(number, 0))
+            self._failing_since = None
             append.future.set_result(append.ends)
             return
         error = client.explain(append.error, self._settings)
         if isinstance(error, LogUnreachableError | TopicError):
             self._suspect = True
+            self._failing_since = self._failing_since or self._clock()
         else:
             error = LogWriteError(f"Kafka did not take an append: {error}")
         self._fatal |= client.lost_identity(append.error)
@@ -303,8 +307,16 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
             producer.flush(1.0)
 
     def _probe(self) -> None:
-        """Check that a broker answers and that the topic is unchanged."""
+        """Check that a broker answers and that the topic is unchanged.
+
+        A producer whose appends fail all the same for some time is replaced: after a topic was away
+        it may not look for the topic's brokers again.
+        """
         self._note(self._check_topic())
+        if self._problem is not None:
+            self._failing_since = None
+        elif self._failing_since and self._clock() - self._failing_since > _STUCK_S:
+            self._fatal, self._failing_since = True, None
 
     def _note(self, problem: LogError | None) -> None:
         before, self._problem = self._problem, problem

@@ -144,11 +144,11 @@ def test_only_earlier_visits_teach() -> None:
 
 def test_few_visits_change_nothing() -> None:
     assert fitted(events([(n, [n % 5, (n + 1) % 5]) for n in range(40)]), 5) == (
-        VisitWeights(),
+        TRIED[0],
         Blends(),
     )
     nothing = np.zeros(0, np.int64)
-    assert fitted(Interactions(nothing, nothing, nothing), 5) == (VisitWeights(), Blends())
+    assert fitted(Interactions(nothing, nothing, nothing), 5) == (TRIED[0], Blends())
 
 
 def test_people_may_be_unknown() -> None:

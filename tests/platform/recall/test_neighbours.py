@@ -86,7 +86,7 @@ def built(visits: list[list[int]], *, seed: int = 0, latest: int = 500) -> Sessi
 def by_hand(
     visits: list[list[int]], session: list[int], weights: VisitWeights, *, latest: int = 500
 ) -> dict[int, float]:
-    asked = [item for item in list(dict.fromkeys(session))[:20] if item < ITEMS]
+    asked = [item for item in list(dict.fromkeys(session))[: weights.looks_back] if item < ITEMS]
     found: dict[int, float] = defaultdict(float)
     usable = {
         item: {n for n in [n for n, visit in enumerate(visits) if item in visit][-latest:]}
@@ -112,7 +112,7 @@ def by_hand(
     visits_of,
     st.lists(st.integers(0, ITEMS + 2), max_size=14),
     st.integers(1, 6),
-    st.sampled_from(TRIED),
+    st.sampled_from([VisitWeights(), *TRIED]),
 )
 @settings(max_examples=200, deadline=None)
 def test_scores_by_hand(

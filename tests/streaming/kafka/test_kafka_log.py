@@ -30,7 +30,7 @@ from tactful_streaming.errors import (
     TopicError,
     TopicMissingError,
 )
-from tactful_streaming.kafka import client, topic_identity, topic_watch
+from tactful_streaming.kafka import client, kafka_log, topic_identity, topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
@@ -296,8 +296,12 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
 
 
 @BOTH_BROKERS
-def test_appends_fail_fast_without_broker_and_recover(broker_and_proxy: Proxied) -> None:
+def test_appends_fail_fast_without_broker_and_recover(
+    broker_and_proxy: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The broker in memory keeps nothing: what is judged is refusal and recovery."""
+    # It gives the topic another id, too, which would be a topic made anew.
+    monkeypatch.setattr(topic_identity, "identity_of", lambda described: None)
     broker, _ = broker_and_proxy
     with new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log:
         patiently(lambda: appended(log, b"before"))
@@ -314,6 +318,36 @@ def test_appends_fail_fast_without_broker_and_recover(broker_and_proxy: Proxied)
         number = log.partition_of("u")
         patiently(lambda: appended(log, b"after"))
         assert contents(log, {number: log.known_end(number)})[number][-1] == b"after"
+
+
+class Stuck:
+    """A producer that finds no broker for its records, though it reaches all."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def produce_batch(self, topic: str, messages: list[dict[str, Any]], **_: Any) -> None:
+        kafka = client.import_kafka().KafkaError
+        for message in messages:
+            message["_error"] = kafka(kafka._MSG_TIMED_OUT)
+
+
+def test_a_producer_that_fails_beside_answering_brokers_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a topic was away, appends failed on although all else was well."""
+    monkeypatch.setattr(kafka_log, "_STUCK_S", 1.0)
+    with (
+        brokers.running_broker() as broker,
+        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
+    ):
+        with log._lock:
+            log._producer = Stuck(log._producer)
+        assert not appended(log, b"x")
+        patiently(lambda: appended(log, b"y"), 30.0)
 
 
 @pytest.mark.parametrize(
