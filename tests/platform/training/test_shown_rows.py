@@ -18,7 +18,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_sho
 
 from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
-from tactful.ranking.model import read_manifest
+from tactful.ranking.model import START, read_manifest
 from tactful.schemas.interactions import STRENGTH, at_least
 from tactful.training.boosting import fit
 from tactful.training.options import TrainingOptions
@@ -314,6 +314,7 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
     for number in range(600):
         at = end - 13 * DAY + number * (12 * DAY // 600)
         features = draw.standard_normal((10, WIDTH)).astype("<f4")
+        features[:, RANKING_FEATURES.index(START)] = 0.1
         best = int(np.argmax(features[:, price]))
         items = [f"i{n}" for n in range(10)]
         encoded = b64encode(features.tobytes()).decode()
