@@ -12,6 +12,7 @@ from tactful_federated.errors import SettingsError
 from tactful_federated.model.tokens import Vocabulary
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is bounded on Unix")
 def test_a_bounded_process_is_refused_more_and_lives_on() -> None:
     """In a process of its own, since bounds are for life."""

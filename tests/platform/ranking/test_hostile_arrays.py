@@ -232,6 +232,7 @@ def attack_live_index(tmp_path: Path) -> Counter[str]:
     return attack(folder, ask, log)
 
 
+@pytest.mark.slow
 def test_hostile_builds_and_journals_of_a_live_index(tmp_path: Path) -> None:
     assert attacked(attack_live_index, tmp_path)["refused"] > 200
 
@@ -299,6 +300,7 @@ def attack_trees(tmp_path: Path) -> Counter[str]:
     return change_each()
 
 
+@pytest.mark.slow
 def test_hostile_trees_of_xgboost(tmp_path: Path) -> None:
     """XGBoost follows children and categories wherever they point, in circles, too."""
     assert attacked(attack_trees, tmp_path)["refused"] > 60

@@ -174,6 +174,7 @@ def test_purposes_by_event_type_by_consumer(live: Live, counting: Counting) -> N
     }
 
 
+@pytest.mark.slow
 def test_actions_only_for_those_who_agree_to_marketing(live: Live) -> None:
     for person, marketing in (("yes", True), ("no", False)):
         say(live, person, personalisation=True, measurement=True, marketing=marketing)

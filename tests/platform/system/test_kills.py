@@ -68,6 +68,7 @@ def check(outcome: Outcome, kills: int) -> None:
     assert outcome.comparison.wrong == 0
 
 
+@pytest.mark.slow
 def test_the_server_on_its_own_log(folder: Path) -> None:
     check(on_embedded_log(2, folder, 1), 2)
 

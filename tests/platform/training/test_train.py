@@ -227,6 +227,7 @@ def history_of(path: Path, what: Sequence[Entry]) -> History:
         return History.read(log)
 
 
+@pytest.mark.slow
 def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> None:
     what = small_shop()
     log = write_log(tmp_path / "log", what)

@@ -281,6 +281,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_of_a_backfill(tmp_path: Path) -> None:
     (tmp_path / "features.yaml").write_text(dump_definitions(NEW))
     store: StateStore = RocksState(tmp_path / "state")

@@ -437,6 +437,7 @@ def test_an_outage_that_ends_with_a_topic_made_anew(
         partition.close()
 
 
+@pytest.mark.slow
 @BOTH_BROKERS
 def test_cut_connections_lose_no_acknowledged_record(broker_and_proxy: Proxied) -> None:
     acknowledged: dict[str, list[bytes]] = {f"u{n}": [] for n in range(4)}
