@@ -211,6 +211,7 @@ def race(work: Callable[[], Any], n: int) -> list[Any]:
     return found
 
 
+@pytest.mark.alone  # its forks wait for locks that threads of other tests hold
 def test_processes_racing_for_the_same_panes_get_one_value(location: str) -> None:
     """Also the creation of the tables is raced for: nobody made them before."""
 
@@ -234,6 +235,7 @@ def test_threads_racing_for_the_same_panes_get_one_value(ledger: Ledger) -> None
     assert shown == [shown[0]] * 6
 
 
+@pytest.mark.alone  # its forks wait for locks that threads of other tests hold
 def test_processes_racing_for_the_budget_do_not_overspend(location: str) -> None:
     def register() -> str:
         ledger = Ledger(location, daily_epsilon=1)
@@ -293,6 +295,7 @@ def publish_for_ever(location: str, shown: Connection) -> None:
             shown.send((release.start, release.noisy_counts.tolist()))
 
 
+@pytest.mark.alone  # its forks wait for locks that threads of other tests hold
 def test_what_was_shown_before_kill_9_is_shown_again(location: str) -> None:
     """Each run starts over with fresh noise, shows what it publishes, and is killed."""
     shown: dict[int, list[int]] = {}
