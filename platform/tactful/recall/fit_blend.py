@@ -25,7 +25,7 @@ from tactful.recall.blend import (
     ordered,
     popular_shares,
 )
-from tactful.recall.neighbours import VisitWeights, score_neighbours
+from tactful.recall.neighbours import NeighbourScores, VisitWeights, score_neighbours
 from tactful.recall.tables import Interactions, Tables
 
 _BY_ORDER = VisitWeights(looks_back=20, history=True)
@@ -105,11 +105,16 @@ def fit_blend(
         return _BY_ORDER, Blends()
     tables = learn(seen.part(0, begin))
     guesses = {kind: _first_guess(asked) for kind, asked in questions.items()}
+    # They do not depend on how visits are compared.
+    near = {
+        kind: [_neighbours(tables, question, count) for question in asked]
+        for kind, asked in questions.items()
+    }
 
     def gain(weights: VisitWeights) -> float:
         weighed = _weighed(tables, weights)
         gains = [
-            _ask(weighed, asked[:_CHOOSING], count).gains(guesses[kind])
+            _ask(weighed, asked[:_CHOOSING], near[kind]).gains(guesses[kind])
             for kind, asked in questions.items()
         ]
         return float(np.concatenate(gains).mean())
@@ -117,7 +122,7 @@ def fit_blend(
     chosen = max(TRIED, key=gain)
     weighed = _weighed(tables, chosen)
     learned = {
-        kind: _climb(_ask(weighed, asked, count), guesses[kind])
+        kind: _climb(_ask(weighed, asked, near[kind]), guesses[kind])
         for kind, asked in questions.items()
     }
     return chosen, Blends(**learned)
@@ -181,13 +186,17 @@ def _first_guess(questions: Sequence[_Question]) -> Blend:
     return Blend(known=odds(known, len(again)), visited=odds(visited, len(returning)))
 
 
-def _ask(tables: Tables, questions: Sequence[_Question], count: int) -> _Asked:
+def _neighbours(tables: Tables, question: _Question, count: int) -> NeighbourScores:
+    recent = np.array([*question.session, *question.history], np.int64)
+    return score_neighbours(*tables[:3], recent, len(question.session), count)
+
+
+def _ask(tables: Tables, questions: Sequence[_Question], near: Sequence[NeighbourScores]) -> _Asked:
+    count = len(tables.sessions.visit_starts) - 1
     places = np.full(count, len(tables.popular), np.int32)
     places[tables.popular] = np.arange(len(tables.popular), dtype=np.int32)
     lists: list[tuple[NDArray[np.int64], Evidence]] = []
-    for question in questions:
-        recent = np.array([*question.session, *question.history], np.int64)
-        neighbours = score_neighbours(*tables[:3], recent, len(question.session), count)
+    for question, neighbours in zip(questions, near, strict=False):
         similar = tables.sessions.scores(question.session or question.history)
         of = kinds(neighbours, similar, question.own)
         ranked = [scores.ranked[:_RANKED] for scores in of]
