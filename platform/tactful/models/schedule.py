@@ -220,7 +220,8 @@ class RecallLearner:
             return
         reached = await asyncio.to_thread(self._end)
         index = untrained_recall(self._settings.models) / "index.json"
-        if reached == self._learned and index.exists() >= self._is_kept:
+        is_removed = self._is_kept and not index.exists()
+        if reached == self._learned and not is_removed:
             return
         command = [self._python, "-m", "tactful", "train", "--recall-only", "--json"]
         code, message = await run_command(command, {**os.environ, **environment(self._settings)})

@@ -26,9 +26,9 @@ from tactful.ranking.features import layout
 from tactful.ranking.model import (
     checked_version,
     load_trees,
+    margins_of,
     read_manifest,
     read_pointer,
-    start_of,
 )
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
@@ -183,15 +183,8 @@ def no_worse(
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     margins = (
-        forest.inplace_predict(features, predict_type="margin") + start_of(rows.features, start)
-        for forest, features, start in (
-            (load_trees(directory), rows.features, fresh.start),
-            (
-                champion,
-                rows.features[:, [*map(fresh.features.index, manifest.features)]],
-                manifest.start,
-            ),
-        )
+        margins_of(forest, rows.features, of.start, of.features)
+        for forest, of in ((load_trees(directory), fresh), (champion, manifest))
     )
     new, old = (list_metrics(m, rows.labels, rows.sizes, positives)["ndcg20"] for m in margins)
     return new >= old

@@ -108,10 +108,16 @@ def start_of(
 
 
 def margins_of(
-    forest: xgboost.Booster, features: NDArray[np.float32], column: str = START
+    forest: xgboost.Booster,
+    features: NDArray[np.float32],  # shape (n, len(RANKING_FEATURES))
+    column: str = START,
+    names: Sequence[str] = RANKING_FEATURES,  # columns that the trees take
 ) -> NDArray[np.float32]:
     """Return what the trees say on top of `start_of`, shape (n,)."""
-    trees: NDArray[np.float32] = forest.inplace_predict(features, predict_type="margin")
+    own = features
+    if names != RANKING_FEATURES:
+        own = features[:, [*map(RANKING_FEATURES.index, names)]]
+    trees: NDArray[np.float32] = forest.inplace_predict(own, predict_type="margin")
     return trees + start_of(features, column)
 
 
