@@ -99,6 +99,7 @@ class PartitionGroup:
         self._clock = clock
         self._pause_s, self._open_at = _FIRST_PAUSE_S, 0.0
         self._problem: BaseException | None = None
+        self._leaving = False
         self._trouble: LogError | None = None
         self._causes = client.Causes()
         self._watches = {settings.topic: TopicWatch(settings, topic_id, self._ask, clock=clock)}
@@ -192,7 +193,12 @@ class PartitionGroup:
         return lags
 
     def close(self) -> None:
-        """Revoke all partitions and leave the group."""
+        """Revoke all partitions and leave the group.
+
+        Raises:
+            Exception: an error of a callback, or a problem that no poll has raised yet.
+        """
+        self._leaving = True
         self._consumer.close()
         self._check()
 
@@ -337,6 +343,8 @@ class PartitionGroup:
             self._on_error(error)
 
     def _on_error(self, error: Any) -> None:
+        if self._leaving:
+            return  # brokers that refused a poll refuse again; nothing depends on them any more
         self._causes.note(error)
         problem = client.explain(error, self._settings, self._causes)
         # The loss of one broker of several is harmless; the loss of all is logged once.

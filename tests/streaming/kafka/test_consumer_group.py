@@ -18,7 +18,7 @@ from tests.streaming.brokers import (
     topic_name,
 )
 
-from tactful_streaming.errors import OffsetError, TopicError
+from tactful_streaming.errors import LogError, OffsetError, TopicError
 from tactful_streaming.kafka import topic_watch
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.consumer_group import PartitionGroup
@@ -228,6 +228,20 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
     group = member(log.settings, assigned)
     with pytest.raises(StateGoneError):
         patiently(lambda: group.poll(1, 0.05) and False)
+    group.close()
+
+
+def test_a_refusal_is_raised_once() -> None:
+    """Brokers that refuse a reader refuse it again while it leaves."""
+    group = member(KafkaSettings(servers="127.0.0.1:1", topic=topic_name()), lambda _: 0)
+
+    def refuse(*_: float) -> None:
+        group._on_error(KafkaError(KafkaError._AUTHENTICATION))
+
+    group._consumer = consumer = Mock(wraps=group._consumer)
+    consumer.poll.side_effect = consumer.close.side_effect = refuse
+    with pytest.raises(LogError, match="refused us"):
+        group.poll(1, 0.0)
     group.close()
 
 
