@@ -239,8 +239,8 @@ class Recommender:
         """Score the candidates by the model or the heuristic, and value the scores."""
         model, view = state.serving.model, state.serving.view
         candidates, context = state.candidates, state.context
-        # With nothing but demographics of a user, the lifts say more than the trees.
-        unknown = candidates.lift is not None and not context.known
+        # Of a user without any item, popularity and the lifts say more than the trees.
+        unknown = not context.known
         state.learned = model is not None and state.assignment.arm != HEURISTIC and not unknown
         if model is not None and state.learned and len(candidates.rows):
             state.features = assemble(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
+from tactful.catalogue.request_context import RequestContext
 from tactful.config.engine import EngineSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
@@ -296,7 +297,7 @@ def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) 
     ranked = recommender(engine, models)
     answer, impression = ranked.recommend(RecommendRequest(), now=NOW)
     assert answer.variant == {}
-    assert answer.model_version == "1"
+    assert answer.model_version == HEURISTIC, "popularity: nothing is known"
     said = decoded(impression).properties
     assert (said["arm"], said["forced"]) == (None, False)
     request = RecommendRequest(force={RANKING_EXPERIMENT: HEURISTIC})
@@ -320,7 +321,10 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
     assert "no history yet" in (other.fallback or "")
 
 
-def test_the_arm_is_the_one_the_experiment_assigns(engine: Engine, models: Path) -> None:
+def test_the_arm_is_the_one_the_experiment_assigns(
+    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestContext, "known", True)  # else popularity orders in every arm
     (shipped,) = load_experiments(Settings().experiments)
     storage = StorageSettings(data=models.parent, models=models)
     ranked = build(engine=engine, settings=Settings(storage=storage))
