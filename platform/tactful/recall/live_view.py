@@ -157,12 +157,18 @@ class LiveCatalogue:
         search = self._search()
         popular, common = held.popular, held.common
         moved = catalogue.item_places is not held.catalogue.item_places
-        if moved or due:
+        came = np.unique(np.concatenate(rows))
+        # More rows than were counted: without a count they would have no order for seconds.
+        many = len(came) > len(popular.rows)
+        if moved or due or many:
             popular, common = count_popular(source, catalogue, self._index, self._takers, reading)
             self.counted_at = now
         elif catalogue is not held.catalogue:
-            came = catalogue.available, np.unique(np.concatenate(rows))
-            popular, common = popular.grown(*came), common and common.grown(*came)
+            available = catalogue.available
+            popular, common = (
+                popular.grown(available, came),
+                common and common.grown(available, came),
+            )
         trending = self._trending(catalogue)
         return CatalogueView(self._index, search, catalogue, popular, trending, common)
 

@@ -205,6 +205,18 @@ def test_popularity_is_counted_anew_where_rows_moved(tmp_path: Path, engine: Eng
         live.close()
 
 
+def test_items_that_come_just_after_a_start_have_an_order(tmp_path: Path) -> None:
+    """Popularity is counted every ten seconds, and before that where most rows are new."""
+    live = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: 0.0)
+    empty = Engine(definitions(), MemoryState())
+    assert live.refresh(empty).popular.known == 0
+    send(empty, *KNOWN)
+    assert live.refresh(empty).popular.known == len(KNOWN)
+    send(empty, item("new", "green tea"))
+    assert live.refresh(empty).popular.unknown.tolist() == [len(KNOWN)]
+    live.close()
+
+
 def test_damaged_files(tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     first = LiveCatalogue(INDEX, tmp_path / "live")
     first.refresh(engine)
