@@ -94,6 +94,8 @@ class Candidates:
     # weight by category, as a device sent it; None where it sent none
     intent: Mapping[str, float] | None = None
     blend: Blend = field(default_factory=Blend)  # weights of the evidence
+    # probability of each row that was drawn for a placement rule
+    drawn: Mapping[int, float] = field(default_factory=dict)
 
     def with_rows(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
         """Replace the candidates by other rows, ascending."""

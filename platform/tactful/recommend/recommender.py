@@ -223,6 +223,7 @@ class Recommender:
     def _recall(self, state: _RequestState) -> None:
         """Gather candidates from every channel and from the placement rules."""
         request, view = state.request, state.serving.view
+        state.recommendation_id = self._new_id(state)
         allowed = self._allowed(state)
         state.candidates = gather(
             view,
@@ -233,7 +234,9 @@ class Recommender:
             least=request.count,
         )
         if state.rules:
-            state.candidates = with_demanded(state.candidates, state.rules, view, allowed)
+            state.candidates = with_demanded(
+                state.candidates, state.rules, view, allowed, state.recommendation_id
+            )
 
     def _rank(self, state: _RequestState) -> None:
         """Score the candidates by the model or the heuristic, and value the scores."""
@@ -267,7 +270,6 @@ class Recommender:
     def _arrange(self, state: _RequestState) -> None:
         """Choose and order the items, by values, rules, diversity and chance."""
         policy, view, candidates = state.policy, state.serving.view, state.candidates
-        state.recommendation_id = self._new_id(state)
         likeness = generator = None
         if policy.diversity.strength:
             category = view.catalogue.category[candidates.rows]
@@ -338,6 +340,10 @@ class Recommender:
         parts |= state.drawn.to_log_fields()
         if state.trial_failed:
             parts["failed"] = True
+        rows = candidates.rows[order].tolist()
+        if drawn := [place for place, row in enumerate(rows) if row in candidates.drawn]:
+            parts["drawn_new"] = [answer.items[place].item_id for place in drawn]
+            parts["drawn_new_propensities"] = [candidates.drawn[rows[place]] for place in drawn]
         shown = candidates.channel[order] == CHANNELS.index(TRENDING)
         if shown.any():
             parts[TRENDING] = trending.reasons(candidates.rows[order][shown])

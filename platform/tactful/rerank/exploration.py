@@ -38,9 +38,9 @@ class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("temperature: must be 0, or a number from 0.001 to 100")
 
 
-def generator_of(recommendation_id: str) -> np.random.Generator:
+def generator_of(recommendation_id: str, purpose: str = "exploration") -> np.random.Generator:
     """Return the random generator of one recommendation, always the same for its id."""
-    digest = hashlib.sha256(f"exploration:{recommendation_id}".encode()).digest()
+    digest = hashlib.sha256(f"{purpose}:{recommendation_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 
 

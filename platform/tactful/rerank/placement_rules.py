@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +30,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
-from tactful.kernels.sparse_scores import descending
 from tactful.recall.candidates import Candidates, CatalogueView, extended
+from tactful.rerank.exploration import generator_of
+from tactful.rerank.new_items import draw_new_items
 from tactful.rerank.rerank import Bounds, Group
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -133,30 +135,32 @@ def with_demanded(
     rules: Sequence[PlacementRule],
     view: CatalogueView,
     allowed: NDArray[np.bool_],  # which rows may be shown, shape (len(view.catalogue),)
+    recommendation_id: str,  # decides which new items are drawn
 ) -> Candidates:
     """Add the items that rules demand to the candidates, with the channel `rule`.
 
-    The most popular of a target come first; new items by their nearness to the visit, or to the
-    history.
+    The most popular of a target come first; new items are drawn, see `draw_new_items`.
     """
     catalogue, learned, demanded = view.catalogue, view.trained_rows, []
+    drawn: dict[int, float] = {}
     for rule in rules:
         if rule.pin is not None:
             row = catalogue.rows.get(rule.pin)
             demanded.append(np.array([] if row is None else [row], np.int64))
         elif rule.at_least is not None:
-            count = _CHOICE * rule.at_least
             if rule.new:
                 fresh = learned + np.flatnonzero(allowed[learned:])[-_NEWEST:]
-                demanded.append(_nearest(fresh, candidates, count))
+                generator = generator_of(recommendation_id, rule.name)
+                drawn |= draw_new_items(fresh, candidates, view, rule.at_least, generator)
+                demanded.append(np.array([*drawn], np.int64))
             else:
                 rows = catalogue.in_campaign if rule.campaign else np.flatnonzero(allowed)
                 rows = rows[allowed[rows] & _of_target(rule, view, rows)]
-                demanded.append(view.popular.best(rows, count))
+                demanded.append(view.popular.best(rows, _CHOICE * rule.at_least))
     if not demanded:
         return candidates
     rows = np.unique(np.concatenate(demanded))
-    return extended(candidates, "rule", rows[allowed[rows]])
+    return replace(extended(candidates, "rule", rows[allowed[rows]]), drawn=drawn)
 
 
 def bounds_of(
@@ -189,7 +193,8 @@ def bounds_of(
             if count < within:
                 within, least = count, least * count // within
             first = 0 if rule.from_position is None else rule.from_position - 1
-            groups.append(Group(rule.name, members, within, least, rule.at_most, first))
+            drawn = members & np.isin(rows, [*candidates.drawn]) if rule.new and least else None
+            groups.append(Group(rule.name, members, within, least, rule.at_most, first, drawn))
     return Bounds(groups, pins, tuple(missing))
 
 
@@ -207,18 +212,6 @@ def _of_target(
         return np.equal(catalogue.campaign[rows], number)
     number = catalogue.category_numbers.get(rule.category or "", -2)
     return np.equal(catalogue.category[rows], number)
-
-
-def _nearest(rows: NDArray[np.int64], candidates: Candidates, count: int) -> NDArray[np.int64]:
-    """Return the rows nearest to the visit, or to the history; newer ones first among equals."""
-    if not len(rows):
-        return rows
-    anchor = candidates.session_vector
-    if not anchor.any():
-        anchor = candidates.history_vector
-    newest_first = rows[::-1]
-    near = candidates.search.vectors_of(newest_first) @ anchor
-    return newest_first[descending(near)[:count]]
 
 
 def _given(rule: PlacementRule, name: str) -> bool:

@@ -28,6 +28,13 @@ class Group:
     least: int = 0  # least number of members in these places
     most: int | None = None  # most members in these places; None for any number
     first: int = 0  # no member stands before this place
+    # members that fulfil `least` where the values alone do not, shape (n,); None for all
+    drawn: NDArray[np.bool_] | None = None
+
+    @property
+    def demanded(self) -> NDArray[np.bool_]:
+        """Members that fulfil `least` where the values alone do not."""
+        return self.members if self.drawn is None else self.drawn
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class _Filling:
                 # An item may belong to several groups: items that fulfil most demands come first.
                 demands = np.zeros(len(usable), np.int64)
                 for group, _ in urgent:
-                    demands += group.members
+                    demands += group.demanded
                 most = demands[usable].max(initial=0)
                 if most:
                     usable = usable & (demands == most)
@@ -209,7 +216,7 @@ class _Filling:
         wanted = group.least - self._members(group, after=place - 1)
         if wanted <= 0:
             return 0
-        left = self._open & group.members
+        left = self._open & group.demanded
         left[list(self._pins.values())] = False
         return min(wanted, int(left.sum()))
 

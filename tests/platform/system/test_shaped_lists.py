@@ -208,6 +208,21 @@ def test_a_new_item_is_recommended_within_a_minute(shop: Shop) -> None:
         assert len(gone) == 20
 
 
+def test_people_of_whom_nothing_is_known_are_shown_different_new_items(shop: Shop) -> None:
+    """Each is drawn with one chance in twelve, and the impression says so."""
+    new = [{"item_id": f"new-{number}", "category": f"kind-{number}"} for number in range(12)]
+    with serving(shop, Settings().placement.read_text("utf-8")) as live:
+        assert live.http.put("/v1/items", json=new).json()["accepted"] == 12
+        wait_until(lambda: "new-" in " ".join(ids(ask(live, user_id="first"))), 60)
+        answers = [ask(live, user_id=f"cold-{number}") for number in range(30)]
+        said = [shaped(shop, answer) for answer in answers]
+    came = [[item for item in ids(answer) if item.startswith("new-")] for answer in answers]
+    assert {len(items) for items in came} == {1}
+    assert len({item for items in came for item in items}) >= 6, "fails once in 20 million"
+    assert [it["drawn_new"] for it in said] == came
+    assert {round(*it["drawn_new_propensities"], 4) for it in said} == {0.0833}
+
+
 def test_a_list_is_never_empty_without_a_reason(shop: Shop) -> None:
     everything = [item["item_id"] for item in SHOP.items]
     with serving(shop, RULES) as live:
