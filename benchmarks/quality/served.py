@@ -165,8 +165,8 @@ class _Clock:
 
 def _catalogue(replay: Replayed) -> list[Entry]:
     before = int(replay.timestamp.min()) - 1
-    items: list[Entry] = [Item(timestamp=before, **item) for item in replay.items]
-    users: list[Entry] = [User(timestamp=before, **user) for user in replay.users]
+    items: list[Entry] = [Item(**{"timestamp": before, **item}) for item in replay.items]
+    users: list[Entry] = [User(**{"timestamp": before, **user}) for user in replay.users]
     return items + users
 
 
