@@ -20,7 +20,7 @@ from tactful.config.settings import PACKAGED_FEATURES
 from tactful.recall.blend import gather_evidence, own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
-from tactful.recall.popularity import SEEN, SOLD, CommonItems, is_in
+from tactful.recall.popularity import NOW, SEEN, SOLD, CommonItems, is_in
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -38,6 +38,7 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("seen_84d", "seen_share", "days_since_seen"),
     *("seen_7d", "seen_28d", "seen_trend", "category_seen_28d"),
     *("blend", "blend_place"),
+    *("sold_now", "seen_now"),
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -88,7 +89,7 @@ _OF_USER = _columns(
     *("days_since_visit", "seen_84d", "seen_share", "days_since_seen"),
 )
 _OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
-_BY_ITEM = (*SOLD, "sold_trend", *SEEN, "seen_trend")
+_BY_ITEM = (*SOLD, "sold_trend", *SEEN, "seen_trend", *NOW)
 _BY_CATEGORY = ("category_sold_28d", "category_seen_28d")
 SALES = (*_BY_ITEM, *_BY_CATEGORY)
 """Columns of what everybody takes and sees: 0 for rare items in anonymous recommendations."""
@@ -305,16 +306,16 @@ def _sales(
     features: NDArray[np.float32],
 ) -> None:
     """Fill the columns of how often each item and its category are taken and seen."""
-    read = read_placed(source, "item", catalogue.item_places, rows, (*SOLD, *SEEN), at)
+    read = read_placed(source, "item", catalogue.item_places, rows, (*SOLD, *SEEN, *NOW), at)
     known = np.flatnonzero(category >= 0)
     places = category[known]
     of_category = read_placed(
         source, "category", catalogue.category_places, places, _BY_CATEGORY, at
     )
-    week, month, quarter, seen_week, seen_month = read.astype(np.float32).T
+    week, month, quarter, seen_week, seen_month, *now = read.astype(np.float32).T
     one = np.float32(1.0)
     features[_SALES[:4]] = week, month, quarter, week / (month + one)
-    features[_SALES[4:]] = seen_week, seen_month, seen_week / (seen_month + one)
+    features[_SALES[4:]] = seen_week, seen_month, seen_week / (seen_month + one), *now
     features[_OF_CATEGORY] = np.nan
     features[np.ix_(_OF_CATEGORY, known)] = of_category.T
 

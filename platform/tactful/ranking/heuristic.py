@@ -10,6 +10,7 @@ from tactful.catalogue.request_context import FeatureSource, RequestContext, rea
 from tactful.recall.blend import gather_evidence, own_items, popular_shares
 from tactful.recall.candidates import Candidates, CatalogueView
 from tactful.recall.cohorts import coldness
+from tactful.recall.popularity import VOTES, WINDOWS
 
 _CHANCE = np.float32(1e-5)  # less than a place of popularity: items without one come by chance
 
@@ -26,11 +27,12 @@ def heuristic_scores(
     rows, places = candidates.rows, view.popular.places_of(candidates.rows)
     cold = coldness(context)
     if candidates.lift is not None and cold and len(places):
-        # Sales to the user's cohorts replace sales to all users.
+        # Votes of the user's cohorts replace those of all users.
         lift = np.float32(cold) * candidates.lift.of(rows)
         items = view.catalogue.item_ids.of_rows(rows)
-        sold = read_columns(source, "item", items, ("sold_28d",), context.at)[:, 0]
-        expected = np.log(sold + 0.5) + lift
+        names = WINDOWS[view.index.blends.popular]
+        votes = read_columns(source, "item", items, names, context.at) @ VOTES
+        expected = np.log(votes + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     known = view.popular.known
     blend = candidates.blend

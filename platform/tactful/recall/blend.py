@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from tactful.recall.neighbours import NeighbourScores
 
 _HALF = 20.0
 _SEEN = 0.3
+Window = Literal["now", "week", "month"]
+"""Name of a window of popularity, see `WINDOWS` of `popularity`."""
+
 _Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
 
 
@@ -50,6 +53,7 @@ class Blends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     within: Blend = Blend()
     first: Blend = Blend()
+    popular: Window = "month"  # what popularity counts
 
 
 class Own(NamedTuple):

@@ -25,6 +25,7 @@ from tactful.recall.blend import (
     ordered,
     popular_shares,
 )
+from tactful.recall.fit_popularity import PopularityHistory, fit_popularity
 from tactful.recall.neighbours import NeighbourScores, VisitWeights, score_neighbours
 from tactful.recall.tables import Interactions, Tables
 
@@ -53,6 +54,7 @@ _LEAST_FACTOR, _MOST_FACTOR = 0.02, 4.0
 class _Question(NamedTuple):
     """The next item of a visit, and what was known before it."""
 
+    event: int  # number of the event that is the answer
     answer: int
     session: list[int]  # items of the visit, newest first, each once
     history: list[int]  # items of the person's earlier visits, newest first, each once
@@ -104,6 +106,7 @@ def fit_blend(
     if not questions:
         return _BY_ORDER, Blends()
     tables = learn(seen.part(0, begin))
+    popular = fit_popularity(seen, begin, count)
     guesses = {kind: _first_guess(asked) for kind, asked in questions.items()}
     # They do not depend on how visits are compared.
     near = {
@@ -114,7 +117,7 @@ def fit_blend(
     def gain(weights: VisitWeights) -> float:
         weighed = _weighed(tables, weights)
         gains = [
-            _ask(weighed, asked[:_CHOOSING], near[kind]).gains(guesses[kind])
+            _ask(weighed, asked[:_CHOOSING], near[kind], popular).gains(guesses[kind])
             for kind, asked in questions.items()
         ]
         return float(np.concatenate(gains).mean())
@@ -122,10 +125,10 @@ def fit_blend(
     chosen = max(TRIED, key=gain)
     weighed = _weighed(tables, chosen)
     learned = {
-        kind: _climb(_ask(weighed, asked, near[kind]), guesses[kind])
+        kind: _climb(_ask(weighed, asked, near[kind], popular), guesses[kind])
         for kind, asked in questions.items()
     }
-    return chosen, Blends(**learned)
+    return chosen, Blends(**learned, popular=popular.window)
 
 
 def _weighed(tables: Tables, weights: VisitWeights) -> Tables:
@@ -157,11 +160,11 @@ def _questions(seen: Interactions, begin: int, seed: int) -> dict[str, list[_Que
             events = by_person[span]
             earlier = seen.item[events[events < began[event]][-_OWN:]][::-1].tolist()
         if session or earlier:
-            questions[kind].append(_question(int(seen.item[event]), session, earlier))
+            questions[kind].append(_question(event, int(seen.item[event]), session, earlier))
     return questions
 
 
-def _question(answer: int, session: list[int], earlier: list[int]) -> _Question:
+def _question(event: int, answer: int, session: list[int], earlier: list[int]) -> _Question:
     visited = list(dict.fromkeys(session))
     history = [row for row in dict.fromkeys(earlier) if row not in {*visited}]
     own = Own(
@@ -169,7 +172,7 @@ def _question(answer: int, session: list[int], earlier: list[int]) -> _Question:
         np.array(history, np.int64),
         ordered({row: float(amount) for row, amount in Counter(earlier).items()}),
     )
-    return _Question(answer, visited[:_VISIT], history[:_HISTORY], own)
+    return _Question(event, answer, visited[:_VISIT], history[:_HISTORY], own)
 
 
 def _first_guess(questions: Sequence[_Question]) -> Blend:
@@ -191,16 +194,19 @@ def _neighbours(tables: Tables, question: _Question, count: int) -> NeighbourSco
     return score_neighbours(*tables[:3], recent, len(question.session), count)
 
 
-def _ask(tables: Tables, questions: Sequence[_Question], near: Sequence[NeighbourScores]) -> _Asked:
-    count = len(tables.sessions.visit_starts) - 1
-    places = np.full(count, len(tables.popular), np.int32)
-    places[tables.popular] = np.arange(len(tables.popular), dtype=np.int32)
+def _ask(
+    tables: Tables,
+    questions: Sequence[_Question],
+    near: Sequence[NeighbourScores],
+    popular: PopularityHistory,
+) -> _Asked:
     lists: list[tuple[NDArray[np.int64], Evidence]] = []
     for question, neighbours in zip(questions, near, strict=False):
         similar = tables.sessions.scores(question.session or question.history)
         of = kinds(neighbours, similar, question.own)
         ranked = [scores.ranked[:_RANKED] for scores in of]
-        rows = np.unique(np.concatenate([*ranked, question.own.visit, tables.popular[:_POPULAR]]))
+        best = popular.before(question.event)[:_POPULAR]
+        rows = np.unique(np.concatenate([*ranked, question.own.visit, best]))
         lists.append((rows, gather_evidence(rows, of, question.own)))
     width = max(len(rows) for rows, _ in lists)
     asked = _Asked(
@@ -209,10 +215,14 @@ def _ask(tables: Tables, questions: Sequence[_Question], near: Sequence[Neighbou
         np.zeros((len(lists), width), np.int8),
         np.zeros((len(lists), width), np.bool_),
     )
+    places = np.zeros(len(tables.sessions.visit_starts) - 1, np.int32)
     for number, (rows, evidence) in enumerate(lists):
+        order = popular.before(questions[number].event)
+        places[:] = len(order)
+        places[order] = np.arange(len(order), dtype=np.int32)
         asked.table[number, :, : len(rows)] = evidence.table
         asked.standing[number, : len(rows)] = evidence.standing
-        asked.popular[number, : len(rows)] = popular_shares(places[rows], len(tables.popular))
+        asked.popular[number, : len(rows)] = popular_shares(places[rows], len(order))
         asked.right[number, : len(rows)] = rows == questions[number].answer
     return asked
 

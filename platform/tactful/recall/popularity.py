@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, read_nonzero, read_placed
+from tactful.recall.blend import Window
 from tactful.recall.index import RecallIndex
 from tactful.recall.takers import TakenByMany
 from tactful.util.growable_array import append_to
@@ -21,8 +23,20 @@ SOLD = ("sold_7d", "sold_28d", "sold_84d")
 SEEN = ("seen_7d", "seen_28d")
 """Features read of every candidate: other events of all users in one and four weeks."""
 
-_COUNTED = ("sold_28d", "seen_28d")
-_VOTES = np.array([1.0, 0.1])  # of an event of either kind
+NOW = ("sold_now", "seen_now")
+"""Features read of every candidate: the same events, half of the amount after six hours."""
+
+WINDOWS: Mapping[Window, tuple[str, str]] = {
+    "now": NOW,
+    "week": ("sold_7d", "seen_7d"),
+    "month": ("sold_28d", "seen_28d"),
+}
+"""Features that popularity counts, by window; `fit_window` chooses one."""
+
+_MONTH = WINDOWS["month"]
+VOTES = np.array([1.0, 0.1])
+"""Votes of an event of either kind."""
+
 _PART = 4_096
 _REACH = 8
 _NOWHERE = np.iinfo(np.int32).max
@@ -124,11 +138,18 @@ def popular_rows(
     # nor an answer waits long; None where nothing else uses the engine
     reading: AbstractContextManager[object] | None = None,
 ) -> Popularity:
-    """Order all available rows: by sales now, by popularity when trained, by row.
+    """Order all available rows: by votes in the index's window, in a month, when trained, by row.
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
     """
-    return _in_order(catalogue, index.popular, *_taken(source, catalogue, reading))
+    names = _counted(index)
+    return _in_order(catalogue, index.popular, *_taken(source, catalogue, names, reading))
+
+
+def _counted(index: RecallIndex) -> tuple[str, ...]:
+    """Return the features to count: those of a month, and before them those of another window."""
+    chosen = WINDOWS[index.blends.popular]
+    return _MONTH if chosen == _MONTH else (*chosen, *_MONTH)
 
 
 def count_popular(
@@ -139,7 +160,7 @@ def count_popular(
     reading: AbstractContextManager[object] | None = None,
 ) -> tuple[Popularity, CommonItems | None]:
     """Order as `popular_rows` does: for users, and for anonymous requests if `takers` counts."""
-    taken, amount = _taken(source, catalogue, reading)
+    taken, amount = _taken(source, catalogue, _counted(index), reading)
     popular = _in_order(catalogue, index.popular, taken, amount)
     if takers is None:
         return popular, None
@@ -150,8 +171,8 @@ def count_popular(
     trained = index.popular[is_in(index.popular, common)]
     # Number -1, an unknown category, comes first.
     numbers = catalogue.category[taken].astype(np.int64) + 1
-    sums = np.zeros((len(catalogue.categories) + 1, len(_COUNTED)))
-    np.add.at(sums, numbers, amount)
+    sums = np.zeros((len(catalogue.categories) + 1, len(_MONTH)))
+    np.add.at(sums, numbers, amount[:, -len(_MONTH) :])
     return popular, CommonItems(_in_order(catalogue, trained, taken, amount), common, sums[1:])
 
 
@@ -170,18 +191,22 @@ def _in_order(
     taken: NDArray[np.int64],
     amounts: NDArray[np.float64],
 ) -> Popularity:
-    """Order the available rows by the votes for those taken, by place in `trained`, by row."""
-    count, amount = len(catalogue), amounts @ _VOTES
+    """Order the available rows by the votes for those taken, by place in `trained`, by row.
+
+    Columns of `amounts` are pairs of features: votes of the first pair count first.
+    """
+    count = len(catalogue)
+    votes = [amounts[:, at : at + 2] @ VOTES for at in range(0, amounts.shape[1], 2)]
     # Most items have no sales within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
     before[trained] = np.arange(len(trained), dtype=np.int32)
-    order = np.lexsort((before[taken], -amount))  # stable, so by row at last
+    order = np.lexsort((before[taken], *(-vote for vote in reversed(votes))))  # stable: then by row
     del before
     left = catalogue.available.copy()
     left[taken] = False
     then = trained[left[trained]]
     left[then] = False
-    taken, amount = taken[order], amount[order]
+    taken, amount = taken[order], votes[-1][order]
     available = catalogue.available[taken]
     most, least = taken[available & (amount > 0.0)], taken[available & (amount < 0.0)]
     unknown = np.flatnonzero(left).copy()  # it may grow, and has the memory of another array
@@ -189,21 +214,24 @@ def _in_order(
 
 
 def _taken(
-    source: FeatureSource, catalogue: Catalogue, reading: AbstractContextManager[object] | None
+    source: FeatureSource,
+    catalogue: Catalogue,
+    names: tuple[str, ...],
+    reading: AbstractContextManager[object] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the rows with events within four weeks, ascending, and amounts by `_COUNTED`."""
+    """Return the rows with a feature that is not 0, ascending, and the features by name."""
     # A source that keeps numbers by place, for ranking, is read for all rows.
     if hasattr(source, "read_placed"):
-        return _taken_of_all(source, catalogue, reading)
+        return _taken_of_all(source, catalogue, names, reading)
     at, found = source.watermark, []
-    for name in _COUNTED:
+    for name in names:
         rows, amounts = [], []
         start: int | None = 0
         while start is not None:
             with reading or nullcontext():
                 part = read_nonzero(source, "item", name, at, start)
             if part is None:
-                return _taken_of_all(source, catalogue, reading)
+                return _taken_of_all(source, catalogue, names, reading)
             rows.append(catalogue.rows_at(part.keys))
             amounts.append(part.numbers)
             start = part.following
@@ -212,22 +240,25 @@ def _taken(
         amount = np.concatenate(amounts)[::-1][last]
         found.append((taken[taken >= 0], amount[taken >= 0]))
     every = np.unique(np.concatenate([rows for rows, _ in found]))
-    columns = np.zeros((len(every), len(_COUNTED)))
+    columns = np.zeros((len(every), len(names)))
     for column, (taken, amount) in zip(columns.T, found, strict=True):
         column[np.searchsorted(every, taken)] = amount
     return every, columns
 
 
 def _taken_of_all(
-    source: FeatureSource, catalogue: Catalogue, reading: AbstractContextManager[object] | None
+    source: FeatureSource,
+    catalogue: Catalogue,
+    names: tuple[str, ...],
+    reading: AbstractContextManager[object] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read as `_taken` does, by row."""
     count, at = len(catalogue), source.watermark
-    takes, amounts = [np.zeros(0, np.int64)], [np.zeros((0, len(_COUNTED)))]
+    takes, amounts = [np.zeros(0, np.int64)], [np.zeros((0, len(names)))]
     for start in range(0, count, _PART):
         rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
-            columns = read_placed(source, "item", catalogue.item_places, rows, _COUNTED, at)
+            columns = read_placed(source, "item", catalogue.item_places, rows, names, at)
         nonzero = np.flatnonzero(columns.any(axis=1))
         takes.append(rows[nonzero])
         amounts.append(columns[nonzero])

@@ -40,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
 
 _DAY = 86_400_000
+_HOUR = 3_600_000
 _CHUNK = 2_048
 _PART = 256
 _IDS = 100_000  # a repetition comes soon after the event: it is a retry
@@ -255,8 +256,10 @@ class _View:
             self._popular = self._popular.grown(self._catalogue.available)
             added = unlearned(index, self._search, items.values())
             self._search = self._search.changed(added)
-        if question.at // _DAY != self._day:
-            self._day = question.at // _DAY
+        # Popularity of the present changes by the hour.
+        day = question.at // (_HOUR if index.blends.popular == "now" else _DAY)
+        if day != self._day:
+            self._day = day
             self._popular = popular_rows(engine, self._catalogue, index)
 
     def rows(self, question: Question) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -90,11 +90,13 @@ def looked_at(
     return world, *world.look(event.user_id, event.session_id, event.timestamp)
 
 
-def window(events: list[Event], at: int, days: int, slide: int, decay: float = 1.0) -> float:
-    """A windowed count by hand: panes of `slide` days, the oldest `days` ago."""
-    newest = at // (slide * DAY)
-    ages = (newest - event.timestamp // (slide * DAY) for event in events)
-    return sum(decay**age for age in ages if 0 <= age < days // slide)
+def window(
+    events: list[Event], at: int, size: int, slide: int, decay: float = 1.0, unit: int = DAY
+) -> float:
+    """A windowed count by hand: panes of `slide` days, the oldest `size` ago."""
+    newest = at // (slide * unit)
+    ages = (newest - event.timestamp // (slide * unit) for event in events)
+    return sum(decay**age for age in ages if 0 <= age < size // slide)
 
 
 def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict[str, float]:
@@ -172,6 +174,8 @@ def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict
         "seen_7d": seen_week,
         "seen_28d": seen_month,
         "seen_trend": seen_week / (seen_month + 1.0),
+        "sold_now": window(everybody, at, 48, 2, 0.8, HOUR),
+        "seen_now": window(of_item, at, 48, 2, 0.8, HOUR),
         "category_seen_28d": window(seen_in_category, at, 28, 7, 0.8),
         "intent_weight": math.nan,
         "intent_place": math.nan,

@@ -18,6 +18,7 @@ from tests.platform.shop import definitions, learned
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.recall import popularity
+from tactful.recall.blend import Blends, Window
 from tactful.recall.index import empty_index
 from tactful.recall.popularity import Popularity, popular_rows
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
@@ -49,6 +50,24 @@ def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
     before = [row for row in INDEX.popular.tolist() if row not in rows_of[:4]]
     assert rows_of[4:-1] == before
     assert [CATALOGUE.item_ids[row] for row in rows_of[-1:]] == ["new-a"], "nobody took it yet"
+
+
+def test_another_window_comes_first_and_a_month_after_it() -> None:
+    """By hand: `i05` is taken often and long ago, `i02` once and now."""
+    engine = Engine(definitions(), MemoryState())
+    bought = partial(Event, type="purchase", user_id="u")
+    for number, (item, day) in enumerate([*[("i05", 80)] * 5, ("i40", 80), ("i02", 100)]):
+        event = bought(event_id=str(number), item_id=item, timestamp=day * DAY)
+        engine.apply([(number, encode_entry(event))])
+    windows: list[tuple[Window, list[str]]] = [
+        ("now", ["i02", "i05", "i40"]),
+        ("week", ["i02", "i05", "i40"]),
+        ("month", ["i05", "i02", "i40"]),
+    ]
+    for window, wanted in windows:
+        index = replace(INDEX, blends=Blends(popular=window))
+        rows = popular_rows(engine, CATALOGUE, index).rows.tolist()
+        assert [CATALOGUE.item_ids[row] for row in rows[:3]] == wanted, window
 
 
 def _split(amount: float) -> tuple[float, float]:
