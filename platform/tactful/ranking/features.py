@@ -95,6 +95,7 @@ SALES = (*_BY_ITEM, *_BY_CATEGORY)
 """Columns of what everybody takes and sees: 0 for rare items in anonymous recommendations."""
 
 _SALES = _columns(*_BY_ITEM)
+_RECENT = _columns(*NOW)
 _OF_CATEGORY = _columns(*_BY_CATEGORY)
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns(*REQUESTED)
@@ -122,6 +123,8 @@ def assemble(
     _user(context, catalogue, rows, features)
     category = _catalogue(context, catalogue, rows, features)
     _sales(source, catalogue, rows, category, context.at, features)
+    if candidates.window == "month":
+        features[_RECENT] = 0.0  # they order events worse, and trees would learn their noise
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T

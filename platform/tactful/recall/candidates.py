@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
-from tactful.recall.blend import Blend, Own, kinds
+from tactful.recall.blend import Blend, Own, Window, kinds
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
@@ -94,6 +94,7 @@ class Candidates:
     # weight by category, as a device sent it; None where it sent none
     intent: Mapping[str, float] | None = None
     blend: Blend = field(default_factory=Blend)  # weights of the evidence
+    window: Window = "month"  # what popularity counts
     # probability of each row that was drawn for a placement rule
     drawn: Mapping[int, float] = field(default_factory=dict)
 
@@ -178,6 +179,7 @@ def _score(
         neighbours=score_neighbours(*tables, recent, len(session), len(view.catalogue.item_ids)),
         similar_sessions=index.sessions.scores(session or (history if stands_in else [])),
         blend=index.blends.within if session else index.blends.first,
+        window=index.blends.popular,
         last_vector=direction(vectors[:1], (session or history)[:1]),
         session_vector=direction(vectors[: len(session)], session),
         history_vector=direction(vectors[len(session) :], history),

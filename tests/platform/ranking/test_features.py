@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +19,7 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext, build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble, products
+from tactful.recall.blend import Blends
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
@@ -46,12 +48,14 @@ class World:
         log.close()
         learned = history.item < known
         interactions = history.interactions()
-        self.index: RecallIndex = build_index(
+        index = build_index(
             history.item_ids[:known],
             type(interactions)(
                 *(column[learned] for column in (history.session, history.item, history.timestamp))
             ),
         )
+        # Else the columns of the last hours are 0.
+        self.index: RecallIndex = replace(index, blends=Blends(popular="now"))
         self.catalogue = Catalogue(self.index.item_ids, self.engine.items)
         self.past = EVENTS[:number]
 
