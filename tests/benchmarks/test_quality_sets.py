@@ -279,13 +279,21 @@ def test_a_set_that_cannot_be_had_is_skipped_with_the_reason(
 def test_a_set_is_asked_over_http_before_and_after_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way of a small funnel: load, ask untrained, train, ask, and cold users."""
+    """The whole way of a funnel with leaks: load, ask untrained, train, ask, and cold users.
+
+    What the training prints is what is served, and nearly the best possible. A model that is told
+    the answer by a leak prints 1.0 and serves less than half of that.
+    """
     monkeypatch.setattr(floors, "_FOLDER", tmp_path)
-    monkeypatch.setattr(floors.Options, "questions", 40)
-    data = make_funnel(2, people=40, visits=250).dataset
+    monkeypatch.setattr(floors.Options, "questions", 500)
+    data = make_funnel(0).dataset
     found = {f.name: f for f in floors.measure(data, "whole", floors.Options())}
     values = {name: figure.value for name, figure in found.items()}
-    assert 0.1 < (values["funnel_whole_hr20"] or 0.0) <= 1.0, found["funnel_whole_hr20"].note
-    assert values["funnel_whole_untrained_hr20"] is not None
-    assert values["funnel_whole_offline_hr20_vs_served"] is not None
-    assert values["funnel_whole_cold_3_hr20_gain"] is not None
+    offline, possible, untrained = (
+        values[f"funnel_whole_{name}"] or 0.0
+        for name in ("offline_hr20_vs_served", "hr20_vs_possible", "untrained_hr20_vs_v_sknn")
+    )
+    assert 0.9 <= offline <= 1.1
+    assert 0.85 <= possible <= 1.0
+    assert untrained >= 0.9
+    assert (values["funnel_whole_cold_3_hr20_gain"] or 0.0) > 0.01
