@@ -38,7 +38,7 @@ def heuristic_scores(
     blend = candidates.blend
     if not learned:
         blend = msgspec.structs.replace(
-            blend, similar=0.0, following=0.0, together=0.0, together_history=0.0
+            blend, similar=0.0, following=0.0, after=0.0, together=0.0, together_history=0.0
         )
     own = own_items(context, view.catalogue)
     evidence = gather_evidence(rows, candidates.kinds(own), own)

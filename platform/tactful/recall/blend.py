@@ -28,6 +28,7 @@ class Blend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     similar: _Weight = 1.0  # by similar visits
     following: _Weight = 0.5  # followed the last three items
+    after: _Weight = 0.25  # came right after the last item
     together: _Weight = 0.5  # was together with the items of the visit
     together_history: _Weight = 0.1  # was together with the items of the history
     own: _Weight = 0.5  # the user dealt with it
@@ -44,7 +45,10 @@ class Blend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def shares(self) -> NDArray[np.float32]:
         """Weights in the order of the rows of `Evidence.table`."""
-        sums = (self.similar, self.following, self.together, self.together_history)
+        sums = (
+            *(self.similar, self.following, self.after),
+            *(self.together, self.together_history),
+        )
         return np.array([*sums, self.own], np.float32)
 
 
@@ -70,7 +74,7 @@ class Evidence(NamedTuple):
     table [[.1, 0, .02], ...]   standing [0, 2, 1]
     """
 
-    table: NDArray[np.float32]  # a row for each kind, shape (5, n)
+    table: NDArray[np.float32]  # a row for each kind, shape (6, n)
     standing: NDArray[np.int8]  # 0 for items new to the user, 1 for known ones, 2 of this visit
 
     def score(
@@ -89,7 +93,7 @@ class Evidence(NamedTuple):
 def kinds(neighbours: NeighbourScores, similar: Scores, own: Own) -> Sequence[Scores]:
     """Return the scores of each kind of evidence, in the order of `Blend.shares`."""
     together = neighbours.together_session, neighbours.together_history
-    return similar, neighbours.next_three, *together, own.amounts
+    return similar, neighbours.next_three, neighbours.after_last, *together, own.amounts
 
 
 def gather_evidence(rows: NDArray[np.int64], of: Sequence[Scores], own: Own) -> Evidence:

@@ -64,7 +64,7 @@ class _Question(NamedTuple):
 class _Asked(NamedTuple):
     """Evidence for the candidates of all questions, padded to one width.
 
-    table (questions, 5, width)   popular, standing, right (questions, width)
+    table (questions, 6, width)   popular, standing, right (questions, width)
     """
 
     table: NDArray[np.float32]

@@ -44,6 +44,7 @@ def test_scores_are_shares_by_hand(
     weighed = (
         (blend.similar, similar),
         (blend.following, neighbours.next_three),
+        (blend.after, neighbours.after_last),
         (blend.together, neighbours.together_session),
         (blend.together_history, neighbours.together_history),
         (blend.own, own.amounts),
