@@ -62,6 +62,9 @@ class FeatureSource(Protocol):
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
+VISIT_PAUSE_MS = 1_800_000
+"""A pause of this length ends a visit that has no id."""
+
 _DAY = 86_400_000
 _GREATEST = float(np.finfo(np.float32).max)
 
@@ -108,7 +111,7 @@ def build_context(
     catalogue: Catalogue,  # gives items their rows; unknown items are left out
     *,
     subject: str | None,  # key of the `user` entity, None without a user
-    session_id: str | None,
+    session_id: str | None,  # None: the visit is all since the last pause of half an hour
     at: int,  # time, epoch milliseconds
 ) -> RequestContext:
     """Read the features of the user and the visit."""
@@ -118,9 +121,13 @@ def build_context(
             cast("EngineReads", source).read_late if hasattr(source, "read_late") else source.read
         )
         user = read("user", subject, at)
-    visit: Values = source.read("session", session_id, at) if session_id is not None else {}
-    visited = [item for item, _ in visit.get("session_items", ())]
-    recent = [item for item, _ in user.get("recent_items", ())]
+    latest: Sequence[tuple[str, int]] = user.get("recent_items", ())
+    recent = [item for item, _ in latest]
+    if session_id is None:
+        visited = _since_pause(latest, at)
+    else:
+        visit = source.read("session", session_id, at)
+        visited = [item for item, _ in visit.get("session_items", ())]
     rows = catalogue.rows.of_many([*visited, *recent])
     # Another person may have the same visit id: items that this user did not deal with are hers.
     own = {*(recent if "recent_items" in user else visited)}
@@ -142,6 +149,17 @@ def build_context(
         history=history,
         properties={} if subject is None else described(source, subject, at),
     )
+
+
+def _since_pause(latest: Sequence[tuple[str, int]], at: int) -> list[str]:
+    """Return the items since the last pause, of items with their times, newest first."""
+    items = []
+    for item, time in latest:
+        if at - time > VISIT_PAUSE_MS:
+            break
+        items.append(item)
+        at = time
+    return items
 
 
 def read_placed(

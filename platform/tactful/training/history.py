@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.request_context import VISIT_PAUSE_MS
 from tactful.event_log.batches import Record, read_batches
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.tables import Interactions
@@ -267,30 +268,42 @@ class _Visits:
     """Numbers of visits, by visit id together with device or user.
 
     Two people with the same visit id have two visits. Events of one visit may name its device, its
-    user or both. Without a visit id, one user's day stands for a visit.
+    user or both. Without a visit id, a pause of half an hour ends the visit of a user.
     """
 
     def __init__(self) -> None:
         self.session_ids: list[str | None] = []
         self.subjects: list[str | None] = []
         self._numbers: dict[tuple[str, str], int] = {}
+        self._without_id: dict[str | None, tuple[int, int]] = {}  # number and latest time
         self._names: dict[str | None, str | None] = {}  # each user once, who has many visits
 
     def number_of(self, event: Any) -> int:
         """Return the number of the event's visit."""
         subject, session_id = subject_key(event), event.session_id
         subject = self._names.setdefault(subject, subject)
-        visit = session_id or f"{event.timestamp // _DAY}"
+        if not session_id:
+            return self._since_pause(subject, event.timestamp)
         names = [event.user_id, event.device_id and DEVICE_PREFIX + event.device_id]
-        keys = [(visit, name) for name in names if name] if session_id else [(visit, subject or "")]
+        keys = [(session_id, name) for name in names if name]
         number = next((held for key in keys if (held := self._numbers.get(key)) is not None), None)
         if number is None:
-            number = len(self.subjects)
-            self.subjects.append(subject)
-            self.session_ids.append(session_id)
+            number = self._begin(subject, session_id)
         for key in keys:
             self._numbers.setdefault(key, number)
         return number
+
+    def _since_pause(self, subject: str | None, at: int) -> int:
+        number, latest = self._without_id.get(subject, (-1, at))
+        if number < 0 or abs(at - latest) > VISIT_PAUSE_MS:
+            number, latest = self._begin(subject, None), at
+        self._without_id[subject] = number, max(at, latest)
+        return number
+
+    def _begin(self, subject: str | None, session_id: str | None) -> int:
+        self.subjects.append(subject)
+        self.session_ids.append(session_id)
+        return len(self.subjects) - 1
 
 
 def _plausible_end(timestamps: NDArray[np.int64]) -> float:

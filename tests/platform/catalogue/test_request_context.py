@@ -57,6 +57,22 @@ def test_a_visit_id_gives_nothing_of_another_person(engine: Engine) -> None:
     assert ask(engine, "carol", "s").session == []
 
 
+def test_without_a_visit_id_a_pause_of_half_an_hour_begins_a_visit(engine: Engine) -> None:
+    """Events may have ids of visits or not; before the first one nothing belongs to the visit."""
+    pause = 30 * 60_000
+    for number, (item, ago) in enumerate((("d", 3), ("a", 2), ("b", 0.9), ("b", 0.5), ("c", 0))):
+        at = NOW - int(ago * pause) - 1
+        session = {"session_id": f"s{number}"} if number % 2 else {}
+        who: dict[str, Any] = {"event_id": str(number), "user_id": "u", **session}
+        event = Event(type="view", timestamp=at, item_id=item, **who)
+        engine.apply([(number, encode_entry(event))])
+    ongoing = ask(engine, "u")
+    assert (names(ongoing.session), names(ongoing.history)) == ("cbb", "ad")
+    later = ask(engine, "u", at=NOW + pause)
+    assert (names(later.session), names(later.history)) == ("", "cbad")
+    assert names(ask(engine, "u", "s3").session) == "b"
+
+
 def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> None:
     before, now = {"user_id": "u", "session_id": "s1"}, {"user_id": "u", "session_id": "s2"}
     see(
@@ -79,7 +95,7 @@ def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> N
     assert found.at == NOW
 
 
-def test_without_a_visit_all_is_history_and_nobody_has_a_visit_at_most(engine: Engine) -> None:
+def test_subjects_have_visits_and_histories_of_their_own(engine: Engine) -> None:
     see(
         engine,
         ("a", "view", {"user_id": "u", "session_id": "s1"}),
@@ -87,9 +103,10 @@ def test_without_a_visit_all_is_history_and_nobody_has_a_visit_at_most(engine: E
         ("c", "view", {"user_id": "phone"}),
     )
     for subject, session, visit, history in (
-        ("u", None, "", "a"),
+        ("u", None, "a", ""),
+        ("u", "new", "", "a"),
         (None, "s2", "b", ""),
-        ("device:phone", None, "", "b"),
+        ("device:phone", None, "b", ""),
         ("stranger", "new", "", ""),
     ):
         found = ask(engine, subject, session)
@@ -111,7 +128,7 @@ def test_features_are_read_lazily(engine: Engine, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(View, "read", noted)
     found = ask(engine, "u")
-    assert (names(found.history), asked) == ("a", ["recent_items"])
+    assert (names(found.session), asked) == ("a", ["recent_items"])
     for _ in range(2):
         assert found.grouped("taken_364d") == whole["taken_364d"]
     assert asked == ["recent_items", "taken_364d"]
@@ -127,7 +144,7 @@ def test_a_source_that_reads_all_at_once_is_enough(engine: Engine) -> None:
 
     whole: Any = Whole()
     found = ask(whole, "u")
-    assert names(found.history) == "a"
+    assert names(found.session) == "a"
     assert found.user == ask(engine, "u").user
 
 

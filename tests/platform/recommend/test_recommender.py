@@ -313,8 +313,9 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
     apply(engine, *(bought(event_id=n, device_id="phone", item_id=item) for n, item in made))
     ranked = recommender(engine, models)
     force = {RANKING_EXPERIMENT: HEURISTIC}
-    mine, _ = ranked.recommend(RecommendRequest(device_id="phone", force=force), now=NOW)
-    other, _ = ranked.recommend(RecommendRequest(user_id="phone", force=force), now=NOW)
+    later = NOW + 3_600_000  # else what was taken is of this visit
+    mine, _ = ranked.recommend(RecommendRequest(device_id="phone", force=force), now=later)
+    other, _ = ranked.recommend(RecommendRequest(user_id="phone", force=force), now=later)
     assert mine.fallback is None
     assert set(taken) <= set(ids(mine))
     assert ids(mine) != ids(other)

@@ -71,17 +71,20 @@ def test_what_is_no_event_about_an_item_of_the_catalogue_is_left_out(tmp_path: P
     assert found.offset.tolist() == [0, 3, 6], "an item may be described after it was first taken"
 
 
-def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> None:
+def test_without_a_visit_id_a_pause_ends_a_visit(tmp_path: Path) -> None:
+    pause = 30 * 60_000
     found = read(
         tmp_path,
         Item(item_id="a", timestamp=0),
         take(1, user_id="u", item_id="a"),
         take(2, device_id="u", item_id="a"),
-        take(3, user_id="u", item_id="a"),
-        take(DAY, user_id="u", item_id="a"),
-        take(DAY + 1, user_id="u", item_id="a", session_id="s"),
+        take(pause, user_id="u", item_id="a"),
+        take(2 * pause, user_id="u", item_id="a"),
+        take(2 * pause - 9, user_id="u", item_id="a"),
+        take(3 * pause + 1, user_id="u", item_id="a"),
+        take(3 * pause + 2, user_id="u", item_id="a", session_id="s"),
     )
-    assert found.session.tolist() == [0, 1, 0, 2, 3]
+    assert found.session.tolist() == [0, 1, 0, 0, 0, 2, 3]
     assert found.subjects == ("u", "device:u", "u", "u")
     assert found.session_ids == (None, None, None, "s")
 
