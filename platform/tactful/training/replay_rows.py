@@ -89,7 +89,9 @@ def sample_questions(
 
     They are of visits that began at `labels_from`, epoch milliseconds, or later. An event of a type
     in `taking` takes its item. A request comes before the first event with an item in the visit:
-    after a view, the view itself would tell what is taken next. Half of the requests for baskets
+    after a view, the view itself would tell what is taken next. Where only the next item is asked
+    for, an item that comes again after others is an answer again, if all its events are of one
+    type: a song may be played twice. Half of the requests for baskets
     come before the first item; the answer is all that is still to be taken.
     """
     task = options.task
@@ -99,7 +101,8 @@ def sample_questions(
     began: dict[str | None, int] = {}  # first visit of each user
     for number, subject in enumerate(history.subjects):
         began.setdefault(subject, number)
-    visits = [_Visit.of(history, rows, takes) for rows in history.visits(labels_from)]
+    again = task == "next"
+    visits = [_Visit.of(history, rows, takes, again) for rows in history.visits(labels_from)]
     # Places as (visit, place): baskets of all places would take far more memory than those drawn.
     at_first: list[tuple[int, int]] = []
     within: list[tuple[int, int]] = []
@@ -127,7 +130,7 @@ def _drawn(
 
 @dataclass(frozen=True)
 class _Visit:
-    """First event with each item of a visit, in log order.
+    """Events of a visit that may be answers, in log order: the first with each item, or others.
 
     rows [7, 9, 12]   items ["tea", "mug", "cup"]   taken {"mug"}
     """
@@ -138,13 +141,27 @@ class _Visit:
     taken: frozenset[str]
 
     @classmethod
-    def of(cls, history: History, rows: NDArray[np.intp], takes: NDArray[np.bool_]) -> _Visit:
-        ids, items = history.item_ids, history.item
-        firsts: dict[str, int] = {}
-        for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True):
-            firsts.setdefault(ids[item], row)
-        taken = frozenset(ids[item] for item in items[rows[takes[rows]]].tolist())
-        return cls(int(history.session[rows[0]]), [*firsts.values()], [*firsts], taken)
+    def of(
+        cls,
+        history: History,
+        rows: NDArray[np.intp],
+        takes: NDArray[np.bool_],
+        again: bool,  # whether an item may be an answer again
+    ) -> _Visit:
+        ids, items = history.item_ids, history.item[rows].tolist()
+        kinds: dict[int, set[int]] = {}  # by item
+        for item, kind in zip(items, history.kind[rows].tolist(), strict=True):
+            kinds.setdefault(item, set()).add(kind)
+        seen: set[int] = set()
+        places = []
+        for place, item in enumerate(items):
+            repeated = again and len(kinds[item]) == 1 and item != items[place - 1]
+            if item not in seen or repeated:
+                places.append(place)
+            seen.add(item)
+        taken = frozenset(ids[item] for item in history.item[rows[takes[rows]]].tolist())
+        asked = [int(rows[place]) for place in places]
+        return cls(int(history.session[rows[0]]), asked, [ids[items[it]] for it in places], taken)
 
     def places(self, task: str) -> range | list[int]:
         """Return the places before which a question has an answer."""

@@ -58,6 +58,16 @@ def test_the_first_item_of_a_known_visitor_is_asked_for(tmp_path: Path) -> None:
     assert (asked.positives, asked.session_id) == (frozenset("b"), "t")
 
 
+def test_a_song_that_is_played_again_is_asked_for_again(tmp_path: Path) -> None:
+    """Not right after itself, and not where a view came before: that would tell the answer."""
+    plays = visit("s", "a x.play", "b x.play", "b x.play", "a x.play", "c x.play")
+    found = questions(tmp_path / "plays", plays, "x.play")
+    assert [(it.offset - 4, it.positives) for it in found] == [(1, {"b"}), (3, {"a"}), (4, {"c"})]
+    shop = visit("s", "a view", "b view", "c view", "b view", "b add_to_cart", "c view")
+    found = questions(tmp_path / "shop", shop, "add_to_cart")
+    assert [(it.offset - 4, it.positives) for it in found] == [(1, {"b"})]
+
+
 def test_a_basket_is_asked_for_before_and_within(tmp_path: Path) -> None:
     """The answer is what is still to come."""
     events = visit("s", "a purchase", "b purchase", "c view", "d purchase", tied=True)
