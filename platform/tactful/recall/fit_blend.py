@@ -43,7 +43,7 @@ _LATEST = 300_000
 _SHARE = 0.8
 _FEWEST, _CHOOSING, _QUESTIONS = 100, 400, 700
 _VISIT, _HISTORY, _OWN = 20, 30, 2_000
-_RANKED, _POPULAR = 200, 100
+_RANKED, _POPULAR, _TOP = 200, 100, 40
 _CUTOFF = 20
 _STEPS = (0.0, 0.5, 2.0, 4.0)
 _ROUNDS = 3
@@ -125,7 +125,7 @@ def fit_blend(
     chosen = max(TRIED, key=gain)
     weighed = _weighed(tables, chosen)
     learned = {
-        kind: _climb(_ask(weighed, asked, near[kind], popular), guesses[kind])
+        kind: _best(_ask(weighed, asked, near[kind], popular), guesses[kind])
         for kind, asked in questions.items()
     }
     return chosen, Blends(**learned, popular=popular.window)
@@ -225,6 +225,39 @@ def _ask(
         asked.popular[number, : len(rows)] = popular_shares(places[rows], len(order))
         asked.right[number, : len(rows)] = rows == questions[number].answer
     return asked
+
+
+def _best(asked: _Asked, guess: Blend) -> Blend:
+    """Climb from a guess and from calibrated factors, and return what gains more."""
+    climbed = [_climb(asked, start) for start in (guess, _calibrated(asked, guess))]
+    return max(climbed, key=lambda blend: float(asked.gains(blend).mean()))
+
+
+def _calibrated(asked: _Asked, blend: Blend) -> Blend:
+    """Set each factor so that its items have the share of the top that they have of the answers.
+
+    Odds alone count twice what the other evidence says of known items already. The top has forty
+    items, and only questions count whose answer is one of them.
+    """
+    blank = replace_fields(blend, known=1.0, visited=1.0)
+    sums = np.einsum("k,qkn->qn", blank.shares, asked.table).astype(np.float64)
+    sums += blank.popular * asked.popular
+    factors = blend.factors.astype(np.float64)
+    for standing in (1, 2) * 2:
+        low, high = _LEAST_FACTOR, _MOST_FACTOR
+        while high > 1.02 * low:
+            factors[standing] = middle = (low * high) ** 0.5
+            scores = sums * factors[asked.standing]
+            if scores.shape[1] > _TOP:
+                scores *= scores >= -np.partition(-scores, _TOP - 1, axis=1)[:, _TOP - 1 :][:, :1]
+            found = (asked.right & (scores > 0)).any(axis=1)
+            inside = (asked.standing == standing)[found]
+            if not inside.any():
+                break
+            shares = (scores[found] * inside).sum(axis=1) / scores[found].sum(axis=1)
+            wanted = (asked.right[found] & inside).any(axis=1).mean()
+            low, high = (middle, high) if shares.mean() < wanted else (low, middle)
+    return replace_fields(blend, known=float(factors[1]), visited=float(factors[2]))
 
 
 def _climb(asked: _Asked, blend: Blend) -> Blend:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.platform.shop import learned
 
 from tactful.recall.blend import Blend, Blends, Own, gather_evidence, kinds, ordered, popular_shares
-from tactful.recall.fit_blend import TRIED, fit_blend
+from tactful.recall.fit_blend import TRIED, _Asked, _calibrated, fit_blend
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.neighbours import VisitWeights, score_neighbours
 from tactful.recall.tables import Interactions, Tables, learn_tables
@@ -83,6 +83,22 @@ def fitted(seen: Interactions, count: int) -> tuple[VisitWeights, Blends]:
     return fit_blend(
         seen, lambda part: learn_tables(part, count, neighbours=30, popular_days=28.0)[0], count
     )
+
+
+@pytest.mark.parametrize("true", [(0.4, 0.1), (2.0, 0.5)], ids=str)
+def test_factors_are_those_by_which_answers_were_drawn(true: tuple[float, float]) -> None:
+    """Of 3,000 answers drawn by score times factor; beyond four standard errors fails."""
+    generator = np.random.default_rng(4)
+    table = np.zeros((3_000, 6, 30), np.float32)
+    table[:, 0] = generator.exponential(size=(3_000, 30))
+    standing = generator.integers(0, 3, (3_000, 30)).astype(np.int8)
+    weights = table[:, 0] * np.array([1.0, *true])[standing]
+    ends = np.cumsum(weights, axis=1)
+    drawn = (ends < generator.random((3_000, 1)) * ends[:, -1:]).sum(axis=1)
+    right = np.arange(30) == drawn[:, None]
+    asked = _Asked(table, np.zeros((3_000, 30), np.float32), standing, right)
+    found = _calibrated(asked, Blend(known=1.0, visited=1.0))
+    assert (found.known, found.visited) == pytest.approx(true, rel=0.25)
 
 
 def test_order_counts_where_visits_have_one() -> None:
