@@ -250,6 +250,7 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
         plain = ask(live, user_id=person)
         campaigns = ask(live, "campaigns", user_id=person)
         varied = ask(live, "varied", user_id=person)
+        pairs = [[ask(live, arm, user_id=who) for arm in (LEARNED, "varied")] for who in EVERYBODY]
         curious = [ask(live, "curious", user_id=person) for _ in range(6)]
         answers = {"plain": plain, "campaigns": campaigns, "varied": varied, "curious": curious[0]}
         said = {name: shaped(shop, answer) for name, answer in answers.items()}
@@ -259,8 +260,10 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
     kinds = {item["item_id"]: item.get("category") for item in SHOP.items}
     assert ids(varied)[0] == ids(plain)[0]
     assert ids(varied) != ids(plain)
-    of_varied, of_plain = ({kinds[it] for it in ids(each)[:5]} for each in (varied, plain))
-    assert len(of_varied) >= len(of_plain)
+    of_plain, of_varied = (
+        sum(len({kinds[it] for it in ids(pair[arm])[:5]}) for pair in pairs) for arm in (0, 1)
+    )
+    assert of_varied > of_plain
     assert said["varied"]["diversity"] == 50.0
     best = sorted(plain["items"], key=lambda item: -item["score"])
     pool = {item["item_id"] for item in best[:9]}
