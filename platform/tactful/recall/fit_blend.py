@@ -46,8 +46,8 @@ _VISIT, _HISTORY, _OWN = 20, 30, 2_000
 _RANKED, _POPULAR, _TOP = 200, 100, 40
 _CUTOFF = 20
 _STEPS = (0.0, 0.5, 2.0, 4.0)
-_ROUNDS = 3
-_BEYOND_NOISE = 2.0
+_ROUNDS = 5
+_BEYOND_NOISE = 1.0
 _LEAST_FACTOR, _MOST_FACTOR = 0.02, 4.0
 
 
@@ -93,7 +93,7 @@ def fit_blend(
 ) -> tuple[VisitWeights, Blends]:
     """Choose the weights that order the next items of the latest visits best.
 
-    A weight changes only where the gain is twice its standard error. With fewer than a hundred
+    A weight changes only where the gain exceeds its standard error. With fewer than a hundred
     questions of a kind its defaults stay.
     """
     seen = seen.part(max(len(seen.item) - _LATEST, 0), len(seen.item))
