@@ -150,6 +150,7 @@ def test_no_bytes_take_the_server_down(fuzzed: Live, raw: bytes) -> None:
     assert not answer.startswith(b"HTTP/1.1 5"), answer
 
 
+@pytest.mark.slow
 @given(elements=st.lists(spoilt() | values, min_size=1, max_size=6))
 @EXAMPLES
 def test_every_element_of_a_batch_gets_its_verdict(fuzzed: Live, elements: list[Any]) -> None:

@@ -271,6 +271,7 @@ def later(event: Event) -> Event:
     return msgspec.structs.replace(event, event_id=f"later-{event.event_id}", timestamp=at)
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_topic(kafka_servers: str, tmp_path: Path, tracking_uri: str) -> None:
     from mlflow import MlflowClient
 
@@ -365,6 +366,7 @@ def test_equal_reports(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.M
 # Missing topics, brokers and records
 
 
+@pytest.mark.slow  # the client waits for a topic
 def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -> None:
     settings = on_kafka(kafka_servers, tmp_path)
     absent = r"nothing to train from: topic 'test-\w+' at .* does not exist .*make it"
