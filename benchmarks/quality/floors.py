@@ -24,6 +24,7 @@ from benchmarks.quality.case_figures import Results, case_figures
 from benchmarks.quality.cold_people import ask_cold
 from benchmarks.quality.contest import MEASURES, answers
 from benchmarks.quality.dataset import Dataset, sent_as, squeezed
+from benchmarks.quality.generated import GENERATED
 from benchmarks.quality.installation import Installation, Progress
 from benchmarks.quality.protocol import Exam, make_exam
 from benchmarks.quality.sequence_models import sequence_peers
@@ -88,7 +89,7 @@ def measure_sets(options: Options) -> list[Figure]:
     figures: list[Figure] = []
     for name in _names(options):
         try:
-            dataset = options.file or SOURCES[name](options.quick)
+            dataset = options.file or {**GENERATED, **SOURCES}[name](options.quick)
         except (OSError, DatasetError) as error:
             note = f"skipped: {type(error).__name__}: {error}"[:400]
             figures += _missing(f"{name}_whole", note)

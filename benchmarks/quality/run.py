@@ -27,6 +27,7 @@ from benchmarks.quality.cold import COLD_FIGURES, cold_users
 from benchmarks.quality.cold_items import COLD_ITEM_FIGURES, cold_items
 from benchmarks.quality.dataset import read_set
 from benchmarks.quality.floors import VARIANTS, Options, measure_sets
+from benchmarks.quality.generated import GENERATED
 from benchmarks.quality.peers import Lists, Peer
 from benchmarks.quality.questions import Trial, earlier_trial, final_trial
 from benchmarks.quality.served import served_lists
@@ -246,7 +247,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--set", type=Path, metavar="FILE", help="measure the events of an NDJSON file alone"
     )
     alone.add_argument(
-        "--only", choices=SOURCES, metavar="SET", help=f"one set alone: {', '.join(SOURCES)}"
+        "--only",
+        choices=[*SOURCES, *GENERATED],
+        metavar="SET",
+        help=f"one set alone: {', '.join(SOURCES)}; or one that only this option generates: "
+        f"{', '.join(GENERATED)}",
     )
     parser.add_argument(
         "--variant",

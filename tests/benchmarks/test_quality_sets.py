@@ -15,6 +15,7 @@ from benchmarks.quality.case_figures import Results, case_figures
 from benchmarks.quality.contest import PeerAnswers, answers
 from benchmarks.quality.dataset import Dataset, from_events, read_set, sent_as, squeezed
 from benchmarks.quality.funnel import LOYAL, Funnel, make_funnel
+from benchmarks.quality.generated import GENERATED
 from benchmarks.quality.item_peers import CO_VISITATION, MARKOV
 from benchmarks.quality.peers import Peer
 from benchmarks.quality.protocol import make_exam, touches
@@ -153,6 +154,27 @@ def test_the_best_list_of_the_funnel_cannot_be_beaten(shop: Funnel) -> None:
     share = expected / len(exam.asks)
     assert hits / len(exam.asks) == pytest.approx(share, abs=0.04)
     assert LOYAL < share < 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_set_has_its_trait(name: str) -> None:
+    data = GENERATED[name](True)
+    assert [*data.events(0, 99)] == [*GENERATED[name](True).events(0, 99)]
+    exam = make_exam(data, questions=300, earlier=50)
+    again = sum(
+        next(iter(ask.taken)) in {exam.names[item] for item in question.history}
+        for ask, question in zip(exam.asks, exam.final.questions, strict=True)
+    )
+    if name == "newspaper":
+        born = {str(item["item_id"]): int(item["timestamp"]) for item in data.items}
+        ages = [at - born[item] for at, item in zip(data.timestamp, data.item, strict=True) if item]
+        assert 0 < np.median(ages) < DAY / 2, "articles are read on their day"
+    elif name == "music":
+        assert not data.sends_session
+        assert again > 150, "songs are played again and again"
+    else:
+        assert again < 100, "travellers look at other hotels"
 
 
 def test_the_leaks_of_the_funnel_are_planted(shop: Funnel) -> None:
