@@ -46,21 +46,16 @@ def installation(tmp_path: Path) -> Installation:
     return unpack(tmp_path / "shop")
 
 
-def assert_same(
-    installation: Installation, made: Any, expected: Any, *, personal: bool = False
-) -> None:
+def assert_same(installation: Installation, made: Any, expected: Any) -> None:
     """Compare everything that is read from an installation with what was recorded.
 
-    Of the recommendations perhaps only the personal ones.
+    Of the recommendations only the personal ones: others follow popularity alone by now.
     """
     count = len(expected["actions"])
     read = read_all(installation, made, lambda actions: len(actions) >= count)
-    if personal:
-        for answers in (read, expected):
-            answers["recommendations"] = [
-                a for a in answers["recommendations"] if not a["fallback"]
-            ]
-        assert len(expected["recommendations"]) == 11
+    for answers in (read, expected):
+        answers["recommendations"] = [a for a in answers["recommendations"] if not a["fallback"]]
+    assert len(expected["recommendations"]) == 11
     for part, values in expected.items():
         assert read[part] == values, part
 
@@ -70,7 +65,7 @@ def test_a_stored_data_directory(installation: Installation, made: Any) -> None:
 
     Anonymous lists have a minimum of people since: a restored copy without it has the same.
     """
-    assert_same(installation, made, recorded("expected.json"), personal=True)
+    assert_same(installation, made, recorded("expected.json"))
 
 
 @pytest.mark.slow
