@@ -25,7 +25,7 @@ def draw_new_items(
     """Draw `count` rows without replacement, each with probability as exp(similarity / 0.05).
 
     The similarity is the cosine to the visit; without one to the history, and without that to
-    the items that the user's cohorts prefer. Where nothing is known all rows are equally likely.
+    the items that the user's cohorts prefer. All rows are equally likely where nothing is known.
 
     Returns:
         The probability of each drawn row, given those drawn before it.
