@@ -89,10 +89,10 @@ def sample_questions(
 
     They are of visits that began at `labels_from`, epoch milliseconds, or later. An event of a type
     in `taking` takes its item. A request comes before the first event with an item in the visit:
-    after a view, the view itself would tell what is taken next. An item that comes again after others
-    is an answer again if only the next item is asked for and all its events are of one type: a
-    song may be played twice. Half of the requests for baskets
-    come before the first item; the answer is all that is still to be taken.
+    after a view, the view itself would tell what is taken next. An item that comes again after
+    others is an answer again if only the next item is asked for and all its events are of one
+    type: a song may be played twice. Half of the requests for baskets come before the first item;
+    the answer is all that is still to be taken.
     """
     task = options.task
     if task == "auto":
