@@ -182,9 +182,15 @@ class Chaos:
         return report.outcome.kills
 
     def strike_last(self) -> None:
-        """Kill the sink while it writes the last rows, which no later rows replace."""
+        """Kill the sink just after it committed some of the last rows.
+
+        No later rows replace them, so those that it committed and did not write are lost.
+        """
         if "sink" in self._kinds:
             struck: dict[str, tuple[Target, str]] = {}
+            before, until = self._sink.progress(), time.monotonic() + _MOMENT_S
+            while self._sink.progress() == before and time.monotonic() < until:
+                time.sleep(_LOOK_S)
             self._strike(self._sink.process, "kill", "last rows", struck)
             self._bring_back(struck)
 
