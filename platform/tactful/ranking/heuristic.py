@@ -30,7 +30,7 @@ def heuristic_scores(
         # Votes of the user's cohorts replace those of all users.
         lift = np.float32(cold) * candidates.lift.of(rows)
         items = view.catalogue.item_ids.of_rows(rows)
-        names = WINDOWS[view.index.blends.popular]
+        names = WINDOWS[candidates.window]
         votes = read_columns(source, "item", items, names, context.at) @ VOTES
         expected = np.log(votes + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)

@@ -72,10 +72,15 @@ class _Asked(NamedTuple):
     standing: NDArray[np.int8]
     right: NDArray[np.bool_]
 
+    def sums(self, blend: Blend) -> NDArray[np.float32]:
+        """Return the weighted sums of the evidence, before the factors."""
+        sums: NDArray[np.float32] = np.einsum("k,qkn->qn", blend.shares, self.table)
+        sums += np.float32(blend.popular) * self.popular
+        return sums
+
     def gains(self, blend: Blend) -> NDArray[np.float64]:
         """Return the discounted gain of each question at twenty items, 0 without a hit."""
-        sums = np.einsum("k,qkn->qn", blend.shares, self.table)
-        sums += np.float32(blend.popular) * self.popular
+        sums = self.sums(blend)
         sums *= blend.factors[self.standing]
         answer = np.where(self.right, sums, np.float32(-1.0)).max(axis=1)
         # Of equal scores half come first.
@@ -239,9 +244,7 @@ def _calibrated(asked: _Asked, blend: Blend) -> Blend:
     Odds alone count twice what the other evidence says of known items already. The top has forty
     items, and only questions count whose answer is one of them.
     """
-    blank = replace_fields(blend, known=1.0, visited=1.0)
-    sums = np.einsum("k,qkn->qn", blank.shares, asked.table).astype(np.float64)
-    sums += blank.popular * asked.popular
+    sums = asked.sums(blend).astype(np.float64)
     factors = blend.factors.astype(np.float64)
     for standing in (1, 2) * 2:
         low, high = _LEAST_FACTOR, _MOST_FACTOR
@@ -249,7 +252,7 @@ def _calibrated(asked: _Asked, blend: Blend) -> Blend:
             factors[standing] = middle = (low * high) ** 0.5
             scores = sums * factors[asked.standing]
             if scores.shape[1] > _TOP:
-                scores *= scores >= -np.partition(-scores, _TOP - 1, axis=1)[:, _TOP - 1 :][:, :1]
+                scores *= scores >= -np.partition(-scores, _TOP - 1, axis=1)[:, _TOP - 1, None]
             found = (asked.right & (scores > 0)).any(axis=1)
             inside = (asked.standing == standing)[found]
             if not inside.any():
