@@ -31,7 +31,7 @@ WINDOWS: Mapping[Window, tuple[str, str]] = {
     "week": ("sold_7d", "seen_7d"),
     "month": ("sold_28d", "seen_28d"),
 }
-"""Features that popularity counts, by window; `fit_window` chooses one."""
+"""Features that popularity counts, by window; `fit_popularity` chooses one."""
 
 _MONTH = WINDOWS["month"]
 VOTES = np.array([1.0, 0.1])

@@ -242,7 +242,7 @@ class Recommender:
         """Score the candidates by the model or the heuristic, and value the scores."""
         model, view = state.serving.model, state.serving.view
         candidates, context = state.candidates, state.context
-        # Of a user without any item, popularity and the lifts say more than the trees.
+        # Popularity and the lifts say more than the trees of a user without any item.
         unknown = not context.known
         state.learned = model is not None and state.assignment.arm != HEURISTIC and not unknown
         if model is not None and state.learned and len(candidates.rows):

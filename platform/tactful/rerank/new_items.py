@@ -45,9 +45,7 @@ def _anchor(candidates: Candidates, view: CatalogueView) -> NDArray[np.float32]:
     for vector in (candidates.session_vector, candidates.history_vector):
         if vector.any():
             return vector
-    liked = candidates.search.vectors_of(np.zeros(0, np.int64))
-    rows: list[int] = []
+    rows = np.zeros(0, np.int64)
     if candidates.lift is not None:
-        rows = view.index.cohorts.expected(candidates.lift)[:_TYPICAL].tolist()
-        liked = candidates.search.vectors_of(np.array(rows, np.int64))
-    return direction(liked, rows)
+        rows = view.index.cohorts.expected(candidates.lift)[:_TYPICAL]
+    return direction(candidates.search.vectors_of(rows), rows.tolist())
