@@ -123,7 +123,7 @@ def assemble(
     _user(context, catalogue, rows, features)
     category = _catalogue(context, catalogue, rows, features)
     _sales(source, catalogue, rows, category, context.at, features)
-    if candidates.window == "month":
+    if candidates.window in ("month", "ever"):
         features[_RECENT] = 0.0  # they order events worse, and trees would learn their noise
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]

@@ -31,8 +31,12 @@ def heuristic_scores(
         lift = np.float32(cold) * candidates.lift.of(rows)
         items = view.catalogue.item_ids.of_rows(rows)
         names = WINDOWS[candidates.window]
-        votes = read_columns(source, "item", items, names, context.at) @ VOTES
-        expected = np.log(votes + 0.5) + lift
+        if names:
+            votes = read_columns(source, "item", items, names, context.at) @ VOTES
+            expected = np.log(votes + 0.5) + lift
+        else:
+            # Only an order is known; by Zipf's law a count falls with the place.
+            expected = lift - np.log(places + np.float32(1.0))
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     known = view.popular.known
     blend = candidates.blend

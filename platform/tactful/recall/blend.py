@@ -17,8 +17,8 @@ from tactful.recall.neighbours import NeighbourScores
 
 _HALF = 20.0
 _SEEN = 0.3
-Window = Literal["now", "week", "month"]
-"""Name of a window of popularity, see `WINDOWS` of `popularity`."""
+Window = Literal["now", "week", "month", "ever"]
+"""Name of a window of popularity, see `WINDOWS` of `popularity`; ever: the whole history."""
 
 _Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
 

@@ -16,13 +16,13 @@ _SPANS: Mapping[Window, tuple[float, float | None]] = {
     "now": (48 * _HOUR, 2 * _HOUR / np.log2(1 / 0.8)),
     "week": (7 * 24 * _HOUR, None),
     "month": (28 * 24 * _HOUR, None),
+    "ever": (np.inf, None),
 }
 """Length of each window and half-life within it, milliseconds; None: all events count alike."""
 
 _MOMENTS = 24
 _FEWEST, _MOST = 100, 4_000
 _CUTOFF = 20
-_BEYOND_NOISE = 2.0
 
 
 class PopularityHistory(NamedTuple):
@@ -44,7 +44,8 @@ def fit_popularity(
 ) -> PopularityHistory:
     """Choose the window whose order has the next items in the highest places.
 
-    Another window than a month has to gain twice its standard error; with few events a month stays.
+    Of a month and the whole history the better one; a shorter window has to gain more by twice the
+    standard error. With few events a month stays.
     """
     number = len(seen.item)
     events = np.unique(np.linspace(begin, number, _MOMENTS, endpoint=False).astype(np.int64))
@@ -53,12 +54,12 @@ def fit_popularity(
     if number - begin < _FEWEST:
         return chosen
     gains = _gains(seen, drawn, chosen)
-    windows: tuple[Window, ...] = ("week", "now")
-    for window in windows:
+    windows: tuple[tuple[Window, float], ...] = (("ever", 0.0), ("week", 2.0), ("now", 2.0))
+    for window, errors in windows:
         other = _history(seen, events, window, count)
         found = _gains(seen, drawn, other)
         noise = (found - gains).std() / np.sqrt(len(gains))
-        if (found - gains).mean() > _BEYOND_NOISE * noise:
+        if (found - gains).mean() > errors * noise:
             chosen, gains = other, found
     return chosen
 

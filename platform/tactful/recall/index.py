@@ -34,7 +34,7 @@ from tactful.recall.neighbours import (
     VisitWeights,
     direction,
 )
-from tactful.recall.tables import Interactions, Tables, learn_tables
+from tactful.recall.tables import Interactions, Tables, learn_tables, rows_by_popularity
 from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.build_index import Queries, build_vector_index
@@ -167,7 +167,8 @@ def build_index(
     cohorts: Cohorts | None = None,  # lifts of items by properties of users; None for none
     neighbours: int = 60,  # neighbours to keep of each item
     dimensions: int = 64,  # length of the item vectors
-    popular_days: float = 28.0,  # half-life of popularity, in days
+    # half-life of popularity in days, where the whole history does not order events better
+    popular_days: float = 28.0,
     improve: Improve | None = None,  # improves the item vectors of co-occurrence; None keeps these
     threads: int = 1,
     seed: int = 0,
@@ -176,10 +177,11 @@ def build_index(
     count = len(item_ids)
 
     def learn(part: Interactions) -> tuple[Tables, sparse.csr_matrix]:
-        return learn_tables(part, count, neighbours=neighbours, popular_days=popular_days)
+        return learn_tables(part, count, neighbours=neighbours)
 
     tables, together = learn(interactions)
     weights, blends = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
+    half_life = np.inf if blends.popular == "ever" else popular_days
     vectors = _vectors(together, dimensions, seed)
     if improve is not None:
         vectors = improve(interactions, vectors)
@@ -194,7 +196,7 @@ def build_index(
         nearest=build_vector_index(vectors, queries=queries, threads=threads, seed=seed),
         content=content,
         cohorts=cohorts or Cohorts.empty(),
-        popular=tables.popular,
+        popular=rows_by_popularity(interactions, count, half_life),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
         blends=blends,
     )

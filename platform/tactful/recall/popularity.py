@@ -26,12 +26,16 @@ SEEN = ("seen_7d", "seen_28d")
 NOW = ("sold_now", "seen_now")
 """Features read of every candidate: the same events, half of the amount after six hours."""
 
-WINDOWS: Mapping[Window, tuple[str, str]] = {
+WINDOWS: Mapping[Window, tuple[str, ...]] = {
     "now": NOW,
     "week": ("sold_7d", "seen_7d"),
     "month": ("sold_28d", "seen_28d"),
+    "ever": (),
 }
-"""Features that popularity counts, by window; `fit_popularity` chooses one."""
+"""Features that popularity counts, by window; `fit_popularity` chooses one.
+
+No feature counts the whole history: its order is that of the recall index.
+"""
 
 _MONTH = WINDOWS["month"]
 VOTES = np.array([1.0, 0.1])
@@ -140,16 +144,18 @@ def popular_rows(
 ) -> Popularity:
     """Order all available rows: by votes in the index's window, in a month, when trained, by row.
 
+    Where the window is the whole history, rows that the index knows come first, in its order.
+
     All of them, so that a filter leaves something to show as long as there is something to sell.
     """
-    names = _counted(index)
-    return _in_order(catalogue, index.popular, *_taken(source, catalogue, names, reading))
+    names, ever = _counted(index), index.blends.popular == "ever"
+    return _in_order(catalogue, index.popular, *_taken(source, catalogue, names, reading), ever)
 
 
 def _counted(index: RecallIndex) -> tuple[str, ...]:
     """Return the features to count: those of a month, and before them those of another window."""
     chosen = WINDOWS[index.blends.popular]
-    return _MONTH if chosen == _MONTH else (*chosen, *_MONTH)
+    return _MONTH if chosen in ((), _MONTH) else (*chosen, *_MONTH)
 
 
 def count_popular(
@@ -161,7 +167,8 @@ def count_popular(
 ) -> tuple[Popularity, CommonItems | None]:
     """Order as `popular_rows` does: for users, and for anonymous requests if `takers` counts."""
     taken, amount = _taken(source, catalogue, _counted(index), reading)
-    popular = _in_order(catalogue, index.popular, taken, amount)
+    ever = index.blends.popular == "ever"
+    popular = _in_order(catalogue, index.popular, taken, amount, ever)
     if takers is None:
         return popular, None
     common = np.unique(catalogue.rows_at(takers.common(source.watermark)))
@@ -173,7 +180,8 @@ def count_popular(
     numbers = catalogue.category[taken].astype(np.int64) + 1
     sums = np.zeros((len(catalogue.categories) + 1, len(_MONTH)))
     np.add.at(sums, numbers, amount[:, -len(_MONTH) :])
-    return popular, CommonItems(_in_order(catalogue, trained, taken, amount), common, sums[1:])
+    order = _in_order(catalogue, trained, taken, amount, ever)
+    return popular, CommonItems(order, common, sums[1:])
 
 
 def is_in(values: NDArray[Any], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -190,6 +198,7 @@ def _in_order(
     trained: NDArray[np.int32],
     taken: NDArray[np.int64],
     amounts: NDArray[np.float64],
+    ever: bool,  # whether `trained` counts before the votes
 ) -> Popularity:
     """Order the available rows by the votes for those taken, by place in `trained`, by row.
 
@@ -201,7 +210,6 @@ def _in_order(
     before = np.full(count, count, np.int32)
     before[trained] = np.arange(len(trained), dtype=np.int32)
     order = np.lexsort((before[taken], *(-vote for vote in reversed(votes))))  # stable: then by row
-    del before
     left = catalogue.available.copy()
     left[taken] = False
     then = trained[left[trained]]
@@ -209,8 +217,11 @@ def _in_order(
     taken, amount = taken[order], votes[-1][order]
     available = catalogue.available[taken]
     most, least = taken[available & (amount > 0.0)], taken[available & (amount < 0.0)]
+    known = np.concatenate([most, then])
+    if ever:
+        known = known[np.argsort(before[known], kind="stable")]
     unknown = np.flatnonzero(left).copy()  # it may grow, and has the memory of another array
-    return Popularity.of(np.concatenate([most, then, unknown, least]), count, unknown)
+    return Popularity.of(np.concatenate([known, unknown, least]), count, unknown)
 
 
 def _taken(

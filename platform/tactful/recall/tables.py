@@ -1,4 +1,4 @@
-"""Tables of neighbours and popularity, learned from events."""
+"""Tables of neighbours, and orders of popularity, learned from events."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ class Interactions:
 
 
 class Tables(NamedTuple):
-    """Neighbours and popularity of items."""
+    """Neighbours of items, and past visits."""
 
     following: NeighbourTable  # items that came next in the same session, directed
     together: NeighbourTable  # items of the same session, symmetric
     sessions: SessionNeighbours  # past visits, to compare others with
-    popular: NDArray[np.int32]  # rows by recent popularity, best first
 
 
 def learn_tables(
@@ -48,7 +47,6 @@ def learn_tables(
     count: int,  # number of rows of the catalogue
     *,
     neighbours: int,  # neighbours to keep of each item
-    popular_days: float,  # half-life of popularity, in days
 ) -> tuple[Tables, sparse.csr_matrix]:
     """Learn the tables; also return how much items were together, shape (count, count)."""
     met = _together(seen, count)
@@ -56,7 +54,6 @@ def learn_tables(
         following=_strongest(_following(seen, count), neighbours),
         together=_strongest(_cosine(met), neighbours),
         sessions=SessionNeighbours.build(seen.session, seen.item, count),
-        popular=_popular(seen, count, popular_days),
     )
     return tables, met
 
@@ -133,8 +130,13 @@ def _strongest(weights: sparse.csr_matrix, k: int) -> NeighbourTable:
     return NeighbourTable(items, kept)
 
 
-def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:
-    """Return the rows with events, by exponentially decayed count, best first."""
+def rows_by_popularity(
+    seen: Interactions, count: int, half_life_days: float
+) -> NDArray[np.int32]:
+    """Return the rows with events, by exponentially decayed count, best first.
+
+    Without decay where the half-life is infinite.
+    """
     if len(seen.item) == 0:
         return np.zeros(0, np.int32)
     age_days = (seen.timestamp.max() - seen.timestamp) / 86_400_000.0

@@ -81,7 +81,7 @@ def events(visits: Sequence[tuple[int, Sequence[int]]]) -> Interactions:
 
 def fitted(seen: Interactions, count: int) -> tuple[VisitWeights, Blends]:
     return fit_blend(
-        seen, lambda part: learn_tables(part, count, neighbours=30, popular_days=28.0)[0], count
+        seen, lambda part: learn_tables(part, count, neighbours=30)[0], count
     )
 
 
@@ -152,7 +152,7 @@ def test_only_earlier_visits_teach() -> None:
 
     def learn(part: Interactions) -> Tables:
         parts.append(part)
-        return learn_tables(part, 11, neighbours=5, popular_days=28.0)[0]
+        return learn_tables(part, 11, neighbours=5)[0]
 
     fit_blend(seen, learn, 11)
     (part,) = parts

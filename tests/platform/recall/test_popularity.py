@@ -70,6 +70,18 @@ def test_another_window_comes_first_and_a_month_after_it() -> None:
         assert [CATALOGUE.item_ids[row] for row in rows[:3]] == wanted, window
 
 
+def test_the_whole_history_orders_before_the_sales_of_a_month() -> None:
+    index = replace(INDEX, blends=Blends(popular="ever"))
+    engine = sold("new-b", "i05", "i05", "i02", "unknown", "i40")
+    rows = popular_rows(engine, CATALOGUE, index).rows.tolist()
+    trained = index.popular.tolist()
+    assert rows[: len(trained)] == trained
+    left = [it for it in map(CATALOGUE.item_ids.__getitem__, rows[len(trained) :])]
+    unknown = {"i02", "i05", "i40"} - {CATALOGUE.item_ids[row] for row in trained}
+    assert set(left[: len(unknown) + 1]) == {"new-b", *unknown}, "by what is sold now"
+    assert left[-1] == "new-a", "nobody took it yet"
+
+
 def _split(amount: float) -> tuple[float, float]:
     """Divide an amount into what was taken and ten times as much that was only seen."""
     taken = math.trunc(amount)
