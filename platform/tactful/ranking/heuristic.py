@@ -12,7 +12,8 @@ from tactful.recall.candidates import Candidates, CatalogueView
 from tactful.recall.cohorts import coldness
 from tactful.recall.popularity import VOTES, WINDOWS
 
-_CHANCE = np.float32(1e-5)  # less than a place of popularity: items without one come by chance
+_LEAST_POPULAR = 1e-3  # orders items without other evidence only
+_CHANCE = np.float32(1e-12)  # less than a place of popularity: items without one come by chance
 
 
 def heuristic_scores(
@@ -39,7 +40,9 @@ def heuristic_scores(
             expected = lift - np.log(places + np.float32(1.0))
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     known = view.popular.known
-    blend = candidates.blend
+    # Without other evidence popularity decides, also where a history has taught to ignore it.
+    popular = max(candidates.blend.popular, _LEAST_POPULAR)
+    blend = msgspec.structs.replace(candidates.blend, popular=popular)
     if not learned:
         blend = msgspec.structs.replace(
             blend, similar=0.0, following=0.0, after=0.0, together=0.0, together_history=0.0

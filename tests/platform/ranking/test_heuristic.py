@@ -12,6 +12,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
 from tactful.kernels.sparse_scores import Scores
 from tactful.ranking.heuristic import heuristic_scores
+from tactful.recall.blend import Blend, Blends
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.popularity import popular_rows
 from tactful.vectors.ivf_index import Snapshot
@@ -40,3 +41,16 @@ def test_lifts_multiply_votes_of_every_type(kind: str, lift: float, first: str) 
     scores = heuristic_scores(replace(candidates, lift=lifts), context, view, engine)
     best = candidates.rows[np.argmax(scores)]
     assert CATALOGUE.item_ids[int(best)] == first
+
+
+def test_popularity_decides_where_nothing_else_is_known() -> None:
+    """Also where the blend that a history has taught gives it no weight."""
+    engine = Engine(definitions(), MemoryState())
+    index = replace(INDEX, blends=Blends(Blend(popular=0.0), Blend(popular=0.0)))
+    search = Snapshot.of(INDEX.item_ids, INDEX.nearest)
+    view = CatalogueView(index, search, CATALOGUE, popular_rows(engine, CATALOGUE, index))
+    context = build_context(engine, CATALOGUE, subject="new", session_id=None, at=DAY + 1)
+    candidates = gather(view, context, quotas=Quotas(), allowed=CATALOGUE.available)
+    scores = heuristic_scores(candidates, context, view, engine)
+    order = candidates.rows[np.argsort(-scores, kind="stable")]
+    assert order.tolist() == view.popular.rows.tolist()
