@@ -40,6 +40,12 @@ def heuristic_scores(
             expected = lift - np.log(places + np.float32(1.0))
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     known = view.popular.known
+    if candidates.lift is None and learned and not context.known:
+        leading = view.leading
+        found, at = np.isin(rows, leading), np.argsort(leading)
+        places += np.int32(len(leading))
+        places[found] = at[np.searchsorted(leading, rows[found], sorter=at)]
+        known += len(leading)
     # Without other evidence popularity decides, also where a history has taught to ignore it.
     popular = max(candidates.blend.popular, _LEAST_POPULAR)
     blend = msgspec.structs.replace(candidates.blend, popular=popular)

@@ -19,7 +19,7 @@ from tactful.recall.blend import Blend, Own, Window, kinds
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
-from tactful.recall.popularity import CommonItems, Popularity
+from tactful.recall.popularity import CommonItems, Popularity, is_in
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -39,6 +39,12 @@ class CatalogueView:
     def anonymous(self) -> CatalogueView:
         """Return the view of anonymous requests."""
         return self if self.common is None else replace(self, popular=self.common.popular)
+
+    @property
+    def leading(self) -> NDArray[np.int64]:
+        """First rows for people of whom nothing is known, see `RecallIndex.leading`."""
+        leading = self.index.leading.astype(np.int64)
+        return leading if self.common is None else leading[is_in(leading, self.common.rows)]
 
     @property
     def trained_rows(self) -> int:
@@ -216,6 +222,8 @@ def _proposals(
         yield "vectors", view.search.nearest(anchor, quotas.vectors, allowed)[0]
     yield "repeat", _repeated(context, catalogue, allowed, quotas.repeat)
     yield "popular", _popular(popular, context, allowed, quotas.popular)
+    if not context.known:
+        yield "popular", first(view.leading, quotas.popular)
     if quotas.sessions and len(scored.similar_sessions.rows):
         yield "sessions", first(scored.similar_sessions.ranked, quotas.sessions)
     if scored.intent:

@@ -27,6 +27,7 @@ from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.recall.blend import Blends
 from tactful.recall.cohorts import Cohorts
+from tactful.recall.coverage import covering_rows
 from tactful.recall.fit_blend import fit_blend
 from tactful.recall.neighbours import (
     NeighbourTable,
@@ -79,6 +80,9 @@ class RecallIndex:
     built_until: int  # event time in epoch milliseconds up to which events were used
     cohorts: Cohorts = field(default_factory=Cohorts.empty)
     blends: Blends = field(default_factory=Blends)
+    # the first rows for people of whom nothing is known, best first; none where popularity counts
+    # less than a month: by the next training they would be old
+    leading: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -125,8 +129,10 @@ class RecallIndex:
         fits = content.shape[1] == dimensions and is_finite(content)
         require(fits, path, "dimensions of the vectors")
         popular = map_array(path := directory / "popular.npy", np.int32)
-        once = len(np.unique(popular)) == len(popular)
-        require(within(popular, count) and once, path, "rows of items")
+        _require_rows(popular, count, path)
+        leading = np.zeros(0, np.int32)  # earlier versions have none
+        if (path := directory / "leading.npy").exists():
+            _require_rows(leading := map_array(path, np.int32), count, path)
         return cls(
             item_ids=item_ids,
             following=NeighbourTable.load(directory, "following", count),
@@ -136,6 +142,7 @@ class RecallIndex:
             content=ContentVectors(content),
             cohorts=Cohorts.load(directory, count),
             popular=popular,
+            leading=leading,
             built_until=about.built_until,
             blends=about.blends,
         )
@@ -150,11 +157,18 @@ class RecallIndex:
             "content": self.content.weights,
             **self.cohorts.arrays(),
             "popular": self.popular,
+            "leading": self.leading,
         }
 
 
 Improve = Callable[[Interactions, NDArray[np.float32]], NDArray[np.float32]]
 """Makes unit vectors of items, zero for those without events, from others of the same shape."""
+
+
+def _require_rows(rows: NDArray[np.int32], count: int, path: Path) -> None:
+    """Check that rows exist, each once."""
+    once = len(np.unique(rows)) == len(rows)
+    require(within(rows, count) and once, path, "rows of items")
 
 
 def build_index(
@@ -181,7 +195,9 @@ def build_index(
 
     tables, together = learn(interactions)
     weights, blends = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
-    half_life = np.inf if blends.popular == "ever" else popular_days
+    whole = blends.popular == "ever"
+    half_life = np.inf if whole else popular_days
+    leads = whole or blends.popular == "month"
     vectors = _vectors(together, dimensions, seed)
     if improve is not None:
         vectors = improve(interactions, vectors)
@@ -197,6 +213,9 @@ def build_index(
         content=content,
         cohorts=cohorts or Cohorts.empty(),
         popular=rows_by_popularity(interactions, count, half_life),
+        leading=covering_rows(
+            interactions if leads else interactions.part(0, 0), count, whole=whole
+        ),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
         blends=blends,
     )

@@ -14,7 +14,7 @@ from tactful.kernels.sparse_scores import Scores
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.recall.blend import Blend, Blends
 from tactful.recall.candidates import CatalogueView, Quotas, gather
-from tactful.recall.popularity import popular_rows
+from tactful.recall.popularity import CommonItems, popular_rows
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
@@ -46,7 +46,8 @@ def test_lifts_multiply_votes_of_every_type(kind: str, lift: float, first: str) 
 def test_popularity_decides_where_nothing_else_is_known() -> None:
     """Also where the blend that a history has taught gives it no weight."""
     engine = Engine(definitions(), MemoryState())
-    index = replace(INDEX, blends=Blends(Blend(popular=0.0), Blend(popular=0.0)))
+    blends, nothing = Blends(Blend(popular=0.0), Blend(popular=0.0)), np.zeros(0, np.int32)
+    index = replace(INDEX, blends=blends, leading=nothing)
     search = Snapshot.of(INDEX.item_ids, INDEX.nearest)
     view = CatalogueView(index, search, CATALOGUE, popular_rows(engine, CATALOGUE, index))
     context = build_context(engine, CATALOGUE, subject="new", session_id=None, at=DAY + 1)
@@ -54,3 +55,25 @@ def test_popularity_decides_where_nothing_else_is_known() -> None:
     scores = heuristic_scores(candidates, context, view, engine)
     order = candidates.rows[np.argsort(-scores, kind="stable")]
     assert order.tolist() == view.popular.rows.tolist()
+
+
+def test_the_leading_items_come_first_for_new_users_only() -> None:
+    engine = Engine(definitions(), MemoryState())
+    search = Snapshot.of(INDEX.item_ids, INDEX.nearest)
+    leading = np.array([41, 7, 30], np.int32)
+    index = replace(INDEX, leading=leading)
+    view = CatalogueView(index, search, CATALOGUE, popular_rows(engine, CATALOGUE, index))
+    event = Event(event_id="e", type="view", timestamp=DAY, user_id="known", item_id="i05")
+    engine.apply([(0, encode_entry(event))])
+    for user, is_new in (("new", True), ("known", False)):
+        context = build_context(engine, CATALOGUE, subject=user, session_id=None, at=DAY + 1)
+        quotas = Quotas(popular=3)
+        candidates = gather(view, context, quotas=quotas, allowed=CATALOGUE.available)
+        scores = heuristic_scores(candidates, context, view, engine)
+        order = candidates.rows[np.argsort(-scores, kind="stable")].tolist()
+        assert (order[:3] == leading.tolist()) == is_new
+        if is_new:
+            rest = [row for row in view.popular.rows.tolist() if row in order[3:]]
+            assert order[3:] == rest
+    common = CommonItems(view.popular, np.array([7, 41]), np.zeros((0, 2)))
+    assert replace(view, common=common).leading.tolist() == [41, 7]

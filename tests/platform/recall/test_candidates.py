@@ -162,6 +162,9 @@ def test_the_union_is_what_the_channels_say_by_hand(
         ("popular", [row for row in popular if row in permitted][:7]),
         ("sessions", best(by_row(candidates.similar_sessions), permitted, 6)),
     ]
+    if not session and not history:
+        leading = [row for row in INDEX.leading.tolist() if row in permitted]
+        lists.append(("popular", leading[:7]))
     intent = {name: weight for name, weight in intent.items() if name != "none" and weight > 0}
     for name, weight in intent.items():
         number = CATALOGUE.category_numbers[name]
