@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.ids import CatalogueIds, CatalogueRows, ItemIds
+from tactful.catalogue.properties import PropertyColumns
 from tactful.util.growable_array import append_to, filled_array
 from tactful_streaming.contract.log_entries import Item
 
@@ -53,6 +55,7 @@ class ItemColumns:
     released: NDArray[np.float32]
     campaign: NDArray[np.int32]
     described: NDArray[np.bool_]
+    properties: PropertyColumns
 
     @classmethod
     def unknown(cls, count: int) -> ItemColumns:
@@ -65,14 +68,15 @@ class ItemColumns:
             released=filled_array(count, np.nan, np.float32),
             campaign=filled_array(count, -1, np.int32),
             described=filled_array(count, False, np.bool_),
+            properties=PropertyColumns(count),
         )
 
     def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:
         """Copy `rows` to the rows `to` of `count` rows; the others are undescribed."""
         placed = ItemColumns.unknown(count)
-        for name, column in vars(self).items():
+        for name, column in self._arrays().items():
             getattr(placed, name)[to] = column[rows]
-        return placed
+        return replace(placed, properties=self.properties.placed(count, to, rows))
 
     def grown(self, count: int) -> ItemColumns:
         """Append undescribed rows, up to `count` in all.
@@ -81,14 +85,24 @@ class ItemColumns:
         to both. Only the latest may grow.
         """
         more = ItemColumns.unknown(count - len(self.price))
-        return ItemColumns(
-            **{name: append_to(column, getattr(more, name)) for name, column in vars(self).items()}
+        return replace(
+            self,
+            **{
+                name: append_to(array, getattr(more, name))
+                for name, array in self._arrays().items()
+            },
+            properties=self.properties.grown(count),
         )
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: column for name, column in vars(self).items() if name != "properties"}
 
     def describe(
         self, items: Iterable[tuple[int, Item]], numbers: dict[str, int], campaigns: dict[str, int]
     ) -> None:
         """Write the items of some rows, and number new categories and campaigns."""
+        items = list(items)
+        self.properties.describe(items)
         for row, item in items:
             self.available[row] = item.available
             known = item.price is not None and item.price <= _HIGHEST_PRICE
@@ -120,6 +134,7 @@ class Catalogue:
         released: property ``released`` in days since the epoch, NaN where unknown.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
         in_campaign: rows of the items that are in a campaign, ascending.
+        properties: all properties, to filter by.
         item_places: the items by row, to read features of many of them at once.
         category_places: the categories by number, likewise.
     """
@@ -280,6 +295,7 @@ class Catalogue:
         self.released: NDArray[np.float32] = columns.released
         self.campaign: NDArray[np.int32] = columns.campaign
         self.campaign_numbers: Mapping[str, int] = campaigns
+        self.properties: PropertyColumns = columns.properties
 
     def __len__(self) -> int:
         """Number of items."""

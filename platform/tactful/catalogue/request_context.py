@@ -113,6 +113,7 @@ def build_context(
     subject: str | None,  # key of the `user` entity, None without a user
     session_id: str | None,  # None: the visit is all since the last pause of half an hour
     at: int,  # time, epoch milliseconds
+    brought: Sequence[str] = (),  # items that the request names as the latest of the visit
 ) -> RequestContext:
     """Read the features of the user and the visit."""
     user: Values = {}
@@ -128,9 +129,12 @@ def build_context(
     else:
         visit = source.read("session", session_id, at)
         visited = [item for item, _ in visit.get("session_items", ())]
+    if brought:
+        latest_first = dict.fromkeys(reversed(brought))
+        visited = [*latest_first, *(item for item in visited if item not in latest_first)]
     rows = catalogue.rows.of_many([*visited, *recent])
     # Another person may have the same visit id: items that this user did not deal with are hers.
-    own = {*(recent if "recent_items" in user else visited)}
+    own = {*(recent if "recent_items" in user else visited), *brought}
     session = [
         row
         for row, item in zip(rows[: len(visited)], visited, strict=True)

@@ -39,11 +39,15 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("seen_7d", "seen_28d", "seen_trend", "category_seen_28d"),
     *("blend", "blend_place"),
     *("sold_now", "seen_now"),
+    *("asked_score", "asked_text", "asked_vector"),
 )
 """Names of the columns `assemble` returns, in order."""
 
 
-REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place")
+ASKED: tuple[str, ...] = ("asked_score", "asked_text", "asked_vector")
+"""Columns of numbers that a request brings with its candidates."""
+
+REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place", *ASKED)
 """Columns of fields of a request that are not logged: they cannot be computed again."""
 
 
@@ -98,7 +102,8 @@ _SALES = _columns(*_BY_ITEM)
 _RECENT = _columns(*NOW)
 _OF_CATEGORY = _columns(*_BY_CATEGORY)
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
-_INTENDED = _columns(*REQUESTED)
+_INTENDED = _columns("intent_weight", "intent_place")
+_ASKED = _columns(*ASKED)
 
 
 def assemble(
@@ -125,6 +130,7 @@ def assemble(
     _sales(source, catalogue, rows, category, context.at, features)
     if candidates.window in ("month", "ever"):
         features[_RECENT] = 0.0  # they order events worse, and trees would learn their noise
+    features[_ASKED] = np.nan if candidates.asked is None else candidates.asked
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T

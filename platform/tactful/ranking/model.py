@@ -92,6 +92,10 @@ class RankingModel:
     # and what they start from. Features: shape (n, len(RANKING_FEATURES)), NaN for missing
     score: Margins
 
+    def ranks_by(self, columns: Collection[str]) -> bool:
+        """Return whether the trees make use of any of some columns."""
+        return any(self.manifest.gains.get(name, 0.0) > 0.0 for name in columns)
+
 
 def start_of(
     features: NDArray[np.float32], column: str = START, names: Sequence[str] = RANKING_FEATURES

@@ -13,6 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.item_filter import passing_rows
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.blend import Blend, Own, Window, kinds
@@ -103,6 +104,9 @@ class Candidates:
     window: Window = "month"  # what popularity counts
     # probability of each row that was drawn for a placement rule
     drawn: Mapping[int, float] = field(default_factory=dict)
+    # score, text match and vector match of each candidate as the request has them, NaN for none,
+    # shape (3, n); None where the request names no candidates
+    asked: NDArray[np.float32] | None = None
 
     def with_rows(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
         """Replace the candidates by other rows, ascending."""
@@ -141,29 +145,63 @@ def gather(
     return scored.with_rows(rows, channels)
 
 
+def named(
+    view: CatalogueView,
+    context: RequestContext,
+    request: RecommendRequest,
+    allowed: NDArray[np.bool_],
+) -> Candidates:
+    """Return the candidates that a request names, as far as they are known and allowed."""
+    asked = {candidate.item_id: candidate for candidate in reversed(request.candidates)}
+    found = sorted(
+        (row, item_id)
+        for item_id, row in zip(asked, view.catalogue.rows.of_many(asked), strict=True)
+        if row is not None and allowed[row]
+    )
+    columns = np.array(
+        [
+            (asked[item_id].score, asked[item_id].text_match, asked[item_id].vector_match)
+            for _, item_id in found
+        ],
+        np.float32,
+    ).reshape(-1, 3)
+    scored = _score(view, context, request.intent)
+    rows = np.array([row for row, _ in found], np.int64)
+    channels = np.full(len(rows), CHANNELS.index("asked"), np.int8)
+    return replace(scored.with_rows(rows, channels), asked=columns.T)
+
+
 def allowed_rows(
     request: RecommendRequest, catalogue: Catalogue, context: RequestContext
 ) -> NDArray[np.bool_]:
     """Return whether each row passes the request's filters, shape (len(catalogue),), read-only.
 
-    An unknown price passes no limit of price.
+    An unknown price passes no limit of price. Of candidates that the request names, those that are
+    not available pass, too.
     """
     hidden = [row for row in map(catalogue.rows.get, request.exclude) if row is not None]
+    if request.item_id is not None and (page := catalogue.rows.get(request.item_id)) is not None:
+        hidden.append(page)
     if request.exclude_seen:
         hidden += [*context.session, *context.history]
     if request.exclude_seen or request.exclude_taken:
         taken = [*context.grouped("taken_last"), *context.grouped("taken_364d")]
         hidden += [row for row in catalogue.rows.of_many(taken) if row is not None]
     lowest, highest = request.min_price, request.max_price
-    if not hidden and request.category is None and lowest is None and highest is None:
+    limited = (request.category, lowest, highest, request.filter) != (None,) * 4
+    if not hidden and not limited and not request.candidates:
         return catalogue.available
-    passing = catalogue.available.copy()
+    passing = (
+        np.ones(len(catalogue), np.bool_) if request.candidates else catalogue.available.copy()
+    )
     if request.category is not None:
         passing &= catalogue.category == catalogue.category_numbers.get(request.category, -2)
     if lowest is not None:
         passing &= catalogue.price >= lowest
     if highest is not None:
         passing &= catalogue.price <= highest
+    if request.filter is not None:
+        passing &= passing_rows(request.filter, catalogue)
     passing[hidden] = False
     passing.flags.writeable = False
     return passing

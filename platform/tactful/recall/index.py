@@ -6,7 +6,7 @@ visits (``sessions``) or lie near in vector space (``vectors``); items that the 
 again (``repeat``), that sell best now (``popular``) or in the categories of a device's intent
 (``intent``), belong to a running campaign (``campaign``) or rise in published statistics
 (``trending``). For users without a history come items of their cohorts (``cohort``), and for
-placement rules the items they demand (``rule``).
+placement rules the items they demand (``rule``). A request may name the candidates (``asked``).
 
 A `RecallIndex` is built from sessions by `build_index`, saved as a sealed directory of arrays and
 loaded memory-mapped, so that processes share it.
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 CHANNELS = (
     *("next", "together", "vectors", "repeat", "popular", "sessions"),
-    *("intent", "campaign", "rule", "cohort", "trending"),
+    *("intent", "campaign", "rule", "cohort", "trending", "asked"),
 )
 
 

@@ -19,9 +19,18 @@ from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
 from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE, Drawn
-from tactful.ranking.features import assemble, hide_rare, layout
+from tactful.ranking.features import ASKED, assemble, hide_rare, layout
+from tactful.ranking.fusion import fused
 from tactful.ranking.heuristic import heuristic_scores
-from tactful.recall.candidates import Candidates, Quotas, allowed_rows, gather
+from tactful.recall.candidates import (
+    Candidates,
+    CatalogueView,
+    Quotas,
+    allowed_rows,
+    extended,
+    gather,
+    named,
+)
 from tactful.recall.index import CHANNELS
 from tactful.recall.takers import TakenByMany, Takers
 from tactful.recall.trending import Rising
@@ -43,6 +52,7 @@ from tactful.rerank.placement_rules import (
 )
 from tactful.rerank.rerank import Arrangement, Bounds, arrange
 from tactful.schemas.fields import to_milliseconds
+from tactful.schemas.item_filter import check_filter
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     Explanation,
@@ -94,7 +104,8 @@ class _RequestState:
 
         Recall is learned every few seconds while no model serves.
         """
-        common, anonymous = self.serving.view.common, self.request.subject is None
+        common, request = self.serving.view.common, self.request
+        anonymous = request.subject is None and not request.items
         return common is not None and anonymous and self.serving.model is None
 
 
@@ -141,7 +152,8 @@ class Recommender:
             now: epoch milliseconds; the request's own time wins.
 
         Returns:
-            The answer, and the impression to append to the log (None for an empty list).
+            The answer, and the impression to append to the log; None for an empty list, and where
+            the request brings a history.
 
         Raises:
             ProblemError: if an arm is forced that does not exist, or no price can be in range.
@@ -162,7 +174,8 @@ class Recommender:
             self._rank(state)
             self._arrange(state)
             answer = self._response(state)
-        return answer, partial(self._encode, state, answer) if answer.items else None
+        logged = bool(len(state.arrangement.order)) and not request.items
+        return answer, partial(self._encode, state, answer) if logged else None
 
     def explain(self, impression: Event) -> Explanation:
         """Explain a recommendation."""
@@ -190,9 +203,7 @@ class Recommender:
     def _begin(self, request: RecommendRequest, now: int) -> _RequestState:
         """Check the request and find its context, arm and rules."""
         started = self._options.stopwatch()
-        lowest, highest = request.min_price, request.max_price
-        if lowest is not None and highest is not None and lowest > highest:
-            raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
+        _check(request)
         if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
             self.refresh()  # or a shop that just sent its first items would get none of them
         serving = self._models.current
@@ -206,6 +217,7 @@ class Recommender:
             subject=request.subject,
             session_id=request.session_id,
             at=at,
+            brought=(*request.items, *([] if request.item_id is None else [request.item_id])),
         )
         drawn = self._draw(request, serving, at)
         policy = self._policies.get(assignment.arm or "", self._default_policy)
@@ -217,7 +229,9 @@ class Recommender:
             assignment=assignment,
             drawn=drawn,
             policy=drawn.over(policy) if drawn.parts else policy,
-            rules=on_page(self._options.placement, request.context.get("page")),
+            rules=()
+            if request.candidates
+            else on_page(self._options.placement, request.context.get("page")),
         )
 
     def _recall(self, state: _RequestState) -> None:
@@ -225,14 +239,24 @@ class Recommender:
         request, view = state.request, state.serving.view
         state.recommendation_id = self._new_id(state)
         allowed = self._allowed(state)
+        if request.candidates:
+            state.candidates = named(view, state.context, request, allowed)
+            return
+        # Of other people's visits an unnamed caller is shown what enough of them took.
+        personal = allowed
+        if request.subject is None and request.items and view.common is not None:
+            personal = allowed & np.isin(np.arange(len(allowed)), view.common.rows)
         state.candidates = gather(
             view,
             state.context,
             quotas=_only_counted(state.policy.quotas) if state.fresh else state.policy.quotas,
-            allowed=allowed,
+            allowed=personal,
             intent=request.intent,
             least=request.count,
         )
+        if personal is not allowed:
+            more = view.popular.first(allowed, request.count)
+            state.candidates = extended(state.candidates, "popular", more)
         if state.rules:
             state.candidates = with_demanded(
                 state.candidates, state.rules, view, allowed, state.recommendation_id
@@ -262,6 +286,10 @@ class Recommender:
                 candidates, context, view, self._source, learned=not state.fresh
             )
         state.values = scores
+        if candidates.asked is not None:
+            trained = model is not None and state.learned and model.ranks_by(ASKED)
+            if not trained:
+                state.values = fused(scores, candidates.asked, personal=not unknown)
         if state.policy.objective != PLAIN:
             state.values = state.policy.objective.value(
                 scores, candidates.rows, view.catalogue, context, view.popular
@@ -309,6 +337,8 @@ class Recommender:
                 strict=True,
             )
         ]
+        if state.request.candidates:
+            items += _unknown(state.request, state.serving.view, len(items))
         version = HEURISTIC
         if state.learned:
             version = (not state.trial_failed and drawn.model) or state.serving.version
@@ -347,9 +377,11 @@ class Recommender:
         shown = candidates.channel[order] == CHANNELS.index(TRENDING)
         if shown.any():
             parts[TRENDING] = trending.reasons(candidates.rows[order][shown])
+        # Candidates that nothing is known of have no features.
+        known = msgspec.structs.replace(answer, items=answer.items[: len(order)])
         return encode_impression(
             state.request,
-            answer,
+            known,
             state.assignment,
             at=state.context.at,
             applied=state.applied,
@@ -439,6 +471,40 @@ def open_takers(settings: Settings) -> Takers | None:
     return Takers(least) if least > 1 else None
 
 
+def _check(request: RecommendRequest) -> None:
+    """Refuse fields that contradict each other.
+
+    Raises:
+        ProblemError: naming the field.
+    """
+    lowest, highest = request.min_price, request.max_price
+    if lowest is not None and highest is not None and lowest > highest:
+        raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
+    if request.filter is not None:
+        check_filter(request.filter)
+    if request.explain and request.items:
+        raise ProblemError(
+            "invalid",
+            "nothing is kept of a request with `items`, so it cannot be explained",
+            field="$.explain",
+        )
+
+
+def _unknown(request: RecommendRequest, view: CatalogueView, shown: int) -> list[RecommendedItem]:
+    """Return the candidates that the catalogue does not know, as the request orders them."""
+    if request.category or request.filter or request.min_price or request.max_price:
+        return []  # whether they pass is not known
+    ids = dict.fromkeys(candidate.item_id for candidate in request.candidates)
+    hidden = {*request.exclude, request.item_id}
+    unknown = [
+        item_id
+        for item_id, row in zip(ids, view.catalogue.rows.of_many(ids), strict=True)
+        if row is None and item_id not in hidden
+    ]
+    kept = unknown[: max(request.count - shown, 0)]
+    return [RecommendedItem(item_id=item_id, score=0.0, channel="asked") for item_id in kept]
+
+
 def _only_counted(quotas: Quotas) -> Quotas:
     """Return quotas without the channels that follow visits."""
     return msgspec.structs.replace(quotas, following=0, together=0, sessions=0, vectors=0)
@@ -454,11 +520,13 @@ def _fallback(state: _RequestState, count: int) -> str | None:
         reasons.append(
             "no model is trained yet: ordered by own repeats, similar visits and popularity"
         )
-    if request.subject is None:
+    if request.subject is None and not request.items:
         reasons.append("no user is named: not personal")
     elif not state.context.known:
         by = "popularity" if state.candidates.lift is None else "the cohorts of the user"
         reasons.append(f"this user has no history yet: ordered by {by}")
+    if request.candidates:
+        return "; ".join(reasons) or None
     if count < request.count:
         reasons.append(
             f"only {count} items passed the filters and placement rules, or were found by any "

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tactful.schemas.fields import MAX_BATCH, MAX_COUNT, Identifier, Moment, Scalar
+from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.positions import Position
 from tactful.schemas.problems import Problem
 
@@ -15,19 +16,46 @@ NOT_PERSONALISED = "this person has not agreed to personalisation: the list ever
 """Fallback of a recommendation for a user whose history must not be read."""
 
 
+_Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
+
+
+class Candidate(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """An item to rank, such as a search result; larger numbers are better.
+
+    Attributes:
+        item_id: the item.
+        score: the caller's score of any scale.
+        text_match: how well a text matches.
+        vector_match: how near a vector is.
+    """
+
+    item_id: Identifier
+    score: _Finite | None = None
+    text_match: _Finite | None = None
+    vector_match: _Finite | None = None
+
+
 class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A request for recommendations.
 
-    Without `user_id` and `device_id` the recommendation is the same for every caller.
+    Without `user_id`, `device_id` and `items` the recommendation is the same for every caller.
 
     Attributes:
         user_id: user.
         device_id: first-party device id, where the user is not known.
         session_id: visit.
+        item_id: item of the page: it counts as the latest of the visit, and is not returned.
+        items: history that the caller brings, the latest item last. It counts as a visit, and
+            neither it nor the answer is stored: there is no explanation later.
+        candidates: rank these and no others, and leave none out, known or not.
         count: number of items, 1 to 1,000.
         context: page, locale, app and others.
         exclude: item ids not to return.
         category: return only items of this category.
+        filter: return only items that pass this condition, such as
+            ``{"field": "colour", "in": ["red", "blue"]}``.
+        discovery: least share of the places for items that are new to the user; the one that the
+            training chose, if not given.
         min_price: return only items with a known price of at least this.
         max_price: return only items with a known price of at most this.
         exclude_seen: leave out the items of this visit, the user's latest 50, and all taken ones.
@@ -44,10 +72,15 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     user_id: Identifier | None = None
     device_id: Identifier | None = None
     session_id: Identifier | None = None
+    item_id: Identifier | None = None
+    items: Annotated[tuple[Identifier, ...], Meta(max_length=200)] = ()
+    candidates: Annotated[tuple[Candidate, ...], Meta(max_length=MAX_COUNT)] = ()
     count: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 20
     context: Annotated[dict[Identifier, Scalar], Meta(max_length=64)] = {}
     exclude: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] = ()
     category: Identifier | None = None
+    filter: ItemFilter | None = None
+    discovery: Annotated[float, Meta(ge=0, le=1)] | None = None
     min_price: Annotated[float, Meta(ge=0)] | None = None
     max_price: Annotated[float, Meta(ge=0)] | None = None
     exclude_seen: bool = False
@@ -70,8 +103,10 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         return None if self.device_id is None else f"device:{self.device_id}"
 
     def anonymous(self) -> RecommendRequest:
-        """Copy the request without user, device and visit; page and filters stay."""
-        return msgspec.structs.replace(self, user_id=None, device_id=None, session_id=None)
+        """Copy the request without user, device, visit and history; page and filters stay."""
+        return msgspec.structs.replace(
+            self, user_id=None, device_id=None, session_id=None, items=(), discovery=None
+        )
 
 
 class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):

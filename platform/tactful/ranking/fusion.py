@@ -1,0 +1,31 @@
+"""Fuse the order of a caller with that of the ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_K = 60.0
+
+
+def fused(
+    scores: NDArray[np.float32],  # of the ranking, shape (n,)
+    asked: NDArray[np.float32],  # the caller's numbers, NaN for none, shape (columns, n)
+    *,
+    personal: bool,  # whether the ranking knows the user; else the caller's numbers decide
+) -> NDArray[np.float32]:
+    """Add up 1 / (60 + place) over the orders, shape (n,); larger is better.
+
+    Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): it needs no common scale.
+    A column without any number has no say, and candidates without a number come last in it. Equal
+    numbers share a place.
+    """
+    orders = [column for column in asked if not np.isnan(column).all()]
+    if personal or not orders:
+        orders.append(scores)
+    total = np.zeros(len(scores), np.float32)
+    for order in orders:
+        numbers = np.nan_to_num(order.astype(np.float64), nan=-np.inf)
+        above = len(numbers) - np.searchsorted(np.sort(numbers), numbers, side="right")
+        total += (1.0 / (_K + 1.0 + above)).astype(np.float32)
+    return total
