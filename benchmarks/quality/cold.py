@@ -27,7 +27,8 @@ from benchmarks.figures import Figure
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, version_directory, write_pointer
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.recommend.build import build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions

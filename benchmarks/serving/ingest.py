@@ -40,7 +40,7 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
-from tactful.recommend.recommender import build
+from tactful.recommend.build import build
 from tactful.server.platform import Platform
 from tactful_streaming.errors import OffsetError
 

@@ -27,6 +27,9 @@ class RecommendSettings:
     # least number of people who took an item within 84 days before its sales count in anonymous
     # recommendations; 1 for no minimum
     anonymous_minimum: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    # least share of the places for items that are new to the user; the one that the training of
+    # the champion chose, if none is set
+    discovery: Annotated[float, Meta(ge=0.0, le=1.0)] | Literal["trained"] = "trained"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
@@ -70,6 +71,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     looked: list[float] = []
     # map from margins to probabilities; None if too few items were taken
     calibration: Calibration | None = None
+    # share of the places for items that are new to the user, where neither request nor settings
+    # name one
+    discovery: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     format: int = _FORMAT
 
 

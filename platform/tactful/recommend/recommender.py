@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.request_context import FeatureSource, RequestContext, build_context
-from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
-from tactful.event_log.recipients import open_ids
-from tactful.experiments.serving import FILE, Drawn
+from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused
 from tactful.ranking.heuristic import heuristic_scores
+from tactful.recall.blend import own_items
 from tactful.recall.candidates import (
     Candidates,
-    CatalogueView,
     Quotas,
     allowed_rows,
     extended,
@@ -32,27 +30,24 @@ from tactful.recall.candidates import (
     named,
 )
 from tactful.recall.index import CHANNELS
-from tactful.recall.takers import TakenByMany, Takers
-from tactful.recall.trending import Rising
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.named_items import check_request, unknown_candidates
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
-from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
+from tactful.rerank.arm_policy import Policy, policies
 from tactful.rerank.diversity import Likeness
 from tactful.rerank.exploration import generator_of
-from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
+from tactful.rerank.frequency_caps import exhausted
 from tactful.rerank.objective import PLAIN
 from tactful.rerank.placement_rules import (
     PlacementRule,
     bounds_of,
-    load_placement,
     on_page,
     with_demanded,
 )
-from tactful.rerank.rerank import Arrangement, Bounds, arrange
+from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
 from tactful.schemas.fields import to_milliseconds
-from tactful.schemas.item_filter import check_filter
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     Explanation,
@@ -60,7 +55,6 @@ from tactful.schemas.recommendations import (
     RecommendedItem,
     RecommendRequest,
 )
-from tactful.util.signing import trusted_keys
 from tactful_bandits.assignment.assign import Assignment, assign
 from tactful_bandits.errors import AssignmentError
 from tactful_streaming.contract.log_entries import Event
@@ -203,7 +197,7 @@ class Recommender:
     def _begin(self, request: RecommendRequest, now: int) -> _RequestState:
         """Check the request and find its context, arm and rules."""
         started = self._options.stopwatch()
-        _check(request)
+        check_request(request)
         if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
             self.refresh()  # or a shop that just sent its first items would get none of them
         serving = self._models.current
@@ -307,6 +301,8 @@ class Recommender:
         count, bounds = state.request.count, Bounds()
         if state.rules:
             bounds = bounds_of(state.rules, candidates, view, count)
+        if kept := round(self._discovery(state) * count):
+            bounds = replace(bounds, groups=(*bounds.groups, _new_items(state, kept)))
         state.arrangement = arrange(
             state.values,
             count,
@@ -316,6 +312,17 @@ class Recommender:
             exploration=policy.exploration,
             generator=generator,
         )
+
+    def _discovery(self, state: _RequestState) -> float:
+        """Return the share of the places for items that are new to the user."""
+        if not state.context.known or state.request.candidates:
+            return 0.0
+        if state.request.discovery is not None:
+            return state.request.discovery
+        if self._options.discovery is not None:
+            return self._options.discovery
+        model = state.serving.model
+        return model.manifest.discovery if model is not None and state.learned else 0.0
 
     def _new_id(self, state: _RequestState) -> str:
         """Make the id of a recommendation, signed for its user and arms."""
@@ -338,7 +345,8 @@ class Recommender:
             )
         ]
         if state.request.candidates:
-            items += _unknown(state.request, state.serving.view, len(items))
+            catalogue = state.serving.view.catalogue
+            items += unknown_candidates(state.request, catalogue, len(items))
         version = HEURISTIC
         if state.learned:
             version = (not state.trial_failed and drawn.model) or state.serving.version
@@ -428,81 +436,12 @@ class Recommender:
         return assign(experiment, unit or "nobody", forced=forced)
 
 
-def build(
-    *,
-    engine: Any,
-    settings: Settings,
-    shown: Shown | None = None,
-    rising: Rising | None = None,
-    takers: TakenByMany | None = None,
-) -> Recommender:
-    """Make the recommender that ``tactful serve`` runs, with the champion if there is one.
-
-    Without `takers` anonymous recommendations have no minimum of people.
-
-    Raises:
-        ConfigError: if a file is wrong, or holds no experiment on the ranking.
-        StorageError: if the keyring cannot be used.
-    """
-    options = RecommenderOptions(
-        models=settings.models,
-        definitions=engine.definitions.fingerprint,
-        trusted=trusted_keys(settings.storage.data, settings.models),
-        experiment=ranking_experiment(settings.experiments),
-        placement=load_placement(settings.placement),
-        shown=shown,
-        rising=rising,
-        takers=takers,
-        rollouts=settings.storage.data / FILE,
-        ids=open_ids(settings),
-    )
-    return Recommender(engine, options)
-
-
-def open_shown(settings: Settings) -> ShownToday | None:
-    """Make the counter of items shown today, if a placement rule needs it."""
-    capped = any(rule.per_day for rule in load_placement(settings.placement))
-    return ShownToday() if capped else None
-
-
-def open_takers(settings: Settings) -> Takers | None:
-    """Make the counter of people, if anonymous recommendations have a minimum."""
-    least = settings.recommend.anonymous_minimum
-    return Takers(least) if least > 1 else None
-
-
-def _check(request: RecommendRequest) -> None:
-    """Refuse fields that contradict each other.
-
-    Raises:
-        ProblemError: naming the field.
-    """
-    lowest, highest = request.min_price, request.max_price
-    if lowest is not None and highest is not None and lowest > highest:
-        raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
-    if request.filter is not None:
-        check_filter(request.filter)
-    if request.explain and request.items:
-        raise ProblemError(
-            "invalid",
-            "nothing is kept of a request with `items`, so it cannot be explained",
-            field="$.explain",
-        )
-
-
-def _unknown(request: RecommendRequest, view: CatalogueView, shown: int) -> list[RecommendedItem]:
-    """Return the candidates that the catalogue does not know, as the request orders them."""
-    if request.category or request.filter or request.min_price or request.max_price:
-        return []  # whether they pass is not known
-    ids = dict.fromkeys(candidate.item_id for candidate in request.candidates)
-    hidden = {*request.exclude, request.item_id}
-    unknown = [
-        item_id
-        for item_id, row in zip(ids, view.catalogue.rows.of_many(ids), strict=True)
-        if row is None and item_id not in hidden
-    ]
-    kept = unknown[: max(request.count - shown, 0)]
-    return [RecommendedItem(item_id=item_id, score=0.0, channel="asked") for item_id in kept]
+def _new_items(state: _RequestState, least: int) -> Group:
+    """Return the candidates that are new to the user, of which at least some must be shown."""
+    own = own_items(state.context, state.serving.view.catalogue)
+    known = np.concatenate([own.visit, own.history, own.amounts.rows])
+    new = ~np.isin(state.candidates.rows, known)
+    return Group("discovery", new, within=state.request.count, least=least)
 
 
 def _only_counted(quotas: Quotas) -> Quotas:

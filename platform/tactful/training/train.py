@@ -29,6 +29,7 @@ from tactful.schemas.interactions import at_least
 from tactful.schemas.positions import Position
 from tactful.training.baselines import baselines
 from tactful.training.boosting import fit
+from tactful.training.discovery import choose_discovery
 from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
@@ -149,13 +150,19 @@ def _manifest(
     judged: Sequence[Question],
     **facts: Any,
 ) -> Manifest:
+    judge = sets.judge
+    margins = margins_of(forest, judge.features)
+    discovery = choose_discovery(margins, judge.labels, judge.sizes, judge.features)
+    metrics = _measure(margins, forest, sets, judged)
+    metrics |= {f"discovery_{name}": value for name, value in discovery._asdict().items()}
     return Manifest(
         name=options.name,
         features=RANKING_FEATURES,
         definitions=definitions.fingerprint,
         start=START,
         looked=sets.looked.tolist(),
-        metrics=_measure(forest, sets, judged),
+        metrics=metrics,
+        discovery=discovery.share,
         gains=dict(gains(forest, RANKING_FEATURES)),
         calibration=_calibrated(forest, sets.later, sets.judge),
         **facts,
@@ -280,10 +287,12 @@ def _index(
 
 
 def _measure(
-    forest: xgboost.Booster, sets: _Sets, questions: Sequence[Question]
+    margins: NDArray[np.float32],  # of the replayed lists
+    forest: xgboost.Booster,
+    sets: _Sets,
+    questions: Sequence[Question],
 ) -> dict[str, float]:
     judge, relevant = sets.judge, [len(question.positives) for question in questions]
-    margins = margins_of(forest, judge.features)
     metrics = list_metrics(margins, judge.labels, judge.sizes, relevant)
     for name, scores in baselines(judge.features, judge.sizes).items():
         others = list_metrics(scores, judge.labels, judge.sizes, relevant)

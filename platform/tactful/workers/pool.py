@@ -43,7 +43,7 @@ from tactful.metrics.registry import SummedRegistry
 from tactful.recall.takers import NAME as TAKERS
 from tactful.recall.takers import Takers
 from tactful.recall.trending import Trends
-from tactful.recommend.recommender import build, open_shown, open_takers
+from tactful.recommend.build import build, open_shown, open_takers
 from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform

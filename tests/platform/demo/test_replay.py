@@ -29,7 +29,8 @@ from tactful.demo.replay import Outcomes, Replayer
 from tactful.errors import TactfulError
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Pointer, version_directory, write_pointer
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
+from tactful.recommend.build import build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.server.platform import Platform
 from tactful.statistics.counter import CLOCK_EVENT
 from tactful.training.options import TrainingOptions

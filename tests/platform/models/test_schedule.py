@@ -51,7 +51,7 @@ from tactful.ranking.model import (
     version_directory,
     write_pointer,
 )
-from tactful.recommend import recommender
+from tactful.recommend import build as assembly
 from tactful.server.platform import Platform
 from tactful.training.replay_rows import Rows
 from tactful.training.train import Trained
@@ -362,7 +362,7 @@ def test_a_server_trains_and_takes_over_by_itself(tracking_uri: str, tmp_path: P
         engine=EngineSettings(clock="events"),
         training=TrainingSettings(every_hours=1_000, check_minutes=0.02, promote=True, lists=60),
     )
-    with Live(Platform.open(chosen, recommender.build)) as live:
+    with Live(Platform.open(chosen, assembly.build)) as live:
         assert live.http.get("/v1/models").json()["champion"] is None
 
         def champion() -> Any:

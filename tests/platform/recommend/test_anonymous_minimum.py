@@ -20,7 +20,8 @@ from tactful.config.settings import Settings
 from tactful.ranking.model import Pointer, write_pointer
 from tactful.recall import live_view
 from tactful.recall.takers import DAYS, NAME, Takers, without_takers
-from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender, RecommenderOptions, build
+from tactful.recommend.build import build
+from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender, RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
 from tactful.workers.remote_features import RemoteFeatures

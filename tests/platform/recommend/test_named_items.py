@@ -225,3 +225,26 @@ def test_a_request_of_every_new_field_survives_the_wire() -> None:
     assert msgspec.json.decode(msgspec.json.encode(request), type=RecommendRequest) == request
     assert request.anonymous().items == ()
     assert NOW > DAY
+
+
+# Room for what is new to the user
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_places_is_new_to_the_user(
+    trained: tuple[Engine, Path], share: float
+) -> None:
+    engine, _ = trained
+    person = SHOP.person[0]
+    user: Any = engine.read("user", person, NOW)
+    dealt_with = {*user["taken_last"], *user["seen_last"], *(it for it, _ in user["recent_items"])}
+    by_setting = recommender(trained, discovery=share)
+    by_request = recommender(trained, discovery=0.9)
+    for answer in (
+        ask(by_setting, user_id=person, count=20),
+        ask(by_request, user_id=person, count=20, discovery=share),
+    ):
+        new = [item for item in ids(answer) if item not in dealt_with]
+        assert len(answer.items) == 20
+        assert len(new) >= round(20 * share)
+    assert ids(ask(by_setting, count=20)) == ids(ask(by_request, count=20)), "of nobody all is new"

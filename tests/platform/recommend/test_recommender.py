@@ -38,13 +38,13 @@ from tactful.ranking.model import (
 from tactful.recall.candidates import Quotas
 from tactful.recall.index import CHANNELS
 from tactful.recommend import served_models
+from tactful.recommend.build import build
 from tactful.recommend.recommender import (
     HEURISTIC,
     LEARNED,
     RANKING_EXPERIMENT,
     Recommender,
     RecommenderOptions,
-    build,
 )
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import Recommendation, RecommendRequest

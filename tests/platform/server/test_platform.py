@@ -31,7 +31,7 @@ from tests.platform.support import (
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.metrics.registry import Metrics
-from tactful.recommend.recommender import build as recommender
+from tactful.recommend.build import build as recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform, add_gauges
 from tactful_streaming.contract.log_entries import Event, encode_entry

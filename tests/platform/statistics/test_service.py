@@ -31,7 +31,7 @@ from tactful.config.privacy import StatisticsSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.recommend.recommender import build
+from tactful.recommend.build import build
 from tactful.schemas.statistics import ConclusionQuery, StatisticsPage
 from tactful.server.platform import Platform
 from tactful.statistics import counter, service

@@ -22,7 +22,8 @@ from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, build
+from tactful.recommend.build import build
+from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT
 from tactful.server.platform import Platform
 
 SHOP = make_shop(7, people=14, items=70, days=40)

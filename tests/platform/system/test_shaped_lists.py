@@ -23,7 +23,8 @@ from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
+from tactful.recommend.build import build, open_shown
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.rerank.frequency_caps import ShownToday
 from tactful.server.platform import Platform

@@ -33,7 +33,8 @@ from tactful.ranking.model import (
 )
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.tables import Interactions
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
+from tactful.recommend.build import build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.schemas.interactions import at_least
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training import replay_rows as training_rows
