@@ -21,6 +21,7 @@ from tactful.recall.blend import gather_evidence, own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
 from tactful.recall.popularity import NOW, SEEN, SOLD, CommonItems, is_in
+from tactful.recall.rejections import rejected_rows, similarity_to
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -40,6 +41,7 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("blend", "blend_place"),
     *("sold_now", "seen_now"),
     *("asked_score", "asked_text", "asked_vector"),
+    *("days_since_returned", "vector_rejected"),
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -131,6 +133,7 @@ def assemble(
     if candidates.window in ("month", "ever"):
         features[_RECENT] = 0.0  # they order events worse, and trees would learn their noise
     features[_ASKED] = np.nan if candidates.asked is None else candidates.asked
+    _rejections(candidates, context, catalogue, features)
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
@@ -239,6 +242,23 @@ def products(vectors: NDArray[np.float32], directions: NDArray[np.float32]) -> N
     """
     matrix: NDArray[np.float32] = np.einsum("nd,md->mn", vectors, directions)
     return matrix
+
+
+def _rejections(
+    candidates: Candidates,
+    context: RequestContext,
+    catalogue: Catalogue,
+    features: NDArray[np.float32],
+) -> None:
+    """Fill the columns of what the user returned, and of items similar to rejected ones."""
+    rows, returned = candidates.rows, context.grouped("returned_last")
+    features[_COLUMN["days_since_returned"]] = np.nan
+    wanted = [-1 if row is None else row for row in catalogue.rows.of_many(returned)]
+    days = [(context.at - at) / _DAY for at in returned.values()]
+    columns = np.full(len(days), _COLUMN["days_since_returned"])
+    _write(features, columns, np.array(wanted, np.int64), np.array(days, np.float32), rows)
+    rejected = rejected_rows(context, catalogue)
+    features[_COLUMN["vector_rejected"]] = similarity_to(rejected, rows, candidates.search)
 
 
 def _intended(

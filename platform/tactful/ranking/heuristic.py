@@ -11,9 +11,11 @@ from tactful.recall.blend import gather_evidence, own_items, popular_shares
 from tactful.recall.candidates import Candidates, CatalogueView
 from tactful.recall.cohorts import coldness
 from tactful.recall.popularity import VOTES, WINDOWS
+from tactful.recall.rejections import rejected_rows, similarity_to
 
 _LEAST_POPULAR = 1e-3  # orders items without other evidence only
 _CHANCE = np.float32(1e-12)  # less than a place of popularity: items without one come by chance
+_LESS = np.float32(0.5)  # share that an item loses which is just like a rejected one
 
 
 def heuristic_scores(
@@ -56,6 +58,8 @@ def heuristic_scores(
     own = own_items(context, view.catalogue)
     evidence = gather_evidence(rows, candidates.kinds(own), own)
     scores = evidence.score(blend, popular_shares(places, known))
+    if len(rejected := rejected_rows(context, view.catalogue)):
+        scores *= np.float32(1.0) - _LESS * similarity_to(rejected, rows, candidates.search)
     unknown = np.flatnonzero(places >= known)
     if len(unknown):
         generator = np.random.default_rng(context.seed)

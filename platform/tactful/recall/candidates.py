@@ -21,6 +21,7 @@ from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
 from tactful.recall.popularity import CommonItems, Popularity, is_in
+from tactful.recall.rejections import hidden_rows
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -182,6 +183,8 @@ def allowed_rows(
     hidden = [row for row in map(catalogue.rows.get, request.exclude) if row is not None]
     if request.item_id is not None and (page := catalogue.rows.get(request.item_id)) is not None:
         hidden.append(page)
+    if not request.candidates:
+        hidden += hidden_rows(context, catalogue)
     if request.exclude_seen:
         hidden += [*context.session, *context.history]
     if request.exclude_seen or request.exclude_taken:

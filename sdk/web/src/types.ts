@@ -7,6 +7,8 @@ export type EventType =
   | "search"
   | "add_to_cart"
   | "remove_from_cart"
+  | "dislike"
+  | "hide"
   | "purchase"
   | "leave"
   | "impression"
