@@ -54,10 +54,15 @@ class RecommendFields(TypedDict, total=False):
     user_id: str | None
     device_id: str | None
     session_id: str | None
+    item_id: str | None
+    items: Sequence[str]
+    candidates: Sequence[Mapping[str, str | float | None]]
     count: int
     context: Mapping[str, Scalar]
     exclude: Sequence[str]
     category: str | None
+    filter: Mapping[str, Any] | None
+    discovery: float | None
     min_price: float | None
     max_price: float | None
     exclude_seen: bool

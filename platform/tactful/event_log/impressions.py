@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -102,7 +103,9 @@ def _filters(request: RecommendRequest) -> list[str]:
         "category": request.category,
         "min_price": request.min_price,
         "max_price": request.max_price,
+        "filter": None if request.filter is None else msgspec.json.encode(request.filter).decode(),
         "excluded": len(request.exclude) or None,
+        "candidates": len(request.candidates) or None,
         "exclude_seen": "yes" if request.exclude_seen else None,
         "exclude_taken": "yes" if request.exclude_taken else None,
     }

@@ -46,8 +46,18 @@ export interface SentEvent extends PageEvent {
 export interface RecommendRequest {
   /** How many items, 20 if left out. */
   count?: number;
+  /** The item of the page: it counts as the latest of the visit, and is not returned. */
+  item_id?: string;
+  /** A history that the page keeps itself, the latest item last; the server stores none of it. */
+  items?: string[];
+  /** Rank these items, and return no others. */
+  candidates?: Candidate[];
   /** Only items of this category. */
   category?: string;
+  /** Only items that pass. */
+  filter?: ItemFilter;
+  /** Least share of the places for items that are new to the user, 0 to 1. */
+  discovery?: number;
   /** Only items that cost at least, and at most, so much. */
   min_price?: number;
   max_price?: number;
@@ -61,6 +71,27 @@ export interface RecommendRequest {
   intent?: Record<string, number>;
   /** Where it will be shown. */
   context?: Record<string, Scalar>;
+}
+
+/** An item to rank; larger numbers are better. */
+export interface Candidate {
+  item_id: string;
+  score?: number;
+  text_match?: number;
+  vector_match?: number;
+}
+
+/** A condition on items: every given part must hold. */
+export interface ItemFilter {
+  and?: ItemFilter[];
+  or?: ItemFilter[];
+  not?: ItemFilter;
+  /** `item_id`, `category`, `price`, or the name of a property. */
+  field?: string;
+  in?: (string | number | boolean)[];
+  min?: number;
+  max?: number;
+  known?: boolean;
 }
 
 export interface RecommendedItem {
