@@ -142,8 +142,12 @@ def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
 
 @flink.command()
 @_job_options
-@click.option("--cluster", help="REST address of a cluster, such as http://127.0.0.1:8081.")
-@click.option("--gateway", help="Address of a SQL Gateway, such as http://127.0.0.1:8083.")
+@click.option(
+    "--cluster", type=cli.address, help="REST address of a cluster, such as http://127.0.0.1:8081."
+)
+@click.option(
+    "--gateway", type=cli.address, help="Address of a SQL Gateway, such as http://127.0.0.1:8083."
+)
 @click.option(
     "--jar", help="Jar of tactful: a local file for a cluster, a path on the gateway for a gateway."
 )

@@ -18,7 +18,7 @@ from typing import Literal
 from tactful.client import Client
 from tactful.config.ledger_location import ledger_location, named
 from tactful.config.privacy import DAY_MS, retention_limits
-from tactful.config.settings import Settings, is_loopback, secret
+from tactful.config.settings import Settings, secret
 from tactful.errors import ClientError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.maintenance.retention import PROGRESS, read_progress
@@ -28,6 +28,7 @@ from tactful.ranking.features import absent_features
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.placement_rules import load_placement
 from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.util.addresses import is_loopback
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.ledger import Ledger

@@ -107,6 +107,19 @@ def test_recommend_prints_a_list_or_json(live: Live) -> None:
     assert [item["item_id"] for item in document["items"]] == ["a"]
 
 
+def test_an_address_needs_no_scheme(live: Live) -> None:
+    bare = live.url.removeprefix("http://")
+    for options in (("--url", bare), ("--url", f"http://{bare}/")):
+        assert run("recommend", *options, "--user", "u").exit_code == 0
+    assert run("recommend", "--user", "u", env={"TACTFUL_URL": bare}).exit_code == 0
+    wrong = run("recommend", "--url", "ftp://shop.example", "--user", "u")
+    assert wrong.exit_code == 2
+    assert "ftp://shop.example' is no address of a server" in wrong.stderr
+    flink = ("flink", "submit", "features.yaml", "--kafka", "b:9092", "--gateway", "redis://x")
+    Path("features.yaml").write_text("[]\n")
+    assert "'redis://x' is no address of a server" in run(*flink).stderr
+
+
 def test_the_key_comes_from_the_environment_or_a_file(locked: Live, tmp_path: Path) -> None:
     key, _ = locked.platform.keys.create(["recommend"])
     (tmp_path / "key").write_text(key + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def test_a_failed_training_reads_what_was_sent_since(tracking_uri: str, tmp_path
     assert result["read_until"] > few
 
 
-def append(data: Path, what: list[Entry]) -> int:
+def append(data: Path, what: Sequence[Entry]) -> int:
     """Append to the log of a data directory; returns its new end."""
     with EmbeddedLog(data / "log", durability="process") as log:
         log.append([encode_entry(it) for it in what])
