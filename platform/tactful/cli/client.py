@@ -14,13 +14,16 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.client import AsyncClient, Client, Kind
 from tactful.client.ingest_file import Outcome, ingest_file
 from tactful.errors import TactfulError
 from tactful.schemas.recommendations import RecommendRequest
 
 
-@click.command()
+@click.command(
+    epilog=cli.example("tactful ingest events.ndjson", "tactful ingest items.ndjson --kind items")
+)
 @click.argument("file", type=cli.existing_file)
 @click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
 @click.option("--batch", type=click.IntRange(1, 1000), default=500)
@@ -74,10 +77,10 @@ def ingest(
             f"{len(outcome.rejected)} refused (from line {outcome.resumed_at})"
         )
     if outcome.rejected:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful recommend --user ada --count 5"))
 @click.option("--user", "user_id", help="User id.")
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10)
@@ -120,7 +123,7 @@ def recommend(
         click.echo(msgspec.json.format(msgspec.json.encode(answer.explanation)).decode())
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful dashboard --url localhost:8420"))
 @cli.url_option
 @click.option("--port", default=8501, help="Port of the dashboard.")
 def dashboard(url: str, port: int) -> None:
@@ -131,4 +134,5 @@ def dashboard(url: str, port: int) -> None:
     page = Path(package.origin).with_name("app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
-    raise SystemExit(subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}))
+    if code := subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}):
+        raise TactfulError(f"the dashboard ended with the exit code {code}")

@@ -84,6 +84,11 @@ outcome_hours_option = click.option(
 )
 
 
+def example(*lines: str) -> str:
+    """Return the end of a help text: commands to copy, one a line."""
+    return "\n".join(("\b", "Example:", *(f"  {line}" for line in lines)))
+
+
 def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     """Return a decorator that adds `options` to a command in this order."""
 

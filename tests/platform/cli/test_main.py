@@ -60,7 +60,7 @@ def test_keys_as_json_and_revocation() -> None:
     assert listed["scopes"] == ["admin"]
     assert listed["revoked_at"] is not None
     again = run("keys", "revoke", made["id"], "--data", "d")
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert again.stderr.startswith("tactful: no valid key")
 
 
@@ -71,7 +71,7 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
         (("serve", "--config", "bad.toml"), 2, "did you mean 'port'"),
         (("serve", "--dev", "--host", "0.0.0.0"), 2, "disables API keys"),
         (("serve", "--port", "70000"), 2, "65535"),
-        (("keys", "create", "--scope", "root"), 1, "unknown scope"),
+        (("keys", "create", "--scope", "root"), 2, "unknown scope"),
         (("recommend", "--url", nobody(), "--user", "u"), 3, "does not answer"),
         (("ingest", "events.ndjson", "--url", nobody()), 3, "does not answer"),
     ):
@@ -138,7 +138,7 @@ def test_ingest_resumes_and_tells_refused_lines(live: Live, tmp_path: Path) -> N
     file = tmp_path / "events.ndjson"
     write(file, view(1), "", {"type": "view"}, view(2), view(1), "not json")
     first = run("ingest", file, "--url", live.url, "--batch", 2)
-    assert first.exit_code == 1, "because lines were refused"
+    assert first.exit_code == 6, "because lines were refused"
     assert "2 accepted, 1 known before, 2 refused (from line 1)" in first.stdout
     refused = [line.split(": ")[0] for line in first.stderr.splitlines()]
     assert refused == [f"{file}:3", f"{file}:6"]
@@ -209,7 +209,7 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
         port = listener.getsockname()[1]
         result = run("doctor", "--port", port, "--data", tmp_path / "file", "--json")
     checks = {check["name"]: check for check in json.loads(result.stdout)}
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     failed = {name for name, check in checks.items() if check["state"] == "failed"}
     assert failed == {"features", "permissions", "disk", "metadata", f"port {port}"}
 
@@ -264,9 +264,10 @@ def test_help_imports_no_command() -> None:
         "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ["tactful", "tactful.cli", "tactful.cli.main", "tactful.errors", "tactful.util"]
-    modules += ["tactful.util.lazy_commands", "tactful_privacy", "tactful_privacy.errors"]
-    modules.append("tactful_privacy.lazy_imports")
+    modules = ["tactful", "tactful.cli", "tactful.cli.exit_codes", "tactful.cli.main"]
+    modules += ["tactful.errors", "tactful.util"]
+    modules += ["tactful.util.extras", "tactful.util.lazy_commands", "tactful_privacy"]
+    modules += ["tactful_privacy.errors", "tactful_privacy.lazy_imports"]
     assert done.stdout.splitlines()[-1] == str(modules)
 
 
@@ -274,4 +275,6 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(main.lazy, "sink", LazyCommand("no_such_package.sink:sink", ""))
     result = run("sink")
     assert result.exit_code == 1
-    assert result.stderr == "tactful: main sink: No module named 'no_such_package'\n"
+    assert result.stderr == (
+        "tactful: main sink: No module named 'no_such_package': install no_such_package with pip\n"
+    )

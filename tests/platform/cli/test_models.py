@@ -254,7 +254,7 @@ def test_a_version_is_fetched_again(at_trained: Trained) -> None:
 @pytest.mark.parametrize("command", ["promote", "pull"])
 def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
     result = run("models", command, "7", "--data", data)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("tactful: ranker has no version '7' in sqlite:///")
     assert len(result.stderr.splitlines()) == 1
 
