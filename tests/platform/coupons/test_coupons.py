@@ -34,7 +34,6 @@ from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers
 from tactful.server.platform import Platform
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -42,6 +41,7 @@ from tactful_streaming.contract.log_entries import (
     encode_entry,
     named_keys,
 )
+from tactful_streaming.definitions.reader import load_definitions
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
