@@ -72,12 +72,15 @@ class TinyRecommender:
         self._items: set[str] = set()
         self._feed = engine.item_feed() if isinstance(engine, GivesItems) else None
         self.before: Callable[[], None] = lambda: None
+        self.before_personal: Callable[[], None] = lambda: None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, bytes | None]:
         self.before()
         subject = request.subject
+        if subject is not None:
+            self.before_personal()
         views = 0.0 if subject is None else self.engine.read("user", subject, now)["views"]
         known = self._items or set(self.engine.items)
         chosen = sorted(known - set(request.exclude))[: request.count]

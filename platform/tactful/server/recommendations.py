@@ -19,11 +19,12 @@ from tactful.schemas.positions import Offsets, Position, parse, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     NOT_PERSONALISED,
+    OVERLOADED,
     Explanation,
     Recommendation,
     RecommendRequest,
 )
-from tactful.server.overload import AdmissionControl
+from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
 
@@ -138,6 +139,7 @@ class Recommendations:
         self._lock = lock
         self.ready = False  # whether the recommender has read the items of the recovered log
         self.admission = AdmissionControl(server)  # queue of waiting requests
+        self._cheaper = CheaperAnswers()
 
     @property
     def position(self) -> Position:
@@ -159,15 +161,21 @@ class Recommendations:
             now = _time_of(request, now, trusted)
         if request.after is not None:
             await self.reach(request.after)
-        async with self.admission:
-            with self._lock:
-                personal = self._permissions.personalises(request, now)
-                answer, impression = self._recommender.answer(
-                    request if personal else request.anonymous(), now=now
-                )
+        try:
+            async with self.admission:
+                with self._lock:
+                    personal = self._permissions.personalises(request, now)
+                    answer, impression = self._recommender.answer(
+                        request if personal else request.anonymous(), now=now
+                    )
+                    position = self.position
+            fallback = answer.fallback if personal else NOT_PERSONALISED
+        except ProblemError as refusal:
+            cheaper = self._cheaper.of(request, refusal)
+            with self._cheaper.counted(), self._lock:
+                answer, _ = self._recommender.answer(cheaper, now=now)
                 position = self.position
-        if not personal:
-            answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
+            impression, fallback = None, OVERLOADED
         identifier = answer.recommendation_id
         if impression is not None and not request.explain:
             # After the response is sent, and before the next request is read.
@@ -178,7 +186,9 @@ class Recommendations:
             explanation = await self.explain(identifier)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
-        return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
+        return msgspec.structs.replace(
+            answer, fallback=fallback, position=position, took_ms=round(took, 3)
+        )
 
     async def explain(self, recommendation_id: str) -> Explanation:
         """Explain a recent recommendation.

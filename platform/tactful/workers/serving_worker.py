@@ -42,8 +42,14 @@ from tactful.http.routes import (
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
-from tactful.schemas.recommendations import NOT_PERSONALISED, Recommendation, RecommendRequest
-from tactful.server.overload import AdmissionControl
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import (
+    NOT_PERSONALISED,
+    OVERLOADED,
+    Recommendation,
+    RecommendRequest,
+)
+from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
@@ -107,6 +113,7 @@ class ServingWorker:
         self._no_lock = contextlib.nullcontext()
         self._trimmed_for: float | None = None
         self._admission = AdmissionControl(settings.server)
+        self._cheaper = CheaperAnswers()
         text = "Recommendations waiting for their turn"
         self.metrics.gauge("recommend_waiting", text, lambda: self._admission.waiting)
 
@@ -115,15 +122,22 @@ class ServingWorker:
         started = time.perf_counter()
         if request.after is not None:
             await self._client.request(ipc.PositionRequest(request.after), type(None))
-        async with self._admission:
-            self._source.begin(request.device_id, request.context.get("consent"))
-            try:
-                answer, impression = self._recommender.recommend(request, now=self._clock())
-            except NotPersonal:
-                request = request.anonymous()
-                answer, impression = self._recommender.recommend(request, now=self._clock())
-                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
-            position = self._source.position
+        try:
+            async with self._admission:
+                self._source.begin(request.device_id, request.context.get("consent"))
+                try:
+                    answer, impression = self._recommender.recommend(request, now=self._clock())
+                except NotPersonal:
+                    request = request.anonymous()
+                    answer, impression = self._recommender.recommend(request, now=self._clock())
+                    answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
+        except ProblemError as refusal:
+            cheaper = self._cheaper.of(request, refusal)
+            with self._cheaper.counted():
+                self._source.begin(None, None)
+                answer, _ = self._recommender.recommend(cheaper, now=self._clock())
+            impression, answer = None, msgspec.structs.replace(answer, fallback=OVERLOADED)
+        position = self._source.position
         if impression is not None:
             self._client.notify(ipc.ImpressionNotice(answer.recommendation_id, impression))
         took = (time.perf_counter() - started) * 1000
