@@ -16,8 +16,12 @@ import msgspec
 from tactful.cli import options as cli
 from tactful.client import AsyncClient, Client, Kind
 from tactful.client.ingest_file import Outcome, ingest_file
+from tactful.client.recommend_file import read_users, recommend_file
 from tactful.errors import TactfulError
+from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.recommendations import RecommendRequest
+
+_SHOWN = 20
 
 
 @click.command()
@@ -82,6 +86,18 @@ def ingest(
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10)
 @click.option("--category", help="Only items of this category.")
+@click.option(
+    "--filter", "condition", help='Only items that pass, as JSON: {"field": "size", "in": ["M"]}.'
+)
+@click.option(
+    "--users", type=cli.existing_file, help="File of user ids, one a line or a CSV column user_id."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --users: .csv or .parquet file to write; a killed run resumes.",
+)
+@click.option("--page", help="Page or letter that shows them, for placement rules.")
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Explain the recommendation.")
 @cli.url_option
@@ -92,22 +108,36 @@ def recommend(
     device_id: str | None,
     count: int,
     category: str | None,
+    condition: str | None,
+    users: Path | None,
+    out: Path | None,
+    page: str | None,
     after: str | None,
     explain: bool,
     url: str,
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Request recommendations from a server."""
+    """Request recommendations from a server, for one user or for all of a file.
+
+    For a newsletter: tactful recommend --users customers.csv --out letters.csv --page newsletter
+    """
     request = RecommendRequest(
         user_id=user_id,
         device_id=device_id,
         count=count,
         category=category,
+        filter=_parsed(condition),
+        context={} if page is None else {"page": page},
         after=int(after) if after is not None and after.isdecimal() else after,
         explain=explain,
     )
+    if (users is None) != (out is None):
+        raise click.UsageError("--users and --out come together")
     with Client(url, cli.api_key(key_file)) as client:
+        if users is not None and out is not None:
+            _recommend_all(client, users, out, request, as_json=as_json)
+            return
         answer = client.recommend(request)
     if as_json:
         cli.print_json(answer)
@@ -118,6 +148,37 @@ def recommend(
         click.echo(answer.fallback, err=True)
     if answer.explanation:
         click.echo(msgspec.json.format(msgspec.json.encode(answer.explanation)).decode())
+
+
+def _parsed(condition: str | None) -> ItemFilter | None:
+    if condition is None:
+        return None
+    try:
+        return msgspec.json.decode(condition, type=ItemFilter)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error), param_hint="--filter") from error
+
+
+def _recommend_all(
+    client: Client, users: Path, out: Path, request: RecommendRequest, *, as_json: bool
+) -> None:
+    """Write the recommendations of all users of a file; exit with 1 if some have none."""
+    if request.subject is not None:
+        raise click.UsageError("--users names the users: leave out --user and --device")
+    total = len(read_users(users))
+    with cli.progress_bar(quiet=as_json, total=total, unit="user", desc=out.name) as bar:
+        outcome = recommend_file(client, users, out, request, advanced=bar.update)
+    if as_json:
+        cli.print_json(outcome)
+    else:
+        for place, problem in outcome.problems[:_SHOWN]:
+            reason = problem.detail or problem.title
+            click.echo(f"user {place} of {users}: {problem.code}: {reason}", err=True)
+        if (more := len(outcome.problems) - _SHOWN) > 0:
+            click.echo(f"and {more:,} more", err=True)
+        click.echo(f"{out}: {outcome.rows:,} rows of {outcome.users:,} users")
+    if outcome.problems:
+        raise SystemExit(1)
 
 
 @click.command()
