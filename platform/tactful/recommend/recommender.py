@@ -20,6 +20,7 @@ from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused
 from tactful.ranking.heuristic import heuristic_scores
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.blend import own_items
 from tactful.recall.candidates import (
     Candidates,
@@ -128,6 +129,7 @@ class Recommender:
         self._source = source
         self._options = options
         self._layout = layout(options.definitions)
+        self._own = own_columns(source.definitions)
         self._explainer = Explainer(options.models, options.trusted)
         self._default_policy = Policy(quotas=options.quotas)
         self._policies = policies(options.experiment, default=self._default_policy)
@@ -265,10 +267,10 @@ class Recommender:
         state.learned = model is not None and state.assignment.arm != HEURISTIC and not unknown
         if model is not None and state.learned and len(candidates.rows):
             state.features = assemble(
-                candidates, context, source=self._source, catalogue=view.catalogue
+                candidates, context, source=self._source, catalogue=view.catalogue, own=self._own
             )
             if state.request.subject is None and view.common is not None:
-                hide_rare(state.features, candidates.rows, view.catalogue, view.common)
+                hide_rare(state.features, candidates.rows, view.catalogue, view.common, self._own)
             if state.drawn.model:
                 scores, state.trial_failed = self._models.score_on_trial(
                     state.drawn.model, model, state.features

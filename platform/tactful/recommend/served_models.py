@@ -21,6 +21,7 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
+from tactful.ranking.features import column_names
 from tactful.ranking.model import (
     RankingModel,
     checked_version,
@@ -29,6 +30,7 @@ from tactful.ranking.model import (
     read_pointer,
     untrained_recall,
 )
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import RecallIndex, empty_index
 from tactful.recall.live_view import LiveCatalogue
@@ -244,6 +246,7 @@ class ServedModels:
         return load_model(
             checked_version(self._directory, version, self._options.trusted),
             definitions=self._options.definitions,
+            names=column_names(own_columns(self._source.definitions)),
         )
 
     def _load_rollouts(self) -> None:
