@@ -216,5 +216,6 @@ def _explain_properties(component: dict[str, Any]) -> None:
 def _attribute_texts(block: str) -> dict[str, str]:
     parts = _ATTRIBUTE.split(block)[1:]
     return {
-        name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+        name.rstrip("_"): " ".join(text.split())  # an underscore marks names that Python reserves
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
     }
