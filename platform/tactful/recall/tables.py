@@ -130,9 +130,7 @@ def _strongest(weights: sparse.csr_matrix, k: int) -> NeighbourTable:
     return NeighbourTable(items, kept)
 
 
-def rows_by_popularity(
-    seen: Interactions, count: int, half_life_days: float
-) -> NDArray[np.int32]:
+def rows_by_popularity(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:
     """Return the rows with events, by exponentially decayed count, best first.
 
     Without decay where the half-life is infinite.

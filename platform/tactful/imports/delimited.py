@@ -1,0 +1,191 @@
+"""Tables of delimited text: CSV, TSV and their relatives."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+from tactful.errors import ConfigError, DatasetError
+from tactful.imports.rows import (
+    SAMPLED_ROWS,
+    Column,
+    Place,
+    Reader,
+    Refusal,
+    Rows,
+    unique_names,
+)
+from tactful.imports.text_file import LineReader, TextFile
+
+_DELIMITERS = ",;\t|"
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_HEAD_ROWS = 100  # in which the header and the delimiter are searched
+# A cell of data, which no header has: a number, a date or a time.
+_DATA = re.compile(r"[-+]?\d[\d.,:/ T+Z-]*")
+
+
+class DelimitedReader(Reader):
+    """Reader of CSV and TSV. Rows may be appended to a file that was sent."""
+
+    grows: ClassVar[bool] = True
+    unit = "B"
+
+    def __init__(
+        self, text: TextFile, delimiter: str | None = None, names: Sequence[str] | None = None
+    ) -> None:
+        """Find delimiter and header; with `names` the file has no header.
+
+        Raises:
+            DatasetError: if the file is empty or has no header.
+        """
+        self._samples = text.samples()
+        lines = self._samples[0]
+        self._skipped = 0  # lines before the header
+        if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
+            delimiter = delimiter or lines[0].rstrip(text.newline + "\r")[4:] or None
+            self._skipped = 1
+        self.delimiter = delimiter or find_delimiter(lines[self._skipped :])
+        form = _NAMES.get(self.delimiter, repr(self.delimiter))
+        kind = "TSV" if self.delimiter == "\t" else f"CSV ({form})"
+        super().__init__(text.path, f"{kind}, {text.about}")
+        self._text = text
+        self.decimal = "," if self.delimiter == ";" else "."  # as Excel writes both
+        self.total = None if text.packed else text.path.stat().st_size
+        head = list(islice(self._parsed(lines[self._skipped :]), _HEAD_ROWS))
+        if names is None:
+            begin = header_of(text.path, [row for _, row in head])
+            self.columns = unique_names([name.strip() for name in head[begin][1]])
+            self._skipped += head[begin][0]
+        else:
+            width = Counter(len(row) for _, row in head if row).most_common(1)
+            if not width:
+                raise DatasetError(f"{text.path}: is empty")
+            if len(names) != width[0][0]:
+                raise ConfigError(
+                    f"--columns has {len(names)} names, but {text.path} has {width[0][0]} columns"
+                )
+            self.columns = [*names]
+
+    def sample(self) -> list[Column]:
+        """Return rows from all over the file; those of another length are left out."""
+        rows: list[list[str]] = []
+        for number, lines in enumerate(self._samples):
+            begin = 0 if number else self._skipped
+            rows += [row for _, row in self._parsed(lines[begin:]) if len(row) == self._width]
+            if len(rows) >= SAMPLED_ROWS:
+                break
+        return [*zip(*rows, strict=True)] or [()] * self._width
+
+    def rows(self, start: Place, count: int) -> Iterator[Rows]:
+        """Read the rows behind a place."""
+        lines = LineReader(self._text, start)
+        try:
+            yield from self._rows(lines, count)
+        except csv.Error as error:
+            line = lines.place().rows
+            raise DatasetError(
+                f"{self.path}:{line}: {error}: is a quote opened and not closed before this line?"
+            ) from error
+        finally:
+            lines.close()
+
+    def _rows(self, lines: LineReader, count: int) -> Iterator[Rows]:
+        passed = lines.place().rows
+        text = iter(lines)
+        if not passed:
+            for _ in range(self._skipped):
+                next(text, None)
+            passed = lines.place().rows
+        # csv reads no line before it needs one, so the place is that of the last row.
+        parser = csv.reader(text, delimiter=self.delimiter)
+        while True:
+            rows, numbers, before = [], [], parser.line_num
+            for row in parser:
+                if row:
+                    rows.append(row)
+                    numbers.append(passed + before + 1)
+                before = parser.line_num
+                if len(rows) == count:
+                    break
+            end = lines.place()
+            if not rows:
+                return
+            yield self._mended(rows, numbers, end)
+
+    def _mended(self, rows: list[list[str]], numbers: list[int], end: Place) -> Rows:
+        """Fill up short rows, and refuse long ones."""
+        width, refused = self._width, []
+        if {*map(len, rows)} != {width}:
+            kept = []
+            for number, row in zip(numbers, rows, strict=True):
+                if any(row[width:]):
+                    message = f"the row has {len(row)} fields, the header {width}"
+                    refused.append(Refusal(number, "wrong_length", message))
+                else:
+                    kept.append((number, row[:width] + [""] * (width - len(row))))
+            numbers, rows = [number for number, _ in kept], [row for _, row in kept]
+        columns = [*zip(*rows, strict=True)] or [()] * width
+        return Rows(columns, numbers, end, refused)
+
+    @property
+    def _width(self) -> int:
+        return len(self.columns)
+
+    def _parsed(self, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+        """Parse sampled lines; each row with the number of lines up to its end."""
+        parser = csv.reader(lines, delimiter=self.delimiter)
+        while True:
+            try:
+                row = next(parser)
+            except StopIteration:
+                return
+            except csv.Error:  # a sample may begin within a quoted text
+                return
+            yield parser.line_num, row
+
+
+def find_delimiter(lines: Sequence[str]) -> str:
+    """Return the delimiter that splits most lines into the same number of fields."""
+    best = (0.0, 1, ",")
+    for delimiter in _DELIMITERS:
+        try:
+            parsed = csv.reader(lines[:_HEAD_ROWS], delimiter=delimiter)
+            widths = Counter(len(row) for row in parsed if row)
+        except csv.Error:
+            continue
+        for width, rows in widths.most_common(1):
+            if width > 1:
+                best = max(best, (round(rows / widths.total(), 1), width, delimiter))
+    return best[2]
+
+
+def header_of(path: Path, rows: Sequence[Sequence[str]]) -> int:
+    """Return the number of the row with the names, below titles and blank lines.
+
+    Raises:
+        DatasetError: if the file is empty, or has no row of names.
+    """
+    filled = [sum(1 for cell in row if cell.strip()) for row in rows]
+    if not any(filled):
+        raise DatasetError(f"{path}: is empty")
+    usual = sorted(size for size in filled if size)[sum(map(bool, filled)) // 2]
+    # A title above the table fills one or two cells of a wide table.
+    begin = next(at for at, size in enumerate(filled) if size > usual / 2)
+    header = [cell.strip() for cell in rows[begin]]
+    if any(_DATA.fullmatch(cell) for cell in header):
+        shown = ", ".join(header[:8])
+        raise DatasetError(
+            f"{path}: has no header: its first row is {shown}. Name the columns in their order, "
+            "such as --columns user,item,rating,timestamp"
+        )
+    return begin
+
+
+def path_suffixes(path: Path) -> list[str]:
+    """Return the extensions of a name in lower case, without that of gzip."""
+    return [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".gzip")]

@@ -1,0 +1,384 @@
+"""From the columns of a file to the fields of events, items and users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tactful.client import Kind
+from tactful.errors import DatasetError
+from tactful.imports import names
+from tactful.imports.amounts import NumberFormat
+from tactful.imports.columns import Columns
+from tactful.imports.options import (
+    FIELDS,
+    constants_of,
+    targets_of,
+    types_given,
+    zone_of,
+)
+from tactful.imports.plan import Guess, Mapped, Plan, Read
+
+_READ: dict[str, Read] = {
+    "timestamp": "moment",
+    "type": "type",
+    "title": "text",
+    "category": "text",
+    "price": "number",
+    "available": "flag",
+    "properties.price": "number",
+    "properties.quantity": "number",
+    "properties.rating": "number",
+    "properties.dwell_ms": "number",
+    "properties.category": "text",
+    "properties.currency": "text",
+}
+_MOST_PROPERTIES = 60
+_DAY_MS = 86_400_000
+_DISORDERED = 0.01  # share of rows a day behind an earlier one, from which they are sorted
+_FILLED = 0.95  # share of rows with an order, from which it is the session
+
+
+class _Draft:
+    """Fields chosen so far, and the remarks on them."""
+
+    def __init__(self, columns: Columns, kind: Kind, source: str) -> None:
+        options = columns.options
+        self.columns = columns
+        self.kind = kind
+        self.source = source
+        self.given = targets_of(options.maps, kind, "--map")
+        self.constants = constants_of(options.constants, kind)
+        self.fields: dict[str, Mapped] = {}
+        self.remarks: dict[str, str] = {}
+        self.notes: list[str] = []
+        for target, name in self.given.items():
+            if name:
+                pair = columns.named(name, f"--map {target}={name}")
+                self.fields[target] = columns.mapped(target, pair, self._read_of(target, pair[0]))
+                self.remarks[target] = "--map"
+
+    def add(self, target: str, name: str | None, remark: str = "") -> None:
+        """Take a field from a column, unless the user has decided about either."""
+        if name is None or target in self.given or target in self.constants:
+            return
+        if name in self.used() and target != "properties.currency":
+            return
+        self.fields[target] = self.columns.mapped(target, (name,), self._read_of(target, name))
+        if remark:
+            self.remarks[target] = remark
+
+    def used(self) -> set[str]:
+        """Return the columns that fields come from."""
+        return {name for mapped in self.fields.values() for name in mapped.columns}
+
+    def has(self, target: str) -> bool:
+        """Whether a field is set in the elements."""
+        return target in self.fields or target in self.constants
+
+    def free(self, name: str | None) -> str | None:
+        """Return a column if no field comes from it yet."""
+        return None if name in self.used() else name
+
+    def missing(self, what: str, remedy: str) -> DatasetError:
+        """Return the error that says what the elements lack."""
+        columns = self.columns
+        return DatasetError(
+            f"{columns.path}: cannot be sent as {self.kind} ({self.source}): {what}. Its columns "
+            f"are {', '.join(columns.names)}. {remedy}"
+        )
+
+    def left_out(self) -> list[str]:
+        """Return the columns that are not sent."""
+        return [name for name in self.columns.names if name not in self.used()]
+
+    def finish(self, plan: Plan) -> Guess:
+        """Return the plan with remarks on times and numbers."""
+        self._remark_formats()
+        left_out = [name for name in self.left_out() if name != plan.guest]
+        return Guess(plan, self.source, self.remarks, left_out, self.notes)
+
+    def _read_of(self, target: str, name: str) -> Read:
+        if target in _READ:
+            return _READ[target]
+        if target in FIELDS[self.kind]:
+            return "id"
+        return "number" if self.columns.is_plain_number(name) else "value"
+
+    def _remark_formats(self) -> None:
+        for target, mapped in self.fields.items():
+            remarks = [self.remarks[target]] if target in self.remarks else []
+            if mapped.moment is not None:
+                zone = self.columns.options.time_zone
+                where = f"in {zone}" if zone else "as UTC (--time-zone for local times)"
+                remarks.append(mapped.moment.about)
+                remarks += [] if mapped.moment.zoned else [where]
+            if mapped.number is not None:
+                remarks += self._remark_on_number(mapped.columns[0], mapped.number)
+            if mapped.whole:
+                remarks.append("without .0")
+            if remarks:
+                self.remarks[target] = ", ".join(remarks)
+
+    def _remark_on_number(self, name: str, form: NumberFormat) -> list[str]:
+        sign = "comma" if form.decimal == "," else "point"
+        if not form.sure:
+            return [f"read with a decimal {sign} (--decimal)"]
+        return [f"decimal {sign}"] if self.columns.has_comma(name) else []
+
+
+def event_fields(columns: Columns, source: str) -> Guess:
+    """Plan events.
+
+    Raises:
+        DatasetError: if there is no user, time or type.
+    """
+    draft = _Draft(columns, "events", source)
+    for name in columns.names:  # written as in the contract
+        if name.startswith(("properties.", "context.")):
+            draft.add(name, name)
+    for target in (names.USER, names.DEVICE, names.ITEM, names.EVENT, names.RECOMMENDATION):
+        draft.add(target, draft.free(columns.find(target)))
+    _add_time(draft)
+    words = types_given(columns.options.types)
+    _add_type(draft, words)
+    guest = _add_session(draft)
+    _add_amounts(draft)
+    if not draft.has("type"):
+        _guess_type(draft)
+    if not (draft.has("user_id") or draft.has("device_id") or guest):
+        raise draft.missing("no column names the user", "Name it: --map user=COLUMN")
+    types = {} if "type" not in draft.fields else _all_words(draft, words)
+    returns = draft.constants.get("type") == "purchase" and "properties.quantity" in draft.fields
+    if returns:
+        draft.remarks["type"] = (
+            f"{draft.remarks.get('type', '')}; return where the quantity is negative"
+        ).strip("; ")
+    if columns.find(names.TITLE) and draft.has("item_id"):
+        draft.notes.append(
+            "only items that are described are recommended: "
+            f"tactful import {columns.path.name} --kind items sends those of this file"
+        )
+    return draft.finish(
+        Plan(
+            kind="events",
+            fields=tuple(draft.fields.values()),
+            constants=draft.constants,
+            types=types,
+            time_zone=columns.options.time_zone or "UTC",
+            guest=guest,
+            returns=returns,
+            by_time=_is_disordered(draft),
+        )
+    )
+
+
+def item_fields(columns: Columns, source: str) -> Guess:
+    """Plan items.
+
+    Raises:
+        DatasetError: if there is no id, or no description.
+    """
+    draft = _Draft(columns, "items", source)
+    draft.add("item_id", columns.find(names.ITEM) or columns.find(names.BARE_ID))
+    if not draft.has("item_id"):
+        raise draft.missing("no column has the id of the item", "Name it: --map item=COLUMN")
+    draft.add("title", draft.free(columns.find(names.TITLE)))
+    draft.add("category", draft.free(columns.find(names.CATEGORY)))
+    draft.add("price", draft.free(columns.find_number(names.PRICE)))
+    draft.add("available", draft.free(columns.find(names.AVAILABLE)))
+    draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
+    _add_currency(draft, "price")
+    is_log = columns.find(names.USER) or columns.find(names.DEVICE) or columns.find(names.ORDER)
+    if not is_log:
+        _add_properties(draft, [name for name in columns.names if not names.is_identifying(name)])
+    described = [target for target in draft.fields if target not in ("item_id", "timestamp")]
+    if not described:
+        raise draft.missing(
+            "no column describes the item",
+            "If these are not events (--kind events), name a title, category or price with --map",
+        )
+    return draft.finish(_plain_plan(draft))
+
+
+def user_fields(columns: Columns, source: str) -> Guess:
+    """Plan users; of unknown columns none is sent, since they may identify a person.
+
+    Raises:
+        DatasetError: if there is no id, or nothing that describes the user.
+    """
+    draft = _Draft(columns, "users", source)
+    draft.add("user_id", columns.find(names.USER) or columns.find(names.BARE_ID))
+    if not draft.has("user_id"):
+        raise draft.missing("no column has the id of the user", "Name it: --map user=COLUMN")
+    draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
+    _add_properties(draft, [name for name in columns.names if names.is_demographic(name)])
+    if not any(target.startswith("properties.") for target in draft.fields):
+        raise draft.missing(
+            "no column is known to describe the user",
+            "Name those to be sent: --map properties.NAME=COLUMN",
+        )
+    return draft.finish(_plain_plan(draft))
+
+
+def _plain_plan(draft: _Draft) -> Plan:
+    return Plan(
+        kind=draft.kind,
+        fields=tuple(draft.fields.values()),
+        constants=draft.constants,
+        time_zone=draft.columns.options.time_zone or "UTC",
+    )
+
+
+def _add_time(draft: _Draft) -> None:
+    columns = draft.columns
+    name = columns.find_time(names.TIME)
+    for clock in names.candidates(names.CLOCK, columns.names):
+        if name is None or "timestamp" in draft.given or draft.has("timestamp"):
+            break
+        if name != clock and columns.joins(name, clock):
+            draft.fields["timestamp"] = columns.mapped("timestamp", (name, clock), "moment")
+            return
+    draft.add("timestamp", draft.free(name))
+    if not draft.has("timestamp"):
+        raise draft.missing(
+            "no column has the time of the event",
+            "Name it: --map timestamp=COLUMN, or give one time for all: --set timestamp=TIME",
+        )
+    if "timestamp" in draft.constants:
+        draft.constants["timestamp"] = _constant_time(draft)
+
+
+def _constant_time(draft: _Draft) -> int:
+    from tactful.imports.moments import MomentReader, UnclearTimes, moment_format
+
+    text, options = draft.constants["timestamp"], draft.columns.options
+    try:
+        form = moment_format([text], options.date_order)
+    except UnclearTimes as error:
+        raise DatasetError(f"--set timestamp: times {error}") from error
+    if form is None:
+        raise DatasetError(f"--set timestamp={text}: is no time such as 2026-01-31T10:00:00Z")
+    return MomentReader(form, zone_of(options.time_zone))(text)
+
+
+def _add_type(draft: _Draft, given: dict[str, str]) -> None:
+    if "type" in draft.constants:
+        draft.remarks["type"] = "--set"
+        return
+    columns = draft.columns
+    for name in names.candidates(names.TYPE, columns.names):
+        if columns.cells(name) and columns.share_of_types(name, given) >= 0.5:
+            draft.add("type", draft.free(name))
+            return
+
+
+def _all_words(draft: _Draft, given: dict[str, str]) -> dict[str, str]:
+    """Return the type of each word in the sample; those of the contract are left out."""
+    name = draft.fields["type"].columns[0]
+    types, unknown = draft.columns.words(name, given)
+    if unknown:
+        shown = ", ".join(unknown[:8])
+        raise DatasetError(
+            f"{draft.columns.path}: {name} has words that are no type of events: {shown}. Give "
+            f"each a type, such as --map-type '{unknown[0]}=view' or "
+            f"'{unknown[0]}=x.name', or skip its rows: --map-type '{unknown[0]}='"
+        )
+    return {word: type_ for word, type_ in (given | types).items() if word != type_}
+
+
+def _add_session(draft: _Draft) -> str | None:
+    """Set the session, and return the column that stands for the user of guests."""
+    columns = draft.columns
+    name = draft.free(columns.find(names.SESSION))
+    order = draft.free(columns.find(names.ORDER))
+    if name is None and order is not None:
+        if columns.filled(order) >= _FILLED:
+            name = order
+        else:
+            share = round(100 * columns.filled(order))
+            draft.notes.append(f"{order} is not the session: {share} % of the rows have one")
+    draft.add("session_id", name)
+    session = draft.fields.get("session_id")
+    if session is None or draft.has("device_id") or "device_id" in draft.given:
+        return None
+    column = session.columns[0]
+    draft.remarks["device_id"] = (
+        "rows without a user are guests, one for each session"
+        if draft.has("user_id")
+        else "no column names the user: each session is one of its own"
+    )
+    return column
+
+
+def _add_amounts(draft: _Draft) -> None:
+    columns = draft.columns
+    price = columns.find_number(names.PRICE)
+    quantity = columns.find_number(names.QUANTITY)
+    draft.add("properties.price", draft.free(price))
+    draft.add("properties.quantity", draft.free(quantity))
+    if not draft.has("properties.price") and not draft.has("properties.quantity"):
+        draft.add("properties.price", draft.free(columns.find_number(names.TOTAL)))
+    draft.add("properties.rating", draft.free(columns.find_number(names.RATING)))
+    draft.add("properties.dwell_ms", draft.free(columns.find_number(names.DWELL)))
+    draft.add("properties.category", draft.free(columns.find(names.CATEGORY)))
+    _add_currency(draft, "properties.price")
+
+
+def _add_currency(draft: _Draft, price: str) -> None:
+    name = draft.free(draft.columns.find(names.CURRENCY))
+    draft.add("properties.currency", name)
+    mapped = draft.fields.get(price)
+    if draft.has("properties.currency") or mapped is None:
+        return
+    column = mapped.columns[0]
+    if "properties.currency" not in draft.given and draft.columns.names_currency(column):
+        draft.fields["properties.currency"] = Mapped(
+            target="properties.currency", columns=(column,), read="currency"
+        )
+
+
+def _add_properties(draft: _Draft, wanted: Iterable[str]) -> None:
+    """Take all wanted columns as properties of their own names."""
+    for name in wanted:
+        if draft.free(name) is None or not draft.columns.cells(name):
+            continue
+        if sum(target.startswith("properties.") for target in draft.fields) >= _MOST_PROPERTIES:
+            draft.notes.append(f"only {_MOST_PROPERTIES} properties are sent")
+            return
+        plain = name.removeprefix("properties.")
+        draft.add(f"properties.{plain[:64]}", name)
+
+
+def _guess_type(draft: _Draft) -> None:
+    """Take one type for all rows, if the columns show which."""
+    time = draft.fields.get("timestamp")
+    bought: dict[str, Any] = {
+        "a rating": draft.has("properties.rating"),
+        "a price, a quantity and an order": draft.has("properties.price")
+        and draft.has("properties.quantity")
+        and draft.columns.find(names.ORDER) is not None,
+        "the name of the time": time is not None and names.is_of_purchase(time.columns[0]),
+    }
+    reason = next((reason for reason, holds in bought.items() if holds), None)
+    if reason is None or "type" in draft.given:
+        raise draft.missing(
+            "no column has the type of the event",
+            "Give one type for all: --set type=view, or name the column: --map type=COLUMN",
+        )
+    draft.constants["type"] = "rating" if reason == "a rating" else "purchase"
+    draft.remarks["type"] = f"by {reason}; --set type=… overrides"
+
+
+def _is_disordered(draft: _Draft) -> bool:
+    """Whether rows have to be sorted: features take only events near the latest time."""
+    mapped = draft.fields.get("timestamp")
+    order = draft.columns.options.order
+    if order is not None or mapped is None:
+        return order == "time"
+    times = draft.columns.times(mapped)
+    latest, behind = times[0] if times else 0, 0
+    for time in times:
+        behind += time < latest - _DAY_MS
+        latest = max(latest, time)
+    return behind > _DISORDERED * len(times)
