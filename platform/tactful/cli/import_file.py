@@ -248,14 +248,16 @@ def _show_plan(job: Job, *, err: bool = True) -> None:
 
 
 def _show_preview(job: Job, as_json: bool) -> None:
-    elements = preview(job)
+    elements, refusals = preview(job)
     if as_json:
-        cli.print_json({**as_json_of(job), "elements": elements})
+        cli.print_json({**as_json_of(job), "elements": elements, "refusals": refusals.first})
         return
     _show_plan(job, err=False)
     click.echo("first elements as they would be sent:")
     for element in elements:
         click.echo(f"  {bytes(element).decode()}")
+    for refusal in refusals.first:
+        click.echo(f"{job.reader.path}:{refusal.row}: {refusal.code}: {refusal.message}", err=True)
     click.echo("nothing was sent (--preview)", err=True)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from tactful.imports.amounts import NumberFormat, currency_of, read_number
 from tactful.imports.event_types import type_of
+from tactful.imports.formats.rows import Column
 from tactful.imports.moments import MomentReader
 from tactful.imports.names import normal, normal_words
 from tactful.imports.plan import Mapped, Plan
-from tactful.imports.rows import Column
 
 SKIPPED = ""
 """Type of a row that is skipped."""

@@ -18,6 +18,7 @@ from tactful.imports.amounts import (
 )
 from tactful.imports.cells import is_boolean, present, read_id
 from tactful.imports.event_types import types_of
+from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Reader
 from tactful.imports.moments import (
     MomentFormat,
     MomentReader,
@@ -27,7 +28,6 @@ from tactful.imports.moments import (
 from tactful.imports.names import candidates, like_times
 from tactful.imports.options import ImportOptions, known_column, zone_of
 from tactful.imports.plan import Mapped, Read
-from tactful.imports.rows import LOCAL_MS, UTC_MS, Reader
 
 _MOSTLY = 0.9  # share of cells that have to be of a type
 _MOST_WORDS = 200  # different types of events
@@ -50,6 +50,7 @@ class Columns:
         self.options = options
         self.types = reader.types
         self._decimal = reader.decimal
+        self._hints = reader.hints
         self._sample = {
             name: column
             for name, column in zip(reader.columns, reader.sample(), strict=True)
@@ -74,6 +75,8 @@ class Columns:
 
     def find(self, field: str) -> str | None:
         """Return the likeliest column of a field that is not empty."""
+        if field in self._hints:
+            return self._hints[field]
         return next((name for name in candidates(field, self.names) if self._cells[name]), None)
 
     def find_number(self, field: str) -> str | None:

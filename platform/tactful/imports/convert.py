@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from tactful.imports.cells import SKIPPED, CellReader, Problems, reader_of
+from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Column, Refusal, Rows
 from tactful.imports.moments import MomentReader
 from tactful.imports.options import zone_of
 from tactful.imports.plan import Mapped, Plan
-from tactful.imports.rows import LOCAL_MS, UTC_MS, Column, Refusal, Rows
 
 _MOST_REMEMBERED = 200_000  # items or users whose last description is remembered
 

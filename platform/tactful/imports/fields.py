@@ -5,126 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tactful.client import Kind
 from tactful.errors import DatasetError
 from tactful.imports import names
-from tactful.imports.amounts import NumberFormat
 from tactful.imports.columns import Columns
-from tactful.imports.options import (
-    FIELDS,
-    constants_of,
-    targets_of,
-    types_given,
-    zone_of,
-)
-from tactful.imports.plan import Guess, Mapped, Plan, Read
+from tactful.imports.draft import Draft
+from tactful.imports.options import types_given, zone_of
+from tactful.imports.plan import Guess, Mapped, Plan
 
-_READ: dict[str, Read] = {
-    "timestamp": "moment",
-    "type": "type",
-    "title": "text",
-    "category": "text",
-    "price": "number",
-    "available": "flag",
-    "properties.price": "number",
-    "properties.quantity": "number",
-    "properties.rating": "number",
-    "properties.dwell_ms": "number",
-    "properties.category": "text",
-    "properties.currency": "text",
-}
 _MOST_PROPERTIES = 60
 _DAY_MS = 86_400_000
 _DISORDERED = 0.01  # share of rows a day behind an earlier one, from which they are sorted
 _FILLED = 0.95  # share of rows with an order, from which it is the session
-
-
-class _Draft:
-    """Fields chosen so far, and the remarks on them."""
-
-    def __init__(self, columns: Columns, kind: Kind, source: str) -> None:
-        options = columns.options
-        self.columns = columns
-        self.kind = kind
-        self.source = source
-        self.given = targets_of(options.maps, kind, "--map")
-        self.constants = constants_of(options.constants, kind)
-        self.fields: dict[str, Mapped] = {}
-        self.remarks: dict[str, str] = {}
-        self.notes: list[str] = []
-        for target, name in self.given.items():
-            if name:
-                pair = columns.named(name, f"--map {target}={name}")
-                self.fields[target] = columns.mapped(target, pair, self._read_of(target, pair[0]))
-                self.remarks[target] = "--map"
-
-    def add(self, target: str, name: str | None, remark: str = "") -> None:
-        """Take a field from a column, unless the user has decided about either."""
-        if name is None or target in self.given or target in self.constants:
-            return
-        if name in self.used() and target != "properties.currency":
-            return
-        self.fields[target] = self.columns.mapped(target, (name,), self._read_of(target, name))
-        if remark:
-            self.remarks[target] = remark
-
-    def used(self) -> set[str]:
-        """Return the columns that fields come from."""
-        return {name for mapped in self.fields.values() for name in mapped.columns}
-
-    def has(self, target: str) -> bool:
-        """Whether a field is set in the elements."""
-        return target in self.fields or target in self.constants
-
-    def free(self, name: str | None) -> str | None:
-        """Return a column if no field comes from it yet."""
-        return None if name in self.used() else name
-
-    def missing(self, what: str, remedy: str) -> DatasetError:
-        """Return the error that says what the elements lack."""
-        columns = self.columns
-        return DatasetError(
-            f"{columns.path}: cannot be sent as {self.kind} ({self.source}): {what}. Its columns "
-            f"are {', '.join(columns.names)}. {remedy}"
-        )
-
-    def left_out(self) -> list[str]:
-        """Return the columns that are not sent."""
-        return [name for name in self.columns.names if name not in self.used()]
-
-    def finish(self, plan: Plan) -> Guess:
-        """Return the plan with remarks on times and numbers."""
-        self._remark_formats()
-        left_out = [name for name in self.left_out() if name != plan.guest]
-        return Guess(plan, self.source, self.remarks, left_out, self.notes)
-
-    def _read_of(self, target: str, name: str) -> Read:
-        if target in _READ:
-            return _READ[target]
-        if target in FIELDS[self.kind]:
-            return "id"
-        return "number" if self.columns.is_plain_number(name) else "value"
-
-    def _remark_formats(self) -> None:
-        for target, mapped in self.fields.items():
-            remarks = [self.remarks[target]] if target in self.remarks else []
-            if mapped.moment is not None:
-                zone = self.columns.options.time_zone
-                where = f"in {zone}" if zone else "as UTC (--time-zone for local times)"
-                remarks.append(mapped.moment.about)
-                remarks += [] if mapped.moment.zoned else [where]
-            if mapped.number is not None:
-                remarks += self._remark_on_number(mapped.columns[0], mapped.number)
-            if mapped.whole:
-                remarks.append("without .0")
-            if remarks:
-                self.remarks[target] = ", ".join(remarks)
-
-    def _remark_on_number(self, name: str, form: NumberFormat) -> list[str]:
-        sign = "comma" if form.decimal == "," else "point"
-        if not form.sure:
-            return [f"read with a decimal {sign} (--decimal)"]
-        return [f"decimal {sign}"] if self.columns.has_comma(name) else []
 
 
 def event_fields(columns: Columns, source: str) -> Guess:
@@ -133,7 +24,7 @@ def event_fields(columns: Columns, source: str) -> Guess:
     Raises:
         DatasetError: if there is no user, time or type.
     """
-    draft = _Draft(columns, "events", source)
+    draft = Draft(columns, "events", source)
     for name in columns.names:  # written as in the contract
         if name.startswith(("properties.", "context.")):
             draft.add(name, name)
@@ -179,7 +70,7 @@ def item_fields(columns: Columns, source: str) -> Guess:
     Raises:
         DatasetError: if there is no id, or no description.
     """
-    draft = _Draft(columns, "items", source)
+    draft = Draft(columns, "items", source)
     draft.add("item_id", columns.find(names.ITEM) or columns.find(names.BARE_ID))
     if not draft.has("item_id"):
         raise draft.missing("no column has the id of the item", "Name it: --map item=COLUMN")
@@ -207,7 +98,7 @@ def user_fields(columns: Columns, source: str) -> Guess:
     Raises:
         DatasetError: if there is no id, or nothing that describes the user.
     """
-    draft = _Draft(columns, "users", source)
+    draft = Draft(columns, "users", source)
     draft.add("user_id", columns.find(names.USER) or columns.find(names.BARE_ID))
     if not draft.has("user_id"):
         raise draft.missing("no column has the id of the user", "Name it: --map user=COLUMN")
@@ -221,7 +112,7 @@ def user_fields(columns: Columns, source: str) -> Guess:
     return draft.finish(_plain_plan(draft))
 
 
-def _plain_plan(draft: _Draft) -> Plan:
+def _plain_plan(draft: Draft) -> Plan:
     return Plan(
         kind=draft.kind,
         fields=tuple(draft.fields.values()),
@@ -230,7 +121,7 @@ def _plain_plan(draft: _Draft) -> Plan:
     )
 
 
-def _add_time(draft: _Draft) -> None:
+def _add_time(draft: Draft) -> None:
     columns = draft.columns
     name = columns.find_time(names.TIME)
     for clock in names.candidates(names.CLOCK, columns.names):
@@ -249,7 +140,7 @@ def _add_time(draft: _Draft) -> None:
         draft.constants["timestamp"] = _constant_time(draft)
 
 
-def _constant_time(draft: _Draft) -> int:
+def _constant_time(draft: Draft) -> int:
     from tactful.imports.moments import MomentReader, UnclearTimes, moment_format
 
     text, options = draft.constants["timestamp"], draft.columns.options
@@ -262,7 +153,7 @@ def _constant_time(draft: _Draft) -> int:
     return MomentReader(form, zone_of(options.time_zone))(text)
 
 
-def _add_type(draft: _Draft, given: dict[str, str]) -> None:
+def _add_type(draft: Draft, given: dict[str, str]) -> None:
     if "type" in draft.constants:
         draft.remarks["type"] = "--set"
         return
@@ -273,7 +164,7 @@ def _add_type(draft: _Draft, given: dict[str, str]) -> None:
             return
 
 
-def _all_words(draft: _Draft, given: dict[str, str]) -> dict[str, str]:
+def _all_words(draft: Draft, given: dict[str, str]) -> dict[str, str]:
     """Return the type of each word in the sample; those of the contract are left out."""
     name = draft.fields["type"].columns[0]
     types, unknown = draft.columns.words(name, given)
@@ -287,7 +178,7 @@ def _all_words(draft: _Draft, given: dict[str, str]) -> dict[str, str]:
     return {word: type_ for word, type_ in (given | types).items() if word != type_}
 
 
-def _add_session(draft: _Draft) -> str | None:
+def _add_session(draft: Draft) -> str | None:
     """Set the session, and return the column that stands for the user of guests."""
     columns = draft.columns
     name = draft.free(columns.find(names.SESSION))
@@ -311,7 +202,7 @@ def _add_session(draft: _Draft) -> str | None:
     return column
 
 
-def _add_amounts(draft: _Draft) -> None:
+def _add_amounts(draft: Draft) -> None:
     columns = draft.columns
     price = columns.find_number(names.PRICE)
     quantity = columns.find_number(names.QUANTITY)
@@ -325,7 +216,7 @@ def _add_amounts(draft: _Draft) -> None:
     _add_currency(draft, "properties.price")
 
 
-def _add_currency(draft: _Draft, price: str) -> None:
+def _add_currency(draft: Draft, price: str) -> None:
     name = draft.free(draft.columns.find(names.CURRENCY))
     draft.add("properties.currency", name)
     mapped = draft.fields.get(price)
@@ -338,7 +229,7 @@ def _add_currency(draft: _Draft, price: str) -> None:
         )
 
 
-def _add_properties(draft: _Draft, wanted: Iterable[str]) -> None:
+def _add_properties(draft: Draft, wanted: Iterable[str]) -> None:
     """Take all wanted columns as properties of their own names."""
     for name in wanted:
         if draft.free(name) is None or not draft.columns.cells(name):
@@ -350,7 +241,7 @@ def _add_properties(draft: _Draft, wanted: Iterable[str]) -> None:
         draft.add(f"properties.{plain[:64]}", name)
 
 
-def _guess_type(draft: _Draft) -> None:
+def _guess_type(draft: Draft) -> None:
     """Take one type for all rows, if the columns show which."""
     time = draft.fields.get("timestamp")
     bought: dict[str, Any] = {
@@ -370,7 +261,7 @@ def _guess_type(draft: _Draft) -> None:
     draft.remarks["type"] = f"by {reason}; --set type=… overrides"
 
 
-def _is_disordered(draft: _Draft) -> bool:
+def _is_disordered(draft: Draft) -> bool:
     """Whether rows have to be sorted: features take only events near the latest time."""
     mapped = draft.fields.get("timestamp")
     order = draft.columns.options.order

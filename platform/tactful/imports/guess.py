@@ -9,7 +9,8 @@ from tactful.errors import DatasetError
 from tactful.imports import names
 from tactful.imports.columns import Columns
 from tactful.imports.fields import event_fields, item_fields, user_fields
-from tactful.imports.json_rows import JsonLinesReader
+from tactful.imports.formats.json_rows import JsonLinesReader
+from tactful.imports.formats.rows import Reader
 from tactful.imports.names import (
     AVAILABLE,
     BARE_ID,
@@ -30,7 +31,6 @@ from tactful.imports.names import (
 from tactful.imports.options import ImportOptions, short_targets
 from tactful.imports.plan import Guess, Plan
 from tactful.imports.raw_lines import raw_kind
-from tactful.imports.rows import Reader
 
 
 def guess(reader: Reader, options: ImportOptions) -> Guess:
@@ -65,6 +65,8 @@ def likely_kind(columns: Columns, options: ImportOptions) -> Kind | None:
     acted = typed or has(RATING, QUANTITY, ORDER, SESSION) or happened
     if (subject or has(SESSION, ORDER)) and (item or typed) and acted and (subject or happened):
         return "events"
+    if item and happened and (typed or has(QUANTITY, RATING)):
+        return "events"  # whose user has another name
     if subject and not item:
         return "users"
     if not subject and (item or has(BARE_ID)) and has(TITLE, PRICE, CATEGORY, AVAILABLE, TOTAL):

@@ -44,6 +44,7 @@ _PATTERNS: dict[Style, tuple[re.Pattern[str], ...]] = {
     "named": (
         re.compile(_WEEKDAY + r"(?P<a>\d{1,2})\.?[ -]" + _NAME + r"[ ,-]+(?P<year>\d{4})" + _CLOCK),
         re.compile(_WEEKDAY + _NAME + r"\s+(?P<a>\d{1,2}),?\s+(?P<year>\d{4})" + _CLOCK),
+        re.compile(_WEEKDAY + _NAME + r"\s+(?P<a>\d{1,2})" + _CLOCK + r"\s+(?P<year>\d{4})"),
     ),
     "compact": (
         re.compile(

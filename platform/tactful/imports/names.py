@@ -38,7 +38,8 @@ _NAMES: Mapping[str, str] = {
     ITEM: """
         item_id item product_id product product_code prod_id article_id article article_no
         article_number stock_code sku lineitem_sku goods_id asin parent_asin movie_id book_id
-        isbn song_id track_id video_id news_id content_id aid variant_sku handle url_handle
+        isbn song_id track_id artist_id business_id video_id news_id content_id aid
+        variant_sku handle url_handle
         item_no item_number product_no artikel artikel_id artikel_nr artikelnummer produkt
         produkt_id produkt_nr 商品 商品id 商品编号 商品编码 产品 产品id 产品编号 货号 物品id
         producto id_producto produit id_produit ean gtin upc""",
@@ -58,7 +59,8 @@ _NAMES: Mapping[str, str] = {
     RATING: "rating score stars overall review_score bewertung sterne 评分 puntuacion note",
     PRICE: """
         price unit_price item_price variant_price price_per_unit price_each lineitem_price
-        sales_price preis einzelpreis stueckpreis stückpreis verkaufspreis 价格 单价 售价
+        sales_price regular_price list_price retail_price preis einzelpreis stueckpreis
+        stückpreis verkaufspreis 价格 单价 售价
         precio prix""",
     TOTAL: "amount total line_total sales_value total_price betrag gesamtpreis summe 金额 总价",
     QUANTITY: """
@@ -68,7 +70,8 @@ _NAMES: Mapping[str, str] = {
     CATEGORY: """
         category category_name category_code category_id product_category product_type
         google_product_category product_group product_group_name department commodity_desc genre
-        genres type kategorie warengruppe produktgruppe 类别 类目 分类 品类 类目id categoria
+        genres categories type kategorie warengruppe produktgruppe 类别 类目 分类 品类 类目id
+        categoria
         categorie""",
     TITLE: """
         title name product_name item_name product_title item_title prod_name movie_title

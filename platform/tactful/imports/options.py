@@ -14,6 +14,7 @@ from tactful.client import Kind
 from tactful.errors import ConfigError
 from tactful.imports.event_types import is_type
 from tactful.imports.moments import DateOrder
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "excel", "feed", "shopify"]
 
@@ -147,8 +148,9 @@ def constants_of(pairs: Sequence[str], kind: Kind) -> dict[str, Any]:
     for target, text in targets_of(pairs, kind, "--set").items():
         if target == "type" and not is_type(text):
             raise ConfigError(
-                f"--set type={text!r} is no type of events: view, click, add_to_cart, purchase, "
-                "rating or another of the contract, or x. and a name of yours"
+                f"--set type={text!r} is no type of events{_meant(text, EVENT_TYPES)}: view, "
+                "click, add_to_cart, purchase, rating or another of the contract, or x. and a name "
+                "of yours"
             )
         constants[target] = _constant(target, text)
     return constants
@@ -167,8 +169,9 @@ def types_given(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--map-type {pair!r}: write WORD=TYPE, such as order=purchase")
         if type_ and not is_type(type_.strip()):
             raise ConfigError(
-                f"--map-type {pair!r}: {type_!r} is no type of events: view, click, add_to_cart, "
-                "purchase or another of the contract, or x. and a name of yours"
+                f"--map-type {pair!r}: {type_!r} is no type of events{_meant(type_, EVENT_TYPES)}: "
+                "view, click, add_to_cart, purchase or another of the contract, or x. and a name "
+                "of yours"
             )
         given[word.strip()] = type_.strip()
     return given

@@ -15,9 +15,9 @@ import msgspec
 
 from tactful.client import Kind
 from tactful.errors import DatasetError
+from tactful.imports.formats.rows import Place
 from tactful.imports.options import ImportOptions
 from tactful.imports.plan import Plan
-from tactful.imports.rows import Place
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 

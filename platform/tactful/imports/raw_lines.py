@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tactful.client import Kind
-from tactful.imports.json_rows import JsonLinesReader
+from tactful.imports.formats.json_rows import JsonLinesReader
 from tactful.schemas.elements import NewEvent, NewItem, NewUser
 from tactful.schemas.fields import to_milliseconds
 from tactful_privacy.decoding import DECODE_ERRORS

@@ -20,13 +20,13 @@ from tactful.client import AsyncClient, Kind
 from tactful.client.calls import chunks
 from tactful.errors import DatasetError
 from tactful.imports.convert import Converter
+from tactful.imports.formats.json_rows import JsonLinesReader
+from tactful.imports.formats.open_file import open_file
+from tactful.imports.formats.rows import ChangedFile, Place, Reader, Refusal, Refusals, readable
 from tactful.imports.guess import guess
-from tactful.imports.json_rows import JsonLinesReader
-from tactful.imports.open_file import open_file
 from tactful.imports.options import ImportOptions
 from tactful.imports.plan import Guess
 from tactful.imports.progress import ProgressStore, Record
-from tactful.imports.rows import ChangedFile, Place, Reader, Refusal, Refusals, readable
 from tactful.imports.send import Batch, Sender, Sent
 from tactful.imports.time_order import Timed, by_time
 from tactful.schemas.positions import Position
@@ -120,13 +120,14 @@ def prepare(
     return job
 
 
-def preview(job: Job) -> list[msgspec.Raw]:
-    """Return the first elements as they would be sent.
+def preview(job: Job) -> tuple[list[msgspec.Raw], Refusals]:
+    """Return the first elements as they would be sent, and the refused rows before them.
 
     Raises:
         DatasetError: if the file cannot be read.
     """
     found: list[msgspec.Raw] = []
+    refusals = Refusals()
     plan = msgspec.structs.replace(job.guess.plan, by_time=False)
     first = replace(job, guess=replace(job.guess, plan=plan))
     with (
@@ -135,9 +136,11 @@ def preview(job: Job) -> list[msgspec.Raw]:
     ):
         for batch in batches:
             found += [msgspec.Raw(line.strip()) for line in batch.lines]
+            for refusal in batch.refused:
+                refusals.add(refusal)
             if len(found) >= _PREVIEWED:
                 break
-    return found[:_PREVIEWED]
+    return found[:_PREVIEWED], refusals
 
 
 async def run(

@@ -14,7 +14,7 @@ from itertools import count
 
 from tactful.client import AsyncClient, Kind
 from tactful.errors import DatasetError
-from tactful.imports.rows import Place, Refusal, Refusals
+from tactful.imports.formats.rows import Place, Refusal, Refusals
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.positions import Position
 

@@ -6,16 +6,16 @@ import re
 import zipfile
 from pathlib import Path
 
-from tactful.errors import DatasetError
-from tactful.imports.delimited import DelimitedReader, path_suffixes
-from tactful.imports.excel import ExcelReader
-from tactful.imports.json_rows import JsonArrayReader, JsonLinesReader
+from tactful.errors import ConfigError, DatasetError
+from tactful.imports.formats.delimited import DelimitedReader, path_suffixes
+from tactful.imports.formats.excel import ExcelReader
+from tactful.imports.formats.json_rows import JsonArrayReader, JsonLinesReader
+from tactful.imports.formats.parquet import ParquetReader
+from tactful.imports.formats.product_feed import ProductFeedReader
+from tactful.imports.formats.rows import Reader, readable
+from tactful.imports.formats.shopify import ShopifyReader, is_shopify
+from tactful.imports.formats.text_file import TextFile, open_text
 from tactful.imports.options import Format, ImportOptions
-from tactful.imports.parquet import ParquetReader
-from tactful.imports.product_feed import ProductFeedReader
-from tactful.imports.rows import Reader, readable
-from tactful.imports.shopify import ShopifyReader, is_shopify
-from tactful.imports.text_file import TextFile, open_text
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIP = b"PK\x03\x04"
@@ -49,11 +49,22 @@ def open_file(path: Path, options: ImportOptions) -> Reader:
         if not head:
             raise DatasetError(f"{path}: is empty")
         format_ = options.format or _binary_format(path, head)
+        if format_ in ("parquet", "excel"):
+            _refuse(path, options, format_, "encoding", "delimiter", "columns")
+        if format_ != "excel":
+            _refuse(path, options, "no Excel", "sheet")
         if format_ == "parquet":
             return ParquetReader(path)
         if format_ == "excel":
             return ExcelReader(path, options.sheet)
         return _open_text(open_text(path, options.encoding), format_, options)
+
+
+def _refuse(path: Path, options: ImportOptions, format_: str, *names: str) -> None:
+    """Refuse options that would change nothing."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name} has no effect: {path} is {format_}")
 
 
 def _binary_format(path: Path, head: bytes) -> Format | None:
@@ -88,6 +99,8 @@ def _open_text(text: TextFile, format_: Format | None, options: ImportOptions) -
     if format_ is None:
         format_ = _text_format(text)
     reader: Reader
+    if format_ in ("feed", "json", "jsonl"):
+        _refuse(text.path, options, format_, "delimiter", "columns")
     if format_ == "feed":
         return ProductFeedReader(text)
     if format_ == "json":

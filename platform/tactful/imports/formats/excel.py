@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tactful.errors import ConfigError, DatasetError, TactfulError
-from tactful.imports.delimited import header_of
-from tactful.imports.rows import (
+from tactful.imports.formats.delimited import header_of
+from tactful.imports.formats.rows import (
     SAMPLED_ROWS,
     Column,
     Place,
@@ -50,6 +50,8 @@ class ExcelReader(WholeFileReader):
             chosen = [sheet] if sheet is not None else names
             sheets = (book.get_sheet_by_name(name) for name in chosen)
             filled = next((found for found in sheets if found.height), None)
+        except TactfulError:
+            raise
         except (calamine.CalamineError, OSError, ValueError) as error:
             raise DatasetError(f"{path}: is no readable Excel file: {error}") from error
         if filled is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tactful.errors import ConfigError, DatasetError
-from tactful.imports.rows import ChangedFile, Place
+from tactful.imports.formats.rows import ChangedFile, Place
 
 _CHUNK = 256 * 1024
 _HEAD = 256 * 1024  # sampled at the beginning

@@ -78,6 +78,7 @@ class Reader(ABC):
         columns: names of the columns, each once; an empty name has no header.
         notes: remarks for the user.
         holds: kind of elements, where the format determines it.
+        hints: columns of fields, where the format determines them.
         unit, total: unit of progress, ``B`` or ``rows``, and the size in it if known.
         decimal: decimal sign of numbers that could have either.
         types: columns that hold times as numbers, with their type.
@@ -94,6 +95,7 @@ class Reader(ABC):
         self.columns: list[str] = []
         self.notes: list[str] = []
         self.holds: Kind | None = None
+        self.hints: Mapping[str, str] = {}
         self.total: int | None = None
         self.decimal: Literal[".", ","] = "."
         self.types: Mapping[str, str] = {}

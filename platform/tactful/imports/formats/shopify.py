@@ -12,8 +12,8 @@ from itertools import chain, groupby, islice
 from typing import Any
 
 from tactful.imports.amounts import NumberFormat, read_number
-from tactful.imports.delimited import DelimitedReader
-from tactful.imports.rows import (
+from tactful.imports.formats.delimited import DelimitedReader
+from tactful.imports.formats.rows import (
     SAMPLED_ROWS,
     Column,
     Place,
@@ -58,6 +58,7 @@ class ShopifyReader(WholeFileReader):
         self._table = table
         self._handle = self._name(_HANDLE) or ""
         self.variants = item_column is not None and item_column == self._name(_SKU)
+        self.hints = {"item_id": (self.variants and item_column) or self._handle}
         if not self.variants:
             self.notes.append(
                 "one item a product, by its handle; --map "
@@ -82,7 +83,8 @@ class ShopifyReader(WholeFileReader):
             group = list(lines)
             product = group[0][1]
             variants = [line for line in group if self._value(line[1], _PRICE)]
-            if not self.variants:
+            self.hints = {"item_id": (self.variants and item_column) or self._handle}
+        if not self.variants:
                 yield group[0][0], self._product(product, [record for _, record in variants])
                 continue
             for number, variant in variants:

@@ -12,8 +12,8 @@ from pathlib import Path
 from xml.parsers import expat
 
 from tactful.errors import DatasetError
-from tactful.imports.rows import Column, Place, Rows, WholeFileReader, as_columns, names_of
-from tactful.imports.text_file import TextFile
+from tactful.imports.formats.rows import Column, Place, Rows, WholeFileReader, as_columns, names_of
+from tactful.imports.formats.text_file import TextFile
 
 _CHUNK = 64 * 1024
 _SAMPLED_PRODUCTS = 5_000

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tactful.errors import ConfigError, DatasetError
-from tactful.imports.rows import (
+from tactful.imports.formats.rows import (
     SAMPLED_ROWS,
     Column,
     Place,
@@ -20,13 +22,34 @@ from tactful.imports.rows import (
     Rows,
     unique_names,
 )
-from tactful.imports.text_file import LineReader, TextFile
+from tactful.imports.formats.text_file import LineReader, TextFile
 
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _HEAD_ROWS = 100  # in which the header and the delimiter are searched
 # A cell of data, which no header has: a number, a date or a time.
 _DATA = re.compile(r"[-+]?\d[\d.,:/ T+Z-]*")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are separated, and whether quotes enclose them."""
+
+    delimiter: str
+    quoted: bool = True
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """Return a reader of the standard library."""
+        if self.quoted:
+            return csv.reader(lines, delimiter=self.delimiter)
+        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+
+    def parse(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+        """Yield sampled rows with the number of lines up to their end, as far as possible."""
+        parser = self.reader(lines)
+        with suppress(csv.Error):  # a sample may begin within a quoted text
+            for row in parser:
+                yield parser.line_num, row
 
 
 class DelimitedReader(Reader):
@@ -49,14 +72,14 @@ class DelimitedReader(Reader):
         if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
             delimiter = delimiter or lines[0].rstrip(text.newline + "\r")[4:] or None
             self._skipped = 1
-        self.delimiter = delimiter or find_delimiter(lines[self._skipped :])
-        form = _NAMES.get(self.delimiter, repr(self.delimiter))
-        kind = "TSV" if self.delimiter == "\t" else f"CSV ({form})"
+        self._dialect = find_dialect(lines[self._skipped :], delimiter)
+        sign = self._dialect.delimiter
+        kind = "TSV" if sign == "\t" else f"CSV ({_NAMES.get(sign, repr(sign))})"
         super().__init__(text.path, f"{kind}, {text.about}")
         self._text = text
-        self.decimal = "," if self.delimiter == ";" else "."  # as Excel writes both
+        self.decimal = "," if sign == ";" else "."  # as Excel writes both
         self.total = None if text.packed else text.path.stat().st_size
-        head = list(islice(self._parsed(lines[self._skipped :]), _HEAD_ROWS))
+        head = list(islice(self._dialect.parse(lines[self._skipped :]), _HEAD_ROWS))
         if names is None:
             begin = header_of(text.path, [row for _, row in head])
             self.columns = unique_names([name.strip() for name in head[begin][1]])
@@ -76,7 +99,9 @@ class DelimitedReader(Reader):
         rows: list[list[str]] = []
         for number, lines in enumerate(self._samples):
             begin = 0 if number else self._skipped
-            rows += [row for _, row in self._parsed(lines[begin:]) if len(row) == self._width]
+            rows += [
+                row for _, row in self._dialect.parse(lines[begin:]) if len(row) == self._width
+            ]
             if len(rows) >= SAMPLED_ROWS:
                 break
         return [*zip(*rows, strict=True)] or [()] * self._width
@@ -102,7 +127,7 @@ class DelimitedReader(Reader):
                 next(text, None)
             passed = lines.place().rows
         # csv reads no line before it needs one, so the place is that of the last row.
-        parser = csv.reader(text, delimiter=self.delimiter)
+        parser = self._dialect.reader(text)
         while True:
             rows, numbers, before = [], [], parser.line_num
             for row in parser:
@@ -136,32 +161,20 @@ class DelimitedReader(Reader):
     def _width(self) -> int:
         return len(self.columns)
 
-    def _parsed(self, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-        """Parse sampled lines; each row with the number of lines up to its end."""
-        parser = csv.reader(lines, delimiter=self.delimiter)
-        while True:
-            try:
-                row = next(parser)
-            except StopIteration:
-                return
-            except csv.Error:  # a sample may begin within a quoted text
-                return
-            yield parser.line_num, row
 
-
-def find_delimiter(lines: Sequence[str]) -> str:
-    """Return the delimiter that splits most lines into the same number of fields."""
-    best = (0.0, 1, ",")
-    for delimiter in _DELIMITERS:
-        try:
-            parsed = csv.reader(lines[:_HEAD_ROWS], delimiter=delimiter)
-            widths = Counter(len(row) for row in parsed if row)
-        except csv.Error:
-            continue
+def find_dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
+    """Return the dialect that splits most lines into the same number of fields."""
+    dialects = [Dialect(sign) for sign in (delimiter or _DELIMITERS)]
+    # Quotes mean nothing in many files with tabs, such as product feeds.
+    dialects += [Dialect(it.delimiter, quoted=False) for it in dialects if it.delimiter == "\t"]
+    best = (0.0, 1, 0), dialects[0]
+    for dialect in dialects:
+        widths = Counter(len(row) for _, row in dialect.parse(lines[:_HEAD_ROWS]) if row)
         for width, rows in widths.most_common(1):
-            if width > 1:
-                best = max(best, (round(rows / widths.total(), 1), width, delimiter))
-    return best[2]
+            share = round(rows / widths.total(), 1)
+            if width > 1 and (share, width, rows) > best[0]:
+                best = (share, width, rows), dialect
+    return best[1]
 
 
 def header_of(path: Path, rows: Sequence[Sequence[str]]) -> int:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tactful.errors import DatasetError
-from tactful.imports.rows import (
+from tactful.imports.formats.rows import (
     SAMPLED_ROWS,
     Column,
     Place,
@@ -28,7 +28,7 @@ from tactful.imports.rows import (
     flattened,
     names_of,
 )
-from tactful.imports.text_file import LineReader, TextFile
+from tactful.imports.formats.text_file import LineReader, TextFile
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _SAMPLED_OBJECTS = 5_000

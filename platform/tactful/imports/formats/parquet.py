@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful.errors import DatasetError, TactfulError
-from tactful.imports.rows import (
+from tactful.imports.formats.rows import (
     LOCAL_MS,
     UTC_MS,
     Column,
