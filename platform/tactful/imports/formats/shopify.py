@@ -83,8 +83,7 @@ class ShopifyReader(WholeFileReader):
             group = list(lines)
             product = group[0][1]
             variants = [line for line in group if self._value(line[1], _PRICE)]
-            self.hints = {"item_id": (self.variants and item_column) or self._handle}
-        if not self.variants:
+            if not self.variants:
                 yield group[0][0], self._product(product, [record for _, record in variants])
                 continue
             for number, variant in variants:

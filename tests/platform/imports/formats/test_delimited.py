@@ -141,7 +141,7 @@ def test_names_of_columns_can_be_given(tmp_path: Path) -> None:
     reader = DelimitedReader(open_text(path, None), names=("user", "item", "rating"))
     (rows,) = reader.rows(Place(), 10)
     assert (reader.columns, rows.columns[0]) == (["user", "item", "rating"], ("196", "186"))
-    with pytest.raises(ConfigError, match="2 names.*3 columns"):
+    with pytest.raises(ConfigError, match=r"2 names.*3 columns"):
         DelimitedReader(open_text(path, None), names=("user", "item"))
 
 
