@@ -64,8 +64,9 @@ class ExcelReader(WholeFileReader):
         head = [[_name(cell) for cell in row] for row in islice(self._cells(), _HEAD_ROWS)]
         self._header = header_of(path, head)
         self.columns = unique_names(head[self._header])
-        self.total = self._sheet.total_height - self._header - 1
-        if not self.total:
+        last = filled.end[0] if filled.end is not None else 0  # from 0
+        self.total = last - self._header
+        if self.total <= 0:
             raise DatasetError(f"{path}: has a header but no rows")
 
     def sample(self) -> list[Column]:
