@@ -40,8 +40,8 @@ class _Commands(LazyGroup):
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
-    "import": "Send events, items or users of a file to a server; run it again to resume.",
-    "ingest": "Send a file to a server: the former name of import.",
+    "import": "Send events, items or users of FILE to a server; run it again to resume.",
+    "ingest": "Send FILE to a server: the former name of ``tactful import``.",
     "recommend": "Request recommendations from a server.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",

@@ -56,6 +56,8 @@ class Columns:
             for name, column in zip(reader.columns, reader.sample(), strict=True)
             if name
         }
+        if not self._sample:
+            raise DatasetError(f"{reader.path}: no column has a name")
         if not any(len(column) for column in self._sample.values()):
             raise DatasetError(f"{reader.path}: has a header but no rows")
         self.names = [*self._sample]

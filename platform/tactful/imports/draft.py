@@ -44,6 +44,7 @@ class Draft:
         self.fields: dict[str, Mapped] = {}
         self.remarks: dict[str, str] = {}
         self.notes: list[str] = []
+        self._lacks: list[tuple[str, str]] = []
         for target, name in self.given.items():
             if name:
                 pair = columns.named(name, f"--map {target}={name}")
@@ -72,20 +73,27 @@ class Draft:
         """Return a column if no field comes from it yet."""
         return None if name in self.used() else name
 
-    def missing(self, what: str, remedy: str) -> DatasetError:
-        """Return the error that says what the elements lack."""
-        columns = self.columns
-        return DatasetError(
-            f"{columns.path}: cannot be sent as {self.kind} ({self.source}): {what}. Its columns "
-            f"are {', '.join(columns.names)}. {remedy}"
-        )
+    def lack(self, what: str, remedy: str) -> None:
+        """Note that the elements lack something; `finish` says so."""
+        self._lacks.append((what, remedy))
 
     def left_out(self) -> list[str]:
         """Return the columns that are not sent."""
         return [name for name in self.columns.names if name not in self.used()]
 
     def finish(self, plan: Plan) -> Guess:
-        """Return the plan with remarks on times and numbers."""
+        """Return the plan with remarks on times and numbers.
+
+        Raises:
+            DatasetError: if the elements lack something.
+        """
+        if self._lacks:
+            what = ", ".join(what for what, _ in self._lacks)
+            remedies = ". ".join(remedy for _, remedy in self._lacks)
+            raise DatasetError(
+                f"{self.columns.path}: cannot be sent as {self.kind} ({self.source}): {what}. Its "
+                f"columns are {', '.join(self.columns.names)}. {remedies}"
+            )
         self._remark_formats()
         self._remark_unused()
         left_out = [name for name in self.left_out() if name != plan.guest]

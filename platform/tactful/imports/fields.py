@@ -38,8 +38,8 @@ def event_fields(columns: Columns, source: str) -> Guess:
     if not draft.has("type"):
         _guess_type(draft)
     if not (draft.has("user_id") or draft.has("device_id") or guest):
-        raise draft.missing("no column names the user", "Name it: --map user=COLUMN")
-    types = {} if "type" not in draft.fields else _all_words(draft, words)
+        draft.lack("no column names the user", "Name it: --map user=COLUMN")
+    types = _all_words(draft, words) if "type" in draft.fields else {}
     returns = draft.constants.get("type") == "purchase" and "properties.quantity" in draft.fields
     if returns:
         draft.remarks["type"] = (
@@ -73,7 +73,7 @@ def item_fields(columns: Columns, source: str) -> Guess:
     draft = Draft(columns, "items", source)
     draft.add("item_id", columns.find(names.ITEM) or columns.find(names.BARE_ID))
     if not draft.has("item_id"):
-        raise draft.missing("no column has the id of the item", "Name it: --map item=COLUMN")
+        draft.lack("no column has the id of the item", "Name it: --map item=COLUMN")
     draft.add("title", draft.free(columns.find(names.TITLE)))
     draft.add("category", draft.free(columns.find(names.CATEGORY)))
     draft.add("price", draft.free(columns.find_number(names.PRICE)))
@@ -85,7 +85,7 @@ def item_fields(columns: Columns, source: str) -> Guess:
         _add_properties(draft, [name for name in columns.names if not names.is_identifying(name)])
     described = [target for target in draft.fields if target not in ("item_id", "timestamp")]
     if not described:
-        raise draft.missing(
+        draft.lack(
             "no column describes the item",
             "If these are not events (--kind events), name a title, category or price with --map",
         )
@@ -101,11 +101,11 @@ def user_fields(columns: Columns, source: str) -> Guess:
     draft = Draft(columns, "users", source)
     draft.add("user_id", columns.find(names.USER) or columns.find(names.BARE_ID))
     if not draft.has("user_id"):
-        raise draft.missing("no column has the id of the user", "Name it: --map user=COLUMN")
+        draft.lack("no column has the id of the user", "Name it: --map user=COLUMN")
     draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
     _add_properties(draft, [name for name in columns.names if names.is_demographic(name)])
     if not any(target.startswith("properties.") for target in draft.fields):
-        raise draft.missing(
+        draft.lack(
             "no column is known to describe the user",
             "Name those to be sent: --map properties.NAME=COLUMN",
         )
@@ -132,7 +132,7 @@ def _add_time(draft: Draft) -> None:
             return
     draft.add("timestamp", draft.free(name))
     if not draft.has("timestamp"):
-        raise draft.missing(
+        draft.lack(
             "no column has the time of the event",
             "Name it: --map timestamp=COLUMN, or give one time for all: --set timestamp=TIME",
         )
@@ -253,10 +253,11 @@ def _guess_type(draft: Draft) -> None:
     }
     reason = next((reason for reason, holds in bought.items() if holds), None)
     if reason is None or "type" in draft.given:
-        raise draft.missing(
+        draft.lack(
             "no column has the type of the event",
             "Give one type for all: --set type=view, or name the column: --map type=COLUMN",
         )
+        return
     draft.constants["type"] = "rating" if reason == "a rating" else "purchase"
     draft.remarks["type"] = f"by {reason}; --set type=… overrides"
 

@@ -80,9 +80,7 @@ def events(visits: Sequence[tuple[int, Sequence[int]]]) -> Interactions:
 
 
 def fitted(seen: Interactions, count: int) -> tuple[VisitWeights, Blends]:
-    return fit_blend(
-        seen, lambda part: learn_tables(part, count, neighbours=30)[0], count
-    )
+    return fit_blend(seen, lambda part: learn_tables(part, count, neighbours=30)[0], count)
 
 
 @pytest.mark.parametrize("true", [(0.4, 0.1), (2.0, 0.5)], ids=str)
