@@ -61,8 +61,8 @@ class _Understanding:
             values["columns"] = tuple(name.strip() for name in self.columns.split(","))
         if self.delimiter is not None:
             sign = {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
-            if len(sign) != 1 or sign in '"\r\n':
-                raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, or tab")
+            if sign != "::" and (len(sign) != 1 or sign in '"\r\n'):
+                raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, tab or ::")
             values["delimiter"] = sign
         return ImportOptions(**values)
 
@@ -116,11 +116,11 @@ _options = cli.with_options(
     ),
     click.option("--format", type=click.Choice(get_args(Format)), help="Format of FILE."),
     click.option("--encoding", help="Encoding of text, such as windows-1252."),
-    click.option("--delimiter", help="Sign between fields: one character, or tab."),
+    click.option("--delimiter", help="Sign between fields: one character, tab or ::"),
     click.option(
         "--columns", metavar="A,B,…", help="Names of the columns of a file without a header."
     ),
-    click.option("--sheet", help="Sheet of an Excel file; the first with content by default."),
+    click.option("--sheet", help="Sheet of an Excel file; the largest by default."),
     click.option(
         "--preview",
         "--dry-run",

@@ -25,7 +25,7 @@ from tactful.imports.moments import (
     UnclearTimes,
     moment_format,
 )
-from tactful.imports.names import candidates, like_times
+from tactful.imports.names import TIME, candidates, is_other_time, like_times
 from tactful.imports.options import ImportOptions, known_column, zone_of
 from tactful.imports.plan import Mapped, Read
 
@@ -99,7 +99,23 @@ class Columns:
                     return name
             except UnclearTimes:
                 return name
-        return None
+        return self._only_dates if field == TIME else None
+
+    @cached_property
+    def _only_dates(self) -> str | None:
+        """The only column of dates, whatever its name; numbers could be anything."""
+        found = []
+        for name in self.names:
+            if is_other_time(name) or not self._cells[name]:
+                continue
+            try:
+                form = self.moment((name,))
+            except UnclearTimes:
+                found.append(name)
+                continue
+            if form is not None and form.style not in ("number", "compact", "serial"):
+                found.append(name)
+        return found[0] if len(found) == 1 else None
 
     def moment(self, names: tuple[str, ...]) -> MomentFormat | None:
         """Return the format of the times in a column, or in date and time of day.

@@ -16,7 +16,7 @@ import msgspec
 from tactful.imports.cells import SKIPPED, CellReader, Problems, reader_of
 from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Column, Refusal, Rows
 from tactful.imports.moments import MomentReader
-from tactful.imports.options import zone_of
+from tactful.imports.options import FIELDS, zone_of
 from tactful.imports.plan import Mapped, Plan
 
 _MOST_REMEMBERED = 200_000  # items or users whose last description is remembered
@@ -87,6 +87,7 @@ class Converter:
             values[target] = [constant] * count
         if self._plan.kind == "events":
             self._complete_events(rows, values)
+        values = {target: values[target] for target in sorted(values, key=self._order)}
         self._require(values, count, problems)
         types = values.get("type") or [None] * count
         skipped = {place for place, type_ in enumerate(types) if type_ == SKIPPED}
@@ -106,6 +107,11 @@ class Converter:
         else:
             self._descriptions(found, values, numbers)
         return found
+
+    def _order(self, target: str) -> tuple[int, str]:
+        """Return the place of a field, the same whatever column it comes from."""
+        fields = FIELDS[self._plan.kind]
+        return (fields.index(target), "") if target in fields else (len(fields), target)
 
     def _complete_events(self, rows: Rows, values: dict[str, list[Any]]) -> None:
         """Fill in guests, and make purchases of a negative quantity returns."""

@@ -13,6 +13,7 @@ from tactful.imports.options import types_given, zone_of
 from tactful.imports.plan import Guess, Mapped, Plan
 
 _MOST_PROPERTIES = 60
+_MOST_SHOWN = 8  # words of a column
 _DAY_MS = 86_400_000
 _DISORDERED = 0.01  # share of rows a day behind an earlier one, from which they are sorted
 _FILLED = 0.95  # share of rows with an order, from which it is the session
@@ -169,7 +170,7 @@ def _all_words(draft: Draft, given: dict[str, str]) -> dict[str, str]:
     name = draft.fields["type"].columns[0]
     types, unknown = draft.columns.words(name, given)
     if unknown:
-        shown = ", ".join(unknown[:8])
+        shown = ", ".join(unknown[:_MOST_SHOWN])
         raise DatasetError(
             f"{draft.columns.path}: {name} has words that are no type of events: {shown}. Give "
             f"each a type, such as --map-type '{unknown[0]}=view' or "
@@ -255,11 +256,22 @@ def _guess_type(draft: Draft) -> None:
     if reason is None or "type" in draft.given:
         draft.lack(
             "no column has the type of the event",
-            "Give one type for all: --set type=view, or name the column: --map type=COLUMN",
+            "Give one type for all: --set type=view, or name the column: --map type=COLUMN"
+            + _near_types(draft.columns),
         )
         return
     draft.constants["type"] = "rating" if reason == "a rating" else "purchase"
     draft.remarks["type"] = f"by {reason}; --set type=… overrides"
+
+
+def _near_types(columns: Columns) -> str:
+    """Say which column may have types, if its words had any."""
+    for name in names.candidates(names.TYPE, columns.names):
+        _, words = columns.words(name, {})
+        if 0 < len(words) <= _MOST_SHOWN:
+            shown = ", ".join(words)
+            return f", and types for its words, as for {name} ({shown}): --map-type {words[0]}=view"
+    return ""
 
 
 def _is_disordered(draft: Draft) -> bool:

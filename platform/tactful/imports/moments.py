@@ -116,7 +116,10 @@ def moment_format(values: Iterable[Any], order: DateOrder | None = None) -> Mome
     (style, count), *others = counts.most_common()
     if count < _MOST * total:
         other = texts[others[0][0]][0]
-        raise UnclearTimes(f"are written in several ways: {texts[style][0]} and {other}")
+        raise UnclearTimes(
+            f"are written in several ways, such as {texts[style][0]} and {other}: write all of "
+            "them in one"
+        )
     found = texts[style]
     if style == "number":
         (unit, count), *_ = Counter(_UNITS[_digits(value)] for value in found).most_common()

@@ -137,12 +137,14 @@ def like_times(field: str, columns: Iterable[str]) -> list[str]:
     """Return the columns whose names end like those of the time of an event."""
     if field != TIME:
         return []
-    names = [(normal(name), name) for name in columns]
-    return [
-        name
-        for text, name in names
-        if text.endswith(_TIME_ENDS) and not any(part in text for part in _OTHER_TIMES)
-    ]
+    ends = [name for name in columns if normal(name).endswith(_TIME_ENDS)]
+    return [name for name in ends if not is_other_time(name)]
+
+
+def is_other_time(column: str) -> bool:
+    """Whether the name of a time says that it is not that of an event."""
+    name = normal(column)
+    return any(part in name for part in _OTHER_TIMES)
 
 
 def is_identifying(column: str) -> bool:

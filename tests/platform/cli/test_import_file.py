@@ -216,7 +216,7 @@ def test_a_wrong_kind_stops_at_once_and_leaves_no_trace(live: Live, tmp_path: Pa
 
 def test_rows_without_consent_end_in_an_error(settings: Settings, tmp_path: Path) -> None:
     """Where the server refuses everything, the import says so and fails."""
-    consent = replace(settings, consent=replace(settings.consent, default="none"))
+    consent = replace(settings, consent=replace(settings.consent, default="deny"))
     file = write(tmp_path / "events.ndjson", *(view(number) for number in range(10)))
     with Live(Platform.open(consent, build)) as live:
         result = run("import", file, "--url", live.url)
@@ -250,7 +250,7 @@ def test_a_state_directory_that_cannot_be_written_is_said(live: Live, tmp_path: 
         (("--decimal", "dot"), "'point'"),
         (("--order", "tiem"), "'time'"),
         (("--encoding", "uft-8"), "--encoding 'uft-8' is unknown"),
-        (("--delimiter", "comma"), "give one character, or tab"),
+        (("--delimiter", "comma"), "give one character, tab or ::"),
         (("--columns", "user,item"), "--columns has 2 names"),
         (("--sheet", "Sheet1"), "--sheet has no effect"),
         (("--batch", "0"), "1<=x<=1000"),

@@ -105,6 +105,8 @@ def test_the_same_row_is_the_same_event_in_every_run(tmp_path: Path) -> None:
     ids = [it["event_id"] for it in first]
     assert len({*ids}) == 2, "equal rows are two events"
     assert ids == [it["event_id"] for it in longer][:2]
+    again, _ = converted(tmp_path / "a.csv", maps=("type=type", "user=user"))
+    assert ids == [it["event_id"] for it in again], "however the mapping came about"
     other, _ = converted(tmp_path / "a.csv", time_zone="Europe/Berlin")
     assert not {*ids} & {it["event_id"] for it in other}, "another time is another event"
 

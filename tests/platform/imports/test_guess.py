@@ -303,6 +303,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("user,item,rating,date\nada,tea,5,soon\n", {}, "no column has the time of the event"),
     ("user,item,date\n", {}, "header but no rows"),
     (
+        "user,item,event,time\n1,2,1,1700000000\n1,2,3,1700000000\n",
+        {},
+        r"types for its words, as for event \(1, 3\): --map-type 1=view",
+    ),
+    (
         "Email,Lineitem sku,Lineitem quantity,Created at\na@b.example,tea,1,2024-01-31\n",
         {},
         "no column has the type of the event, no column names the user.*--map user=COLUMN",
@@ -360,6 +365,14 @@ def test_options_without_effect_are_noted(tmp_path: Path) -> None:
         "--time-zone",
         "--map-type:",
     ]
+
+
+def test_the_only_dates_are_the_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "user,item,stars,ordered\nada,tea,5,2024-01-31\n")
+    assert mapping(path)["timestamp"] == "ordered"
+    path = write(tmp_path / "u.csv", "user,item,stars,a,b\nada,tea,5,2024-01-31,2024-02-01\n")
+    with pytest.raises(DatasetError, match="no column has the time"):
+        understood(path)
 
 
 def test_a_column_named_in_other_case_is_found(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from tactful.imports.formats.rows import (
 )
 from tactful.imports.formats.text_file import LineReader, TextFile
 
-_DELIMITERS = ",;\t|"
-_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_DELIMITERS = (",", ";", "\t", "|", "::")
+_UNIT = "\x1f"  # stands for a delimiter of several characters
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "colons"}
 _HEAD_ROWS = 100  # in which the header and the delimiter are searched
 # A cell of data, which no header has: a number, a date or a time.
 _DATA = re.compile(r"[-+]?\d[\d.,:/ T+Z-]*")
@@ -40,9 +41,13 @@ class Dialect:
 
     def reader(self, lines: Iterable[str]) -> Any:
         """Return a reader of the standard library."""
+        delimiter = self.delimiter
+        if len(delimiter) > 1:
+            lines = (line.replace(self.delimiter, _UNIT) for line in lines)
+            delimiter = _UNIT
         if self.quoted:
-            return csv.reader(lines, delimiter=self.delimiter)
-        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+            return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
 
     def parse(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """Yield sampled rows with the number of lines up to their end, as far as possible."""
@@ -164,7 +169,7 @@ class DelimitedReader(Reader):
 
 def find_dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
     """Return the dialect that splits most lines into the same number of fields."""
-    dialects = [Dialect(sign) for sign in (delimiter or _DELIMITERS)]
+    dialects = [Dialect(sign) for sign in ((delimiter,) if delimiter else _DELIMITERS)]
     # Quotes mean nothing in many files with tabs, such as product feeds.
     dialects += [Dialect(it.delimiter, quoted=False) for it in dialects if it.delimiter == "\t"]
     best = (0.0, 1, 0), dialects[0]

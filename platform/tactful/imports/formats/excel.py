@@ -29,7 +29,7 @@ class ExcelReader(WholeFileReader):
     """Reader of one sheet: xlsx, xlsm, xlsb, xls or ods."""
 
     def __init__(self, path: Path, sheet: str | None = None) -> None:
-        """Choose a sheet, by default the first one that is not empty, and find its header.
+        """Choose a sheet, by default the largest, and find its header.
 
         Raises:
             ConfigError: if there is no such sheet.
@@ -48,13 +48,13 @@ class ExcelReader(WholeFileReader):
             if sheet is not None and sheet not in names:
                 raise ConfigError(f"--sheet {sheet!r}: {path} has the sheets {', '.join(names)}")
             chosen = [sheet] if sheet is not None else names
-            sheets = (book.get_sheet_by_name(name) for name in chosen)
-            filled = next((found for found in sheets if found.height), None)
+            sheets = [book.get_sheet_by_name(name) for name in chosen]
+            filled = max(sheets, key=lambda found: found.height, default=None)
         except TactfulError:
             raise
         except (calamine.CalamineError, OSError, ValueError) as error:
             raise DatasetError(f"{path}: is no readable Excel file: {error}") from error
-        if filled is None:
+        if filled is None or not filled.height:
             raise DatasetError(f"{path}: is empty")
         super().__init__(path, f"Excel, sheet {filled.name!r}")
         self._sheet = filled

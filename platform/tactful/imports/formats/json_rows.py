@@ -67,7 +67,8 @@ class JsonLinesReader(Reader):
                 continue
         if len(self.sampled) < len(lines[:_SAMPLED_OBJECTS]) / 2:
             raise DatasetError(
-                f"{text.path}: most lines are no JSON objects: JSON lines have one object a line"
+                f"{text.path}: most lines are no JSON objects. Import reads one object a line, "
+                "or an array of objects"
             )
         self._shape = _Shape(self.sampled)
         self.columns = self._shape.names

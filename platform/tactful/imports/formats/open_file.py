@@ -134,6 +134,8 @@ def _text_format(text: TextFile) -> Format | None:
     head = "".join(lines[:200]) or _beginning(text)
     begin = head.lstrip()[:2]
     if begin.startswith("<"):
+        if re.match(r"\s*<(!doctype\s+)?html", head, re.IGNORECASE):
+            raise DatasetError(f"{text.path}: is a web page, perhaps an error or a login")
         return "feed"
     if begin.startswith("["):
         return "json" if re.match(r"\s*\[\s*(\{|\]|$)", head) else None

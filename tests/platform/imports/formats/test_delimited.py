@@ -145,6 +145,18 @@ def test_names_of_columns_can_be_given(tmp_path: Path) -> None:
         DelimitedReader(open_text(path, None), names=("user", "item"))
 
 
+def test_colons_of_movie_lens(tmp_path: Path) -> None:
+    path = write(tmp_path / "ratings.dat", "1::1193::5::978300760\n1::661::3::978302109\n")
+    reader = DelimitedReader(open_text(path, None), names=("user", "item", "rating", "time"))
+    (rows,) = reader.rows(Place(), 10)
+    assert [*zip(*rows.columns, strict=True)][1] == ("1", "661", "3", "978302109")
+
+
+def test_spaces_behind_delimiters_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", '"user id" , "item, id"\n ada, "tea, green"\n')
+    assert table(path) == (["user id", "item, id"], [["ada", "tea, green"]])
+
+
 def test_repeated_and_empty_names(tmp_path: Path) -> None:
     reader = opened(write(tmp_path / "t.csv", ",price,price\n0,1,2\n"))
     assert reader.columns == ["", "price", "price.2"]

@@ -52,7 +52,7 @@ def test_damaged_lines_are_refused_with_their_number(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_mostly_no_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="one object a line"):
+    with pytest.raises(DatasetError, match="Import reads one object a line"):
         JsonLinesReader(open_text(write(tmp_path / "t.jsonl", '{"a": 1}\nx\ny\n'), None))
     with pytest.raises(DatasetError, match="is empty"):
         JsonLinesReader(open_text(write(tmp_path / "t.jsonl", "\n"), None))
