@@ -261,7 +261,7 @@ def _guess_type(draft: Draft) -> None:
         )
         return
     draft.constants["type"] = "rating" if reason == "a rating" else "purchase"
-    draft.remarks["type"] = f"by {reason}; --set type=… overrides"
+    draft.remarks["type"] = f"by {reason} (--set type=…)"
 
 
 def _near_types(columns: Columns) -> str:

@@ -8,6 +8,7 @@ a longer file is understood as before.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class ProgressStore:
             return "there is no home directory"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(self._directory / "writable", b"", private=True)
+            with tempfile.TemporaryFile(dir=self._directory):
+                pass
         except OSError as error:
             self._directory = None
             return str(error)

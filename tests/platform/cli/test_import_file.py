@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -284,6 +286,23 @@ def test_a_file_without_content_is_an_error(content: str, problem: str, tmp_path
     assert result.exit_code == 1
     assert problem in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_how_to_is_true(live: Live, tmp_path: Path) -> None:
+    """Its file, its commands and what it says they print."""
+    text = (Path(__file__).parents[3] / "docs" / "how-to" / "import.md").read_text("utf-8")
+    blocks = [block.split("\n", 1) for block in re.findall(r"```(\w+\n.*?)```", text, re.DOTALL)]
+    (tmp_path / "orders.csv").write_text(blocks[0][1])
+    assert [language for language, _ in blocks] == ["csv", "sh", "text", "sh", "text"]
+    for (_, commands), (_, expected) in (blocks[1:3], blocks[3:5]):
+        printed = ""
+        for command in commands.splitlines():
+            name, *words = shlex.split(command)
+            assert name == "tactful"
+            done = run(*words, env={"TACTFUL_URL": live.url})
+            assert done.exit_code == 0, done.output
+            printed += done.stdout
+        assert printed == expected
 
 
 def test_no_server_and_no_file(tmp_path: Path) -> None:
