@@ -117,6 +117,16 @@ class Columns:
                 found.append(name)
         return found[0] if len(found) == 1 else None
 
+    def no_time(self, name: str) -> str | None:
+        """Return a cell of a column that is no time."""
+        for cell in self._cells[name]:
+            try:
+                if moment_format([cell]) is None:
+                    return str(cell)[:40]
+            except UnclearTimes:
+                continue
+        return None
+
     def moment(self, names: tuple[str, ...]) -> MomentFormat | None:
         """Return the format of the times in a column, or in date and time of day.
 

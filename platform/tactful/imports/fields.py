@@ -135,10 +135,20 @@ def _add_time(draft: Draft) -> None:
     if not draft.has("timestamp"):
         draft.lack(
             "no column has the time of the event",
-            "Name it: --map timestamp=COLUMN, or give one time for all: --set timestamp=TIME",
+            "Name it: --map timestamp=COLUMN, or give one time for all: --set timestamp=TIME"
+            + _near_time(columns),
         )
     if "timestamp" in draft.constants:
         draft.constants["timestamp"] = _constant_time(draft)
+
+
+def _near_time(columns: Columns) -> str:
+    """Say which column may have times, if its cells were some."""
+    for name in names.candidates(names.TIME, columns.names):
+        wrong = columns.no_time(name)
+        if wrong is not None:
+            return f". The column {name} has cells that are no times, such as {wrong!r}"
+    return ""
 
 
 def _constant_time(draft: Draft) -> int:

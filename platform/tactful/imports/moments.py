@@ -111,10 +111,10 @@ def moment_format(values: Iterable[Any], order: DateOrder | None = None) -> Mome
         if style is not None:
             texts.setdefault(style, []).append(value)
     counts = Counter({style: len(found) for style, found in texts.items()})
-    if counts.total() < _MOST * total or not counts:
+    if not _are_most(counts.total(), total):
         return None
     (style, count), *others = counts.most_common()
-    if count < _MOST * total:
+    if not _are_most(count, total):
         other = texts[others[0][0]][0]
         raise UnclearTimes(
             f"are written in several ways, such as {texts[style][0]} and {other}: write all of "
@@ -123,7 +123,7 @@ def moment_format(values: Iterable[Any], order: DateOrder | None = None) -> Mome
     found = texts[style]
     if style == "number":
         (unit, count), *_ = Counter(_UNITS[_digits(value)] for value in found).most_common()
-        if count < _MOST * len(found):
+        if not _are_most(count, len(found)):
             raise UnclearTimes("are numbers of several units")
         return MomentFormat(style, unit=unit, zoned=True)
     matches = [_match(_text(value), style) for value in found] if style in _PATTERNS else []
@@ -216,6 +216,11 @@ class MomentReader:
         moment = (date.toordinal() - _FIRST_DAY) * _DAY_MS + _clock_ms(part)
         zone = part.get("zone")
         return self.to_utc(moment) if zone is None else moment - _zone_ms(zone)
+
+
+def _are_most(count: int, total: int) -> bool:
+    """Whether values are most of all; of a few one may differ."""
+    return total > 0 and (count >= _MOST * total or 2 <= count == total - 1)
 
 
 def _style(value: Any) -> Style | None:

@@ -44,7 +44,7 @@ _NAMES: Mapping[str, str] = {
         produkt_id produkt_nr 商品 商品id 商品编号 商品编码 产品 产品id 产品编号 货号 物品id
         producto id_producto produit id_produit ean gtin upc""",
     TIME: """
-        timestamp event_time event_timestamp time at ts datetime date_time date occurred_at
+        timestamp event_time event_timestamp time at when ts datetime date_time date occurred_at
         created_at invoice_date order_date order_purchase_timestamp order_created_at
         purchase_date purchased_at transaction_date transaction_timestamp transaction_time t_dat
         viewed_at visited_at rated_at review_time unix_review_time time_stamp unix_time

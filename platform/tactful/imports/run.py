@@ -8,30 +8,26 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from tactful.client import AsyncClient, Kind
-from tactful.client.calls import chunks
 from tactful.errors import DatasetError
-from tactful.imports.convert import Converter
-from tactful.imports.formats.json_rows import JsonLinesReader
+from tactful.imports.batches import Count, Source, batches_of
 from tactful.imports.formats.open_file import open_file
 from tactful.imports.formats.rows import ChangedFile, Place, Reader, Refusal, Refusals, readable
 from tactful.imports.guess import guess
 from tactful.imports.options import ImportOptions
-from tactful.imports.plan import Guess
+from tactful.imports.plan import Guess, Plan
 from tactful.imports.progress import ProgressStore, Record
-from tactful.imports.send import Batch, Sender, Sent
-from tactful.imports.time_order import Timed, by_time
+from tactful.imports.send import Sender, Sent
 from tactful.schemas.positions import Position
 
-_BATCH_BYTES = 1024 * 1024
 _PREVIEWED = 5  # elements
 
 
@@ -85,17 +81,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     position: Position
 
 
-@dataclass
-class _Count:
-    """Rows on their way through the conversion."""
-
-    rows: int = 0
-    skipped: int = 0
-    repeated: int = 0
-    sent: int = 0
-    refused: Refusals = field(default_factory=Refusals)  # before the rows were sorted
-
-
 def prepare(
     path: Path, options: ImportOptions, url: str, store: ProgressStore, *, restart: bool
 ) -> Job:
@@ -107,17 +92,42 @@ def prepare(
     """
     with readable(path):
         reader = open_file(path, options)
-        understood = guess(reader, options)
-        understood.notes[:0] = reader.notes
+        record = None if restart else _same_options(store, path, url, options)
+        if record is not None and _fits(record.plan, reader):
+            # An appended part must not change how the file is understood.
+            understood = Guess(record.plan, "as in the last run")
+            return Job(reader, understood, options, url, store, record.place)
+        understood = _guessed(reader, options)
     job = Job(reader, understood, options, url, store)
     record = None if restart else store.load(path, url, understood.plan.kind)
-    if record is None:
-        return job
-    if record.options != options and record.plan != understood.plan:
-        job.notes.append("the last run had other options: this one starts at the beginning")
-        return job
-    job.guess.plan, job.start = record.plan, record.place
+    if record is not None and record.plan == understood.plan:
+        job.start = record.place
+    elif record is not None:
+        job.notes.append(
+            "the last run had other options or columns: this one starts at the beginning"
+        )
     return job
+
+
+def _guessed(reader: Reader, options: ImportOptions) -> Guess:
+    understood = guess(reader, options)
+    understood.notes[:0] = reader.notes
+    return understood
+
+
+def _same_options(
+    store: ProgressStore, path: Path, url: str, options: ImportOptions
+) -> Record | None:
+    """Return the record of a run with the same options."""
+    kinds = get_args(Kind) if options.kind is None else (options.kind,)
+    records = [store.load(path, url, kind) for kind in kinds]
+    return next((it for it in records if it is not None and it.options == options), None)
+
+
+def _fits(plan: Plan, reader: Reader) -> bool:
+    """Whether a file still has the columns of a plan."""
+    names = {name for mapped in plan.fields for name in mapped.columns}
+    return names <= {*reader.columns} and (plan.guest or "") in {"", *reader.columns}
 
 
 def preview(job: Job) -> tuple[list[msgspec.Raw], Refusals]:
@@ -129,10 +139,10 @@ def preview(job: Job) -> tuple[list[msgspec.Raw], Refusals]:
     found: list[msgspec.Raw] = []
     refusals = Refusals()
     plan = msgspec.structs.replace(job.guess.plan, by_time=False)
-    first = replace(job, guess=replace(job.guess, plan=plan))
+    source = Source(job.reader, plan)
     with (
         readable(job.reader.path),
-        closing(_batches(first, Place(), 100, _Count(), _ignored)) as batches,
+        closing(batches_of(source, Place(), 100, Count(), lambda _: None)) as batches,
     ):
         for batch in batches:
             found += [msgspec.Raw(line.strip()) for line in batch.lines]
@@ -161,7 +171,7 @@ async def run(
             in it can be sent.
         ClientError: if the server refuses; the progress is kept.
     """
-    counts = _Count()
+    counts = Count()
     with readable(job.reader.path):
         try:
             return await _run(job, client, counts, batch, in_flight, advanced, now_ms)
@@ -172,14 +182,14 @@ async def run(
                     "unchanged rows count once"
                 ) from error
         job.notes.append("the file was changed since the last run: this one sent all of it")
-        job.start = Place()
-        return await _run(job, client, _Count(), batch, in_flight, advanced, now_ms)
+        job.start, job.guess = Place(), _guessed(job.reader, job.options)
+        return await _run(job, client, Count(), batch, in_flight, advanced, now_ms)
 
 
 async def _run(
     job: Job,
     client: AsyncClient,
-    counts: _Count,
+    counts: Count,
     batch: int,
     in_flight: int,
     advanced: Callable[[int], object],
@@ -201,7 +211,8 @@ async def _run(
     proved = job.start.rows > 0
     sender = Sender(client, kind, in_flight=in_flight, proved=proved, saved=save, advanced=advanced)
     try:
-        for ready in _batches(job, job.start, batch, counts, advanced):
+        source = Source(job.reader, job.guess.plan)
+        for ready in batches_of(source, job.start, batch, counts, advanced):
             counts.sent += len(ready.lines)
             await sender.send(ready)
         await sender.finish()
@@ -212,107 +223,6 @@ async def _run(
         raise _nothing_sent(job, counts, sender.sent.refusals)
     save(place, done=True)
     return _outcome(job, counts, sender.sent)
-
-
-def _batches(
-    job: Job, start: Place, count: int, counts: _Count, advanced: Callable[[int], object]
-) -> Generator[Batch]:
-    plan, reader = job.guess.plan, job.reader
-    if plan.raw and isinstance(reader, JsonLinesReader):
-        return _raw_batches(reader, start, count, counts)
-    if plan.by_time:
-        return _sorted_batches(job, start, count, counts, advanced)
-    return _converted_batches(job, start, count, counts)
-
-
-def _raw_batches(
-    reader: JsonLinesReader, start: Place, count: int, counts: _Count
-) -> Generator[Batch]:
-    """Yield the lines of a file unchanged."""
-    offset = 0
-    for lines, numbers, end in reader.lines(start, count):
-        counts.rows += len(lines)
-        yield from _cut(lines, numbers, end, (), count, end.offset - offset, identified=False)
-        offset = end.offset
-
-
-def _converted_batches(job: Job, start: Place, count: int, counts: _Count) -> Generator[Batch]:
-    """Yield elements in the order of the file."""
-    reader = job.reader
-    convert = Converter(job.guess.plan, reader.columns, reader.types)
-    reached = 0
-    for rows in reader.rows(start, count):
-        converted = convert(rows)
-        counts.rows += len(rows.numbers) + len(rows.refused)
-        counts.skipped += converted.skipped
-        counts.repeated += converted.repeated
-        now = rows.end.offset if reader.unit == "B" else rows.end.rows
-        yield from _cut(
-            converted.lines, converted.numbers, rows.end, converted.refused, count, now - reached
-        )
-        reached = now
-
-
-def _sorted_batches(
-    job: Job, start: Place, count: int, counts: _Count, advanced: Callable[[int], object]
-) -> Generator[Batch]:
-    """Yield elements in the order of time; `start` counts elements in this order.
-
-    Reading and sending are each half of the progress.
-    """
-    reader = job.reader
-    convert = Converter(job.guess.plan, reader.columns, reader.types)
-    size = total = 0
-    end = Place()
-
-    def elements() -> Iterator[Timed]:
-        nonlocal end, total, size
-        for rows in reader.rows(Place(), count):
-            converted = convert(rows)
-            counts.rows += len(rows.numbers) + len(rows.refused)
-            counts.skipped += converted.skipped
-            if not start.rows:  # the run before has reported them
-                for refusal in converted.refused:
-                    counts.refused.add(refusal)
-            total += len(converted.lines)
-            before, size = size, rows.end.offset if reader.unit == "B" else rows.end.rows
-            advanced(size // 2 - before // 2)
-            end = rows.end
-            yield from map(Timed, converted.times, converted.numbers, converted.lines)
-
-    ordered = by_time(elements())
-    first = [*itertools.islice(ordered, 1)]  # after which all rows are read
-    if start.rows and (start.offset, start.sha256) != (end.offset, end.sha256):
-        raise ChangedFile(f"{reader.path}: the file is not the one of the last run")
-    remaining = itertools.islice(itertools.chain(first, ordered), start.rows, None)
-    done, half = start.rows, size - size // 2
-    advanced(half * done // max(total, 1))
-    while block := list(itertools.islice(remaining, count)):
-        begun, done = done, done + len(block)
-        lines, numbers = [it.line for it in block], [it.number for it in block]
-        share = half * done // total - half * begun // total
-        yield from _cut(lines, numbers, Place(done, end.offset, end.sha256), (), count, share)
-
-
-def _cut(
-    lines: list[bytes],
-    numbers: Sequence[int],
-    place: Place,
-    refused: Sequence[Refusal],
-    count: int,
-    advanced: int,
-    *,
-    identified: bool = True,
-) -> Generator[Batch]:
-    """Cut elements into requests by number and size; only the last one reaches the place."""
-    parts = list(chunks(lines, count, _BATCH_BYTES))
-    begin = 0
-    for part in parts[:-1]:
-        rows = numbers[begin : begin + len(part)]
-        yield Batch(part, rows, None, identified=identified)
-        begin += len(part)
-    last = parts[-1] if parts else []
-    yield Batch(last, numbers[begin:], place, refused, advanced, identified)
 
 
 def _record(job: Job, place: Place, *, done: bool, sent_at: int) -> Record:
@@ -328,7 +238,7 @@ def _record(job: Job, place: Place, *, done: bool, sent_at: int) -> Record:
     )
 
 
-def _nothing_sent(job: Job, counts: _Count, refusals: Refusals) -> DatasetError:
+def _nothing_sent(job: Job, counts: Count, refusals: Refusals) -> DatasetError:
     path = job.reader.path
     if refusals.count:
         first = refusals.first[0]
@@ -342,7 +252,7 @@ def _nothing_sent(job: Job, counts: _Count, refusals: Refusals) -> DatasetError:
     return DatasetError(f"{path}: has no rows")
 
 
-def _outcome(job: Job, counts: _Count, sent: Sent) -> Outcome:
+def _outcome(job: Job, counts: Count, sent: Sent) -> Outcome:
     return Outcome(
         kind=job.guess.plan.kind,
         accepted=sent.accepted,
@@ -356,7 +266,3 @@ def _outcome(job: Job, counts: _Count, sent: Sent) -> Outcome:
         rows=counts.rows,
         position=sent.position,
     )
-
-
-def _ignored(_: int) -> None:
-    pass

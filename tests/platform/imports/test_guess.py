@@ -300,7 +300,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         "words that are no type of events: zap.*--map-type 'zap=view'",
     ),
     ("user,item,rating,date\nada,tea,5,1/2/2024\n", {}, "date such as 1/2/2024.*--date-order"),
-    ("user,item,rating,date\nada,tea,5,soon\n", {}, "no column has the time of the event"),
+    (
+        "user,item,rating,date\nada,tea,5,soon\n",
+        {},
+        "no column has the time of the event.*date has cells that are no times, such as 'soon'",
+    ),
     ("user,item,date\n", {}, "header but no rows"),
     (
         "user,item,event,time\n1,2,1,1700000000\n1,2,3,1700000000\n",

@@ -215,6 +215,19 @@ def test_a_longer_file_is_understood_as_before(tmp_path: Path) -> None:
     assert [it["timestamp"] for it in log.elements][1:] == [1712102400000] * 3, "3 April"
 
 
+def test_appended_rows_that_fit_no_guess_are_refused_one_by_one(tmp_path: Path) -> None:
+    head = "user,item,type,when\nada,tea,view,2024-01-31\n"
+    importer = Importer(write(tmp_path / "t.csv", head), tmp_path / "state")
+    importer.run(Log().answer)
+    with importer.path.open("a") as file:
+        file.write("ada,cup,zap,2024-01-31\nada,cup,view,soon\nada,cup,view,2024-02-01\n")
+    outcome = importer.run(Log().answer)
+    assert (outcome.accepted, outcome.refused_by_reason) == (
+        1,
+        {"unknown_type": 1, "bad_timestamp": 1},
+    )
+
+
 def test_a_changed_file_of_events_is_refused(tmp_path: Path) -> None:
     importer = Importer(write(tmp_path / "t.csv", table(6)), tmp_path / "state")
     log = Log()
@@ -232,8 +245,9 @@ def test_a_changed_file_of_items_is_sent_again(tmp_path: Path) -> None:
     importer = Importer(write(tmp_path / "t.csv", "sku,title\ntea,Tea\n"), tmp_path / "state")
     log = Log()
     importer.run(log.answer)
-    write(importer.path, "sku,title\ntea,Assam\ncup,Cup\n")
+    write(importer.path, "sku,title,price\ntea,Assam,3\ncup,Cup,4\n")
     assert importer.run(log.answer).accepted == 2
+    assert log.elements[-1] == {"item_id": "cup", "title": "Cup", "price": 4}
     assert importer.notes == ["the file was changed since the last run: this one sent all of it"]
     assert importer.run(log.answer).rows == 0
 
@@ -248,7 +262,9 @@ def test_progress_belongs_to_kind_server_and_options(tmp_path: Path) -> None:
     assert Importer(path, state, kind="events").run(log.answer).rows == 0, "the same mapping"
     other = Importer(path, state, constants=("type=click",))
     assert other.run(log.answer).accepted == 4
-    assert other.notes == ["the last run had other options: this one starts at the beginning"]
+    assert other.notes == [
+        "the last run had other options or columns: this one starts at the beginning"
+    ]
 
 
 def test_the_first_refusals_are_kept_and_all_are_counted(tmp_path: Path) -> None:

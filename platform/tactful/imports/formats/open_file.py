@@ -44,6 +44,8 @@ def open_file(path: Path, options: ImportOptions) -> Reader:
         TactfulError: if the library for the format is not installed.
     """
     with readable(path):
+        if not path.is_file():
+            raise DatasetError(f"{path}: is no regular file: write its content to one first")
         with path.open("rb") as file:
             head = file.read(16)
         if not head:
