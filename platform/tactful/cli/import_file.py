@@ -24,7 +24,7 @@ from tactful.util.clock import now_ms
 
 @dataclass(frozen=True)
 class _Sending:
-    """How the elements are sent."""
+    """Options of sending."""
 
     batch: int
     in_flight: int
@@ -149,7 +149,16 @@ def _grouped(command: Callable[..., None]) -> Callable[..., Any]:
     return _options(grouped)
 
 
-@click.command("import", context_settings={"show_default": True})
+_EXAMPLES = """\b
+Examples:
+  tactful import orders.csv --preview
+  tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin
+  tactful import ratings.tsv --columns user,item,rating,timestamp
+  tactful import products.xml
+"""
+
+
+@click.command("import", epilog=_EXAMPLES, context_settings={"show_default": True})
 @_grouped
 def import_(
     file: Path,
@@ -159,17 +168,10 @@ def import_(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Send events, items or users of FILE to a server; run it again to resume.
+    """Send events, items or users of FILE to a server; run it again to resume.
 
     FILE is CSV, TSV, JSON lines, a JSON array, Parquet, Excel, a Google Merchant product feed or
     Shopify's product CSV; text may be packed by gzip. Columns are guessed and shown.
-
-    \b
-    Examples:
-      tactful import orders.csv --preview
-      tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin
-      tactful import ratings.tsv --columns user,item,rating,timestamp
-      tactful import products.xml --kind items
     """
     _import(file, sending, given, url, key_file, as_json)
 
@@ -213,7 +215,7 @@ def _import(
         cli.print_json({**msgspec.to_builtins(outcome), "file": str(file), "plan": as_json_of(job)})
     else:
         _show_outcome(file, job, outcome)
-    if outcome.refused:
+    if outcome.rejected:
         raise SystemExit(1)
 
 
@@ -248,16 +250,18 @@ def _show_plan(job: Job, *, err: bool = True) -> None:
 
 
 def _show_preview(job: Job, as_json: bool) -> None:
-    elements, refusals = preview(job)
+    elements, rejections = preview(job)
     if as_json:
-        cli.print_json({**as_json_of(job), "elements": elements, "refusals": refusals.first})
+        cli.print_json({**as_json_of(job), "elements": elements, "rejections": rejections.first})
         return
     _show_plan(job, err=False)
     click.echo("first elements as they would be sent:")
     for element in elements:
         click.echo(f"  {bytes(element).decode()}")
-    for refusal in refusals.first:
-        click.echo(f"{job.reader.path}:{refusal.row}: {refusal.code}: {refusal.message}", err=True)
+    for rejection in rejections.first:
+        click.echo(
+            f"{job.reader.path}:{rejection.row}: {rejection.code}: {rejection.message}", err=True
+        )
     click.echo("nothing was sent (--preview)", err=True)
 
 
@@ -267,14 +271,12 @@ def as_json_of(job: Job) -> dict[str, Any]:
 
 
 def _show_outcome(file: Path, job: Job, outcome: Outcome) -> None:
-    for refusal in outcome.refusals:
-        click.echo(f"{file}:{refusal.row}: {refusal.code}: {refusal.message}", err=True)
-    if outcome.refused > len(outcome.refusals):
-        reasons = ", ".join(
-            f"{count:,} {code}" for code, count in outcome.refused_by_reason.items()
-        )
+    for rejection in outcome.rejections:
+        click.echo(f"{file}:{rejection.row}: {rejection.code}: {rejection.message}", err=True)
+    if outcome.rejected > len(outcome.rejections):
+        reasons = ", ".join(f"{count:,} {code}" for code, count in outcome.rejected_by_code.items())
         click.echo(
-            f"{outcome.refused:,} rows were refused, of which these are the first: {reasons}",
+            f"{outcome.rejected:,} rows were rejected, of which these are the first: {reasons}",
             err=True,
         )
     if job.start.rows and not outcome.rows:
@@ -283,7 +285,7 @@ def _show_outcome(file: Path, job: Job, outcome: Outcome) -> None:
     parts = [f"{outcome.accepted:,} accepted"]
     if outcome.kind == "events":
         parts.append(f"{outcome.duplicates:,} known before")
-    parts.append(f"{outcome.refused:,} refused")
+    parts.append(f"{outcome.rejected:,} rejected")
     if outcome.skipped:
         parts.append(f"{outcome.skipped:,} skipped")
     if outcome.repeated:

@@ -42,7 +42,7 @@ _PLAIN = re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
 
 
 class NumberFormat(msgspec.Struct, frozen=True):
-    """How the numbers of a column are written.
+    """Notation of the numbers of a column.
 
     Attributes:
         decimal: sign before the fraction.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tactful.client.calls import chunks
 from tactful.imports.convert import Converter
 from tactful.imports.formats.json_rows import JsonLinesReader
-from tactful.imports.formats.rows import ChangedFile, Place, Reader, Refusal, Refusals
+from tactful.imports.formats.rows import ChangedFile, Place, Reader, RejectedRow, RejectedRows
 from tactful.imports.plan import Plan
 from tactful.imports.send import Batch
 from tactful.imports.time_order import Timed, by_time
@@ -33,7 +33,7 @@ class Count:
     skipped: int = 0
     repeated: int = 0
     sent: int = 0
-    refused: Refusals = field(default_factory=Refusals)  # before the rows were sorted
+    rejected: RejectedRows = field(default_factory=RejectedRows)  # before the rows were sorted
 
 
 def batches_of(
@@ -73,12 +73,12 @@ def _converted_batches(source: Source, start: Place, count: int, counts: Count) 
     reached = 0
     for rows in reader.rows(start, count):
         converted = convert(rows)
-        counts.rows += len(rows.numbers) + len(rows.refused)
+        counts.rows += len(rows.numbers) + len(rows.rejected)
         counts.skipped += converted.skipped
         counts.repeated += converted.repeated
         now = rows.end.offset if reader.unit == "B" else rows.end.rows
         yield from _cut(
-            converted.lines, converted.numbers, rows.end, converted.refused, count, now - reached
+            converted.lines, converted.numbers, rows.end, converted.rejected, count, now - reached
         )
         reached = now
 
@@ -99,11 +99,11 @@ def _sorted_batches(
         nonlocal end, total, size
         for rows in reader.rows(Place(), count):
             converted = convert(rows)
-            counts.rows += len(rows.numbers) + len(rows.refused)
+            counts.rows += len(rows.numbers) + len(rows.rejected)
             counts.skipped += converted.skipped
             if not start.rows:  # the run before has reported them
-                for refusal in converted.refused:
-                    counts.refused.add(refusal)
+                for rejection in converted.rejected:
+                    counts.rejected.add(rejection)
             total += len(converted.lines)
             before, size = size, rows.end.offset if reader.unit == "B" else rows.end.rows
             advanced(size // 2 - before // 2)
@@ -119,7 +119,7 @@ def _sorted_batches(
     advanced(half * done // max(total, 1))
     while block := list(itertools.islice(remaining, count)):
         begun, done = done, done + len(block)
-        lines, numbers = [it.line for it in block], [it.number for it in block]
+        lines, numbers = [element.line for element in block], [element.number for element in block]
         share = half * done // total - half * begun // total
         yield from _cut(lines, numbers, Place(done, end.offset, end.sha256), (), count, share)
 
@@ -128,7 +128,7 @@ def _cut(
     lines: list[bytes],
     numbers: Sequence[int],
     place: Place,
-    refused: Sequence[Refusal],
+    rejected: Sequence[RejectedRow],
     count: int,
     advanced: int,
     *,
@@ -142,4 +142,4 @@ def _cut(
         yield Batch(part, rows, None, identified=identified)
         begin += len(part)
     last = parts[-1] if parts else []
-    yield Batch(last, numbers[begin:], place, refused, advanced, identified)
+    yield Batch(last, numbers[begin:], place, rejected, advanced, identified)

@@ -63,7 +63,7 @@ class CellReader:
     """Reads the cells of one column, and remembers those that repeat."""
 
     def __init__(self, read: Callable[[Any], Any], code: str, column: str) -> None:
-        """Read with `read`; a `ValueError` of it refuses a row with `code`."""
+        """Read with `read`; a `ValueError` of it rejects a row with `code`."""
         self._read = read
         self._code = code
         self._column = column

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tactful.imports.cells import SKIPPED, CellReader, Problems, reader_of
-from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Column, Refusal, Rows
+from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Column, RejectedRow, Rows
 from tactful.imports.moments import MomentReader
 from tactful.imports.options import FIELDS, zone_of
 from tactful.imports.plan import Mapped, Plan
@@ -32,7 +32,7 @@ class Converted:
         lines: elements as JSON.
         numbers: row of each element.
         times: time of each event; 0 of others.
-        refused: rows that are no elements.
+        rejected: rows that are no elements.
         skipped: number of rows that the plan skips.
         repeated: number of descriptions equal to the one before of the same item or user.
     """
@@ -40,7 +40,7 @@ class Converted:
     lines: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
     skipped: int = 0
     repeated: int = 0
 
@@ -74,9 +74,9 @@ class Converter:
         self._seen: dict[str, int] = {}
 
     def __call__(self, rows: Rows) -> Converted:
-        """Convert rows; those that are no elements are refused with a reason."""
+        """Convert rows; those that are no elements are rejected with a reason."""
         count = len(rows.numbers)
-        found = Converted(refused=[*rows.refused])
+        found = Converted(rejected=[*rows.rejected])
         values: dict[str, list[Any]] = {}
         problems: Problems = {}
         for target, places, reader in self._fields:
@@ -92,8 +92,8 @@ class Converter:
         types = values.get("type") or [None] * count
         skipped = {place for place, type_ in enumerate(types) if type_ == SKIPPED}
         problems = {place: it for place, it in problems.items() if place not in skipped}
-        found.refused += [
-            Refusal(rows.numbers[place], code, message)
+        found.rejected += [
+            RejectedRow(rows.numbers[place], code, message)
             for place, (code, message) in sorted(problems.items())
         ]
         found.skipped = len(skipped)

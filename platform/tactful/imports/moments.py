@@ -65,7 +65,7 @@ UNIT_NAMES = {1_000_000_000: "seconds", 1_000_000: "milliseconds", 1_000: "micro
 
 
 class MomentFormat(msgspec.Struct, frozen=True):
-    """How the times of a column are written.
+    """Notation of the times of a column.
 
     Attributes:
         style: numbers since 1970, ``20240131``, ISO 8601, ``31/1/2024``, ``31 Jan 2024``, typed

@@ -13,7 +13,7 @@ from tactful.imports.amounts import NumberFormat
 from tactful.imports.moments import MomentFormat
 
 Read = Literal["id", "text", "number", "moment", "type", "flag", "currency", "value"]
-"""How the values of a column are read."""
+"""Ways to read the values of a column."""
 
 
 class Mapped(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Mapped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How the rows of a file become elements.
+    """Rules by which the rows of a file become elements.
 
     Attributes:
         kind: kind of the elements.
@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def column_of(self, target: str) -> str | None:
         """Return the first column of a field, or None."""
-        return next((it.columns[0] for it in self.fields if it.target == target), None)
+        return next((mapped.columns[0] for mapped in self.fields if mapped.target == target), None)
 
 
 @dataclass
@@ -91,7 +91,7 @@ def described(guess: Guess) -> Iterator[str]:
     yield f"kind: {plan.kind} ({guess.source})"
     if plan.raw:
         yield "  the lines are sent as they are: their fields have the names of the contract"
-    rows = [(it.target, "←", " + ".join(it.columns)) for it in plan.fields]
+    rows = [(mapped.target, "←", " + ".join(mapped.columns)) for mapped in plan.fields]
     rows += [(target, "=", str(value)) for target, value in plan.constants.items()]
     if plan.guest is not None:
         rows.append(("device_id", "←", plan.guest))
@@ -117,7 +117,7 @@ def as_json(guess: Guess) -> Mapping[str, Any]:
     return {
         "kind": plan.kind,
         "raw": plan.raw,
-        "mapping": {it.target: "+".join(it.columns) for it in plan.fields},
+        "mapping": {mapped.target: "+".join(mapped.columns) for mapped in plan.fields},
         "constants": plan.constants,
         "types": plan.types,
         "time_zone": plan.time_zone,

@@ -20,7 +20,14 @@ from tactful.client import AsyncClient, Kind
 from tactful.errors import DatasetError
 from tactful.imports.batches import Count, Source, batches_of
 from tactful.imports.formats.open_file import open_file
-from tactful.imports.formats.rows import ChangedFile, Place, Reader, Refusal, Refusals, readable
+from tactful.imports.formats.rows import (
+    ChangedFile,
+    Place,
+    Reader,
+    RejectedRow,
+    RejectedRows,
+    readable,
+)
 from tactful.imports.guess import guess
 from tactful.imports.options import ImportOptions
 from tactful.imports.plan import Guess, Plan
@@ -58,9 +65,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         kind: kind of the elements.
         accepted: elements that the server has stored.
         duplicates: events that it knew before.
-        refused: number of refused rows.
-        refusals: the first of them.
-        refused_by_reason: number of refused rows by code.
+        rejected: number of rejected rows.
+        rejections: the first of them.
+        rejected_by_code: number of rejected rows by code.
         skipped: rows that the plan skips.
         repeated: descriptions that were equal to the one before, and not sent.
         resumed_at: first row of the run, from 1.
@@ -71,9 +78,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     accepted: int
     duplicates: int
-    refused: int
-    refusals: Sequence[Refusal]
-    refused_by_reason: dict[str, int]
+    rejected: int
+    rejections: Sequence[RejectedRow]
+    rejected_by_code: dict[str, int]
     skipped: int
     repeated: int
     resumed_at: int
@@ -121,7 +128,9 @@ def _same_options(
     """Return the record of a run with the same options."""
     kinds = get_args(Kind) if options.kind is None else (options.kind,)
     records = [store.load(path, url, kind) for kind in kinds]
-    return next((it for it in records if it is not None and it.options == options), None)
+    return next(
+        (record for record in records if record is not None and record.options == options), None
+    )
 
 
 def _fits(plan: Plan, reader: Reader) -> bool:
@@ -130,14 +139,14 @@ def _fits(plan: Plan, reader: Reader) -> bool:
     return names <= {*reader.columns} and (plan.guest or "") in {"", *reader.columns}
 
 
-def preview(job: Job) -> tuple[list[msgspec.Raw], Refusals]:
-    """Return the first elements as they would be sent, and the refused rows before them.
+def preview(job: Job) -> tuple[list[msgspec.Raw], RejectedRows]:
+    """Return the first elements as they would be sent, and the rejected rows before them.
 
     Raises:
         DatasetError: if the file cannot be read.
     """
     found: list[msgspec.Raw] = []
-    refusals = Refusals()
+    rejections = RejectedRows()
     plan = msgspec.structs.replace(job.guess.plan, by_time=False)
     source = Source(job.reader, plan)
     with (
@@ -146,11 +155,11 @@ def preview(job: Job) -> tuple[list[msgspec.Raw], Refusals]:
     ):
         for batch in batches:
             found += [msgspec.Raw(line.strip()) for line in batch.lines]
-            for refusal in batch.refused:
-                refusals.add(refusal)
+            for rejection in batch.rejected:
+                rejections.add(rejection)
             if len(found) >= _PREVIEWED:
                 break
-    return found[:_PREVIEWED], refusals
+    return found[:_PREVIEWED], rejections
 
 
 async def run(
@@ -218,9 +227,9 @@ async def _run(
         await sender.finish()
     finally:
         await sender.stop()
-    sender.sent.refusals.merge(counts.refused)
+    sender.sent.rejections.merge(counts.rejected)
     if not proved and not counts.sent:
-        raise _nothing_sent(job, counts, sender.sent.refusals)
+        raise _nothing_sent(job, counts, sender.sent.rejections)
     save(place, done=True)
     return _outcome(job, counts, sender.sent)
 
@@ -238,11 +247,11 @@ def _record(job: Job, place: Place, *, done: bool, sent_at: int) -> Record:
     )
 
 
-def _nothing_sent(job: Job, counts: Count, refusals: Refusals) -> DatasetError:
+def _nothing_sent(job: Job, counts: Count, rejections: RejectedRows) -> DatasetError:
     path = job.reader.path
-    if refusals.count:
-        first = refusals.first[0]
-        reasons = ", ".join(f"{number} {code}" for code, number in refusals.by_code.items())
+    if rejections.count:
+        first = rejections.first[0]
+        reasons = ", ".join(f"{number} {code}" for code, number in rejections.by_code.items())
         return DatasetError(
             f"{path}: none of {counts.rows:,} rows could be sent ({reasons}). Row {first.row}: "
             f"{first.code}: {first.message}"
@@ -257,9 +266,9 @@ def _outcome(job: Job, counts: Count, sent: Sent) -> Outcome:
         kind=job.guess.plan.kind,
         accepted=sent.accepted,
         duplicates=sent.duplicates,
-        refused=sent.refusals.count,
-        refusals=sent.refusals.first,
-        refused_by_reason=dict(sent.refusals.by_code),
+        rejected=sent.rejections.count,
+        rejections=sent.rejections.first,
+        rejected_by_code=dict(sent.rejections.by_code),
         skipped=counts.skipped,
         repeated=counts.repeated,
         resumed_at=job.start.rows + 1,

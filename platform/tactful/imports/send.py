@@ -14,12 +14,12 @@ from itertools import count
 
 from tactful.client import AsyncClient, Kind
 from tactful.errors import DatasetError
-from tactful.imports.formats.rows import Place, Refusal, Refusals
+from tactful.imports.formats.rows import Place, RejectedRow, RejectedRows
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.positions import Position
 
 _SAVE_S = 0.25
-_DOUBTFUL = 500  # refused elements after which an import stops, if none was accepted
+_DOUBTFUL = 500  # rejected elements after which an import stops, if none was accepted
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Batch:
         lines: elements as JSON.
         numbers: row of each element.
         place: place in the file behind them; None if more elements of the same rows follow.
-        refused: rows between them that were refused before they were sent.
+        rejected: rows between them that were rejected before they were sent.
         advanced: units of progress that they stand for.
         identified: whether every event has an id.
     """
@@ -38,7 +38,7 @@ class Batch:
     lines: list[bytes]
     numbers: Sequence[int]
     place: Place | None
-    refused: Sequence[Refusal] = ()
+    rejected: Sequence[RejectedRow] = ()
     advanced: int = 0
     identified: bool = True
     name: str = ""
@@ -55,11 +55,11 @@ class Batch:
 
 @dataclass
 class Sent:
-    """What the server has answered so far."""
+    """Answers of the server so far."""
 
     accepted: int = 0
     duplicates: int = 0
-    refusals: Refusals = field(default_factory=Refusals)
+    rejections: RejectedRows = field(default_factory=RejectedRows)
     position: Position = 0
 
 
@@ -91,20 +91,22 @@ class Sender:
         self._place: Place | None = None  # settled, but not saved
         self._saved_at = time.monotonic()
         self._proved = proved
-        self._doubtful: list[Refusal] = []  # while the server has accepted nothing
+        self._doubtful: list[RejectedRow] = []  # while the server has accepted nothing
 
     async def send(self, batch: Batch) -> None:
         """Send a batch; alone, until the server has accepted anything.
 
         Raises:
-            DatasetError: if the server refuses all of the first 500 elements.
+            DatasetError: if the server rejects all of the first 500 elements.
             ClientError: if the server fails or refuses a request.
         """
         while self._flying and (len(self._flying) >= self._in_flight or not self._proved):
             await self._settle()
         if batch.lines:
             batch.name = next(self._names)
-            before = next((it for it in reversed(self._flying) if it.answer is not None), None)
+            before = next(
+                (earlier for earlier in reversed(self._flying) if earlier.answer is not None), None
+            )
             # Lines of a file have their ends.
             body = (b"\n" if batch.identified else b"").join(batch.lines)
             call = self._client.send_lines(
@@ -121,13 +123,13 @@ class Sender:
         """Wait for all answers.
 
         Raises:
-            DatasetError: if the server has refused everything.
+            DatasetError: if the server has rejected everything.
             ClientError: if the server fails or refuses a request.
         """
         while self._flying:
             await self._settle()
         if self._doubtful and not self._proved:
-            raise _all_refused(self._doubtful)
+            raise _all_rejected(self._doubtful)
 
     async def stop(self) -> None:
         """Give up the batches on their way, and save the place."""
@@ -140,16 +142,17 @@ class Sender:
     async def _settle(self) -> None:
         """Wait for the answer to the oldest batch."""
         batch = self._flying[0]
-        refused = [*batch.refused]
+        rejected = [*batch.rejected]
         if batch.answer is not None:
             answer = await batch.answer
-            refused += [
-                Refusal(batch.numbers[it.index], it.code, it.message) for it in answer.rejected
+            rejected += [
+                RejectedRow(batch.numbers[reason.index], reason.code, reason.message)
+                for reason in answer.rejected
             ]
             if not self._proved and len(answer.rejected) == len(batch.lines):
-                self._doubtful += refused
+                self._doubtful += rejected
                 if len(self._doubtful) >= _DOUBTFUL:
-                    raise _all_refused(self._doubtful)
+                    raise _all_rejected(self._doubtful)
             else:
                 self._proved = True
             self.sent.accepted += answer.accepted
@@ -157,8 +160,8 @@ class Sender:
             if isinstance(answer, EventsAccepted):
                 self.sent.duplicates += answer.duplicates
         self._flying.popleft()
-        for refusal in sorted(refused, key=lambda it: it.row):
-            self.sent.refusals.add(refusal)
+        for rejection in sorted(rejected, key=lambda rejection: rejection.row):
+            self.sent.rejections.add(rejection)
         if batch.place is not None:
             self._place = batch.place
         if time.monotonic() - self._saved_at >= _SAVE_S:
@@ -185,12 +188,12 @@ def _headers(name: str, before: Batch | None) -> dict[str, str]:
     return headers
 
 
-def _all_refused(refused: list[Refusal]) -> DatasetError:
+def _all_rejected(rejected: list[RejectedRow]) -> DatasetError:
     """Return the error that ends an import of which the server accepts nothing."""
-    counts = Counter(refusal.code for refusal in refused).most_common()
+    counts = Counter(rejection.code for rejection in rejected).most_common()
     reasons = ", ".join(f"{number} {code}" for code, number in counts)
-    first = min(refused, key=lambda refusal: refusal.row)
+    first = min(rejected, key=lambda rejection: rejection.row)
     return DatasetError(
-        f"the server refused all of the first {len(refused)} rows ({reasons}), so the import "
+        f"the server rejected all of the first {len(rejected)} rows ({reasons}), so the import "
         f"stopped and nothing was stored. Row {first.row}: {first.code}: {first.message}"
     )

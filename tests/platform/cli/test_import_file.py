@@ -57,10 +57,10 @@ def test_json_lines_resume_and_refused_ones_are_told(live: Live, tmp_path: Path)
         tmp_path / "events.ndjson", view(1), "", {"type": "view"}, view(2), view(1), "not json"
     )
     first = run("import", file, "--url", live.url, "--batch", 2)
-    assert first.exit_code == 1, "because lines were refused"
-    assert "2 accepted, 1 known before, 2 refused (from row 1)" in first.stdout
-    refused = [line.split(": ")[0] for line in first.stderr.splitlines()[-2:]]
-    assert refused == [f"{file}:3", f"{file}:6"]
+    assert first.exit_code == 1, "because lines were rejected"
+    assert "2 accepted, 1 known before, 2 rejected (from row 1)" in first.stdout
+    rejected = [line.split(": ")[0] for line in first.stderr.splitlines()[-2:]]
+    assert rejected == [f"{file}:3", f"{file}:6"]
     with file.open("a") as more:
         more.write(json.dumps(view(3)) + "\n")
     second = run("import", file, "--url", live.url, "--json")
@@ -119,7 +119,7 @@ def test_a_csv_with_odd_names_and_local_times(live: Live, tmp_path: Path) -> Non
     options = ("--map", "time=Wann", "--set", "type=purchase", "--time-zone", "Europe/Berlin")
     sent = run("import", "sales.csv", *options, "--map", "properties.size=Größe", "--url", live.url)
     assert sent.exit_code == 0, sent.output
-    assert sent.stdout == "2 accepted, 0 known before, 0 refused (from row 1)\n"
+    assert sent.stdout == "2 accepted, 0 known before, 0 rejected (from row 1)\n"
     for part in (
         "sales.csv: CSV (semicolons), Windows-1252",
         "kind: events (by the columns",
@@ -223,7 +223,7 @@ def test_rows_without_consent_end_in_an_error(settings: Settings, tmp_path: Path
     with Live(Platform.open(consent, build)) as live:
         result = run("import", file, "--url", live.url)
     assert result.exit_code == 1
-    assert "refused all of the first 10 rows (10 no_consent)" in result.stderr
+    assert "rejected all of the first 10 rows (10 no_consent)" in result.stderr
 
 
 def test_a_state_directory_that_cannot_be_written_is_said(live: Live, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful.imports.convert import Converter
-from tactful.imports.formats.rows import Place, Refusal
+from tactful.imports.formats.rows import Place, RejectedRow
 from tactful.imports.options import ImportOptions
 from tactful.imports.progress import ProgressStore
 from tactful.imports.run import Job, prepare
@@ -19,16 +19,16 @@ def understood(path: Path, **options: Any) -> Job:
     return prepare(path, given, "http://server", ProgressStore(None), restart=True)
 
 
-def converted(path: Path, count: int = 500, **options: Any) -> tuple[list[Any], list[Refusal]]:
-    """Return the elements that are made of all rows of a file, and the refused rows."""
+def converted(path: Path, count: int = 500, **options: Any) -> tuple[list[Any], list[RejectedRow]]:
+    """Return the elements that are made of all rows of a file, and the rejected rows."""
     job = understood(path, **options)
     convert = Converter(job.guess.plan, job.reader.columns, job.reader.types)
-    elements, refused = [], []
+    elements, rejected = [], []
     for rows in job.reader.rows(Place(), count):
         found = convert(rows)
         elements += [json.loads(line) for line in found.lines]
-        refused += found.refused
-    return elements, refused
+        rejected += found.rejected
+    return elements, rejected
 
 
 def mapping(path: Path, **options: Any) -> dict[str, str]:

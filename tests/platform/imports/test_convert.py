@@ -82,9 +82,9 @@ def test_written_rows_are_the_events_that_they_were(
             "quantity=Menge",
         ),
     }
-    elements, refused = converted(folder / "t.csv", count=7, **options)
+    elements, rejected = converted(folder / "t.csv", count=7, **options)
     assert without_ids(elements) == [expected(row) for row in rows]
-    assert refused == []
+    assert rejected == []
     pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
     again, _ = converted(
         folder / "t.parquet",
@@ -94,8 +94,8 @@ def test_written_rows_are_the_events_that_they_were(
         maps=("user=user", "item=item", "type=what", "time=at", "price=price", "quantity=quantity"),
     )
     assert without_ids(again) == without_ids(elements)
-    accepted, rejected = decode_events(json.dumps(elements).encode(), now=NOW)
-    assert (len(accepted), rejected) == (len(rows), [])
+    accepted, wrong = decode_events(json.dumps(elements).encode(), now=NOW)
+    assert (len(accepted), wrong) == (len(rows), [])
 
 
 def test_the_same_row_is_the_same_event_in_every_run(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_rows_that_are_no_events_are_refused_with_their_reason(tmp_path: Path) -
         "bob,,view,2024-01-31,NaN",
     ] + ["ada,tea,view,2024-01-31,3"] * 80
     path = write(tmp_path / "t.csv", "user,item,type,time,price\n" + "\n".join(rows))
-    elements, refused = converted(path, count=3)
+    elements, rejected = converted(path, count=3)
     assert len(elements) == 82
-    assert [(it.row, it.code) for it in refused] == [
+    assert [(it.row, it.code) for it in rejected] == [
         (3, "no_subject"),
         (4, "bad_timestamp"),
         (5, "missing_field"),
@@ -140,7 +140,7 @@ def test_rows_that_are_no_events_are_refused_with_their_reason(tmp_path: Path) -
         (7, "bad_number"),
         (8, "bad_timestamp"),
     ]
-    assert "price: 'cheap': is no number" in refused[4].message
+    assert "price: 'cheap': is no number" in rejected[4].message
     assert without_ids(elements)[1] == {
         "user_id": "bob",
         "type": "view",
@@ -153,8 +153,8 @@ def test_words_behind_the_sample_are_refused_not_guessed(tmp_path: Path) -> None
     middle = 50_000  # between the blocks of the sample
     rows.insert(middle, "ada,tea,odd,2024-01-31")
     path = write(tmp_path / "t.csv", "user,item,type,time\n" + "\n".join(rows))
-    _, refused = converted(path, count=1000, types=("zap=x.zap",))
-    assert [(it.row, it.code) for it in refused] == [(middle + 2, "unknown_type")]
+    _, rejected = converted(path, count=1000, types=("zap=x.zap",))
+    assert [(it.row, it.code) for it in rejected] == [(middle + 2, "unknown_type")]
 
 
 def test_long_texts_are_cut_where_the_server_would_refuse_them(tmp_path: Path) -> None:

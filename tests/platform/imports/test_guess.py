@@ -134,9 +134,9 @@ def test_events_of_many_origins(text: str, expected: dict[str, str], tmp_path: P
     path = write(tmp_path / "t.csv", text)
     assert understood(path).guess.plan.kind == "events"
     assert mapping(path) == expected
-    elements, refused = converted(path)
+    elements, rejected = converted(path)
     assert len(elements) == len(text.splitlines()) - 1
-    assert refused == []
+    assert rejected == []
 
 
 def test_values_of_a_german_file(tmp_path: Path) -> None:
@@ -411,11 +411,11 @@ def test_shared_data_is_understood_by_guess_alone(shared_data: Path) -> None:
         "properties.quantity": "quantity",
         "type": "=purchase",
     }
-    otto, refused = converted(shared_data / "data" / "otto_tiny" / "train.jsonl")
-    assert (len(otto), refused) == (862, [])
+    otto, rejected = converted(shared_data / "data" / "otto_tiny" / "train.jsonl")
+    assert (len(otto), rejected) == (862, [])
     assert {it["type"] for it in otto} == {"click", "add_to_cart", "purchase"}
-    products, refused = converted(
+    products, rejected = converted(
         shared_data / "data" / "product_text" / "retail_demo_store_products.parquet"
     )
-    assert (len(products), refused) == (2_465, [])
+    assert (len(products), rejected) == (2_465, [])
     assert all(it["price"] > 0 and it["category"] and it["title"] for it in products)

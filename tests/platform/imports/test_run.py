@@ -49,7 +49,7 @@ class Log:
     async def _answer(self, request: httpx.Request, fault: str) -> httpx.Response:
         if fault == "late":
             await asyncio.sleep(0.002)
-        if fault == "refused":
+        if fault == "rejected":
             return httpx.Response(429)
         if fault == "restart":
             self._order = BatchOrder(wait_s=0.05)
@@ -140,13 +140,13 @@ def test_several_batches_are_sent_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from(["none", "late", "refused", "restart", "lost"]), max_size=16),
+    st.lists(st.sampled_from(["none", "late", "rejected", "restart", "lost"]), max_size=16),
     st.booleans(),
 )
 def test_any_fault_keeps_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, faults: list[str], raw: bool
 ) -> None:
-    """Whatever is refused, late or lost, each event is appended once, in the order of the file."""
+    """Whatever is rejected, late or lost, each event is appended once, in the order of the file."""
     log = Log(faults)
     folder = tmp_path_factory.mktemp("sent")
     text = lines(range(20), item_id="i") if raw else table(20)
@@ -160,7 +160,7 @@ def test_any_fault_keeps_the_order_of_the_file(
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_refused_batch_stops_those_behind_it(raw: bool, tmp_path: Path) -> None:
-    """The progress ends before a refused batch, and the next run begins there."""
+    """The progress ends before a rejected batch, and the next run begins there."""
     text = lines(range(20)) if raw else table(20)
     importer = Importer(write(tmp_path / "events", text), tmp_path / "state")
     log = Log()
@@ -222,7 +222,7 @@ def test_appended_rows_that_fit_no_guess_are_refused_one_by_one(tmp_path: Path) 
     with importer.path.open("a") as file:
         file.write("ada,cup,zap,2024-01-31\nada,cup,view,soon\nada,cup,view,2024-02-01\n")
     outcome = importer.run(Log().answer)
-    assert (outcome.accepted, outcome.refused_by_reason) == (
+    assert (outcome.accepted, outcome.rejected_by_code) == (
         1,
         {"unknown_type": 1, "bad_timestamp": 1},
     )
@@ -273,10 +273,10 @@ def test_the_first_refusals_are_kept_and_all_are_counted(tmp_path: Path) -> None
     path = write(tmp_path / "t.csv", f"user,item,type,time\n{rows}")
     log = Log(refuses=lambda it: it["item_id"] == "i1")
     outcome = Importer(path, None).run(log.answer, batch=100)
-    assert outcome.refused == 31
-    assert outcome.refused_by_reason == {"bad_timestamp": 30, "bad": 1}
-    assert [it.row for it in outcome.refusals] == [802, 803, *range(805, 859, 3)]
-    assert len(outcome.refusals) == 20
+    assert outcome.rejected == 31
+    assert outcome.rejected_by_code == {"bad_timestamp": 30, "bad": 1}
+    assert [it.row for it in outcome.rejections] == [802, 803, *range(805, 859, 3)]
+    assert len(outcome.rejections) == 20
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -286,7 +286,7 @@ def test_an_import_that_stores_nothing_stops_and_keeps_no_progress(
     text = lines(range(5_000)) if raw else table(5_000)
     importer = Importer(write(tmp_path / "t", text), tmp_path / "state")
     log = Log(refuses=lambda it: True)
-    with pytest.raises(DatasetError, match=r"refused all of the first 500 rows \(500 bad\)"):
+    with pytest.raises(DatasetError, match=r"rejected all of the first 500 rows \(500 bad\)"):
         importer.run(log.answer, batch=100)
     assert log.requests == 5
     assert importer.run(Log().answer, batch=1000).accepted == 5_000
@@ -295,7 +295,7 @@ def test_an_import_that_stores_nothing_stops_and_keeps_no_progress(
 def test_a_bad_beginning_does_not_stop_the_rest(tmp_path: Path) -> None:
     importer = Importer(write(tmp_path / "t", lines(range(20))), tmp_path / "state")
     outcome = importer.run(Log(refuses=lambda it: int(it["event_id"]) < 7).answer)
-    assert (outcome.refused, outcome.accepted) == (7, 13)
+    assert (outcome.rejected, outcome.accepted) == (7, 13)
 
 
 def test_a_file_of_which_no_row_can_be_sent_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tactful.imports.formats.rows import (
     Column,
     Place,
     Reader,
-    Refusal,
+    RejectedRow,
     Rows,
     unique_names,
 )
@@ -34,7 +34,7 @@ _DATA = re.compile(r"[-+]?\d[\d.,:/ T+Z-]*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are separated, and whether quotes enclose them."""
+    """Delimiter of fields, and whether quotes enclose them."""
 
     delimiter: str
     quoted: bool = True
@@ -148,19 +148,19 @@ class DelimitedReader(Reader):
             yield self._mended(rows, numbers, end)
 
     def _mended(self, rows: list[list[str]], numbers: list[int], end: Place) -> Rows:
-        """Fill up short rows, and refuse long ones."""
-        width, refused = self._width, []
+        """Fill up short rows, and reject long ones."""
+        width, rejected = self._width, []
         if {*map(len, rows)} != {width}:
             kept = []
             for number, row in zip(numbers, rows, strict=True):
                 if any(row[width:]):
                     message = f"the row has {len(row)} fields, the header {width}"
-                    refused.append(Refusal(number, "wrong_length", message))
+                    rejected.append(RejectedRow(number, "wrong_length", message))
                 else:
                     kept.append((number, row[:width] + [""] * (width - len(row))))
             numbers, rows = [number for number, _ in kept], [row for _, row in kept]
         columns = [*zip(*rows, strict=True)] or [()] * width
-        return Rows(columns, numbers, end, refused)
+        return Rows(columns, numbers, end, rejected)
 
     @property
     def _width(self) -> int:
@@ -171,7 +171,11 @@ def find_dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
     """Return the dialect that splits most lines into the same number of fields."""
     dialects = [Dialect(sign) for sign in ((delimiter,) if delimiter else _DELIMITERS)]
     # Quotes mean nothing in many files with tabs, such as product feeds.
-    dialects += [Dialect(it.delimiter, quoted=False) for it in dialects if it.delimiter == "\t"]
+    dialects += [
+        Dialect(dialect.delimiter, quoted=False)
+        for dialect in dialects
+        if dialect.delimiter == "\t"
+    ]
     best = (0.0, 1, 0), dialects[0]
     for dialect in dialects:
         widths = Counter(len(row) for _, row in dialect.parse(lines[:_HEAD_ROWS]) if row)

@@ -21,7 +21,7 @@ from tactful.imports.formats.rows import (
     Column,
     Place,
     Reader,
-    Refusal,
+    RejectedRow,
     Rows,
     WholeFileReader,
     as_columns,
@@ -80,14 +80,14 @@ class JsonLinesReader(Reader):
     def rows(self, start: Place, count: int) -> Iterator[Rows]:
         """Read the lines behind a place."""
         for lines, numbers, end in self.lines(start, count):
-            records, kept, refused = [], [], []
+            records, kept, rejected = [], [], []
             for number, line in zip(numbers, lines, strict=True):
                 try:
                     records.append(_decoder.decode(line))
                     kept.append(number)
                 except DECODE_ERRORS as error:
-                    refused.append(Refusal(number, "not_json", f"no JSON object: {error}"))
-            yield self._shape.rows(records, kept, end, refused)
+                    rejected.append(RejectedRow(number, "not_json", f"no JSON object: {error}"))
+            yield self._shape.rows(records, kept, end, rejected)
 
     def lines(self, start: Place, count: int) -> Iterator[tuple[list[bytes], list[int], Place]]:
         """Yield lines that are not blank, with their numbers and the place behind them."""
@@ -166,7 +166,7 @@ class JsonArrayReader(WholeFileReader):
 
 
 class _Shape:
-    """How objects become rows: their names, and the list that is unfolded."""
+    """Names of the columns of objects, and the list that is unfolded."""
 
     def __init__(self, sampled: Sequence[Mapping[str, Any]]) -> None:
         self._unfolded = _list_of_objects(sampled)
@@ -182,7 +182,7 @@ class _Shape:
         values: Sequence[Mapping[str, Any]],
         numbers: Sequence[int],
         end: Place,
-        refused: Sequence[Refusal],
+        rejected: Sequence[RejectedRow],
     ) -> Rows:
         if self._unfolded is None:
             records = [flattened(value) for value in values]
@@ -194,7 +194,7 @@ class _Shape:
             ]
             numbers = [number for number, _ in pairs]
             records = [record for _, record in pairs]
-        return Rows(as_columns(records, self.names), numbers, end, refused)
+        return Rows(as_columns(records, self.names), numbers, end, rejected)
 
     def _records(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = self._unfolded

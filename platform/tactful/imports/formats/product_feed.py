@@ -1,6 +1,6 @@
 """Google Merchant product feeds in XML: RSS 2.0 and Atom.
 
-The file is parsed as a stream. A document type declaration is refused, so there are no entities to
+The file is parsed as a stream. A document type declaration is rejected, so there are no entities to
 expand and no other file is read.
 """
 

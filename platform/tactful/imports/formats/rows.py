@@ -40,7 +40,7 @@ class Place(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RejectedRow(msgspec.Struct, frozen=True):
     """Row that was not stored, and the reason."""
 
     row: int  # as `Rows.numbers`
@@ -56,13 +56,13 @@ class Rows:
         columns: one column for each name in `Reader.columns`, all of one length.
         numbers: number of each row from 1: its line in a text file, its row in a sheet.
         end: place behind the last row.
-        refused: rows between these that could not be read.
+        rejected: rows between these that could not be read.
     """
 
     columns: Sequence[Column]
     numbers: Sequence[int]
     end: Place
-    refused: Sequence[Refusal] = ()
+    rejected: Sequence[RejectedRow] = ()
 
 
 class ChangedFile(DatasetError):
@@ -123,7 +123,9 @@ class WholeFileReader(Reader):
         if start.rows and (start.sha256, start.offset) != (sha256, size):
             raise ChangedFile(f"{self.path}: the file is not the one of the last run")
         for rows in self._read(start.rows, count):
-            yield Rows(rows.columns, rows.numbers, Place(rows.end.rows, size, sha256), rows.refused)
+            yield Rows(
+                rows.columns, rows.numbers, Place(rows.end.rows, size, sha256), rows.rejected
+            )
 
     @abstractmethod
     def _read(self, skip: int, count: int) -> Iterator[Rows]:
@@ -131,27 +133,29 @@ class WholeFileReader(Reader):
 
 
 @dataclass
-class Refusals:
+class RejectedRows:
     """Refused rows: the first of them, and the number of all by reason."""
 
-    first: list[Refusal] = field(default_factory=list)
+    first: list[RejectedRow] = field(default_factory=list)
     by_code: Counter[str] = field(default_factory=Counter)
     _SHOWN: ClassVar[int] = 20
 
-    def add(self, refusal: Refusal) -> None:
-        """Count a refused row."""
-        self.by_code[refusal.code] += 1
+    def add(self, rejection: RejectedRow) -> None:
+        """Count a rejected row."""
+        self.by_code[rejection.code] += 1
         if len(self.first) < self._SHOWN:
-            self.first.append(refusal)
+            self.first.append(rejection)
 
-    def merge(self, other: Refusals) -> None:
-        """Count the refused rows of another place, too."""
+    def merge(self, other: RejectedRows) -> None:
+        """Count the rejected rows of another place, too."""
         self.by_code += other.by_code
-        self.first = sorted([*self.first, *other.first], key=lambda it: it.row)[: self._SHOWN]
+        self.first = sorted([*self.first, *other.first], key=lambda rejection: rejection.row)[
+            : self._SHOWN
+        ]
 
     @property
     def count(self) -> int:
-        """Number of refused rows."""
+        """Number of rejected rows."""
         return self.by_code.total()
 
 

@@ -100,7 +100,7 @@ def test_short_rows_are_filled_and_long_ones_refused(tmp_path: Path) -> None:
         ("12", "13", "14"),
     ]
     assert [*rows.numbers] == [2, 3, 4, 7]
-    assert [(it.row, it.code) for it in rows.refused] == [(6, "wrong_length")]
+    assert [(it.row, it.code) for it in rows.rejected] == [(6, "wrong_length")]
 
 
 def test_numbers_are_the_lines_where_rows_begin(tmp_path: Path) -> None:

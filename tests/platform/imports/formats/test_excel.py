@@ -27,7 +27,7 @@ def test_what_pandas_writes_is_understood(tmp_path: Path) -> None:
         }
     )
     frame.to_excel(tmp_path / "t.xlsx")
-    elements, refused = converted(tmp_path / "t.xlsx", time_zone="Europe/Berlin", order="file")
+    elements, rejected = converted(tmp_path / "t.xlsx", time_zone="Europe/Berlin", order="file")
     assert without_ids(elements) == [
         {
             "user_id": "17850",
@@ -46,7 +46,7 @@ def test_what_pandas_writes_is_understood(tmp_path: Path) -> None:
             "properties": {"quantity": 2},
         },
     ]
-    assert refused == []
+    assert rejected == []
 
 
 def sheet(path: Path, rows: list[list[object]], name: str = "Data", first: str = "Empty") -> Path:

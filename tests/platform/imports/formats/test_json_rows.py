@@ -48,7 +48,7 @@ def test_damaged_lines_are_refused_with_their_number(tmp_path: Path) -> None:
     (rows,) = JsonLinesReader(open_text(path, None)).rows(Place(), 100)
     assert rows.columns == [[1, 2, 3]]
     assert [*rows.numbers] == [1, 5, 6]
-    assert [(it.row, it.code) for it in rows.refused] == [(3, "not_json"), (4, "not_json")]
+    assert [(it.row, it.code) for it in rows.rejected] == [(3, "not_json"), (4, "not_json")]
 
 
 def test_a_file_that_is_mostly_no_json_is_refused(tmp_path: Path) -> None:

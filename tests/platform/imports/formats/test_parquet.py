@@ -102,7 +102,7 @@ def test_what_pandas_writes_is_understood(tmp_path: Path) -> None:
         index=[5, 7, 9],
     )
     frame.to_parquet(tmp_path / "t.parquet")
-    elements, refused = converted(tmp_path / "t.parquet", time_zone="Europe/London")
+    elements, rejected = converted(tmp_path / "t.parquet", time_zone="Europe/London")
     common = {"timestamp": 1291191960000}
     assert without_ids(elements) == [
         {
@@ -129,7 +129,7 @@ def test_what_pandas_writes_is_understood(tmp_path: Path) -> None:
         }
         | common,
     ]
-    assert refused == []
+    assert rejected == []
 
 
 def test_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ ATOM = """<?xml version="1.0"?>
 
 
 def test_products_of_rss(tmp_path: Path) -> None:
-    elements, refused = converted(write(tmp_path / "feed.xml", RSS))
+    elements, rejected = converted(write(tmp_path / "feed.xml", RSS))
     assert elements == [
         {
             "item_id": "tea",
@@ -57,7 +57,7 @@ def test_products_of_rss(tmp_path: Path) -> None:
             "properties": {"currency": "EUR"},
         },
     ]
-    assert refused == []
+    assert rejected == []
 
 
 def test_products_of_atom(tmp_path: Path) -> None:

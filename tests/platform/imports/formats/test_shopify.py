@@ -24,7 +24,7 @@ ROWS = (
 
 def test_a_product_is_one_item(tmp_path: Path) -> None:
     path = write(tmp_path / "products.csv", HEAD + ROWS)
-    elements, refused = converted(path)
+    elements, rejected = converted(path)
     tea, cup, pot, jug = elements
     assert (tea["item_id"], tea["title"], tea["category"], tea["price"]) == (
         "tea",
@@ -36,7 +36,7 @@ def test_a_product_is_one_item(tmp_path: Path) -> None:
     assert tea["properties"]["Variant SKU"] == ["TEA-S", "TEA-L"]
     assert tea["properties"]["Vendor"] == "Brown"
     assert [it["available"] for it in (cup, pot, jug)] == [False, False, True]
-    assert refused == []
+    assert rejected == []
     assert any("--map 'item=Variant SKU'" in note for note in understood(path).guess.notes)
 
 
