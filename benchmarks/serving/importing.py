@@ -1,4 +1,4 @@
-"""``tactful ingest`` of a file: rate, processor time of each part, memory; then a training.
+"""``tactful import`` of a file: rate, processor time of each part, memory; then a training.
 
 The server and the command are those that users run, with the packaged features, on all cores of the
 machine. An event is imported when it is acknowledged, which is when it is on disk; it is applied
@@ -116,10 +116,10 @@ def _write(folder: Path, count: int, people: int) -> None:
 def _import(folder: Path, number: int, count: int) -> _Imported:
     with _server(folder / f"data-{number}") as (pid, url), httpx.Client(base_url=url) as http:
         empty = _resident_mb(pid)
-        _ingest(folder / "items.ndjson", url, "--kind", "items")
+        _send(folder / "items.ndjson", url, "--kind", "items")
         before, client = _threads(pid), _children_s()
         began = time.perf_counter()
-        position = _ingest(folder / "events.ndjson", url)["position"]
+        position = _send(folder / "events.ndjson", url)["position"]
         durable = time.perf_counter() - began
         client = _children_s() - client
         while http.get("/v1/users/u-0/features").json()["position"] < position:
@@ -141,9 +141,16 @@ def _import(folder: Path, number: int, count: int) -> _Imported:
         )
 
 
-def _ingest(file: Path, url: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tactful", "ingest", str(file), "--url", url, "--json"]
-    done = subprocess.run([*command, "--restart", *options], stdout=subprocess.PIPE, check=True)
+def _send(file: Path, url: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tactful", "import", str(file), "--url", url, "--json"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(file.parent / "state")}
+    done = subprocess.run(
+        [*command, "--restart", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        check=True,
+    )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -1,84 +1,24 @@
-"""``tactful ingest``, ``recommend`` and ``dashboard``: uses of a server over HTTP."""
+"""``tactful recommend`` and ``dashboard``: uses of a server over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 from importlib import util
 from pathlib import Path
-from typing import cast
 
 import click
 import msgspec
 
 from tactful.cli import options as cli
-from tactful.client import AsyncClient, Client, Kind
-from tactful.client.ingest_file import Outcome, ingest_file
+from tactful.client import Client
 from tactful.client.recommend_file import read_users, recommend_file
 from tactful.errors import TactfulError
 from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.recommendations import RecommendRequest
 
 _SHOWN = 20
-
-
-@click.command()
-@click.argument("file", type=cli.existing_file)
-@click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
-@click.option("--batch", type=click.IntRange(1, 1000), default=500)
-@click.option(
-    "--in-flight",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="Batches sent at once; the server keeps their order.",
-)
-@click.option("--restart", is_flag=True, help="Start at the beginning of FILE instead of resuming.")
-@cli.url_option
-@cli.key_file_option
-@cli.json_option
-def ingest(
-    file: Path,
-    kind: str,
-    batch: int,
-    in_flight: int,
-    restart: bool,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Send an NDJSON file to a server; run it again to resume."""
-    bar = cli.progress_bar(
-        quiet=as_json, total=file.stat().st_size, unit="B", unit_scale=True, desc=file.name
-    )
-
-    async def send() -> Outcome:
-        async with AsyncClient(url, cli.api_key(key_file)) as client:
-            return await ingest_file(
-                client,
-                file,
-                cast(Kind, kind),
-                batch=batch,
-                in_flight=in_flight,
-                restart=restart,
-                advanced=bar.update,
-            )
-
-    with bar:
-        outcome = asyncio.run(send())
-    if as_json:
-        cli.print_json(outcome)
-    else:
-        for line, refusal in outcome.rejected:
-            click.echo(f"{file}:{line}: {refusal.code}: {refusal.message}", err=True)
-        click.echo(
-            f"{outcome.accepted} accepted, {outcome.duplicates} known before, "
-            f"{len(outcome.rejected)} refused (from line {outcome.resumed_at})"
-        )
-    if outcome.rejected:
-        raise SystemExit(1)
 
 
 @click.command()

@@ -40,7 +40,8 @@ class _Commands(LazyGroup):
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
-    "ingest": "Send an NDJSON file to a server; run it again to resume.",
+    "import": "Send events, items or users of FILE to a server; run it again to resume.",
+    "ingest": "Send FILE to a server: the former name of ``tactful import``.",
     "recommend": "Request recommendations from a server.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
@@ -64,12 +65,14 @@ _HELP = {
 }
 # Commands whose module has another name.
 _MODULES = {
-    **dict.fromkeys(("ingest", "recommend", "dashboard"), "client"),
+    **dict.fromkeys(("recommend", "dashboard"), "client"),
+    **dict.fromkeys(("import", "ingest"), "import_file"),
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }
+_ATTRIBUTES = {"import": "import_"}  # a keyword of Python
 _COMMANDS = {
-    name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{name}", text)
+    name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{_ATTRIBUTES.get(name, name)}", text)
     for name, text in _HELP.items()
 }
 

@@ -138,11 +138,15 @@ class Calls:
         lines: bytes,
         *,
         new_id: Callable[[int], str] | None = None,
+        identified: bool = False,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> Call[EventsAccepted | Upserted]:
-        """Send one request of NDJSON; events without an id get a new one."""
+        """Send one request of NDJSON; events without an id get a new one.
+
+        `identified` says that all events have an id already.
+        """
         method, answer = _KINDS[kind]
-        if kind == "events":
+        if kind == "events" and not identified:
             name = new_id or (lambda index: self._new_id())
             split = enumerate(lines.split(b"\n"))
             lines = b"\n".join([_named_line(line, index, name) for index, line in split])

@@ -130,6 +130,7 @@ class Client:
         lines: bytes,
         *,
         new_id: Callable[[int], str] | None = None,
+        identified: bool = False,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> EventsAccepted | Upserted:
         """Send one request of NDJSON.
@@ -138,9 +139,13 @@ class Client:
             kind: kind of each line.
             lines: one JSON object a line; events without an id get a new one.
             new_id: makes the id of an event from the number of its line, from 0; random by default.
+            identified: whether all events have an id already.
             headers: returns further headers, called at each attempt.
         """
-        return self._run(self._calls.send_lines(kind, lines, new_id=new_id, headers=headers))
+        call = self._calls.send_lines(
+            kind, lines, new_id=new_id, identified=identified, headers=headers
+        )
+        return self._run(call)
 
     def enqueue(self, events: Iterable[Record]) -> int:
         """Append events to the queue; nothing is sent.

@@ -1,0 +1,46 @@
+"""JSON lines that are elements of the contract already, and can be sent unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tactful.client import Kind
+from tactful.imports.formats.json_rows import JsonLinesReader
+from tactful.schemas.elements import NewEvent, NewItem, NewUser
+from tactful.schemas.fields import to_milliseconds
+from tactful_privacy.decoding import DECODE_ERRORS
+from tactful_streaming.contract.decode_requests import DEFAULT_LIMITS
+
+_KINDS: Mapping[Kind, tuple[type[msgspec.Struct], frozenset[str]]] = {
+    "events": (NewEvent, frozenset(("type", "timestamp"))),
+    "items": (NewItem, frozenset(("item_id",))),
+    "users": (NewUser, frozenset(("user_id",))),
+}
+
+
+def raw_kind(reader: JsonLinesReader) -> Kind | None:
+    """Return the kind of the lines if at least half of the sampled ones need no mapping.
+
+    The others are sent, too: the server says what is wrong with each of them.
+    """
+    if reader.text.encoding != "utf-8" or reader.text.mark:
+        return None
+    for kind, (struct, needed) in _KINDS.items():
+        fields = {field.name for field in msgspec.structs.fields(struct)}
+        lines = [line for line in reader.sampled if needed <= line.keys() <= fields]
+        good = sum(1 for line in lines if _fits(line, struct))
+        if good and 2 * good >= len(reader.sampled):
+            return kind
+    return None
+
+
+def _fits(line: Mapping[str, Any], struct: type[msgspec.Struct]) -> bool:
+    try:
+        element = msgspec.convert(line, struct, str_keys=True)
+    except DECODE_ERRORS:
+        return False
+    moment = getattr(element, "timestamp", None)
+    return moment is None or to_milliseconds(moment) >= DEFAULT_LIMITS.earliest
