@@ -27,6 +27,7 @@ from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.recall.blend import Blends
 from tactful.recall.cohorts import Cohorts
+from tactful.recall.common_pairs import CommonPairs
 from tactful.recall.fit_blend import fit_blend
 from tactful.recall.neighbours import (
     NeighbourTable,
@@ -63,6 +64,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     built_until: int = 0
     visit_weights: VisitWeights = VisitWeights()
     blends: Blends = Blends()
+    minimum_people: int | None = None  # of `CommonPairs`; None: an earlier version wrote none
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class RecallIndex:
     built_until: int  # event time in epoch milliseconds up to which events were used
     cohorts: Cohorts = field(default_factory=Cohorts.empty)
     blends: Blends = field(default_factory=Blends)
+    pairs: CommonPairs = field(default_factory=CommonPairs.empty)  # what anybody may see
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -93,12 +96,15 @@ class RecallIndex:
                 built_until=self.built_until,
                 visit_weights=self.sessions.weights,
                 blends=self.blends,
+                minimum_people=self.pairs.least if len(self.pairs.people) else None,
             )
             (scratch / "index.json").write_bytes(msgspec.json.encode(about))
             self.item_ids.save(scratch)
             for name, array in self._arrays().items():
                 np.save(scratch / f"{name}.npy", array)
             self.cohorts.save(scratch)
+            if len(self.pairs.people):
+                self.pairs.save(scratch)
             self.nearest.save(scratch / "vectors")
 
     @classmethod
@@ -127,6 +133,9 @@ class RecallIndex:
         popular = map_array(path := directory / "popular.npy", np.int32)
         once = len(np.unique(popular)) == len(popular)
         require(within(popular, count) and once, path, "rows of items")
+        pairs = CommonPairs.empty()
+        if about.minimum_people is not None:
+            pairs = CommonPairs.load(directory, count, about.minimum_people)
         return cls(
             item_ids=item_ids,
             following=NeighbourTable.load(directory, "following", count),
@@ -138,6 +147,7 @@ class RecallIndex:
             popular=popular,
             built_until=about.built_until,
             blends=about.blends,
+            pairs=pairs,
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -165,6 +175,7 @@ def build_index(
     # vectors by them, now and later.
     items: Sequence[Item | None] = (),
     cohorts: Cohorts | None = None,  # lifts of items by properties of users; None for none
+    pairs: CommonPairs | None = None,  # pairs of items that enough people took; None for none
     neighbours: int = 60,  # neighbours to keep of each item
     dimensions: int = 64,  # length of the item vectors
     # half-life of popularity in days, where the whole history does not order events better
@@ -199,6 +210,7 @@ def build_index(
         popular=rows_by_popularity(interactions, count, half_life),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
         blends=blends,
+        pairs=pairs or CommonPairs.empty(),
     )
 
 
