@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -102,7 +103,7 @@ class ItemColumns:
             self.margin[row] = _margin(item.properties.get("margin"))
             days = _days(item.properties.get("released"))
             self.released[row] = days
-            self.dated[row] = item.timestamp if np.isnan(days) else days * _DAY_MS
+            self.dated[row] = item.timestamp if math.isnan(days) else days * _DAY_MS
             self.described[row] = True
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from tactful.recall.index import CHANNELS
 from tactful.recall.takers import TakenByMany, Takers
 from tactful.recall.trending import Rising
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
@@ -164,6 +165,13 @@ class Recommender:
             answer = self._response(state)
         return answer, partial(self._encode, state, answer) if answer.items else None
 
+    @contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
+        with self._changing:
+            self._read_first_items()
+            yield ItemLists(self._models.current.view, self._options.minimum_people)
+
     def explain(self, impression: Event) -> Explanation:
         """Explain a recommendation."""
         return self._explainer.explain(impression)
@@ -193,8 +201,7 @@ class Recommender:
         lowest, highest = request.min_price, request.max_price
         if lowest is not None and highest is not None and lowest > highest:
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
-        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
-            self.refresh()  # or a shop that just sent its first items would get none of them
+        self._read_first_items()
         serving = self._models.current
         if request.subject is None:
             serving = replace(serving, view=serving.view.anonymous())
@@ -219,6 +226,11 @@ class Recommender:
             policy=drawn.over(policy) if drawn.parts else policy,
             rules=on_page(self._options.placement, request.context.get("page")),
         )
+
+    def _read_first_items(self) -> None:
+        """Refresh, or a shop that just sent its first items would get none of them."""
+        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
+            self.refresh()
 
     def _recall(self, state: _RequestState) -> None:
         """Gather candidates from every channel and from the placement rules."""
@@ -421,6 +433,7 @@ def build(
         shown=shown,
         rising=rising,
         takers=takers,
+        minimum_people=settings.recommend.anonymous_minimum,
         rollouts=settings.storage.data / FILE,
         ids=open_ids(settings),
     )

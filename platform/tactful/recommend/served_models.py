@@ -58,6 +58,7 @@ class RecommenderOptions:
     shown: Shown | None = None  # counts of items shown today; rules with a cap need them
     rising: Rising | None = None
     takers: TakenByMany | None = None  # items of anonymous requests; None for no minimum
+    minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned

@@ -31,7 +31,7 @@ _SERVER_PROPERTIES = {
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
-    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
     # Two hours, the longest time for which Chromium caches it.
     (b"access-control-max-age", b"7200"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tactful.catalogue import words as module
 from tactful.catalogue.words import fold, query_of, words
 
 ALIKE = [
@@ -55,3 +58,7 @@ def test_a_text_is_found_by_itself_and_by_any_part_of_a_run(before: str, after: 
 @given(st.text())
 def test_folding_again_changes_no_word(text: str) -> None:
     assert words(fold(text)) == words(text)
+
+
+def test_examples_in_docstrings_run() -> None:
+    assert doctest.testmod(module) == (0, 3)
