@@ -45,8 +45,13 @@ class Origins(NamedTuple):
     allowed: frozenset[bytes]
 
     def of(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the origin of a request, if it is allowed."""
+        """Return the origin of a request, if it is allowed.
+
+        In a `GET` to the origin of the page itself a browser names the page instead.
+        """
         origin = headers.get(b"origin")
+        if origin is None:
+            origin = b"/".join(headers.get(b"referer", b"").split(b"/", 3)[:3])
         return origin if origin in self.allowed else None
 
     def headers(self, origin: bytes | None) -> tuple[tuple[bytes, bytes], ...]:

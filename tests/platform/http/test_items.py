@@ -212,6 +212,14 @@ def test_a_browser_key_reads_lists_and_no_catalogue(shop: Live) -> None:
         assert answer.headers["access-control-allow-origin"] == SHOP
         assert {key for item in answer.json()["items"] for key in item} <= {"item_id", "score"}
         assert refusal(read(path, origin="https://other.example")) == (403, "wrong_origin")
+        for page, status in (
+            (f"{SHOP}/page?x=1", 200),
+            (f"{SHOP}.evil.example/", 403),
+            ("https://evil.example/https://shop.example/", 403),
+            ("", 403),
+        ):
+            own = {"authorization": headers["authorization"], "referer": page}
+            assert shop.http.get(f"/v1/{path}", headers=own).status_code == status
         preflight = {"access-control-request-method": "GET", "origin": SHOP}
         asked_first = shop.http.options(f"/v1/{path}", headers=preflight)
         assert asked_first.headers["access-control-allow-methods"] == "GET, POST"
