@@ -43,6 +43,7 @@ _HELP = {
     "import": "Send events, items or users of FILE to a server; run it again to resume.",
     "ingest": "Send FILE to a server: the former name of ``tactful import``.",
     "recommend": "Request recommendations from a server.",
+    "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "train": "Train a ranking model from the log and register it in MLflow.",

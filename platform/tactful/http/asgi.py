@@ -137,6 +137,11 @@ class Endpoint:
     answer_media: tuple[str, ...] = ("application/json",)
     details: str = ""  # description for the OpenAPI document
 
+    @property
+    def takes_key_in_query(self) -> bool:
+        """Whether a page that can send no header may send its key as the only parameter."""
+        return self.browser and self.query is NoQuery
+
 
 class Call:
     """One request, for a handler.
@@ -323,7 +328,7 @@ class Resource:
             limit = min(limit, settings.limits.browser_body_bytes)
         call = Call(scope, receive, headers, trusted, browser_key, limit, server.body_timeout_s)
         if scope["query_string"] and endpoint.query is NoQuery:
-            call.query(_KeyInQuery if endpoint.browser else NoQuery)
+            call.query(_KeyInQuery if endpoint.takes_key_in_query else NoQuery)
         return await endpoint.handle(self._host, call)
 
     def _authorise(
@@ -335,7 +340,7 @@ class Resource:
             if scheme.lower() != b"bearer":
                 sent = b""
         # Addresses end up in logs: only a browser key, which is no secret, may be in one.
-        in_address = not sent and endpoint.browser and query.startswith(b"key=")
+        in_address = not sent and endpoint.takes_key_in_query and query.startswith(b"key=")
         if in_address:
             sent = query[4:]
         key = self._host.keys.check(sent.strip().decode("latin-1"))

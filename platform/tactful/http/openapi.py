@@ -23,6 +23,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _NAME = {"type": "string", "minLength": 1}
 _PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "user_id": {"type": "string", "minLength": 1, "maxLength": 263},
+    "item_id": {"type": "string", "minLength": 1, "maxLength": 256},
     "step": {"enum": list(STEPS)},
     "conclusion": {"enum": list(CONCLUSIONS)},
 }
@@ -126,7 +127,7 @@ def _operation(
         operation["security"] = [
             {scheme: [scope]} for scope in scopes for scheme in ("bearer", "header")
         ]
-        if endpoint.browser:
+        if endpoint.takes_key_in_query:
             operation["security"].append({"query": [browser.SCOPE]})
     if parameters := _parameters(endpoint, components):
         operation["parameters"] = parameters

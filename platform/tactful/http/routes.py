@@ -14,6 +14,7 @@ import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.common import LogPageQuery, PageQuery, cursor_number, moment_of, person_of, stored
+from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
@@ -331,6 +332,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=UserFeatures,
         problems=("not_found", "not_ready"),
     ),
+    *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(

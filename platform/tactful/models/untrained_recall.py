@@ -40,6 +40,7 @@ def learn_recall(
         history.interactions(),
         items=history.descriptions(),
         cohorts=history.cohorts(),
+        pairs=history.common_pairs(settings.recommend.anonymous_minimum),
     )
     index.save(untrained_recall(settings.models))
     return index

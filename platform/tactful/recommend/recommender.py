@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from tactful.recall.candidates import (
 )
 from tactful.recall.index import CHANNELS
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.named_items import check_request, unknown_candidates
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
@@ -173,6 +174,13 @@ class Recommender:
         logged = bool(len(state.arrangement.order)) and not request.items
         return answer, partial(self._encode, state, answer) if logged else None
 
+    @contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
+        with self._changing:
+            self._read_first_items()
+            yield ItemLists(self._models.current.view, self._options.minimum_people)
+
     def explain(self, impression: Event) -> Explanation:
         """Explain a recommendation."""
         return self._explainer.explain(impression)
@@ -200,8 +208,7 @@ class Recommender:
         """Check the request and find its context, arm and rules."""
         started = self._options.stopwatch()
         check_request(request)
-        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
-            self.refresh()  # or a shop that just sent its first items would get none of them
+        self._read_first_items()
         serving = self._models.current
         if request.subject is None:
             serving = replace(serving, view=serving.view.anonymous())
@@ -229,6 +236,11 @@ class Recommender:
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),
         )
+
+    def _read_first_items(self) -> None:
+        """Refresh, or a shop that just sent its first items would get none of them."""
+        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
+            self.refresh()
 
     def _recall(self, state: _RequestState) -> None:
         """Gather candidates from every channel and from the placement rules."""

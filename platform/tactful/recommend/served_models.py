@@ -62,6 +62,7 @@ class RecommenderOptions:
     takers: TakenByMany | None = None  # items of anonymous requests; None for no minimum
     # share of the places for items that are new to the user; None: the one of the champion
     discovery: float | None = None
+    minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned

@@ -31,7 +31,7 @@ _SERVER_PROPERTIES = {
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
-    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
     # Two hours, the longest time for which Chromium caches it.
     (b"access-control-max-age", b"7200"),
@@ -45,8 +45,13 @@ class Origins(NamedTuple):
     allowed: frozenset[bytes]
 
     def of(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the origin of a request, if it is allowed."""
+        """Return the origin of a request, if it is allowed.
+
+        In a `GET` to the origin of the page itself a browser names the page instead.
+        """
         origin = headers.get(b"origin")
+        if origin is None:
+            origin = b"/".join(headers.get(b"referer", b"").split(b"/", 3)[:3])
         return origin if origin in self.allowed else None
 
     def headers(self, origin: bytes | None) -> tuple[tuple[bytes, bytes], ...]:

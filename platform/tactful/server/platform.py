@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from tactful.catalogue.item_search import ItemSearch
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
@@ -34,6 +36,7 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
@@ -96,6 +99,7 @@ class Platform:
         online_erasures: erases users while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
+        item_search: finds items by words.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
         recent: latest recommendations, to be explained.
@@ -124,6 +128,7 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
+        self.item_search = ItemSearch(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.statistics = resources.statistics
         self.model_log = resources.model_log
@@ -288,6 +293,10 @@ class Platform:
             total = len(workers)
             checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
         return Health(status=status, version=self.version, checks=checks, workers=workers)
+
+    def lists(self) -> AbstractContextManager[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
+        return self.recommendations.lists()
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """Return the features of one user as of `at` (epoch ms), or now."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
@@ -14,6 +14,7 @@ from tactful.errors import ModelError
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.positions import Offsets, Position, parse, reaches
 from tactful.schemas.problems import ProblemError
@@ -153,9 +154,7 @@ class Recommendations:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
-        if self._applier.failure is not None or not self.ready:
-            self._applier.check()
-            raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
+        self.check_ready()
         now = self._clock()
         if request.force or request.timestamp is not None or request.explain:
             now = _time_of(request, now, trusted)
@@ -189,6 +188,23 @@ class Recommendations:
         return msgspec.structs.replace(
             answer, fallback=fallback, position=position, took_ms=round(took, 3)
         )
+
+    @contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment.
+
+        Raises:
+            ProblemError: if the items are not read yet.
+        """
+        self.check_ready()
+        with self._lock, self._recommender.lists() as lists:
+            yield lists
+
+    def check_ready(self) -> None:
+        """Raise `ProblemError` until the items of the log are read."""
+        if self._applier.failure is not None or not self.ready:
+            self._applier.check()
+            raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
 
     async def explain(self, recommendation_id: str) -> Explanation:
         """Explain a recent recommendation.

@@ -279,6 +279,8 @@ def _index(
         history.interactions(before=before),
         items=history.descriptions(before=before),
         cohorts=history.cohorts(before=before),
+        # Only what serves needs them: no list to learn from has them.
+        pairs=history.common_pairs(options.minimum_people) if before is None else None,
         improve=improve,
         threads=options.threads,
     )

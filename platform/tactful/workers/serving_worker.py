@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -31,6 +31,7 @@ from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
+from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
     ENDPOINTS,
@@ -42,6 +43,7 @@ from tactful.http.routes import (
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     NOT_PERSONALISED,
@@ -80,8 +82,9 @@ class ServingWorker:
     """Application of one worker process.
 
     ```
-    POST /v1/recommend  ->  recommender here, features by `FeaturesRequest`
-    everything else     ->  `ForwardRequest` to the process that owns the state
+    POST /v1/recommend   ->  recommender here, features by `FeaturesRequest`
+    GET /v1/popular ...  ->  items here; `ForwardRequest` for an item that is not known here yet
+    everything else      ->  `ForwardRequest` to the process that owns the state
     ```
     """
 
@@ -146,6 +149,18 @@ class ServingWorker:
         )
         return response
 
+    @contextlib.contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items of this process as they are, to list some of them; for a moment.
+
+        Raises:
+            ProblemError: if there are none, perhaps because they are not read yet.
+        """
+        with self._recommender.lists() as lists:
+            if not len(lists.catalogue):
+                raise ProblemError("not_found", "there are no items here")
+            yield lists
+
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
         """Forward a request to the process that owns the state."""
         request = ipc.ForwardRequest(
@@ -208,6 +223,16 @@ async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint
     return await recommend_each(worker, call, batch, worker.recommend)
 
 
+async def _list(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
+    """List items of this process; the one that owns the state knows new ones a little earlier."""
+    try:
+        return await endpoint.handle(worker, call)
+    except ProblemError as error:
+        if error.kind.code != "not_found":
+            raise
+    return await worker.forward(endpoint, call)
+
+
 def _is_special(request: RecommendRequest) -> bool:
     """Whether a request has fields of administrators and replays, which are rare."""
     return bool(request.force) or request.timestamp is not None or request.explain
@@ -215,7 +240,8 @@ def _is_special(request: RecommendRequest) -> bool:
 
 def make_worker_application(worker: ServingWorker) -> Application:
     """Make the ASGI application of one worker, without a lifespan."""
-    local = {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
+    local = {endpoint.path: _list for endpoint in LIST_ENDPOINTS}
+    local |= {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
 
     def handled(endpoint: Endpoint) -> Endpoint:
         handle = local.get(endpoint.path)
