@@ -59,6 +59,15 @@ def is_boolean(value: Any) -> bool:
     return isinstance(value, bool) or str(value).strip().casefold() in _BOOLEANS
 
 
+def is_flag(value: Any) -> bool:
+    """Whether a cell says whether an item can be bought."""
+    try:
+        read_flag(value)
+    except ValueError:
+        return False
+    return True
+
+
 class CellReader:
     """Reads the cells of one column, and remembers those that repeat."""
 
@@ -108,7 +117,7 @@ def reader_of(mapped: Mapped, plan: Plan, zone: dt.tzinfo) -> CellReader:
         "type": (lambda: lambda value: _type(value, plan.types), "unknown_type"),
         "flag": (lambda: read_flag, "wrong_type"),
         "currency": (lambda: currency_of, "wrong_type"),
-        "value": (lambda: read_value, "wrong_type"),
+        "value": (lambda: lambda value: _property(value, mapped.number), "wrong_type"),
     }
     make, code = readers[mapped.read]
     return CellReader(make(), code, mapped.columns[0])
@@ -152,6 +161,16 @@ def read_value(value: Any) -> Any:
     return _text(value)[:2048]
 
 
+def _property(value: Any, form: NumberFormat | None) -> Any:
+    """Return a property; of a column of numbers a number, where it is one."""
+    if form is not None:
+        try:
+            return read_number(value, form)
+        except ValueError:
+            pass
+    return read_value(value)
+
+
 def _is_scalar(value: Any) -> bool:
     return not isinstance(value, list | dict) and not is_nothing(value)
 
@@ -163,6 +182,8 @@ def _text(value: Any) -> str:
         raise ValueError("is an object")
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return str(value).strip()
 
 

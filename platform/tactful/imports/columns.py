@@ -16,7 +16,7 @@ from tactful.imports.amounts import (
     currency_of,
     number_format,
 )
-from tactful.imports.cells import is_boolean, present, read_id
+from tactful.imports.cells import is_boolean, is_flag, present, read_id
 from tactful.imports.event_types import types_of
 from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Reader
 from tactful.imports.moments import (
@@ -86,6 +86,14 @@ class Columns:
         for name in candidates(field, self.names):
             cells = self._tested(name)
             if cells and are_numbers(cells, self.number(name)) >= _MOSTLY:
+                return name
+        return None
+
+    def find_flag(self, field: str) -> str | None:
+        """Return the likeliest column of a field that holds truth values or amounts in stock."""
+        for name in candidates(field, self.names):
+            cells = self._tested(name)
+            if cells and sum(map(is_flag, cells)) >= _MOSTLY * len(cells):
                 return name
         return None
 
@@ -241,7 +249,8 @@ class Columns:
         """
         if read == "moment":
             return Mapped(target=target, columns=names, read=read, moment=self._clear(names))
-        number = self.number(names[0]) if read == "number" else None
+        numbers = read == "number" or (read == "value" and self.is_plain_number(names[0]))
+        number = self.number(names[0]) if numbers else None
         whole = read == "id" and self.is_whole_with_point(names[0])
         return Mapped(target=target, columns=names, read=read, number=number, whole=whole)
 

@@ -48,7 +48,7 @@ class Draft:
         for target, name in self.given.items():
             if name:
                 pair = columns.named(name, f"--map {target}={name}")
-                self.fields[target] = columns.mapped(target, pair, self._read_of(target, pair[0]))
+                self.fields[target] = columns.mapped(target, pair, self._read_of(target))
                 self.remarks[target] = "--map"
 
     def add(self, target: str, name: str | None, remark: str = "") -> None:
@@ -57,7 +57,7 @@ class Draft:
             return
         if name in self.used() and target != "properties.currency":
             return
-        self.fields[target] = self.columns.mapped(target, (name,), self._read_of(target, name))
+        self.fields[target] = self.columns.mapped(target, (name,), self._read_of(target))
         if remark:
             self.remarks[target] = remark
 
@@ -99,12 +99,8 @@ class Draft:
         left_out = [name for name in self.left_out() if name != plan.guest]
         return Guess(plan, self.source, self.remarks, left_out, self.notes)
 
-    def _read_of(self, target: str, name: str) -> Read:
-        if target in _READ:
-            return _READ[target]
-        if target in FIELDS[self.kind]:
-            return "id"
-        return "number" if self.columns.is_plain_number(name) else "value"
+    def _read_of(self, target: str) -> Read:
+        return _READ.get(target, "id" if target in FIELDS[self.kind] else "value")
 
     def _remark_formats(self) -> None:
         for target, mapped in self.fields.items():

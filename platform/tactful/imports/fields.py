@@ -11,11 +11,10 @@ from tactful.imports.columns import Columns
 from tactful.imports.draft import Draft
 from tactful.imports.options import types_given, zone_of
 from tactful.imports.plan import Guess, Mapped, Plan
+from tactful.imports.time_order import is_disordered
 
 _MOST_PROPERTIES = 60
 _MOST_SHOWN = 8  # words of a column
-_DAY_MS = 86_400_000
-_DISORDERED = 0.01  # share of rows a day behind an earlier one, from which they are sorted
 _FILLED = 0.95  # share of rows with an order, from which it is the session
 
 
@@ -78,7 +77,7 @@ def item_fields(columns: Columns, source: str) -> Guess:
     draft.add("title", draft.free(columns.find(names.TITLE)))
     draft.add("category", draft.free(columns.find(names.CATEGORY)))
     draft.add("price", draft.free(columns.find_number(names.PRICE)))
-    draft.add("available", draft.free(columns.find(names.AVAILABLE)))
+    draft.add("available", draft.free(columns.find_flag(names.AVAILABLE)))
     draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
     _add_currency(draft, "price")
     is_log = columns.find(names.USER) or columns.find(names.DEVICE) or columns.find(names.ORDER)
@@ -290,9 +289,4 @@ def _is_disordered(draft: Draft) -> bool:
     order = draft.columns.options.order
     if order is not None or mapped is None:
         return order == "time"
-    times = draft.columns.times(mapped)
-    latest, behind = times[0] if times else 0, 0
-    for time in times:
-        behind += time < latest - _DAY_MS
-        latest = max(latest, time)
-    return behind > _DISORDERED * len(times)
+    return is_disordered(draft.columns.times(mapped))

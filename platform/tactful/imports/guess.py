@@ -30,7 +30,8 @@ from tactful.imports.names import (
 )
 from tactful.imports.options import ImportOptions, short_targets
 from tactful.imports.plan import Guess, Plan
-from tactful.imports.raw_lines import raw_kind
+from tactful.imports.raw_lines import raw_lines
+from tactful.imports.time_order import is_disordered
 
 
 def guess(reader: Reader, options: ImportOptions) -> Guess:
@@ -41,10 +42,16 @@ def guess(reader: Reader, options: ImportOptions) -> Guess:
         DatasetError: if the file cannot be understood; the message says what is missing.
     """
     if isinstance(reader, JsonLinesReader) and options.maps_nothing:
-        kind = raw_kind(reader)
-        if kind is not None and options.kind in (None, kind):
+        raw = raw_lines(reader)
+        if raw is not None and options.kind in (None, raw[0]):
+            kind, times = raw
             source = "--kind" if options.kind else "by the fields of the lines"
-            return Guess(Plan(kind=kind, raw=True), source)
+            found = Guess(Plan(kind=kind, raw=True), source)
+            if options.order is None and is_disordered(times):
+                found.notes.append(
+                    "the lines are not in the order of time: --order time sorts them"
+                )
+            return found
     columns = Columns(reader, options)
     kind, source = _kind(reader, columns, options)
     make = {"events": event_fields, "items": item_fields, "users": user_fields}[kind]

@@ -21,8 +21,8 @@ _KINDS: Mapping[Kind, tuple[type[msgspec.Struct], frozenset[str]]] = {
 }
 
 
-def raw_kind(reader: JsonLinesReader) -> Kind | None:
-    """Return the kind of the lines if at least half of the sampled ones need no mapping.
+def raw_lines(reader: JsonLinesReader) -> tuple[Kind, list[int]] | None:
+    """Return kind and times of the lines if at least half of the sampled ones need no mapping.
 
     The others are sent, too: the server says what is wrong with each of them.
     """
@@ -31,16 +31,18 @@ def raw_kind(reader: JsonLinesReader) -> Kind | None:
     for kind, (struct, needed) in _KINDS.items():
         fields = {field.name for field in msgspec.structs.fields(struct)}
         lines = [line for line in reader.sampled if needed <= line.keys() <= fields]
-        good = sum(1 for line in lines if _fits(line, struct))
-        if good and 2 * good >= len(reader.sampled):
-            return kind
+        times = [time for line in lines if (time := _time(line, struct)) is not None]
+        if times and 2 * len(times) >= len(reader.sampled):
+            return kind, times
     return None
 
 
-def _fits(line: Mapping[str, Any], struct: type[msgspec.Struct]) -> bool:
+def _time(line: Mapping[str, Any], struct: type[msgspec.Struct]) -> int | None:
+    """Return the time of a sound element, 0 of one without; None of any other line."""
     try:
         element = msgspec.convert(line, struct, str_keys=True)
-    except DECODE_ERRORS:
-        return False
-    moment = getattr(element, "timestamp", None)
-    return moment is None or to_milliseconds(moment) >= DEFAULT_LIMITS.earliest
+        moment = getattr(element, "timestamp", None)
+        time = 0 if moment is None else to_milliseconds(moment)
+    except (*DECODE_ERRORS, ValueError):
+        return None
+    return time if moment is None or time >= DEFAULT_LIMITS.earliest else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from operator import itemgetter
 from typing import IO, NamedTuple
 
 _HEAD = struct.Struct("<qqI")
+_DAY_MS = 86_400_000
+_DISORDERED = 0.01  # share of times
 _RUN_BYTES = 64 * 1024 * 1024
 
 
@@ -41,6 +43,15 @@ def by_time(elements: Iterable[Timed], run_bytes: int = _RUN_BYTES) -> Iterator[
                 run, size = [], 0
         run.sort(key=itemgetter(0))
         yield from heapq.merge(*map(_read, runs), run, key=itemgetter(0))
+
+
+def is_disordered(times: Sequence[int]) -> bool:
+    """Whether more than one in a hundred times lies a day behind an earlier one."""
+    latest, behind = times[0] if times else 0, 0
+    for time in times:
+        behind += time < latest - _DAY_MS
+        latest = max(latest, time)
+    return behind > _DISORDERED * len(times)
 
 
 def _write(file: IO[bytes], run: list[Timed]) -> None:

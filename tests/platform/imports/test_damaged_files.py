@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import openpyxl
@@ -25,7 +26,8 @@ def _frame() -> pd.DataFrame:
     return pd.read_csv(io.StringIO(EVENTS[3][0]))
 
 
-def _sheet() -> bytes:
+@cache
+def _sheet() -> bytes:  # a workbook holds the time at which it was written
     book, file = openpyxl.Workbook(), io.BytesIO()
     assert book.active is not None
     for row in [["user", "item", "type", "time"], ["ada", "tea", "view", "2024-01-31"]]:

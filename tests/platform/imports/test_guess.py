@@ -11,6 +11,8 @@ import pytest
 from tests.platform.imports.support import converted, mapping, understood, without_ids, write
 
 from tactful.errors import DatasetError, TactfulError
+from tactful.imports.convert import Converter
+from tactful.imports.formats.rows import Place
 
 ONLINE_RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 536365,85123A,WHITE HANGING HEART,6,12/31/2010 8:26,2.55,17850.0,United Kingdom
@@ -277,6 +279,39 @@ def test_lines_of_the_contract_are_sent_unchanged(tmp_path: Path) -> None:
     items = write(tmp_path / "i.jsonl", '{"item_id": "A", "title": "Tea"}\n')
     plan = understood(items).guess.plan
     assert (plan.raw, plan.kind) == (True, "items")
+
+
+def test_lines_out_of_order_are_noted_and_can_be_sorted(tmp_path: Path) -> None:
+    day = 86_400_000
+    events = [
+        {"type": "view", "timestamp": 1_700_000_000_000 - n * day, "user_id": "u"} for n in range(5)
+    ]
+    path = write(tmp_path / "t.jsonl", "".join(f"{json.dumps(event)}\n" for event in events))
+    assert understood(path).guess.plan.raw
+    assert understood(path).guess.notes == [
+        "the lines are not in the order of time: --order time sorts them"
+    ]
+    assert understood(path, order="file").guess.notes == []
+    assert understood(path, order="time").guess.plan.by_time
+
+
+def test_a_property_of_numbers_may_hold_a_word_later(tmp_path: Path) -> None:
+    rows = "".join(f"i{n},Shirt,{36 + n % 9},1.0\n" for n in range(3_000))
+    path = write(tmp_path / "t.csv", f"sku,title,size,shelf\n{rows}")
+    job = understood(path)
+    write(path, f"sku,title,size,shelf\n{rows}last,Shirt,XL,A\n")
+    convert = Converter(job.guess.plan, job.reader.columns, job.reader.types)
+    (batch,) = understood(path).reader.rows(Place(), 5_000)
+    found = convert(batch)
+    assert json.loads(found.lines[0])["properties"] == {"size": 36, "shelf": 1}
+    assert json.loads(found.lines[-1])["properties"] == {"size": "XL", "shelf": "A"}
+    assert found.rejected == []
+
+
+def test_words_that_say_nothing_of_availability_stay_a_property(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "sku,title,stock\na,Tea,Berlin\nb,Cup,Hamburg\n")
+    elements, _ = converted(path)
+    assert [it["properties"]["stock"] for it in elements] == ["Berlin", "Hamburg"]
 
 
 def test_rows_out_of_order_are_sorted(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ class _Parser:
         """Parse a part of the document, and return the products that ended in it."""
         try:
             self._expat.Parse(chunk, ended)
-        except expat.ExpatError as error:
+        except DatasetError:  # of the handlers
+            raise
+        except (expat.ExpatError, LookupError, ValueError) as error:  # also of unknown encodings
             raise DatasetError(f"{self._path}: is no well-formed XML: {error}") from error
         done, self._done = self._done, []
         return done

@@ -90,6 +90,7 @@ LAUGHS = '<!DOCTYPE r [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>' + RSS.partition("
         (LAUGHS, "document type declaration"),
         ('<!DOCTYPE r SYSTEM "file:///etc/passwd">' + RSS.partition("?>")[2], "document type"),
         (RSS[:-60], "no well-formed XML"),
+        (RSS.replace("UTF-8", "UTF-99"), "unknown encoding"),
         ("<feed><title>404</title></feed>", "no <item> or <entry>"),
         ("<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
         ("<rss><item>" + "<a>" * 20 + "</a>" * 20 + "</item></rss>", "nested too deeply"),
