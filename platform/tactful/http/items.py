@@ -22,7 +22,7 @@ from tactful_streaming.contract.log_entries import Item
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
-_MOST_ALIKE = 1_000
+_FEWEST_ALIKE = 200
 
 
 class ListHost(Host, Protocol):
@@ -71,9 +71,11 @@ async def _get_item(platform: Platform, call: Call) -> Reply:
 async def _get_similar(platform: Platform, call: Call) -> Reply:
     query, item_id = call.query(ListQuery), call.path["item_id"]
     category = None if query.category is UNSET else query.category
+    # More than are listed, since common company may move others to the top.
+    count = max(query.count, _FEWEST_ALIKE)
     platform.recommendations.check_ready()
     item = _item_of(platform, call)
-    described = await platform.search.run(lambda search: search.alike(item, category, _MOST_ALIKE))
+    described = await platform.search.run(lambda search: search.alike(item, category, count))
     with platform.lists() as lists:
         return json_reply(lists.similar(item_id, described, query))
 
