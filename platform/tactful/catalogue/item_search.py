@@ -78,8 +78,8 @@ class ItemSearch:
     def alike(self, item: Item, category: str | None, count: int) -> list[tuple[str, float]]:
         """Return available items with similar titles and the same category, best first.
 
-        With each its similarity, from 0 to 1, where rare words weigh more. Of equally similar items
-        those with the nearest price come first.
+        Each has its similarity, from 0 to 1, where rare words weigh more. Equally similar items are
+        in the order of the distance of their prices.
         """
         filters = Terms.of(category=category, available=True)
         assert filters is not None

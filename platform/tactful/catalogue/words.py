@@ -1,8 +1,8 @@
 """Words of a text for search: without case and accents, by characters where no spaces separate.
 
-Chinese, Japanese, Thai, Lao, Burmese and Khmer write no spaces between words. Of such a run each
-pair of neighbouring characters is a term, and the last character alone, so that any part of it is
-found: its pairs by themselves, a single character as the beginning of a pair.
+Chinese, Japanese, Thai, Lao, Burmese and Khmer write no spaces between words. Each pair of
+neighbouring characters of such a run is a term, and so is the last character alone. Any part of the
+run is found: by its pairs, and a single character as the beginning of a pair.
 
 >>> words("Crème brûlée, 茶壶套装")
 ['creme', 'brulee', '茶壶', '壶套', '套装', '装']

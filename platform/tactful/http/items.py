@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -23,7 +22,7 @@ from tactful_streaming.contract.log_entries import Item
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
-_MOST_ALIKE = 1_000
+_FEWEST_ALIKE = 200
 
 
 class ListHost(Host, Protocol):
@@ -57,8 +56,9 @@ async def _find_items(platform: Platform, call: Call) -> Reply:
         None if category is UNSET else category,
         None if available is UNSET else available,
     )
-    find = partial(platform.item_search.page, terms, after=query.cursor, limit=query.limit)
-    page = await asyncio.to_thread(find)
+    page = await platform.search.run(
+        lambda search: search.page(terms, after=query.cursor, limit=query.limit)
+    )
     cursor = page.items[-1].item_id if page.more else None
     return json_reply(ItemPage(items=[*map(_described, page.items)], next_cursor=cursor))
 
@@ -71,10 +71,11 @@ async def _get_item(platform: Platform, call: Call) -> Reply:
 async def _get_similar(platform: Platform, call: Call) -> Reply:
     query, item_id = call.query(ListQuery), call.path["item_id"]
     category = None if query.category is UNSET else query.category
+    # More than are listed, since common company may move others to the top.
+    count = max(query.count, _FEWEST_ALIKE)
     platform.recommendations.check_ready()
     item = _item_of(platform, call)
-    find = partial(platform.item_search.alike, item, category, _MOST_ALIKE)
-    described = await asyncio.to_thread(find)
+    described = await platform.search.run(lambda search: search.alike(item, category, count))
     with platform.lists() as lists:
         return json_reply(lists.similar(item_id, described, query))
 

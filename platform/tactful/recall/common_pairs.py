@@ -164,7 +164,7 @@ class _Visits(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Who took two items, as columns; all pairs of an item are together."""
+    """People who took two items, as columns; all pairs of a first item are in one part."""
 
     first: NDArray[np.int32]
     second: NDArray[np.int32]

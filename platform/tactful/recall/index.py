@@ -189,7 +189,6 @@ def build_index(
     # vectors by them, now and later.
     items: Sequence[Item | None] = (),
     cohorts: Cohorts | None = None,  # lifts of items by properties of users; None for none
-    pairs: CommonPairs | None = None,  # pairs of items that enough people took; None for none
     neighbours: int = 60,  # neighbours to keep of each item
     dimensions: int = 64,  # length of the item vectors
     # half-life of popularity in days, where the whole history does not order events better
@@ -229,7 +228,6 @@ def build_index(
         ),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
         blends=blends,
-        pairs=pairs or CommonPairs.empty(),
     )
 
 

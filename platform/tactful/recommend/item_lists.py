@@ -1,7 +1,7 @@
 """Lists of items that do not depend on who asks: similar, together, next, popular and more.
 
-What others did counts in them from a minimum of people on: an item by `CommonItems`, as in
-anonymous recommendations, and a pair of items by `CommonPairs`. Trends come from published
+Actions of others count in them from a minimum of people on: for an item by `CommonItems`, as in
+anonymous recommendations, for a pair of items by `CommonPairs`. Trends come from published
 statistics, the latest items from the catalogue, and items described alike from their descriptions.
 """
 
@@ -34,7 +34,7 @@ class ItemLists:
     """Lists of the items of one view; no item may be written into it meanwhile."""
 
     view: CatalogueView
-    least: int  # people from whom on what others did counts
+    least: int  # people from whom on the actions of others count
 
     @property
     def _pair_least(self) -> int:
@@ -87,7 +87,9 @@ class ItemLists:
         rows = popular.rows[: popular.known]
         why = "no more items were taken"
         if common is not None:
-            rows = rows[is_in(rows, common.rows)]
+            counted = np.zeros(len(self.catalogue), np.bool_)
+            counted[common.rows] = True
+            rows = rows[counted[rows]]
             why = f"no more items were taken by {self.least} people within {DAYS} days"
         return self._answer(self._plain(self._passing(rows, query), query), query, why)
 

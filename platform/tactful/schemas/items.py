@@ -49,9 +49,9 @@ class ListedItem(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         item_id: the item.
-        score: absent in lists of popular and latest items. Of a trend, the factor by which its
-            share grew. Else 1 for the best item of the list and less for the others, in hundredths:
-            not comparable with other lists.
+        score: 1 for the best item of the list and less for the others, in hundredths: not
+            comparable with other lists. A trend has the factor by which its share grew; popular
+            and latest items have none.
     """
 
     item_id: str

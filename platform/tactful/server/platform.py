@@ -19,7 +19,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tactful.catalogue.item_search import ItemSearch
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
@@ -50,6 +49,7 @@ from tactful.server.background import BackgroundTasks
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.server.rollouts import control_rollouts
+from tactful.server.search_thread import SearchThread
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
@@ -99,7 +99,7 @@ class Platform:
         online_erasures: erases users while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
-        item_search: finds items by words.
+        search: finds items by words.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
         recent: latest recommendations, to be explained.
@@ -128,7 +128,7 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
-        self.item_search = ItemSearch(backend.source, YieldingLock(self.lock.inner))
+        self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.statistics = resources.statistics
         self.model_log = resources.model_log
@@ -254,6 +254,7 @@ class Platform:
 
     def close(self) -> None:
         """Close all stores, as they are."""
+        self.search.close()
         self.resources.closing.close()
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -279,11 +279,11 @@ def _index(
         history.interactions(before=before),
         items=history.descriptions(before=before),
         cohorts=history.cohorts(before=before),
-        # Only what serves needs them: no list to learn from has them.
-        pairs=history.common_pairs(options.minimum_people) if before is None else None,
         improve=improve,
         threads=options.threads,
     )
+    if before is None:  # the index of earlier events does not serve
+        index = replace(index, pairs=history.common_pairs(options.minimum_people))
     if checkpoint is None:
         return index
     index.save(checkpoint.place(name))

@@ -319,10 +319,9 @@ def all_lists(path: Path, events: Iterable[Event]) -> dict[str, list[Any]]:
         history.item_ids,
         history.interactions(),
         items=history.descriptions(),
-        pairs=history.common_pairs(LEAST),
         dimensions=4,
     )
-    index.save(untrained_recall(path / "models"))
+    replace(index, pairs=history.common_pairs(LEAST)).save(untrained_recall(path / "models"))
     takers = Takers(LEAST)
     engine = Engine(
         definitions(), MemoryState(), EngineOptions(consumers={NAME: takers}, identity=Identity())
