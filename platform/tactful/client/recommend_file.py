@@ -146,7 +146,7 @@ def _rows(user: str, answer: Recommendation) -> Iterator[list[str | int | float]
 def _earlier(part: Path, users: Sequence[str]) -> tuple[Outcome, int]:
     """Return what an earlier run did, and cut off the rows of its last batch.
 
-    That may be incomplete, also in the middle of a row.
+    The last batch may be incomplete, also in the middle of a row.
     """
     if not part.exists():
         part.write_text(",".join(COLUMNS) + "\r\n", "utf-8")
