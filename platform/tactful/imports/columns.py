@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,8 @@ class Columns:
         self.types = reader.types
         self._decimal = reader.decimal
         self._hints = reader.hints
+        self._moments: dict[tuple[str, ...], tuple[MomentFormat | None] | UnclearTimes] = {}
+        self._numbers: dict[str, NumberFormat] = {}
         self._sample = {
             name: column
             for name, column in zip(reader.columns, reader.sample(), strict=True)
@@ -66,10 +68,6 @@ class Columns:
     def cells(self, name: str) -> list[Any]:
         """Return the sampled cells of a column that are not empty."""
         return self._cells[name]
-
-    def all_cells(self, name: str) -> Sequence[Any]:
-        """Return all sampled cells of a column, in the order of the file."""
-        return self._sample[name]
 
     def filled(self, name: str) -> float:
         """Return the share of cells that are not empty."""
@@ -141,27 +139,35 @@ class Columns:
         Raises:
             UnclearTimes: if they can be read in several ways.
         """
+        found = self._moments.get(names)
+        if found is None:
+            found = self._moments[names] = self._moment(names)
+        if isinstance(found, UnclearTimes):
+            raise found
+        return found[0]
+
+    def _moment(self, names: tuple[str, ...]) -> tuple[MomentFormat | None] | UnclearTimes:
         type_ = self.types.get(names[0])
         if type_ in (LOCAL_MS, UTC_MS) and len(names) == 1:
-            return MomentFormat("typed", zoned=type_ == UTC_MS)
-        cells = self._cells[names[0]]
-        if len(names) == 2:
-            clocks = ("" if clock is None else clock for clock in self._sample[names[1]])
-            joined = zip(self._sample[names[0]], clocks, strict=True)
-            cells = present(f"{date} {clock}".strip() for date, clock in joined if date)
-        return moment_format(cells, self.options.date_order)
+            return (MomentFormat("typed", zoned=type_ == UTC_MS),)
+        try:
+            return (moment_format(self._joined(names), self.options.date_order),)
+        except UnclearTimes as error:
+            return error
+
+    def _joined(self, names: tuple[str, ...]) -> list[Any]:
+        """Return the cells of a column, or of date and time of day, that are not empty."""
+        if len(names) == 1:
+            return self._cells[names[0]]
+        pairs = zip(*(self._sample[name] for name in names), strict=True)
+        return present(f"{date} {clock or ''}".strip() for date, clock in pairs if date)
 
     def times(self, mapped: Mapped) -> list[int]:
         """Return the sampled times of a field that can be read, in the order of the file."""
         assert mapped.moment is not None
         read = MomentReader(mapped.moment, zone_of(self.options.time_zone))
         found = []
-        if len(mapped.columns) == 2:
-            pairs = zip(*(self._sample[name] for name in mapped.columns), strict=True)
-            cells = [f"{date} {clock or ''}".strip() for date, clock in pairs if date]
-        else:
-            cells = self._cells[mapped.columns[0]]
-        for cell in cells:
+        for cell in self._joined(mapped.columns):
             try:
                 found.append(read(cell))
             except (ValueError, TypeError, OverflowError):
@@ -170,11 +176,11 @@ class Columns:
 
     def number(self, name: str) -> NumberFormat:
         """Return how the numbers of a column are written."""
-        given = {"comma": ",", "point": "."}
         if self.options.decimal is not None:
-            decimal: Decimal_ = "," if given[self.options.decimal] == "," else "."
-            return NumberFormat(decimal)
-        return number_format(self._cells[name], self._usual_decimal)
+            return NumberFormat("," if self.options.decimal == "comma" else ".")
+        if name not in self._numbers:
+            self._numbers[name] = number_format(self._cells[name], self._usual_decimal)
+        return self._numbers[name]
 
     @cached_property
     def _usual_decimal(self) -> Decimal_:

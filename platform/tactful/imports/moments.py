@@ -235,7 +235,7 @@ def _style(value: Any) -> Style | None:
     if _match(text, "compact"):
         return "compact"
     if _NUMBER.fullmatch(text):
-        return "number" if _digits(text) in _UNITS else None
+        return "number" if len(text.partition(".")[0]) in _UNITS else None
     for style in ("iso", "numeric", "named"):
         match = _match(text, style)
         if match and (style != "named" or match["name"][:3].lower() in _MONTHS):
