@@ -23,6 +23,7 @@ from tactful.catalogue.words import Query, query_of, words
 from tactful_streaming.contract.log_entries import Item
 
 _MOST_WORDS = 200
+_HIGHEST_PRICE = 1e30
 # Beginnings of terms that are no words: no word contains these characters.
 _CATEGORY, _AVAILABLE, _UNAVAILABLE = "\x00", "\x01", "\x02"
 
@@ -185,8 +186,8 @@ def alike_terms(item: Item) -> dict[str, None]:
 
 
 def price_of(item: Item) -> float:
-    """Return the price of an item; NaN for an unknown one."""
-    return np.nan if item.price is None else item.price
+    """Return the price of an item; NaN for an unknown one, and for one beyond 32 bits."""
+    return np.nan if item.price is None or item.price > _HIGHEST_PRICE else item.price
 
 
 def _category_of(item: Item) -> tuple[str, ...]:

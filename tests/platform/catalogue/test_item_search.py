@@ -220,6 +220,18 @@ def test_of_items_described_alike_the_one_of_the_nearest_price_comes_first() -> 
     assert search.alike(source.items["a"], None, 1)[0][0] == "b", "a price that changed later"
 
 
+@pytest.mark.filterwarnings("error")
+def test_prices_of_any_size_are_compared() -> None:
+    source = Source()
+    prices = {"a": 1e300, "b": None, "c": 0.0, "d": 1e30}
+    source.put(
+        [Item(item_id=key, timestamp=0, title="mug", price=price) for key, price in prices.items()]
+    )
+    search = search_of(source)
+    assert {key for key, _ in search.alike(source.items["a"], None, 4)} == {"b", "c", "d"}
+    assert search.alike(source.items["c"], None, 1)[0][0] == "d", "the others have no known price"
+
+
 def test_a_change_of_the_price_alone_needs_no_new_terms() -> None:
     source = Source()
     source.put([Item(item_id=str(n), timestamp=0, title="mug", price=1.0) for n in range(5)])

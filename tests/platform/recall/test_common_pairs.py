@@ -211,6 +211,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     [
         ("people", lambda array: array[:-1]),
         ("people", lambda array: array * 0),
+        ("people", lambda array: array * np.array([0, 1, 1, 1, 1, 1], np.int32)),
         ("people", lambda array: -array),
         ("together_starts", lambda array: array + 1),
         ("together_items", lambda array: array + ITEMS),
