@@ -380,7 +380,7 @@ def json_reply(value: Any, status: int = 200) -> Reply:
 
 async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     """Send one whole response."""
-    headers = [(b"x-request-id", request_id), *reply.headers]
+    headers = [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
     if reply.status != 204:
         length = b"%d" % len(reply.body)
         headers += [(b"content-type", reply.content_type), (b"content-length", length)]

@@ -22,7 +22,7 @@ from tactful.sources.mapping import (
     SourceMapping,
     SourceName,
 )
-from tactful.sources.places import Constant, Place, Value, parse_place, plain_name
+from tactful.sources.places import Constant, Place, Value, is_blank, parse_place, plain_name
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, read_text
 from tactful_streaming.errors import StreamingError
@@ -172,7 +172,7 @@ class _SourceReader:
         if isinstance(node, yaml.MappingNode):
             keys = reader.mapping(node, "a constant", ("value",))
             constant = reader.required(keys, node, "value", reader.scalar)
-            if constant is None:
+            if constant is None or is_blank(constant):
                 raise reader.mistake(node, "a constant is text, a number, true or false")
             return (Constant(constant),)
         return reader.many(partial(self._place, in_element=in_element))(node)
