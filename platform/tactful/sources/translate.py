@@ -124,7 +124,7 @@ def content_id(body: Mapping[str, Any], repetition: int) -> str | None:
     """
     try:
         content = msgspec.json.encode(body, order="deterministic")
-    except (OverflowError, RecursionError):  # a number of more than 64 bits
+    except (OverflowError, RecursionError, UnicodeEncodeError):  # such as 2**64 or half a character
         return None
     digest = hashlib.sha256(content).hexdigest()[:32]
     return digest if repetition == 0 else f"{digest}+{repetition}"
