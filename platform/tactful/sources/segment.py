@@ -92,10 +92,11 @@ def _time(
     """Return the time of a message by the server's clock, and a problem of it.
 
     As Segment does: the time of receipt less the span between the message and its sending, both by
-    the client's clock. A message that another server has received before has such a time.
+    the client's clock. A `timestamp` beside an `originalTimestamp` is such a time already, or one
+    that the caller of a RudderStack client chose.
     """
     original, stamped = message.get("originalTimestamp"), message.get("timestamp")
-    if message.get("receivedAt") is not None and stamped is not None:
+    if stamped is not None and (original or message.get("receivedAt")) is not None:
         original, sent = stamped, None
     elif original is None:
         original = stamped
