@@ -93,8 +93,8 @@ def translate(message: Message, mapping: SourceMapping, *, now: int) -> Translat
         identity = _identity(rule, mapping, message)
         for number, (place, element) in enumerate(elements):
             event = {"type": type_, "timestamp": time, **_filled(rule.fields, body, element)}
-            if rule.item_needed and "item_id" not in event:
-                problem = problem or _no_item(rule, place)
+            if (missing := _missing(rule, event)) is not None:
+                problem = problem or (missing[0], f"{place}: {missing[1]}" if place else missing[1])
                 continue
             if claim is not None:
                 event["context"] = {**event.get("context", {}), CLAIM: claim}
@@ -164,10 +164,22 @@ def _elements(
     return placed, ("too_long", f"{place} has more than {MOST_EVENTS} elements: send less at once")
 
 
-def _no_item(rule: Rule, place: str) -> tuple[str, str]:
-    places = [it.text for it in rule.fields.ids["item_id"] if isinstance(it, Place)]
-    where = f"{place}: " if place else ""
-    return "missing_field", f"{where}no item: rule {rule.name} reads it from {', '.join(places)}"
+def _missing(rule: Rule, event: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what an event lacks, and where its rule looks for it; None if nothing."""
+    if rule.item_needed and "item_id" not in event:
+        return (
+            "missing_field",
+            f"no item: rule {rule.name} reads it from {_places(rule, 'item_id')}",
+        )
+    if "user_id" in event or "device_id" in event:
+        return None
+    users, devices = _places(rule, "user_id"), _places(rule, "device_id")
+    text = f"no user: rule {rule.name} reads one from {users}" if users else "no user"
+    return "no_subject", f"{text}; a device from {devices}" if devices else text
+
+
+def _places(rule: Rule, field: str) -> str:
+    return ", ".join(it.text for it in rule.fields.ids.get(field, ()) if isinstance(it, Place))
 
 
 def _filled(fields: Fields, body: Any, element: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, logged, now_ms, small_settings, wait_until
 
-from tactful.errors import ApiKeyError
+from tactful.config.server import SourceSettings
+from tactful.errors import ApiKeyError, ConfigError
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, Restricted, User
 
@@ -400,3 +401,18 @@ def test_logs_and_metrics_hold_counts_and_no_payload(
         in shares
     )
     assert not [line for line in shares if "_total" in line]
+
+
+def test_an_edited_mapping_is_used_and_a_wrong_one_stops_the_start(tmp_path: Any) -> None:
+    mapping, small = tmp_path / "own.yaml", small_settings(tmp_path)
+    settings = replace(small, sources=SourceSettings(mapping=mapping))
+    mapping.write_text("plain:\n  user_id: who\n  rules: [{name: all, send: x.seen}]\n")
+    with Live(Platform.open(settings, build)) as live:
+        assert live.http.post(PLAIN, json={"who": "ada"}).json()["accepted"] == 1
+        assert live.http.post(BATCH, json={"batch": [viewed(1)]}).json()["ignored"] == 1
+    mapping.write_text("plain:\n  rules: [{name: all, send: x.seen}]\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml:2: rules: rule all sends events of nobody"):
+        Platform.open(settings, build)
+    mapping.unlink()
+    with pytest.raises(ConfigError, match=r"own\.yaml: cannot be read"):
+        Platform.open(settings, build)

@@ -114,7 +114,9 @@ def test_a_changed_copy_of_the_packaged_file() -> None:
     own = "    - {name: gift, event: Gift Wrapped, send: x.gift, item_id: properties.sku}\n"
     text = text.replace("  rules:\n", "  rules:\n" + own, 1)
     text = text.replace(
-        "        plan: [traits.plan, context.traits.plan]\n", "        plan: traits.plan\n        vip: traits.vip\n", 1
+        "        plan: [traits.plan, context.traits.plan]\n",
+        "        plan: traits.plan\n        vip: traits.vip\n",
+        1,
     )
     mappings = read_mappings(text)
     batch = b"""{"batch": [
