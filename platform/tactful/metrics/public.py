@@ -168,7 +168,7 @@ def _shares(grown: _Numbers) -> Iterator[Metric]:
 def _source_shares(grown: _Numbers) -> Metric:
     """Return the ignored and the refused messages, as shares of all of their source."""
     shares = GaugeMetricFamily(
-        f"{_SOURCED}_share",
+        "tactful_source_messages_share",
         "Share of the messages of a source that no rule fits, or that were refused, rounded up",
         labels=["source", "kind", "result"],
     )

@@ -22,5 +22,5 @@ def decode_json(text: bytes) -> Any:
         pass
     try:
         return json.loads(text.decode("utf-8"), parse_constant=lambda constant: None)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, *DECODE_ERRORS) as error:
         raise ValueError("not JSON in UTF-8") from error

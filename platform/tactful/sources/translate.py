@@ -13,6 +13,7 @@ import msgspec
 from tactful.sources.mapping import AS_NAMED, IDS, Fields, Rule, SourceMapping
 from tactful.sources.places import Place, is_blank, read_value
 from tactful.sources.values import as_context, as_id, as_property
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.decode_requests import CUSTOM_TYPE, EVENT_TYPES
 
 MOST_EVENTS = 250
@@ -124,7 +125,7 @@ def content_id(body: Mapping[str, Any], repetition: int) -> str | None:
     """
     try:
         content = msgspec.json.encode(body, order="deterministic")
-    except (OverflowError, RecursionError, UnicodeEncodeError):  # such as 2**64 or half a character
+    except (OverflowError, UnicodeEncodeError, *DECODE_ERRORS):  # such as 2**64
         return None
     digest = hashlib.sha256(content).hexdigest()[:32]
     return digest if repetition == 0 else f"{digest}+{repetition}"
