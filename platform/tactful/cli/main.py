@@ -53,6 +53,7 @@ _HELP = {
     "federated": "Plan, simulate and run private training on devices.",
     "privacy": "Audit, report and manage private statistics.",
     "rules": "Test cleaning rules, and list or resend dead letters.",
+    "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",

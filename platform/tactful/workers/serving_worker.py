@@ -163,15 +163,17 @@ class ServingWorker:
 
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
         """Forward a request to the process that owns the state."""
+        body = b"" if endpoint.body is None else await call.body()
+        headers = {k: v for k, v in call.headers.items() if k != b"content-encoding"}
         request = ipc.ForwardRequest(
             endpoint.method,
             endpoint.path,
             dict(call.path),
             call.query_string,
-            dict(call.headers),
+            headers,  # without the encoding: the body is inflated
             call.trusted,
             call.browser_key,
-            b"" if endpoint.body is None else await call.body(),
+            body,
         )
         return await self._client.request(request, Reply)
 

@@ -503,7 +503,7 @@ def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
     scopes = [scope for scope in SCOPES if scope != "browser"]  # it has tests of its own
     keys = {scope: locked.create_key(scope) for scope in scopes}
     needed = {endpoint.scope for endpoint in ENDPOINTS}
-    assert needed == {None, "ingest", "recommend", "analyst", "monitor", "admin"}
+    assert needed == {None, "ingest", "recommend", "source", "analyst", "monitor", "admin"}
     for endpoint in ENDPOINTS:
         for scope in scopes:
             answer = _call(endpoint, locked.http, keys[scope])
