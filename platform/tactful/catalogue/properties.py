@@ -132,8 +132,8 @@ class PropertyColumns:
     ) -> NDArray[np.float32]:
         """Return the amount of each row by its value of a property, 0 for none.
 
-        A list has the largest amount of its elements. Amounts are by text or whole number, as groups
-        of a feature are.
+        A list has the largest amount of its elements. Amounts are by text or whole number, like the
+        groups of a feature.
         """
         column = self._columns.get(name)
         if column is None:
