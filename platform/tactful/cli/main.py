@@ -42,7 +42,7 @@ _HELP = {
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
     "import": "Send events, items or users of FILE to a server; run it again to resume.",
     "ingest": "Send FILE to a server: the former name of ``tactful import``.",
-    "recommend": "Request recommendations from a server.",
+    "recommend": "Request recommendations from a server, for one user or for all of a file.",
     "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
