@@ -6,7 +6,15 @@ from tactful.client import Kind
 from tactful.errors import DatasetError
 from tactful.imports.amounts import NumberFormat
 from tactful.imports.columns import Columns
-from tactful.imports.options import FIELDS, constants_of, targets_of, types_given
+from tactful.imports.moments import MomentReader, UnclearTimes, moment_format
+from tactful.imports.options import (
+    FIELDS,
+    ImportOptions,
+    constants_of,
+    targets_of,
+    types_given,
+    zone_of,
+)
 from tactful.imports.plan import Guess, Mapped, Plan, Read
 
 _READ: dict[str, Read] = {
@@ -33,7 +41,7 @@ class Draft:
 
         Raises:
             ConfigError: if an option names no field or no column.
-            DatasetError: if a column of times holds none.
+            DatasetError: if a column of times, or a constant time, is none.
         """
         options = columns.options
         self.columns = columns
@@ -41,6 +49,8 @@ class Draft:
         self.source = source
         self.given = targets_of(options.maps, kind, "--map")
         self.constants = constants_of(options.constants, kind)
+        if "timestamp" in self.constants:
+            self.constants["timestamp"] = _moment(self.constants["timestamp"], options)
         self.fields: dict[str, Mapped] = {}
         self.remarks: dict[str, str] = {}
         self.notes: list[str] = []
@@ -138,3 +148,14 @@ class Draft:
         if not form.sure:
             return [f"read with a decimal {sign} (--decimal)"]
         return [f"decimal {sign}"] if self.columns.has_comma(name) else []
+
+
+def _moment(text: str, options: ImportOptions) -> int:
+    """Return the time of ``--set timestamp`` in epoch milliseconds."""
+    try:
+        form = moment_format([text], options.date_order)
+    except UnclearTimes as error:
+        raise DatasetError(f"--set timestamp: times {error}") from error
+    if form is None:
+        raise DatasetError(f"--set timestamp={text}: is no time such as 2026-01-31T10:00:00Z")
+    return MomentReader(form, zone_of(options.time_zone))(text)

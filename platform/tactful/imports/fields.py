@@ -9,7 +9,7 @@ from tactful.errors import DatasetError
 from tactful.imports import names
 from tactful.imports.columns import Columns
 from tactful.imports.draft import Draft
-from tactful.imports.options import types_given, zone_of
+from tactful.imports.options import types_given
 from tactful.imports.plan import Guess, Mapped, Plan
 from tactful.imports.time_order import is_disordered
 
@@ -78,10 +78,10 @@ def item_fields(columns: Columns, source: str) -> Guess:
     draft.add("category", draft.free(columns.find(names.CATEGORY)))
     draft.add("price", draft.free(columns.find_number(names.PRICE)))
     draft.add("available", draft.free(columns.find_flag(names.AVAILABLE)))
-    draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
     _add_currency(draft, "price")
     is_log = columns.find(names.USER) or columns.find(names.DEVICE) or columns.find(names.ORDER)
-    if not is_log:
+    if not is_log:  # whose other columns tell of the sale, and not of the item
+        draft.add("timestamp", draft.free(columns.find_time(names.UPDATED)))
         _add_properties(draft, [name for name in columns.names if not names.is_identifying(name)])
     described = [target for target in draft.fields if target not in ("item_id", "timestamp")]
     if not described:
@@ -137,8 +137,6 @@ def _add_time(draft: Draft) -> None:
             "Name it: --map timestamp=COLUMN, or give one time for all: --set timestamp=TIME"
             + _near_time(columns),
         )
-    if "timestamp" in draft.constants:
-        draft.constants["timestamp"] = _constant_time(draft)
 
 
 def _near_time(columns: Columns) -> str:
@@ -148,19 +146,6 @@ def _near_time(columns: Columns) -> str:
         if wrong is not None:
             return f". The column {name} has cells that are no times, such as {wrong!r}"
     return ""
-
-
-def _constant_time(draft: Draft) -> int:
-    from tactful.imports.moments import MomentReader, UnclearTimes, moment_format
-
-    text, options = draft.constants["timestamp"], draft.columns.options
-    try:
-        form = moment_format([text], options.date_order)
-    except UnclearTimes as error:
-        raise DatasetError(f"--set timestamp: times {error}") from error
-    if form is None:
-        raise DatasetError(f"--set timestamp={text}: is no time such as 2026-01-31T10:00:00Z")
-    return MomentReader(form, zone_of(options.time_zone))(text)
 
 
 def _add_type(draft: Draft, given: dict[str, str]) -> None:

@@ -3,7 +3,9 @@
 ::
 
     job = prepare(path, options, url, store, restart=False)
-    outcome = await run(job, client, batch=500, in_flight=4, advanced=bar.update)
+    outcome = await run(
+        job, client, batch=500, in_flight=4, advanced=bar.update, now_ms=now_ms
+    )
 """
 
 from __future__ import annotations

@@ -206,6 +206,14 @@ def test_items_of_a_file_of_sales_are_sent_when_they_change(tmp_path: Path) -> N
     assert any("--kind items" in note for note in understood(path, date_order="dmy").guess.notes)
 
 
+def test_items_as_of_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "sku,title,updated_at\ntea,Tea,2024-01-31 10:00\n")
+    (item,), _ = converted(path, time_zone="Europe/Berlin")
+    assert item["timestamp"] == 1706691600000
+    (item,), _ = converted(path, constants=("time=2024-01-31",), maps=("properties.as_of=title",))
+    assert (item["timestamp"], item["properties"]["as_of"]) == (1706659200000, "Tea")
+
+
 def test_options_come_before_guesses(tmp_path: Path) -> None:
     text = "wer,was,wann,wieviel,art,farbe\nada,tea,2024-01-31,2,gesehen,rot\n"
     path = write(tmp_path / "t.csv", f"{text}bob,cup,2024-02-01,1,weg,\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
+import sys
 from pathlib import Path
 
 import openpyxl
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 from tests.platform.imports.support import converted, understood, without_ids, write
 
-from tactful.errors import ConfigError, DatasetError
+from tactful.errors import ConfigError, DatasetError, TactfulError
 from tactful.imports.formats.excel import ExcelReader
 from tactful.imports.formats.rows import Place
 
@@ -79,6 +81,27 @@ def test_titles_blank_rows_and_other_sheets(tmp_path: Path) -> None:
     one, two = reader.rows(Place(), 1)
     assert [rows.columns[0] for rows in reader.rows(one.end, 5)] == [("bob",)]
     assert two.end.rows == 3
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(TactfulError, match="pip install python-calamine"):
+        ExcelReader(tmp_path / "t.xlsx")
+
+
+def test_times_keep_their_milliseconds(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    start = dt.datetime(2024, 1, 1)
+    times = [start + dt.timedelta(milliseconds=chance.randrange(10**10)) for _ in range(500)]
+    path = sheet(
+        tmp_path / "t.xlsx",
+        [["user", "item", "type", "time"], *(["u", "i", "view", time] for time in times)],
+    )
+    elements, _ = converted(path, order="file")
+    found = [event["timestamp"] for event in elements]
+    assert found == [
+        round((time - dt.datetime(1970, 1, 1)).total_seconds() * 1000) for time in times
+    ]
 
 
 def test_wrong_sheets_and_damaged_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.platform.imports.support import converted, without_ids, write
 
-from tactful.errors import DatasetError
+from tactful.errors import DatasetError, TactfulError
 from tactful.imports.formats.parquet import ParquetReader
 from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, ChangedFile, Place
 
@@ -130,6 +131,12 @@ def test_what_pandas_writes_is_understood(tmp_path: Path) -> None:
         | common,
     ]
     assert rejected == []
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(TactfulError, match="pip install pyarrow"):
+        ParquetReader(tmp_path / "t.parquet")
 
 
 def test_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
