@@ -31,6 +31,7 @@ SEGMENT_LIKE = ("segment", "rudderstack")
 """Sources with the calls of Segment."""
 
 _SECRET = "api_secret"
+_FIELD_PATHS = {ga4.OF_USER: "user_properties", ga4.OF_REQUEST: "events"}
 _Parameter = Annotated[str, Meta(max_length=256)]
 
 
@@ -75,7 +76,7 @@ async def _check_measurement(platform: Platform, call: Call) -> Reply:
     checked = preview(messages, platform.sources.mapping("ga4"), now=platform.sources.now())
     found = [
         ValidationMessage(
-            fieldPath="user_properties" if it.index == ga4.OF_USER else f"events[{it.index}]",
+            fieldPath=_FIELD_PATHS.get(it.index, f"events[{it.index}]"),
             description=problem.message,
             validationCode=problem.code,
         )
