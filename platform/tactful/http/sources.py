@@ -122,12 +122,13 @@ def _messages(platform: Platform, read: Callable[[], Sequence[Message]]) -> Sequ
     return messages
 
 
+_PROBLEMS = ("wrong_origin", "too_many_events", "not_ready")
 _source = partial(
     Endpoint,
     "POST",
     scope=SOURCE_SCOPE,
     foreign=True,
-    problems=("wrong_origin", "too_many_events", "not_ready"),
+    problems=_PROBLEMS,
 )
 _MEASUREMENT: dict[str, Any] = {
     "query": MeasurementQuery,
@@ -148,6 +149,7 @@ SOURCE_ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         body=SourceBatch,
         answer=SourceAnswer,
+        problems=(*_PROBLEMS, "not_found"),
     ),
     _source(
         "/v1/sources/{source}/v1/{call}",
@@ -156,7 +158,7 @@ SOURCE_ENDPOINTS: tuple[Endpoint, ...] = (
         details="`call` is the kind of the message: track, identify, page, screen, group or alias.",
         body=dict[str, Any],
         answer=SourceAnswer,
-        problems=("wrong_origin", "not_found", "too_many_events", "not_ready"),
+        problems=(*_PROBLEMS, "not_found"),
     ),
     _source(
         "/v1/sources/ga4/mp/collect",
