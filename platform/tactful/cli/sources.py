@@ -70,8 +70,8 @@ def _print(source: str, made: Sequence[Preview]) -> None:
         what = "ignored, no rule fits" if it.rule is None else f"rule {it.rule}"
         if it.rule is None and it.problems:
             what = "refused"
-        number = "of the user" if it.index < 0 else str(it.index + 1)
-        click.echo(f"{number} {it.kind}: {what}")
+        number = f"{it.index + 1} " if it.index >= 0 else ""
+        click.echo(f"{number}{it.kind}: {what}")
         for event in it.events:
             moment = datetime.fromtimestamp(event.timestamp / 1000, UTC).isoformat(sep=" ")
             fields = {

@@ -31,6 +31,7 @@ SEGMENT_LIKE = ("segment", "rudderstack")
 """Sources with the calls of Segment."""
 
 _SECRET = "api_secret"
+_FIELD_PATHS = {ga4.OF_USER: "user_properties", ga4.OF_REQUEST: "events"}
 _Parameter = Annotated[str, Meta(max_length=256)]
 
 
@@ -75,7 +76,7 @@ async def _check_measurement(platform: Platform, call: Call) -> Reply:
     checked = preview(messages, platform.sources.mapping("ga4"), now=platform.sources.now())
     found = [
         ValidationMessage(
-            fieldPath="user_properties" if it.index == ga4.OF_USER else f"events[{it.index}]",
+            fieldPath=_FIELD_PATHS.get(it.index, f"events[{it.index}]"),
             description=problem.message,
             validationCode=problem.code,
         )
@@ -121,12 +122,13 @@ def _messages(platform: Platform, read: Callable[[], Sequence[Message]]) -> Sequ
     return messages
 
 
+_PROBLEMS = ("wrong_origin", "too_many_events", "not_ready")
 _source = partial(
     Endpoint,
     "POST",
     scope=SOURCE_SCOPE,
     foreign=True,
-    problems=("wrong_origin", "too_many_events", "not_ready"),
+    problems=_PROBLEMS,
 )
 _MEASUREMENT: dict[str, Any] = {
     "query": MeasurementQuery,
@@ -147,6 +149,7 @@ SOURCE_ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         body=SourceBatch,
         answer=SourceAnswer,
+        problems=(*_PROBLEMS, "not_found"),
     ),
     _source(
         "/v1/sources/{source}/v1/{call}",
@@ -155,7 +158,7 @@ SOURCE_ENDPOINTS: tuple[Endpoint, ...] = (
         details="`call` is the kind of the message: track, identify, page, screen, group or alias.",
         body=dict[str, Any],
         answer=SourceAnswer,
-        problems=("wrong_origin", "not_found", "too_many_events", "not_ready"),
+        problems=(*_PROBLEMS, "not_found"),
     ),
     _source(
         "/v1/sources/ga4/mp/collect",

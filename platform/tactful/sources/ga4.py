@@ -16,8 +16,8 @@ from tactful.sources.mapping import OTHER
 from tactful.sources.translate import Message, content_id
 from tactful.sources.values import as_moment
 
-OF_USER = -1
-"""Index of the message with the properties of the user, which the protocol has once a request."""
+OF_USER, OF_REQUEST = -1, -2
+"""Indexes of what is no event: the properties of the user, and a request without events."""
 
 _TIME = "timestamp_micros"
 
@@ -38,7 +38,7 @@ def read_request(body: bytes) -> list[Message]:
         messages.append(_message(OF_USER, shared, "user_properties", Counter()))
     if not isinstance(events, list):
         problem = ("missing_field", "the list `events` is missing")
-        return [*messages, Message(len(messages), OTHER, {}, problem=problem)]
+        return [*messages, Message(OF_REQUEST, OTHER, {}, problem=problem)]
     repeated: Counter[str] = Counter()
     for index, event in enumerate(events):
         if isinstance(event, dict):

@@ -26,7 +26,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What would become of one message; consent is not considered.
 
     Attributes:
-        index: place in the request, from 0; -1 for the user properties of a request.
+        index: place in the request, from 0; negative for what is no event of GA4.
         kind: its kind, such as ``track``.
         rule: rule that fits; None: the message is ignored.
         events: its events.

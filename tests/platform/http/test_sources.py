@@ -329,6 +329,12 @@ def test_ga4_answers_as_google(locked: Live, key: str) -> None:
     (problem,) = checked["validationMessages"]
     assert (problem["fieldPath"], problem["validationCode"]) == ("events[1]", "missing_field")
     assert len(events_of(locked, "ga")) == 2, "a check stores nothing"
+    odd = {"user_properties": {"plan": {"value": "gold"}}, "user_id": "device:x", "event": []}
+    checked = locked.http.post("/v1/sources/ga4/debug/mp/collect", params=query, json=odd).json()
+    assert [it["fieldPath"] for it in checked["validationMessages"]] == [
+        "user_properties",
+        "events",
+    ]
 
 
 def test_only_a_source_key_may_be_in_an_address(locked: Live, key: str) -> None:
