@@ -28,6 +28,10 @@ class ModelError(TactfulError, ValueError):
     """A model or a recall index is missing, damaged or does not fit the features."""
 
 
+class UnknownVersion(ModelError):
+    """The registry has no version of this name."""
+
+
 class SignatureError(ModelError):
     """A signature is missing or wrong, or its key is not trusted."""
 
@@ -50,6 +54,10 @@ class DatasetError(TactfulError, ValueError):
 
 class ApiKeyError(TactfulError, ValueError):
     """An API key cannot be made or revoked as asked."""
+
+
+class RequestRefused(TactfulError):
+    """A server that is not ours, such as Flink, refused a request."""
 
 
 class ClientError(TactfulError):

@@ -109,3 +109,11 @@ class OnlineStoreLostError(OnlineStoreError):
 
 class FlinkError(StreamingError, RuntimeError):
     """Flink or its SQL Gateway refused a request or cannot be reached, or its jar is missing."""
+
+
+class FlinkRefusedError(FlinkError):
+    """Flink or its SQL Gateway answered a request with an error."""
+
+
+class FlinkUnreachableError(FlinkError):
+    """Neither Flink nor a SQL Gateway answers at the address."""

@@ -41,6 +41,7 @@ class Shop:
     def start(self, script: str = "", **options: Any) -> Any:
         """Make the client of the page; run a script with it."""
         given = {"url": self.gate.url, "key": self.key, "flushAfterMs": 30, **options}
+        given = {name: value for name, value in given.items() if value is not None}
         return self.page.run(
             "window.errors = [];"
             f"window.client = new tactful.Tactful({{...{json.dumps(given)},"
@@ -433,6 +434,49 @@ def test_a_wrong_key_is_told_and_not_asked_with_again_at_once(shop: Shop, key: s
     )
     assert shop.page.run("return errors") == ["no_key"]
     assert shop.page.run("return client.recommend().catch((error) => error.code)") == "no_key"
+
+
+def test_a_page_of_this_machine_uses_a_server_in_dev(shop: Shop, tmp_path: Path) -> None:
+    """Without a key, and by an address without a scheme."""
+    with Live(Platform.open(small_settings(tmp_path), build)) as dev:
+        dev.http.put("/v1/items", json=[{"item_id": "tea"}])
+        bare = dev.url.removeprefix("http://")
+        for host in ("127.0.0.1", "localhost"):
+            shop.page.open(f"{shop.pages.replace('127.0.0.1', host)}/dev")
+            shop.page.wait_for(f"location.hostname === '{host}' && !!window.tactful")
+            got = shop.start(
+                "const list = await client.recommend({count: 1}, {timeoutMs: 30000});"
+                "client.track({type: 'view', item_id: 'tea'}); await client.flush();"
+                "return [list.items[0].item_id, client.deviceId]",
+                url=bare,
+                key=None,
+                consent=True,
+            )
+            assert got[0] == "tea"
+            assert dev.views(f"device:{got[1]}", dev.platform.position) == 1
+            assert shop.page.run("return errors") == []
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("shop.invalid:8443/t/", "https://shop.invalid:8443/t/v1/recommend"),
+        ("localhost.invalid", "https://localhost.invalid/v1/recommend"),
+        ("[::1]:9", "http://[::1]:9/v1/recommend"),
+        ("/tactful/", "/tactful/v1/recommend"),
+        ("http://shop.invalid", "http://shop.invalid/v1/recommend"),
+    ],
+)
+def test_an_address_without_a_scheme(shop: Shop, written: str, asked: str) -> None:
+    got = shop.start(
+        "const fetched = []; const real = window.fetch;"
+        "window.fetch = (url) => { fetched.push(url); return Promise.reject(new Error('off')) };"
+        "await client.recommend({}, {timeoutMs: 100}).catch(() => 0);"
+        "window.fetch = real; return fetched[0]",
+        url=written,
+        consent=True,
+    )
+    assert got == asked
 
 
 def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:

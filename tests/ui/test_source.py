@@ -17,7 +17,8 @@ def source(fake: FakePlatform, key: str | None = None) -> ReportSource:
     [
         ({}, {}, Settings(DEFAULT_URL, None)),
         ({"TACTFUL_URL": "http://a:1/"}, {"TACTFUL_URL": "http://b"}, Settings("http://a:1", None)),
-        ({"TACTFUL_URL": " "}, {"TACTFUL_URL": "b:2"}, Settings("http://b:2", None)),
+        ({"TACTFUL_URL": " "}, {"TACTFUL_URL": "b:2"}, Settings("https://b:2", None)),
+        ({"TACTFUL_URL": "localhost:8420"}, {}, Settings("http://localhost:8420", None)),
         ({"TACTFUL_API_KEY": "k"}, {"TACTFUL_API_KEY": "x"}, Settings(DEFAULT_URL, "k")),
         ({"TACTFUL_API_KEY": ""}, {"TACTFUL_API_KEY": "x"}, Settings(DEFAULT_URL, "x")),
     ],

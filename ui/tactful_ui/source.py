@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from tactful.client import Client
+from tactful.client import Client, with_scheme
 from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
 from tactful_ui.report import Count, Estimate, Report, Statistics, parse_time
 
@@ -43,7 +44,9 @@ class Settings:
             return next(filter(None, values), "")
 
         url = value("TACTFUL_URL").rstrip("/") or DEFAULT_URL
-        return cls(url if "://" in url else f"http://{url}", value("TACTFUL_API_KEY") or None)
+        with contextlib.suppress(ValueError):  # `connect` reports an address that is none
+            url = with_scheme(url)
+        return cls(url, value("TACTFUL_API_KEY") or None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def connect(settings: Settings) -> ReportSource:
     try:
         return ReportSource(settings)
     except Exception as error:
-        raise BadAnswer(f"{settings.url} is no address of a server: {error}") from error
+        raise BadAnswer(str(error)) from error
 
 
 def _call(ask: Callable[[], _Answer]) -> _Answer:

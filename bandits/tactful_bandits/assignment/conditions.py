@@ -44,6 +44,22 @@ def matches(
     return _all(condition, attributes, groups or {})
 
 
+def attribute_names(condition: Condition) -> frozenset[str]:
+    """Return the names of the attributes that a valid condition reads, without their paths.
+
+    >>> sorted(attribute_names({"a.b": 1, "$or": [{"c": 2}, {"$not": {"d": 3}}]}))
+    ['a', 'c', 'd']
+    """
+    found: set[str] = set()
+    for key, part in condition.items():
+        if not key.startswith("$"):
+            found.add(key.split(".")[0])
+            continue
+        nested = part if isinstance(part, Sequence) else (part,)
+        found.update(*(attribute_names(each) for each in nested if isinstance(each, Mapping)))
+    return frozenset(found)
+
+
 def require_condition(where: str, condition: object) -> None:
     """Validate a condition before it is used.
 

@@ -13,6 +13,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance import expiry
@@ -27,7 +28,9 @@ from tactful.util.clock import now_ms
 from tactful.util.signing import open_signing_key, read_public_key
 
 
-@click.command()
+@click.command(
+    epilog=cli.example("tactful backup /backups/monday", "tactful backup /backups/monday --check")
+)
 @cli.with_settings
 @cli.json_option
 @click.argument("target", type=cli.any_path)
@@ -65,7 +68,7 @@ def backup(
         click.echo(f"not in it: {line}", err=True)
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful restore /backups/monday --replace"))
 @cli.settings_with(tombstones="consent.tombstones")
 @cli.json_option
 @click.argument("source", required=False, type=cli.any_directory)
@@ -129,7 +132,7 @@ def restore(
         click.echo(f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}")
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful expire --backups /backups --models --dry-run"))
 @cli.with_settings
 @click.option("--backups", type=cli.existing_directory, help="Directory that holds backups.")
 @click.option("--exports", type=cli.existing_directory, help="Directory that holds users' exports.")
@@ -150,7 +153,7 @@ def expire(
 ) -> None:
     """Remove backups, exports and models that are older than [retention] allows.
 
-    Exit code 1 if something too old stays, such as a model in service or an unreadable backup.
+    Exit code 6 if something too old stays, such as a model in service or an unreadable backup.
     """
     if older_than is not None and not 0 < older_than < float("inf"):
         raise click.UsageError("--older-than is a number of days above 0")
@@ -174,7 +177,7 @@ def expire(
             click.echo(f"{one.kind} {one.what} {made}: {does}")
         click.echo(f"{sum(one.removed for one in found)} removed", err=True)
     if any(one.note for one in found):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
 def _trust(verify_key: Path | None, accept_unsigned: bool) -> Trust:

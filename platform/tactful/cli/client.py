@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.client import Client
 from tactful.client.recommend_file import read_users, recommend_file
 from tactful.errors import TactfulError
@@ -21,7 +22,7 @@ from tactful.schemas.recommendations import RecommendRequest
 _SHOWN = 20
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful recommend --user ada --count 5"))
 @click.option("--user", "user_id", help="User id.")
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10)
@@ -102,7 +103,7 @@ def _parsed(condition: str | None) -> ItemFilter | None:
 def _recommend_all(
     client: Client, users: Path, out: Path, request: RecommendRequest, *, as_json: bool
 ) -> None:
-    """Write the recommendations of all users of a file; exit with 1 if some have none."""
+    """Write the recommendations of all users of a file; exit with 6 if some have none."""
     if request.subject is not None:
         raise click.UsageError("--users names the users: leave out --user and --device")
     total = len(read_users(users))
@@ -118,10 +119,10 @@ def _recommend_all(
             click.echo(f"and {more:,} more", err=True)
         click.echo(f"{out}: {outcome.rows:,} rows of {outcome.users:,} users")
     if outcome.problems:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful dashboard --url localhost:8420"))
 @cli.url_option
 @click.option("--port", default=8501, help="Port of the dashboard.")
 def dashboard(url: str, port: int) -> None:
@@ -132,4 +133,5 @@ def dashboard(url: str, port: int) -> None:
     page = Path(package.origin).with_name("app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
-    raise SystemExit(subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}))
+    if code := subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}):
+        raise TactfulError(f"the dashboard ended with the exit code {code}")

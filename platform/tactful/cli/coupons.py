@@ -14,8 +14,8 @@ from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_o
 from tactful.errors import ConfigError
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
-from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError
 
 _HOUR = 3_600_000
 
@@ -34,20 +34,28 @@ def coupons() -> None:
     """Check coupon campaigns, report their effect, and learn weights for users."""
 
 
-@coupons.command("check")
+@coupons.command("check", epilog=cli.example("tactful coupons check coupons.yaml"))
 @cli.config_option
 @click.argument("file", type=cli.existing_file)
-def check(config: Path | None, file: Path) -> None:
-    """Check the campaigns in FILE against the actions of the definitions."""
-    types = emitted_types(load_definitions(load_settings(config).features)).values()
-    for each in load_coupons(file, actions=types):
+@cli.json_option
+def check(config: Path | None, file: Path, as_json: bool) -> None:
+    """Check the campaigns in FILE against the actions and features of the definitions."""
+    with cli.reported_as(ConfigError, DefinitionError):
+        definitions = load_definitions(load_settings(config).features)
+    campaigns = load_coupons(file, definitions=definitions)
+    if as_json:
+        cli.print_json(campaigns)
+        return
+    if not campaigns:
+        click.echo(f"{file} has no campaigns.", err=True)
+    for each in campaigns:
         click.echo(
             f"{each.name}: on {each.action}, {each.holdout:.0%} held out, at most "
             f"{each.budget.amount:g} in all"
         )
 
 
-@coupons.command("report")
+@coupons.command("report", epilog=cli.example("tactful coupons report abandoned-cart --margin 0.3"))
 @cli.with_settings
 @click.argument("name")
 @_margin_option
@@ -86,17 +94,21 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
         click.echo(f"At most {found.cap:g} of what a person spent counts.")
 
 
-@coupons.command("fit")
+@coupons.command("fit", epilog=cli.example("tactful coupons fit abandoned-cart"))
 @cli.with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option
-def fit(settings: Settings, name: str, margin: float, hours: float) -> None:
+@cli.json_option
+def fit(settings: Settings, name: str, margin: float, hours: float, as_json: bool) -> None:
     """Learn the gain of a coupon of NAME by user; prints weights for `gain`."""
     campaign, seen = _read(settings, name, hours)
     weights = fit_gain(seen, campaign.features, margin=margin)
     if not weights:
         raise ConfigError(f"{name}: nobody was offered a coupon by chance and nobody held out yet")
+    if as_json:
+        cli.print_json({"gain": weights})
+        return
     click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights.items()) + "}")
 
 

@@ -12,7 +12,7 @@ from tactful.cli import options as cli
 from tactful.demo.demo import DemoOptions, run, summary
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful demo --quick"))
 @click.option(
     "--data", type=click.Choice(["completejourney", "online-retail"]), default="completejourney"
 )

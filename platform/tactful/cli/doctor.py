@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.config.settings import Settings
 from tactful.maintenance.doctor import examine
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful doctor", "tactful doctor --config tactful.toml --json"))
 @cli.settings_with(opens=False, port="server.port")
 @click.option("--port", type=int, help="Port to check.")
 @cli.json_option
@@ -23,4 +24,4 @@ def doctor(settings: Settings, as_json: bool) -> None:
     if as_json:
         cli.print_json(checks)
     if any(check.state == "failed" for check in checks):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PROBLEM_FOUND)

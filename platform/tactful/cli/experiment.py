@@ -47,7 +47,7 @@ def experiment() -> None:
     """Check, plan, roll out and evaluate experiments."""
 
 
-@experiment.command("check")
+@experiment.command("check", epilog=cli.example("tactful experiment check experiments.yaml"))
 @click.argument("file", type=cli.existing_file)
 @cli.json_option
 def check(file: Path, as_json: bool) -> None:
@@ -57,12 +57,20 @@ def check(file: Path, as_json: bool) -> None:
     if as_json:
         cli.print_json([{"key": e.key, "status": e.status, "shares": e.shares} for e in found])
         return
+    if not found:
+        click.echo(f"{file} has no experiments.", err=True)
     for each in found:
         arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
         click.echo(f"{each.key}  {each.status}  {each.coverage:.2%} of all: {arms}")
 
 
-@experiment.command("plan")
+@experiment.command(
+    "plan",
+    epilog=cli.example(
+        "tactful experiment plan rollouts.yaml",
+        "tactful experiment plan --rate 0.02 --change 0.05 --people-per-day 5000",
+    ),
+)
 @cli.with_settings
 @click.argument("file", type=cli.existing_file, required=False)
 @click.option(
@@ -134,7 +142,9 @@ def _print_users(
     click.echo(words if days is None else f"{words}: {days} days, in whole weeks")
 
 
-@experiment.command("report")
+@experiment.command(
+    "report", epilog=cli.example("tactful experiment report --key ranking --days 14")
+)
 @cli.with_settings
 @click.option("--key", default="ranking", help="Key of the experiment.")
 @click.option(

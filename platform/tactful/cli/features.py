@@ -44,7 +44,7 @@ def features() -> None:
     """Check feature definitions, and migrate a state to changed definitions."""
 
 
-@features.command("check")
+@features.command("check", epilog=cli.example("tactful features check features.yaml"))
 @click.argument("file", type=cli.existing_file)
 @cli.json_option
 def check(file: Path, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def check(file: Path, as_json: bool) -> None:
     )
 
 
-@features.command("plan")
+@features.command("plan", epilog=cli.example("tactful features plan --features new.yaml"))
 @_state_options
 @cli.json_option
 def plan(settings: Settings, features: Path | None, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
     )
 
 
-@features.command("backfill")
+@features.command("backfill", epilog=cli.example("tactful features backfill"))
 @_state_options
 @cli.json_option
 def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
@@ -176,7 +176,10 @@ def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
         click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)
 
 
-@features.command("rescale")
+@features.command(
+    "rescale",
+    epilog=cli.example("tactful features rescale --topic log-32 --partitions 32 --into data-32"),
+)
 @cli.with_settings
 @click.option("--topic", required=True, help="New topic of the log.")
 @click.option(

@@ -9,9 +9,14 @@ import click
 from tqdm import tqdm
 
 from tactful.cli import options as cli
-from tactful.errors import ConfigError, TactfulError
+from tactful.errors import ConfigError, ConnectionFailed, RequestRefused, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.errors import DefinitionError, FlinkError
+from tactful_streaming.errors import (
+    DefinitionError,
+    FlinkError,
+    FlinkRefusedError,
+    FlinkUnreachableError,
+)
 from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
 
@@ -123,7 +128,9 @@ def flink() -> None:
     """Run feature definitions on a Flink cluster."""
 
 
-@flink.command("compile")
+@flink.command(
+    "compile", epilog=cli.example("tactful flink compile features.yaml --kafka broker:9092")
+)
 @_job_options
 @click.option("--out", type=cli.any_file, help="File to write.")
 @cli.grouped("options", FlinkOptions)
@@ -140,10 +147,18 @@ def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     click.echo(f"{out} is written.", err=True)
 
 
-@flink.command()
+@flink.command(
+    epilog=cli.example(
+        "tactful flink submit features.yaml --kafka broker:9092 --cluster http://jobmanager:8081"
+    )
+)
 @_job_options
-@click.option("--cluster", help="REST address of a cluster, such as http://127.0.0.1:8081.")
-@click.option("--gateway", help="Address of a SQL Gateway, such as http://127.0.0.1:8083.")
+@click.option(
+    "--cluster", type=cli.address, help="REST address of a cluster, such as http://127.0.0.1:8081."
+)
+@click.option(
+    "--gateway", type=cli.address, help="Address of a SQL Gateway, such as http://127.0.0.1:8083."
+)
 @click.option(
     "--jar", help="Jar of tactful: a local file for a cluster, a path on the gateway for a gateway."
 )
@@ -196,6 +211,10 @@ def submit(
                 tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
             ):
                 job = flink.run(script, jar=jar, on_progress=cli.advance(bar))
+    except FlinkUnreachableError as error:
+        raise ConnectionFailed(str(error)) from error
+    except FlinkRefusedError as error:
+        raise RequestRefused(str(error)) from error
     except FlinkError as error:
         raise TactfulError(str(error)) from error
     except OSError as error:

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.client import AsyncClient, Kind
 from tactful.errors import ConfigError
 from tactful.imports.options import Format, ImportOptions
@@ -176,7 +177,11 @@ def import_(
     _import(file, sending, given, url, key_file, as_json)
 
 
-@click.command("ingest", context_settings={"show_default": True})
+@click.command(
+    "ingest",
+    epilog=cli.example("tactful ingest events.ndjson"),
+    context_settings={"show_default": True},
+)
 @_grouped
 def ingest(
     file: Path,
@@ -216,7 +221,7 @@ def _import(
     else:
         _show_outcome(file, job, outcome)
     if outcome.rejected:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
 async def _send(

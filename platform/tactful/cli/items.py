@@ -23,7 +23,7 @@ def items() -> None:
     """Read the catalogue of a server, and lists of similar, popular or new items."""
 
 
-@items.command("list", epilog="Example: tactful items list --search 'blue mug' --available")
+@items.command("list", epilog=cli.example("tactful items list --search 'blue mug' --available"))
 @click.option("--search", help="Words of title and id; the last may be a beginning.")
 @_category
 @click.option("--available/--unavailable", default=None, help="Only items that can be bought.")
@@ -53,7 +53,7 @@ def items_list(
         click.echo(f"More with --cursor {shlex.quote(page.next_cursor)}", err=True)
 
 
-@items.command("show", epilog="Example: tactful items show sku-42")
+@items.command("show", epilog=cli.example("tactful items show sku-42"))
 @click.argument("item_id")
 @cli.url_option
 @cli.key_file_option
@@ -69,7 +69,7 @@ def _add_list(name: str, request: Callable[..., ItemList], text: str, *, of_item
     argument = (click.argument("item_id"),) if of_item else ()
     example = f"tactful items {name}{' sku-42' if of_item else ''} --count 5 --category kitchen"
 
-    @items.command(name, help=text, epilog=f"Example: {example}")
+    @items.command(name, help=text, epilog=cli.example(example))
     @cli.with_options(
         *argument,
         click.option("--count", type=click.IntRange(1, 1000), default=10, help="Most items."),

@@ -16,7 +16,7 @@ def keys() -> None:
     """Create, list and revoke API keys; print the public key of signatures."""
 
 
-@keys.command("create")
+@keys.command("create", epilog=cli.example("tactful keys create --scope ingest --note shop"))
 @cli.with_settings
 @click.option(
     "--scope", "scopes", multiple=True, required=True, help="Scope of the key; may be repeated."
@@ -36,7 +36,7 @@ def keys_create(settings: Settings, scopes: tuple[str, ...], note: str, as_json:
         click.echo("Keep it now: only its hash is stored.", err=True)
 
 
-@keys.command("list")
+@keys.command("list", epilog=cli.example("tactful keys list"))
 @cli.with_settings
 @cli.json_option
 def keys_list(settings: Settings, as_json: bool) -> None:
@@ -46,22 +46,28 @@ def keys_list(settings: Settings, as_json: bool) -> None:
     if as_json:
         cli.print_json([{**msgspec.to_builtins(k), "scopes": sorted(k.scopes)} for k in known])
         return
+    if not known:
+        click.echo("There are no keys: `tactful keys create` makes one.", err=True)
     for key in known:
         state = "valid" if key.revoked_at is None else "revoked"
         click.echo(f"{key.id}  {state:<7}  {','.join(sorted(key.scopes))}  {key.note}")
 
 
-@keys.command("revoke")
+@keys.command("revoke", epilog=cli.example("tactful keys revoke 5f0c2a91"))
 @cli.with_settings
 @click.argument("key_id")
-def keys_revoke(settings: Settings, key_id: str) -> None:
+@cli.json_option
+def keys_revoke(settings: Settings, key_id: str, as_json: bool) -> None:
     """Revoke a key; a running server refuses it within a second."""
     with open_keys(settings) as (_, store):
         store.revoke(key_id)
-    click.echo(f"{key_id} is revoked.", err=True)
+    if as_json:
+        cli.print_json({"id": key_id, "revoked": True})
+    else:
+        click.echo(f"{key_id} is revoked.", err=True)
 
 
-@keys.command("public")
+@keys.command("public", epilog=cli.example("tactful keys public > installation.pem"))
 @cli.with_settings
 @cli.json_option
 def keys_public(settings: Settings, as_json: bool) -> None:

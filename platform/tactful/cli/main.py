@@ -1,7 +1,6 @@
 """The command line.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no server answers, 4 the server
-refused. Results go to standard output, everything else to standard error.
+Results go to standard output, everything else to standard error; `ExitCode` says how it ended.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ from typing import Any
 
 import click
 
-from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
+from tactful.cli.exit_codes import code_of
+from tactful.errors import TactfulError
+from tactful.util.extras import missing_module
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 
@@ -19,9 +20,7 @@ class _Failure(click.ClickException):
 
     def __init__(self, error: TactfulError) -> None:
         super().__init__(str(error))
-        codes = {ConfigError: 2, ConnectionFailed: 3, ApiError: 4}
-        code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
-        self.exit_code = code  # type: ignore[misc]
+        self.exit_code = code_of(error)  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         click.echo(f"tactful: {self.message}", err=True)
@@ -35,6 +34,10 @@ class _Commands(LazyGroup):
             return super().invoke(ctx)
         except TactfulError as error:
             raise _Failure(error) from error
+        except ImportError as error:
+            if (missing := missing_module(error)) is None:
+                raise
+            raise _Failure(TactfulError(missing)) from error
 
 
 _HELP = {
@@ -79,7 +82,10 @@ _COMMANDS = {
 }
 
 
-@click.group(cls=_Commands, lazy=_COMMANDS, context_settings={"show_default": True})
+_SETTINGS = {"show_default": True, "help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=_Commands, lazy=_COMMANDS, context_settings=_SETTINGS)
 @click.version_option(package_name="tactful", prog_name="tactful")
 def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""

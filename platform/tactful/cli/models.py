@@ -21,7 +21,7 @@ def models() -> None:
     """List, promote, roll back, fetch and sign model versions."""
 
 
-@models.command("list")
+@models.command("list", epilog=cli.example("tactful models list"))
 @cli.with_settings
 @_name_option
 @cli.json_option
@@ -31,38 +31,52 @@ def models_list(settings: Settings, name: str, as_json: bool) -> None:
     if as_json:
         cli.print_json(found)
         return
+    if not found:
+        click.echo(f"There is no version of {name}: `tactful train` makes one.", err=True)
     for version in found:
         click.echo(f"{version['version']:>4}  {version['run_id']}  {version['aliases']}")
 
 
-@models.command("promote")
+@models.command(
+    "promote", epilog=cli.example("tactful models promote 2 --reason 'better at carts'")
+)
 @cli.with_settings
 @_name_option
 @cli.reason_option
 @cli.by_option
 @click.argument("version")
+@cli.json_option
 def models_promote(
-    settings: Settings, name: str, reason: str, by: str | None, version: str
+    settings: Settings, name: str, reason: str, by: str | None, version: str, as_json: bool
 ) -> None:
     """Make VERSION the champion; a running server loads it within seconds."""
     with audited_registry(settings, name, by=by) as registry:
         registry.promote(version, reason=reason)
-    click.echo(f"{name} {version} is the champion.", err=True)
+    if as_json:
+        cli.print_json({"name": name, "version": version, "alias": "champion"})
+    else:
+        click.echo(f"{name} {version} is the champion.", err=True)
 
 
-@models.command("rollback")
+@models.command("rollback", epilog=cli.example("tactful models rollback --reason 'fewer clicks'"))
 @cli.with_settings
 @_name_option
 @click.option("--reason", required=True, help="Reason, for the audit log.")
 @cli.by_option
-def models_rollback(settings: Settings, name: str, reason: str, by: str | None) -> None:
+@cli.json_option
+def models_rollback(
+    settings: Settings, name: str, reason: str, by: str | None, as_json: bool
+) -> None:
     """Make the previous champion the champion again."""
     with audited_registry(settings, name, by=by) as registry:
         version = registry.rollback(reason=reason)
-    click.echo(f"{name} {version} is the champion again.", err=True)
+    if as_json:
+        cli.print_json({"name": name, "version": version, "alias": "champion"})
+    else:
+        click.echo(f"{name} {version} is the champion again.", err=True)
 
 
-@models.command("log")
+@models.command("log", epilog=cli.example("tactful models log --limit 10"))
 @cli.with_settings
 @click.option("--limit", type=click.IntRange(min=1), default=50)
 @cli.json_option
@@ -73,6 +87,8 @@ def models_log(settings: Settings, limit: int, as_json: bool) -> None:
     if as_json:
         cli.print_json(changes)
         return
+    if not changes:
+        click.echo("Nothing was trained or promoted yet.", err=True)
     for change in changes:
         at = dt.datetime.fromtimestamp(change.begun_at / 1000, dt.UTC)
         state = "" if change.state == "done" else f" ({change.state})"
@@ -82,28 +98,41 @@ def models_log(settings: Settings, limit: int, as_json: bool) -> None:
         )
 
 
-@models.command("pull")
+@models.command("pull", epilog=cli.example("tactful models pull 2"))
 @cli.with_settings
 @_name_option
 @cli.verify_key_option
 @cli.accept_unsigned_option
 @click.argument("version")
+@cli.json_option
 def models_pull(
-    settings: Settings, name: str, verify_key: Path | None, accept_unsigned: bool, version: str
+    settings: Settings,
+    name: str,
+    verify_key: Path | None,
+    accept_unsigned: bool,
+    version: str,
+    as_json: bool,
 ) -> None:
     """Fetch the files of VERSION from MLflow, check their signature and sign them here."""
     trusted = [] if verify_key is None else [read_public_key(verify_key)]
     with audited_registry(settings, name) as registry:
         directory = registry.pull(version, trusted=trusted, accept_unsigned=accept_unsigned)
-    click.echo(str(directory))
+    if as_json:
+        cli.print_json({"name": name, "version": version, "directory": str(directory)})
+    else:
+        click.echo(str(directory))
 
 
-@models.command("sign")
+@models.command("sign", epilog=cli.example("tactful models sign 2"))
 @cli.with_settings
 @_name_option
 @click.argument("version")
-def models_sign(settings: Settings, name: str, version: str) -> None:
+@cli.json_option
+def models_sign(settings: Settings, name: str, version: str, as_json: bool) -> None:
     """Sign the files of VERSION, which you know to be genuine, for this installation."""
     with audited_registry(settings, name) as registry:
         registry.sign(version)
-    click.echo(f"{name} {version} is signed.", err=True)
+    if as_json:
+        cli.print_json({"name": name, "version": version, "signed": True})
+    else:
+        click.echo(f"{name} {version} is signed.", err=True)

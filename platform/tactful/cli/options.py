@@ -18,9 +18,21 @@ from tqdm import tqdm
 from tactful.config.load import load_settings
 from tactful.errors import TactfulError
 from tactful.metadata.directory_lock import open_directory
+from tactful.util.addresses import with_scheme
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+
+class _Address(click.ParamType[str]):
+    """URL of a server, whose scheme may be left out."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return with_scheme(str(value))
+
+
+address = _Address()
 any_path = click.Path(path_type=Path)
 any_file = click.Path(dir_okay=False, path_type=Path)
 any_directory = click.Path(file_okay=False, path_type=Path)
@@ -31,7 +43,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 config_option = click.option("--config", type=any_path, help="Settings file.")
 data_option = click.option("--data", type=any_path, help="Data directory.")
 url_option = click.option(
-    "--url", envvar="TACTFUL_URL", default="http://127.0.0.1:8420", help="Address of the server."
+    "--url",
+    envvar="TACTFUL_URL",
+    type=address,
+    default="http://127.0.0.1:8420",
+    help="Address of the server; without a scheme http for this machine, else https.",
 )
 key_file_option = click.option(
     "--key-file", type=existing_file, help="File with the API key; else TACTFUL_API_KEY is used."
@@ -66,6 +82,11 @@ outcome_hours_option = click.option(
     default=24.0,
     help="Hours after a recommendation in which such events count.",
 )
+
+
+def example(*lines: str) -> str:
+    """Return the end of a help text: commands to copy, one a line."""
+    return "\n".join(("\b", "Example:", *(f"  {line}" for line in lines)))
 
 
 def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:

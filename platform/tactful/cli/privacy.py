@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
@@ -25,15 +26,13 @@ from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.ledger import Ledger
 
-_AUDIT_IN_VAIN = 5
-
 
 @click.group()
 def privacy() -> None:
     """Audit, report and manage private statistics."""
 
 
-@privacy.command("audit")
+@privacy.command("audit", epilog=cli.example("tactful privacy audit --quick"))
 @click.option("--quick", is_flag=True, help="Fewer trials; takes half a minute.")
 @click.option("--cap", type=click.IntRange(1, 100), default=5)
 @click.option("--epsilon", default="1", help="Claimed epsilon; an exact number, such as 1/2.")
@@ -63,12 +62,12 @@ def audit_command(
     else:
         click.echo(str(report))
     if not report.passed:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PROBLEM_FOUND)
     if not report.trustworthy:
-        raise SystemExit(_AUDIT_IN_VAIN)
+        raise SystemExit(ExitCode.UNRELIABLE)
 
 
-@privacy.command("ledger")
+@privacy.command("ledger", epilog=cli.example("tactful privacy ledger --day 2026-03-31"))
 @cli.with_settings
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the reported month.")
 @cli.json_option
@@ -83,7 +82,7 @@ def ledger_command(settings: Settings, day: datetime | None, as_json: bool) -> N
         click.echo(as_text(report))
 
 
-@privacy.command("release")
+@privacy.command("release", epilog=cli.example("tactful privacy release --out released"))
 @cli.with_settings
 @click.option("--out", type=cli.any_directory, help="Directory of files.")
 @click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
@@ -105,20 +104,24 @@ def release_command(
         click.echo(f"{done.files} files and {done.records} records written")
 
 
-@privacy.command("retire")
+@privacy.command("retire", epilog=cli.example("tactful privacy retire views_by_category"))
 @click.argument("name")
 @cli.with_settings
-def retire_command(settings: Settings, name: str) -> None:
+@cli.json_option
+def retire_command(settings: Settings, name: str, as_json: bool) -> None:
     """End the statistic NAME for good; its share of the budget is free from tomorrow.
 
     Before, remove it from statistics.yaml and stop the servers that count it.
     """
     with _ledger(settings) as ledger:
         last = ledger.retire(name)
+    if as_json:
+        cli.print_json({"name": name, "last_day": date_of(last)})
+        return
     click.echo(f"{name} takes its part of the budget up to {date_of(last)}, and none afterwards")
 
 
-@privacy.command("rotate")
+@privacy.command("rotate", epilog=cli.example("tactful privacy rotate --pseudonyms"))
 @cli.with_settings
 @click.option(
     "--master-key-file",

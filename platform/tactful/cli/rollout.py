@@ -31,8 +31,11 @@ rate_option = click.option(
 )
 
 
-@click.command("apply")
+@click.command(
+    "apply", epilog=cli.example("tactful experiment apply rollouts.yaml --reason 'new model'")
+)
 @cli.with_settings
+@cli.json_option
 @cli.reason_option
 @cli.by_option
 @cli.people_per_day_option
@@ -40,6 +43,7 @@ rate_option = click.option(
 @click.argument("file", type=cli.existing_file)
 def apply_command(
     settings: Settings,
+    as_json: bool,
     reason: str,
     by: str | None,
     people_per_day: float | None,
@@ -53,6 +57,7 @@ def apply_command(
     """
     found = load_rollouts(file)
     given = Given(people_per_day, rate)
+    applied: list[dict[str, object]] = []
     with _planner(settings) as planner:
         for definition in found:
             changed, planned = planner.apply(
@@ -61,9 +66,16 @@ def apply_command(
                 reason=reason or f"applied from {file.name}",
                 given=given,
             )
+            applied.append({"key": definition.key, "changed": changed, "forecast": planned})
+            if as_json:
+                continue
             click.echo(f"{definition.key}: {'applied' if changed else 'as it was'}")
             for words in forecast_words(planned) if planned else ():
                 click.echo(f"  {words}")
+    if as_json:
+        cli.print_json(applied)
+    elif not found:
+        click.echo(f"{file} has no rollouts.", err=True)
 
 
 def print_forecasts(
@@ -90,7 +102,7 @@ def print_forecasts(
             click.echo(f"  {words}")
 
 
-@click.command("list")
+@click.command("list", epilog=cli.example("tactful experiment list"))
 @cli.with_settings
 @cli.json_option
 def list_command(settings: Settings, as_json: bool) -> None:
@@ -100,13 +112,15 @@ def list_command(settings: Settings, as_json: bool) -> None:
     if as_json:
         cli.print_json(found)
         return
+    if not found:
+        click.echo("There are no rollouts: `tactful experiment apply FILE` makes some.", err=True)
     for each in found:
         state = each.state if each.decision is None else f"{each.state}: {each.decision}"
         archived = "  archived" if each.archived else ""
         click.echo(f"{each.key}  {state}  {each.share:.2%}  {each.looks} looks{archived}")
 
 
-@click.command("show")
+@click.command("show", epilog=cli.example("tactful experiment show new-model"))
 @cli.with_settings
 @click.argument("key")
 @cli.json_option
@@ -138,19 +152,30 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
     """Return a command for one of the steps of `tactful.experiments.messages.move`."""
 
     def work(
-        settings: Settings, key: str, reason: str, by: str | None, decision: str | None = None
+        settings: Settings,
+        key: str,
+        reason: str,
+        by: str | None,
+        as_json: bool,
+        decision: str | None = None,
     ) -> None:
         with _rollouts(settings) as store:
             after = move(
                 store, key, name, by=by or login_and_host(), reason=reason, decision=decision
             )
         now = rollout_info(after)
+        if as_json:
+            cli.print_json(now)
+            return
         state = f"{now.state} and archived" if now.archived else now.state
         click.echo(f"{key} is {state}, {now.share:.2%} get it", err=True)
 
     reason_required = click.option("--reason", required=True, help="Reason, for the audit log.")
     shared = (cli.with_settings, reason_required, cli.by_option, click.argument("key"))
-    return click.command(name, help=words)(cli.with_options(*options, *shared)(work))
+    more = " --decision ship" if name == "decide" else ""
+    shown = cli.example(f"tactful experiment {name} new-model{more} --reason 'as planned'")
+    decorated = cli.with_options(*options, *shared, cli.json_option)(work)
+    return click.command(name, help=words, epilog=shown)(decorated)
 
 
 shadow_command = _mover("shadow", "Start the shadow of the rollout KEY alone.")
@@ -172,13 +197,18 @@ decide_command = _mover(
 archive_command = _mover("archive", "Archive KEY, which has ended; its change is no longer served.")
 
 
-@click.command("record")
+@click.command("record", epilog=cli.example("tactful experiment record new-model"))
 @cli.with_settings
 @click.argument("key")
-def record_command(settings: Settings, key: str) -> None:
+@cli.json_option
+def record_command(settings: Settings, key: str, as_json: bool) -> None:
     """Record the end of the rollout KEY in MLflow; a shipped model becomes the champion."""
     with _rollouts(settings) as store:
-        click.echo(record(store, settings, key))
+        run_id = record(store, settings, key)
+    if as_json:
+        cli.print_json({"key": key, "run_id": run_id})
+    else:
+        click.echo(run_id)
 
 
 @contextlib.contextmanager

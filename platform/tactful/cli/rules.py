@@ -16,6 +16,7 @@ from tactful.cleaning.redrive import as_sent
 from tactful.cleaning.redrive import redrive as send
 from tactful.cleaning.rule_check import check_file
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.client import Client
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, DatasetError
@@ -40,7 +41,7 @@ def rules() -> None:
     """Test cleaning rules, and list or resend dead letters."""
 
 
-@rules.command("check")
+@rules.command("check", epilog=cli.example("tactful rules check rules.yaml events.ndjson"))
 @click.argument("rules_file", metavar="RULES", type=cli.existing_file)
 @click.argument("file", type=cli.existing_file)
 @click.option(
@@ -83,10 +84,10 @@ def check(
     else:
         _print_report(report, rules_file)
     if report.refused or (expect_clean and report.clean < report.events):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PROBLEM_FOUND)
 
 
-@rules.command("letters")
+@rules.command("letters", epilog=cli.example("tactful rules letters --rule price_missing"))
 @cli.with_settings
 @_rule_option
 @click.option("--late", is_flag=True, help="List late events by feature instead.")
@@ -109,7 +110,7 @@ def letters(settings: Settings, rules: tuple[str, ...], late: bool, as_json: boo
         click.echo("No late events." if late else "No dead letters.", err=True)
 
 
-@rules.command("redrive")
+@rules.command("redrive", epilog=cli.example("tactful rules redrive --mend mend.yaml"))
 @cli.with_settings
 @_rule_option
 @click.option(
@@ -156,7 +157,7 @@ def redrive(
             f"{done.held_back} held back by the mending rules, {done.unreadable} no event"
         )
     if done.rejected:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
 @contextlib.contextmanager

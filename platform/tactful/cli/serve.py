@@ -23,7 +23,9 @@ _accept_loss = click.option(
 )
 
 
-@click.command()
+@click.command(
+    epilog=cli.example("tactful serve --dev", "tactful serve --host 0.0.0.0 --workers 3")
+)
 @cli.settings_with(
     host="server.host", port="server.port", dev="server.dev", workers="server.workers"
 )
@@ -72,7 +74,7 @@ def _may_pass(error: BaseException | None) -> bool:
     return error is not None
 
 
-@click.command()
+@click.command(epilog=cli.example("tactful worker --config tactful.toml --supervise"))
 @cli.settings_with(threads="worker.threads", fired_topic="worker.fired_topic")
 @click.option(
     "--threads", type=click.IntRange(1, 256), help="Members of the worker group in this process."

@@ -39,7 +39,11 @@ _SETTINGS = {
 }
 
 
-@click.command()
+@click.command(
+    epilog=cli.example(
+        "tactful sink --kafka broker:9092 --topic fired --to redis://localhost:6379/0"
+    )
+)
 @click.option("--kafka", "servers", required=True, metavar="HOST:PORT", help="Kafka brokers.")
 @click.option("--topic", required=True, help="Topic with the fired windows.")
 @click.option(

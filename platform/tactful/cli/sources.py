@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.errors import DatasetError
 from tactful.sources.mapping import SOURCES, SourceMapping, SourceName
 from tactful.sources.preview import Preview, preview
@@ -23,7 +24,7 @@ def sources() -> None:
     """Check mappings of other programs' messages, and try them."""
 
 
-@sources.command("check")
+@sources.command("check", epilog=cli.example("tactful sources check mappings.yaml"))
 @click.argument("file", type=cli.existing_file)
 @cli.json_option
 def check(file: Path, as_json: bool) -> None:
@@ -38,7 +39,7 @@ def check(file: Path, as_json: bool) -> None:
         click.echo(f"{source:<12} {rules}")
 
 
-@sources.command("try")
+@sources.command("try", epilog=cli.example("tactful sources try mappings.yaml messages.json"))
 @click.argument("file", type=cli.existing_file)
 @click.argument("messages", type=cli.existing_file)
 @click.option("--source", type=click.Choice(SOURCES), help="Sender; else the fields decide.")
@@ -61,7 +62,7 @@ def try_messages(file: Path, messages: Path, source: SourceName | None, as_json:
     else:
         _print(name, made)
     if any(it.problems for it in made):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.PROBLEM_FOUND)
 
 
 def _print(source: str, made: Sequence[Preview]) -> None:

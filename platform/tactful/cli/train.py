@@ -39,7 +39,9 @@ def _checked_label(context: click.Context, parameter: click.Parameter, label: st
     return label or ""
 
 
-@click.command()
+@click.command(
+    epilog=cli.example("tactful train --promote", "tactful train --if-due --promote --if-better")
+)
 @cli.with_settings
 @click.option("--name", default="ranker", help="Model name.")
 @click.option(

@@ -21,7 +21,7 @@ def tuner() -> None:
     """Train and evaluate models that set objective weights by the situation."""
 
 
-@tuner.command("train")
+@tuner.command("train", epilog=cli.example("tactful tuner train tuners/first --hours 4000"))
 @click.argument("directory", type=cli.any_directory)
 @click.option("--hours", type=click.IntRange(min=500), default=4_000)
 @click.option("--seed", type=click.IntRange(min=0), default=0)
@@ -46,7 +46,7 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
     click.echo("All of it in a simulator.", err=True)
 
 
-@tuner.command("show")
+@tuner.command("show", epilog=cli.example("tactful tuner show tuners/first"))
 @click.argument("directory", type=cli.existing_directory)
 @cli.json_option
 def show(directory: Path, as_json: bool) -> None:
@@ -57,25 +57,34 @@ def show(directory: Path, as_json: bool) -> None:
         cli.print_json(told)
     elif told is None:
         click.echo("The champion's weights hold: signals are missing, old, or out of range.")
+    elif not told:
+        click.echo("All weights are 0: items are ordered by relevance alone.")
     else:
         for name, weight in told.items():
             click.echo(f"  {name:<12} {weight:.3f}")
 
 
-@tuner.command("probe")
+@tuner.command("probe", epilog=cli.example("tactful tuner probe tuners/first tuners/probe"))
 @click.argument("candidate", type=cli.existing_directory)
 @click.argument("directory", type=cli.any_path)
 @click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2)
-def probe(candidate: Path, directory: Path, noise: float) -> None:
+@cli.json_option
+def probe(candidate: Path, directory: Path, noise: float, as_json: bool) -> None:
     """Write a probe for CANDIDATE to DIRECTORY: its champion's weights with random noise.
 
     Roll it out to a few users; `evaluate` reads the effect of CANDIDATE from its recommendations.
     """
     write_probe(candidate, directory, noise=noise)
+    if as_json:
+        cli.print_json({"directory": str(directory.resolve()), "noise": noise})
+        return
     click.echo(f"Roll it out with change: {{tuner: {directory.resolve()}}}", err=True)
 
 
-@tuner.command("evaluate")
+@tuner.command(
+    "evaluate",
+    epilog=cli.example("tactful tuner evaluate tuners/first --probe tuners/probe --key probe"),
+)
 @click.argument("candidate", type=cli.existing_directory)
 @cli.with_settings
 @click.option("--probe", required=True, type=cli.existing_directory, help="Directory of the probe.")

@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
 from tactful.config.settings import Settings
 from tactful.erasure.bulk import request_erasures
 from tactful.erasure.erase import preview, request_suppressed, run_erasures
@@ -27,7 +28,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.models.audit_log import login_and_host
 from tactful.schemas.users import Erasure, ErasureRequest, ErasureResult, PersonMatches
 from tactful.subjects.access_log import AccessLog
-from tactful.subjects.consent import ConsentStore, default_purposes
+from tactful.subjects.consent import ConsentStore, served_purposes
 from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
 from tactful.subjects.look_up import Identifier, look_up
@@ -44,7 +45,12 @@ def user() -> None:
     """Manage consent, look-up, export and erasure of users."""
 
 
-@user.command("consent")
+@user.command(
+    "consent",
+    epilog=cli.example(
+        "tactful user consent ada", "tactful user consent ada --allow measurement --deny marketing"
+    ),
+)
 @cli.with_settings
 @cli.json_option
 @click.argument("person")
@@ -65,7 +71,7 @@ def consent(
     denied: tuple[str, ...],
     source: str,
 ) -> None:
-    """Show the consent of PERSON; --allow and --deny record a decision first.
+    """Show what PERSON allows now, defaults included; --allow and --deny record a decision first.
 
     PERSON is a user id, or device: and a device id.
     """
@@ -74,7 +80,8 @@ def consent(
     if both := sorted(agreed & refused):
         raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
     with _metadata(settings) as metadata:
-        store = ConsentStore(metadata, default_purposes(settings), clock=now_ms)
+        default = served_purposes(settings)
+        store = ConsentStore(metadata, default, clock=now_ms)
         suppressed = open_suppression(settings, metadata, clock=now_ms).suppressed
         if person in suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
@@ -83,16 +90,23 @@ def consent(
             store.record(person, said, source=source)
         history = store.history(person)
         holds = sorted(store.consents.allowed(person))
+        decided = store.consents.said(person)
+    assumed = [purpose for purpose in holds if purpose in default and purpose not in decided]
     if as_json:
-        cli.print_json({"person": person, "allowed": holds, "history": history})
+        told = {"person": person, "allowed": holds, "by_default": assumed, "history": history}
+        cli.print_json(told)
         return
     click.echo(f"may be used for: {', '.join(holds) or 'nothing'}")
+    if assumed:
+        click.echo(f"by default, without a decision: {', '.join(assumed)}")
+    if not history:
+        click.echo("no decision is recorded", err=True)
     for decision in history:
         words = ", ".join(f"{p} {'yes' if y else 'no'}" for p, y in decision.purposes.items())
         click.echo(f"{decision.version:>8}  {_day(decision.at)}  {words}  ({decision.source})")
 
 
-@user.command("export")
+@user.command("export", epilog=cli.example("tactful user export ada --to exports/ada"))
 @cli.with_settings
 @cli.json_option
 @click.argument("person")
@@ -122,7 +136,7 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
         click.echo(f"{len(found.records)} records: {to / 'export.json'}, {to / 'export.html'}")
 
 
-@user.command("accesses")
+@user.command("accesses", epilog=cli.example("tactful user accesses ada"))
 @cli.with_settings
 @cli.json_option
 @click.argument("person", required=False)
@@ -139,11 +153,13 @@ def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) 
     if as_json:
         cli.print_json(rows)
         return
+    if not rows:
+        click.echo("Nobody has found, exported or erased such data.", err=True)
     for access in rows:
         click.echo(f"{access.id:>8}  {_day(access.at)}  {access.action:<6}  {access.by}")
 
 
-@user.command("find")
+@user.command("find", epilog=cli.example("tactful user find ada@example.com --by properties.email"))
 @cli.with_settings
 @cli.json_option
 @click.argument("value")
@@ -176,7 +192,10 @@ def find(settings: Settings, value: str, as_json: bool, by: str) -> None:
         click.echo("nobody is stored with this value")
 
 
-@user.command("erase")
+@user.command(
+    "erase",
+    epilog=cli.example("tactful user erase ada --dry-run", "tactful user erase --from people.tsv"),
+)
 @cli.with_settings
 @cli.json_option
 @click.argument("person", required=False)
@@ -207,7 +226,7 @@ def erase(
     Without PERSON, only pending erasures are finished.
     PERSON is a user id, or device: and a device id. A line of the file may name a value instead, as
     `properties.email` and an address; if several persons have it, all of them must follow. Refused
-    lines are reported, exit code 1, and the others are erased.
+    lines are reported, exit code 6, and the others are erased.
     """
     if file is not None and (person is not None or dry_run):
         raise ConfigError("--from goes with neither a PERSON nor --dry-run")
@@ -264,9 +283,9 @@ def _report_done(done: Sequence[Erasure]) -> None:
 
 
 def _exit_if_refused(results: Sequence[ErasureResult]) -> None:
-    """End the command with exit code 1 if a person was refused; the others were accepted."""
+    """End the command if a person was refused; the others were accepted."""
     if any(result.state == "refused" for result in results):
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(ExitCode.PARTLY_DONE)
 
 
 def _request(by: str, value: str, people: Sequence[str] = ()) -> ErasureRequest:

@@ -8,5 +8,15 @@ from tactful.client.aio import AsyncClient
 from tactful.client.calls import Flushed, Kind, RecommendFields, Record
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.sync import Client
+from tactful.util.addresses import with_scheme
 
-__all__ = ["AsyncClient", "Client", "Flushed", "Kind", "OfflineQueue", "RecommendFields", "Record"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Flushed",
+    "Kind",
+    "OfflineQueue",
+    "RecommendFields",
+    "Record",
+    "with_scheme",
+]

@@ -14,6 +14,7 @@ import httpx
 from tactful.client.calls import Calls
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.offline_queue import OfflineQueue
+from tactful.util.addresses import with_scheme
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Make a client; `tactful.client.Client` describes the arguments."""
+        base_url = with_scheme(base_url)
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers(api_key),

@@ -30,6 +30,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ReportInfo
 from tactful.schemas.statistics import StatisticInfo, StatisticsPage
 from tactful.schemas.users import UserFeatures
+from tactful.util.addresses import with_scheme
 
 __all__ = ["Client"]
 
@@ -72,7 +73,7 @@ class Client:
         """Make a client; it connects at the first call.
 
         Args:
-            base_url: address of the server.
+            base_url: address of the server; without a scheme http for this machine, else https.
             api_key: a key with the scopes of the calls; None for a server in ``--dev``.
             timeout: seconds for one attempt.
             retries: number of retries of a temporary failure.
@@ -84,7 +85,11 @@ class Client:
             sleep: called for the pause between attempts.
             jitter: random numbers in [0, 1) that spread the pauses.
             clock: now in epoch seconds.
+
+        Raises:
+            ConfigError: if `base_url` is no address of a server.
         """
+        base_url = with_scheme(base_url)
         self._http = httpx.Client(
             base_url=base_url,
             headers=headers(api_key),

@@ -8,7 +8,6 @@ hold no secrets, only the name of an environment variable or file that holds one
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import urllib.parse
 from collections.abc import Mapping
@@ -36,6 +35,7 @@ from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 from tactful.schemas.interactions import STRENGTH, is_interaction
+from tactful.util.addresses import is_loopback
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -173,16 +173,6 @@ class Settings:
 
 def _chosen(path: Path, default: Path) -> Path:
     return default if path == Path() else path
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` is a loopback address or the name ``localhost``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def secret(

@@ -6,7 +6,7 @@
   offer: {percent: 10}            # sent to the shop
   cost: 5                         # the most that one can cost
   budget: {amount: 1000, decisions: 5000}
-  eligible: {coupons_30d: {$lt: 1}, spend_30d: {$gte: 20}}
+  eligible: {coupons_30d: {$lt: 1}, spend_28d: {$gte: 20}}
   holdout: 0.1
 ```
 
@@ -18,7 +18,6 @@ events of the type `x.coupon_offer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +26,10 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import read_entries, require_distinct
-from tactful_bandits.assignment.conditions import require_condition
+from tactful_bandits.assignment.conditions import attribute_names, require_condition
 from tactful_bandits.errors import DefinitionError
+from tactful_streaming.definitions.model import Definitions, emitted_types
+from tactful_streaming.definitions.yaml_nodes import suggestion
 
 OFFER = "x.coupon_offer"
 """Type of the event that promises a coupon; it is sent to the shop."""
@@ -76,10 +77,10 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return f"x.{self.action}"
 
 
-def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[CouponDefinition]:
+def load_coupons(path: Path, *, definitions: Definitions | None = None) -> list[CouponDefinition]:
     """Read the campaigns of a YAML file; raise ConfigError that names the wrong one.
 
-    Their actions must be among `actions`, if given.
+    Their actions and features must be among those of `definitions`, if given.
     """
     campaigns: list[CouponDefinition] = []
     for number, entry in enumerate(read_entries(path, "campaigns"), 1):
@@ -93,11 +94,26 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
             raise ConfigError(f"{where}: name must be small letters, digits, '-' and '_'")
         if campaign.cost > campaign.budget.amount:
             raise ConfigError(f"{where}: one coupon costs more than the whole budget")
-        if actions is not None and campaign.trigger not in actions:
-            raise ConfigError(
-                f"{where}: nothing emits {campaign.action!r}; there are "
-                f"{', '.join(sorted(it.removeprefix('x.') for it in actions)) or 'no actions'}"
-            )
+        if definitions is not None and (wrong := _unknown_name(campaign, definitions)):
+            raise ConfigError(f"{where}: {wrong}")
         campaigns.append(campaign)
     require_distinct(path, [campaign.name for campaign in campaigns])
     return campaigns
+
+
+def _unknown_name(campaign: CouponDefinition, definitions: Definitions) -> str:
+    """Return what is wrong with the first action or feature that is not defined; empty if none."""
+    actions = sorted(it.removeprefix("x.") for it in emitted_types(definitions).values())
+    if campaign.action not in actions:
+        there = f"there are {', '.join(actions)}" if actions else "there are no actions"
+        return f"nothing emits {campaign.action!r}; {there}"
+    known = sorted(each.name for each in definitions.all if each.entity == "user")
+    for field, names in (
+        ("eligible", attribute_names(campaign.eligible)),
+        ("gain", campaign.gain.keys() - {"constant"}),
+        ("features", campaign.features),
+    ):
+        for name in sorted({*names} - {*known}):
+            near = suggestion(name, known) or f"; there are {', '.join(known) or 'none'}"
+            return f"{field}: users have no feature {name!r}{near}"
+    return ""

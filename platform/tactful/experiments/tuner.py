@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, ModelError
 from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression, is_served
 from tactful.event_log.recipients import Recipients
@@ -70,7 +70,7 @@ def train_in_simulator(
     weights, and the worst loss during training.
 
     Raises:
-        ConfigError: if the extra is not installed.
+        ModelError: if the extra is not installed.
     """
     try:
         import torch
@@ -78,7 +78,9 @@ def train_in_simulator(
         from tactful_bandits.tuner import baselines
         from tactful_bandits.tuner.tuner import make_tuner, tune_in_market, worst_loss
     except (MissingExtraError, ModuleNotFoundError) as error:
-        raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
+        raise ModelError(
+            f"training a tuner needs PyTorch: pip install 'tactful[tuner]' ({error})"
+        ) from error
     from tactful_bandits.tuner import simulator
 
     torch.set_num_threads(1)

@@ -35,6 +35,7 @@ from tactful.subjects.minimise import Minimiser
 from tactful_privacy.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:
+    from tactful.config.server import ServerSettings
     from tactful.config.settings import Settings
     from tactful.http.rate_limits import RateLimits
     from tactful.metrics.registry import Metrics
@@ -55,12 +56,11 @@ PARAMETERS = "path_params"
 """Key of a scope: parameters in the path, by name."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-_LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 # Without a type, and of the types that browsers and curl give to a text, a body is JSON, too.
 _READABLE = re.compile(
     rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
 )
-_SCHEME = re.compile(rb"https?://")
+_THIS_MACHINE = browser.Origins(this_machine=True)
 _encoder = msgspec.json.Encoder()
 
 
@@ -294,7 +294,7 @@ class Resource:
         allowed = {*endpoints, *(["HEAD"] if "GET" in endpoints else [])}
         self._allow = ", ".join(sorted(allowed)).encode()
         pages = any(endpoint.browser for endpoint in endpoints.values())
-        self._origins = browser.parse_origins(host.settings.server.cors_origins if pages else "")
+        self._origins = _page_origins(host.settings.server) if pages else browser.Origins()
         # Looking a series up by its labels at every request would be slow.
         self._observe = host.metrics.requests.labels(path).observe
         self._answers = functools.cache(functools.partial(host.metrics.answers.labels, path))
@@ -314,7 +314,7 @@ class Resource:
             _log_failure(self._path, scope["method"], request_id, error)
             failure = ProblemError("internal", "report it with the request id")
             reply = _problem_reply(failure, request_id)
-        if self._origins.allowed:
+        if self._origins:
             cors = self._origins.headers(self._origins.of(headers))
             reply = reply._replace(headers=(*reply.headers, *cors))
         await send_reply(reply, request_id, send)
@@ -464,6 +464,11 @@ def _request_id(headers: Mapping[bytes, bytes]) -> bytes:
     return secrets.token_hex(8).encode()
 
 
+def _page_origins(server: ServerSettings) -> browser.Origins:
+    """Return the origins whose pages may call the server: with --dev those of this machine."""
+    return _THIS_MACHINE if server.dev else browser.parse_origins(server.cors_origins)
+
+
 def _check_host(headers: Mapping[bytes, bytes]) -> None:
     """Refuse requests of foreign web pages while no keys are checked.
 
@@ -471,10 +476,9 @@ def _check_host(headers: Mapping[bytes, bytes]) -> None:
     header, which comes with every request that may change something: browsers forge neither.
     """
     host = headers.get(b"host")
-    if host is not None and not _LOOPBACK_HOST.fullmatch(host):
+    if host is not None and not browser.is_this_machine(host):
         raise ProblemError("wrong_host", "with --dev only loopback names are served")
-    origin = headers.get(b"origin")
-    if origin is not None and not _LOOPBACK_HOST.fullmatch(_SCHEME.sub(b"", origin, count=1)):
+    if b"origin" in headers and _THIS_MACHINE.of(headers) is None:
         raise ProblemError("wrong_host", "with --dev only pages of this machine are answered")
 
 

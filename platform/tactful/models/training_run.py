@@ -45,7 +45,7 @@ from tactful.util.process_tuning import return_large_pieces
 from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.errors import DefinitionError, LogError
+from tactful_streaming.errors import DefinitionError, LogError, LogUnreachableError
 
 _FEWEST_TO_JUDGE = 50
 _LEARNED_FROM: tuple[RecordKind, ...] = ("personalisation", "impressions")
@@ -64,8 +64,9 @@ def run_training(
 ) -> dict[str, Any]:
     """Train from the log of a data directory and register the new version.
 
-    A training that was killed within the last day is continued, if the options are the same. The
-    result is as `tactful train --json` prints it.
+    A training that was killed within the last day is continued, if the options are the same; one
+    that failed starts anew. A model that could not be registered is registered by the next call.
+    The result is as `tactful train --json` prints it.
 
     Raises:
         ConfigError: if the feature definitions are wrong.
@@ -87,15 +88,16 @@ def run_training(
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"
-        trained = train(
-            log,
-            definitions,
-            model,
-            options,
-            identity=identity,
-            checkpoint=checkpoint,
-            progress=say,
-        )
+        with checkpoint.cleared_on_failure(but=LogUnreachableError):
+            trained = train(
+                log,
+                definitions,
+                model,
+                options,
+                identity=identity,
+                checkpoint=checkpoint,
+                progress=say,
+            )
         skew = Skew(0, 0, 0, 0, {})
         # A list does not hold how far a server had read each partition of a topic.
         if settings.log.in_files:

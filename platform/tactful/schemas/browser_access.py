@@ -29,6 +29,7 @@ _SERVER_PROPERTIES = {
     "purchase": ("coupon", "discount"),
 }
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, POST"),
@@ -39,10 +40,20 @@ PREFLIGHT: Final = (
 """Headers of the response to a preflight request, beside `Origins.headers`."""
 
 
+def is_this_machine(host: bytes) -> bool:
+    """Return whether a `Host` header is a loopback name, with a port or without."""
+    return _LOOPBACK_HOST.fullmatch(host) is not None
+
+
 class Origins(NamedTuple):
     """Origins whose pages may send requests, as browsers write them."""
 
-    allowed: frozenset[bytes]
+    allowed: frozenset[bytes] = frozenset()
+    this_machine: bool = False  # also pages of loopback names, of any port
+
+    def __bool__(self) -> bool:
+        """Return whether any page may send requests."""
+        return self.this_machine or bool(self.allowed)
 
     def of(self, headers: Mapping[bytes, bytes]) -> bytes | None:
         """Return the origin of a request, if it is allowed.
@@ -52,11 +63,15 @@ class Origins(NamedTuple):
         origin = headers.get(b"origin")
         if origin is None:
             origin = b"/".join(headers.get(b"referer", b"").split(b"/", 3)[:3])
-        return origin if origin in self.allowed else None
+        if origin in self.allowed:
+            return origin
+        scheme, _, host = origin.partition(b"://")
+        local = self.this_machine and scheme in (b"http", b"https") and is_this_machine(host)
+        return origin if local else None
 
     def headers(self, origin: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
         """Return the headers that let a page of `origin` read a response, without cookies."""
-        if not self.allowed:
+        if not self:
             return ()
         if origin is None:
             return ((b"vary", b"origin"),)

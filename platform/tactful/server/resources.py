@@ -28,7 +28,7 @@ from tactful.ranking.features import absent_features
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
 from tactful.statistics.service import PrivateStatistics
-from tactful.subjects.consent import ConsentStore, default_purposes
+from tactful.subjects.consent import ConsentStore, default_purposes, note_of_server
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
@@ -106,7 +106,7 @@ def open_resources(
     definitions = load_definitions(settings.features)
     _warn_of_absent_features(settings, definitions)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(settings.storage.data))
+        stack.enter_context(exclusive(settings.storage.data, note=note_of_server(settings)))
         metadata, keys = stack.enter_context(open_keys(settings))
         suppression = open_suppression(settings, metadata, clock=now_ms)
         installation = Installation(settings, metadata, suppression, now_ms)
@@ -126,7 +126,7 @@ def open_resources(
         types = emitted_types(definitions).values()
         coupons: list[CouponDefinition] = []
         if settings.coupons.definitions != Path():
-            coupons = load_coupons(settings.coupons.definitions, actions=types)
+            coupons = load_coupons(settings.coupons.definitions, definitions=definitions)
         webhooks = _open_webhooks(installation, backend, types, coupons)
         if webhooks is not None:
             stack.callback(webhooks.close)

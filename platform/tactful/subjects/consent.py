@@ -18,11 +18,19 @@ import sqlalchemy as sa
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
+from tactful.metadata.directory_lock import note_of_holder
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import consent_decisions
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.permissions import Permissions
-from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose
+from tactful_privacy.people.consent import (
+    EVERYTHING,
+    NOTHING,
+    Consents,
+    Decision,
+    Purpose,
+    parse_purposes,
+)
 from tactful_streaming.contract.log_entries import User
 
 logger = logging.getLogger(__name__)
@@ -34,6 +42,7 @@ PROPERTY = "consent."
 
 
 _NOBODY = ""
+_NOTE = b"allowed without a decision: "
 
 
 class ConsentStore:
@@ -178,6 +187,22 @@ def default_purposes(settings: Settings) -> frozenset[Purpose]:
     if chosen == "auto":
         return EVERYTHING if settings.server.dev else NOTHING
     return EVERYTHING if chosen == "assume" else NOTHING
+
+
+def served_purposes(settings: Settings) -> frozenset[Purpose]:
+    """Return what a running server allows users without a decision, or else `default_purposes`.
+
+    Options of `tactful serve`, such as --dev, are in no file that another command reads.
+    """
+    note = note_of_holder(settings.storage.data)
+    if not note.startswith(_NOTE):
+        return default_purposes(settings)
+    return parse_purposes(note.removeprefix(_NOTE).decode().split())
+
+
+def note_of_server(settings: Settings) -> bytes:
+    """Return the note for `served_purposes` that a server leaves at its data directory."""
+    return _NOTE + " ".join(sorted(default_purposes(settings))).encode()
 
 
 def _decision(row: sa.Row[Any]) -> Decision:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, which resumes after a kill.
+"""Checkpoints of a training, which resumes after a kill and starts anew after a failure.
 
 A directory: ``about.json`` identifies the training, ``parts/`` holds computed rows,
 ``forest.ubj`` and ``curve.json`` the trees so far. Every file is written aside and moved to its
@@ -56,6 +56,24 @@ class Checkpoint:
                 ) from None
             yield cls(directory, clock)
 
+    @contextlib.contextmanager
+    def cleared_on_failure(self, *, but: type[Exception]) -> Iterator[None]:
+        """Delete the checkpoint if the context raises an error; a kill or Ctrl-C keeps it.
+
+        A failed training that resumed would read the log as it was before its cause was mended.
+
+        Args:
+            but: errors that pass by themselves; they keep it as a kill does.
+        """
+        try:
+            yield
+        except but:
+            raise
+        except Exception:
+            with contextlib.suppress(OSError):  # the error itself matters more
+                self.clear()
+            raise
+
     def about(self) -> dict[str, Any] | None:
         """Return the identity of an unfinished training of the last day, or None."""
         path = self._directory / "about.json"
@@ -99,9 +117,7 @@ class Checkpoint:
                 with np.load(path) as arrays:
                     found.append({name: arrays[name] for name in arrays.files})
             except Exception as error:  # zipfile and numpy may raise anything
-                raise ModelError(
-                    f"{path}: damaged: {error}; `tactful train --fresh` starts again"
-                ) from error
+                raise ModelError(f"{path}: damaged: {error}; train again from the start") from error
         return found
 
     def save_forest(self, forest: bytes, curve: Sequence[float]) -> None:

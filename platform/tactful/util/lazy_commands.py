@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from tactful.errors import TactfulError
+from tactful.util.extras import missing_module
 
 
 class LazyCommand(NamedTuple):
@@ -43,9 +44,9 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ImportError as error:
-            if (error.name or module).startswith("tactful"):
+            if (missing := missing_module(error)) is None:
                 raise
-            raise TactfulError(f"{ctx.command_path} {cmd_name}: {error}") from error
+            raise TactfulError(f"{ctx.command_path} {cmd_name}: {missing}") from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,7 +3,7 @@
 
 import { Outbox } from "./outbox.js";
 import { Shelf } from "./storage.js";
-import { type Address, pauseMs, post, TactfulError } from "./transport.js";
+import { type Address, pauseMs, post, TactfulError, withScheme } from "./transport.js";
 import type { PageEvent, Recommendation, RecommendRequest } from "./types.js";
 
 export { randomizedResponse, type Weights } from "./randomized.js";
@@ -12,7 +12,10 @@ export type * from "./types.js";
 
 /** How a client is made. */
 export interface Options {
-  /** Where the server is, such as `https://tactful.example`. */
+  /**
+   * Where the server is, such as `https://tactful.example`; without a scheme http for this machine,
+   * else https. A path, such as `/tactful`, is one of the page's own server.
+   */
   url: string;
   /** A key with the scope `browser`; none for a server in `--dev`. */
   key?: string;
@@ -65,7 +68,7 @@ export class Tactful {
   private readonly unlisten: Array<() => void> = [];
 
   constructor(private readonly options: Options) {
-    this.address = { url: options.url.replace(/\/+$/, ""), key: options.key };
+    this.address = { url: withScheme(options.url), key: options.key };
     this.shelf = new Shelf(options.storagePrefix ?? "tactful.");
     this.listen(document, "visibilitychange", () => {
       if (document.visibilityState === "hidden") this.outbox?.leave();

@@ -31,6 +31,14 @@ export interface Address {
   key: string | undefined;
 }
 
+/** Return `url` with a scheme and without slashes at its end; a path stays one of the page's server. */
+export function withScheme(url: string): string {
+  const bare = url.trim().replace(/\/+$/, "");
+  if (bare === "" || bare.startsWith("/") || bare.includes("://")) return bare;
+  const here = /^(localhost|127(\.\d{1,3}){3}|0\.0\.0\.0|\[::1\])(:\d+)?(\/|$)/i.test(bare);
+  return `${here ? "http" : "https"}://${bare}`;
+}
+
 /** Post `body` as JSON and read the answer, within `timeoutMs` milliseconds. */
 export async function post<T>(
   address: Address,

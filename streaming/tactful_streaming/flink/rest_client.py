@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import httpx
 
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming.errors import FlinkError
+from tactful_streaming.errors import FlinkError, FlinkRefusedError, FlinkUnreachableError
 from tactful_streaming.flink.compiler import FlinkScript
 from tactful_streaming.flink.sql_text import literal
 
@@ -59,7 +59,7 @@ class _Http:
         try:
             answer = self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise FlinkError(
+            raise FlinkUnreachableError(
                 f"{self._url} does not answer: {error or type(error).__name__}: is it the REST "
                 "address of a running cluster or gateway?"
             ) from error
@@ -68,7 +68,7 @@ class _Http:
         except ValueError as error:
             raise FlinkError(f"{self._url}{path}: not JSON: is this Flink?") from error
         if answer.is_error or not isinstance(body, dict):
-            raise FlinkError(f"{self._url}{path}: {answer.status_code}: {_reason(body)}")
+            raise FlinkRefusedError(f"{self._url}{path}: {answer.status_code}: {_reason(body)}")
         return body
 
 
@@ -219,8 +219,8 @@ class SqlGateway(_Http):
             time.sleep(0.1)
         try:
             result = self._call("GET", f"{operation}/result/0")
-        except FlinkError as error:
-            raise FlinkError(f"the gateway refused {_head(statement)}: {error}") from error
+        except FlinkRefusedError as error:
+            raise FlinkRefusedError(f"the gateway refused {_head(statement)}: {error}") from error
         if status != "FINISHED":
             raise FlinkError(f"the gateway ended {_head(statement)}: it is {status}")
         return result.get("jobID")

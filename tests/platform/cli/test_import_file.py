@@ -57,7 +57,7 @@ def test_json_lines_resume_and_refused_ones_are_told(live: Live, tmp_path: Path)
         tmp_path / "events.ndjson", view(1), "", {"type": "view"}, view(2), view(1), "not json"
     )
     first = run("import", file, "--url", live.url, "--batch", 2)
-    assert first.exit_code == 1, "because lines were rejected"
+    assert first.exit_code == 6, "because lines were rejected"
     assert "2 accepted, 1 known before, 2 rejected (from row 1)" in first.stdout
     rejected = [line.split(": ")[0] for line in first.stderr.splitlines()[-2:]]
     assert rejected == [f"{file}:3", f"{file}:6"]

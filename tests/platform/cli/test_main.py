@@ -58,7 +58,7 @@ def test_keys_as_json_and_revocation() -> None:
     assert listed["scopes"] == ["admin"]
     assert listed["revoked_at"] is not None
     again = run("keys", "revoke", made["id"], "--data", "d")
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert again.stderr.startswith("tactful: no valid key")
 
 
@@ -68,7 +68,7 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
         (("serve", "--config", "bad.toml"), 2, "did you mean 'port'"),
         (("serve", "--dev", "--host", "0.0.0.0"), 2, "disables API keys"),
         (("serve", "--port", "70000"), 2, "65535"),
-        (("keys", "create", "--scope", "root"), 1, "unknown scope"),
+        (("keys", "create", "--scope", "root"), 2, "unknown scope"),
         (("recommend", "--url", nobody(), "--user", "u"), 3, "does not answer"),
     ):
         result = run(*arguments)
@@ -103,6 +103,19 @@ def test_recommend_prints_a_list_or_json(live: Live) -> None:
     assert [item["item_id"] for item in document["items"]] == ["a"]
 
 
+def test_an_address_needs_no_scheme(live: Live) -> None:
+    bare = live.url.removeprefix("http://")
+    for options in (("--url", bare), ("--url", f"http://{bare}/")):
+        assert run("recommend", *options, "--user", "u").exit_code == 0
+    assert run("recommend", "--user", "u", env={"TACTFUL_URL": bare}).exit_code == 0
+    wrong = run("recommend", "--url", "ftp://shop.example", "--user", "u")
+    assert wrong.exit_code == 2
+    assert "ftp://shop.example' is no address of a server" in wrong.stderr
+    flink = ("flink", "submit", "features.yaml", "--kafka", "b:9092", "--gateway", "redis://x")
+    Path("features.yaml").write_text("[]\n")
+    assert "'redis://x' is no address of a server" in run(*flink).stderr
+
+
 def test_the_key_comes_from_the_environment_or_a_file(locked: Live, tmp_path: Path) -> None:
     key, _ = locked.platform.keys.create(["recommend"])
     (tmp_path / "key").write_text(key + "\n")
@@ -135,7 +148,7 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
         port = listener.getsockname()[1]
         result = run("doctor", "--port", port, "--data", tmp_path / "file", "--json")
     checks = {check["name"]: check for check in json.loads(result.stdout)}
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     failed = {name for name, check in checks.items() if check["state"] == "failed"}
     assert failed == {"features", "permissions", "disk", "metadata", f"port {port}"}
 
@@ -190,9 +203,10 @@ def test_help_imports_no_command() -> None:
         "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ["tactful", "tactful.cli", "tactful.cli.main", "tactful.errors", "tactful.util"]
-    modules += ["tactful.util.lazy_commands", "tactful_privacy", "tactful_privacy.errors"]
-    modules.append("tactful_privacy.lazy_imports")
+    modules = ["tactful", "tactful.cli", "tactful.cli.exit_codes", "tactful.cli.main"]
+    modules += ["tactful.errors", "tactful.util"]
+    modules += ["tactful.util.extras", "tactful.util.lazy_commands", "tactful_privacy"]
+    modules += ["tactful_privacy.errors", "tactful_privacy.lazy_imports"]
     assert done.stdout.splitlines()[-1] == str(modules)
 
 
@@ -200,4 +214,6 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(main.lazy, "sink", LazyCommand("no_such_package.sink:sink", ""))
     result = run("sink")
     assert result.exit_code == 1
-    assert result.stderr == "tactful: main sink: No module named 'no_such_package'\n"
+    assert result.stderr == (
+        "tactful: main sink: No module named 'no_such_package': install no_such_package with pip\n"
+    )

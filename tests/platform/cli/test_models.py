@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from tactful.ranking.model import Pointer, load_model, read_pointer, version_dir
 from tactful.recommend import recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Arm, Experiment
-from tactful_streaming.contract.log_entries import Entry, Event
+from tactful_streaming.contract.log_entries import Entry, Event, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
@@ -86,6 +86,32 @@ def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, str])
 
 
 # A registry
+
+
+def test_a_failed_training_reads_what_was_sent_since(tracking_uri: str, tmp_path: Path) -> None:
+    shop = entries(make_shop(41, people=12, items=40, days=40))
+    events = [it for it in shop if isinstance(it, Event)]
+    items = [it for it in shop if not isinstance(it, Event)]
+    options = ("--data", tmp_path / "data", "--lists", "100", "--label-days", "20", "--json")
+    write_log(tmp_path / "data" / "log", events).close()
+    assert "send items" in run("train", *options).stderr
+    few = append(tmp_path / "data", items[:1])
+    failed = run("train", *options)
+    assert failed.exit_code == 1
+    assert "at least 20 are needed" in failed.stderr
+    append(tmp_path / "data", [*items[1:], *events])
+    again = run("train", *options)
+    assert again.exit_code == 0, again.stderr
+    result = json.loads(again.stdout.splitlines()[-1])
+    assert not result["resumed"]
+    assert result["read_until"] > few
+
+
+def append(data: Path, what: Sequence[Entry]) -> int:
+    """Append to the log of a data directory; returns its new end."""
+    with EmbeddedLog(data / "log", durability="process") as log:
+        log.append([encode_entry(it) for it in what])
+        return log.end
 
 
 @pytest.fixture
@@ -228,7 +254,7 @@ def test_a_version_is_fetched_again(at_trained: Trained) -> None:
 @pytest.mark.parametrize("command", ["promote", "pull"])
 def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
     result = run("models", command, "7", "--data", data)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("tactful: ranker has no version '7' in sqlite:///")
     assert len(result.stderr.splitlines()) == 1
 

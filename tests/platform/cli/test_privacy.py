@@ -103,7 +103,7 @@ def test_json_is_the_only_output(found: AuditReport, monkeypatch: pytest.MonkeyP
 def test_exit_codes(found: AuditReport, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = replace(found, real=found.planted[:1])
     answering(monkeypatch, leaking)
-    assert run("--quick").exit_code == 1
+    assert run("--quick").exit_code == 7
     blind = replace(found, planted=(found.real[0], *found.planted))
     answering(monkeypatch, blind)
     result = run("--quick")

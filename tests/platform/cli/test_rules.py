@@ -95,7 +95,7 @@ def test_what_is_no_event_is_counted_and_named(tmp_path: Path) -> None:
     bad = [{"type": "view"}] * 30
     file.write_text("not json\n" + lines([*bad, view(1)]) + "[")
     result = run("check", "rules.yaml", file)
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     assert "1 events: 1 clean" in result.stdout
     assert "32 lines are no event" in result.stdout
     refusals = result.stderr.splitlines()
@@ -113,7 +113,7 @@ def test_a_person_reads_it(tmp_path: Path) -> None:
     assert "tests (rules.yaml:1): context.test is true" in result.stdout
     assert 'becomes {"properties":{"category":"kitchen","price":1}}' in result.stdout
     strict = run("check", "rules.yaml", file, "--expect-clean")
-    assert strict.exit_code == 1
+    assert strict.exit_code == 7
 
 
 def test_records_of_a_topic_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_letters_are_mended_on_the_way(live: Live, tmp_path: Path) -> None:
         "2 accepted, 0 known before, 0 refused, 1 held back by the mending rules, 1 no event\n"
     )
     unmended = run(*sent, "--restart")
-    assert unmended.exit_code == 1
+    assert unmended.exit_code == 6
     assert "letter 0: bad_number: properties.price is negative" in unmended.stderr
 
 

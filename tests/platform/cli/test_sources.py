@@ -78,7 +78,7 @@ def test_the_sender_is_known_by_its_fields(tmp_path: Path, text: str, source: st
 
 def test_refusals_and_unreadable_files(tmp_path: Path) -> None:
     nobody = attempt(tmp_path, '{"event": "click", "item": "A"}')
-    assert nobody.exit_code == 1
+    assert nobody.exit_code == 7
     assert "refused: no_subject: no user: rule clicks reads one from user_id, uid" in nobody.output
     assert "a device from device_id, visitor_id" in nobody.output
     for text in ("", "7", "\x00"):

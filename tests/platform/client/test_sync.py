@@ -19,6 +19,7 @@ from tactful.errors import (
     BadRequest,
     Busy,
     ClientError,
+    ConfigError,
     ConnectionFailed,
     NotAllowed,
     ServerFault,
@@ -52,12 +53,12 @@ class Scripted:
         self.requests: list[httpx.Request] = []
         self.pauses: list[float] = []
 
-    def client(self, **options: Any) -> Any:
+    def client(self, base_url: str = "http://server", **options: Any) -> Any:
         options |= {"jitter": lambda: 0.5, "clock": lambda: 1_000_000.0}
         options["transport"] = httpx.MockTransport(self._answer)
         if self.runner is None:
-            return Client("http://server", sleep=self.pauses.append, **options)
-        return Awaited(AsyncClient("http://server", sleep=self._sleep, **options), self.runner)
+            return Client(base_url, sleep=self.pauses.append, **options)
+        return Awaited(AsyncClient(base_url, sleep=self._sleep, **options), self.runner)
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -103,6 +104,18 @@ def test_structs_and_mappings_are_sent_alike_with_the_key(scripted: Script) -> N
     first, second = json.loads(request.content)
     assert first.pop("event_id") != second.pop("event_id")
     assert first == second == {"type": "view", "timestamp": 1, "user_id": "u"}
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("localhost:8420", "http://localhost:8420"), ("shop.example/t/", "https://shop.example/t")],
+)
+def test_an_address_needs_no_scheme(scripted: Script, written: str, asked: str) -> None:
+    script = scripted(httpx.Response(200, json={"status": "ok", "version": "1"}))
+    script.client(base_url=written).health()
+    assert str(script.requests[0].url) == f"{asked}/readyz"
+    with pytest.raises(ConfigError, match="'nowhere:port' is no address of a server"):
+        script.client(base_url="nowhere:port")
 
 
 def test_an_event_has_its_id_before_the_first_attempt(scripted: Script) -> None:

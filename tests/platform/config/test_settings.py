@@ -8,8 +8,9 @@ import pytest
 
 from tactful.config.load import load_settings
 from tactful.config.server import ServerSettings
-from tactful.config.settings import Settings, is_loopback
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
+from tactful.util.addresses import is_loopback
 
 
 def test_defaults_and_the_found_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

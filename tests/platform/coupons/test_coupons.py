@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tactful_streaming.contract.log_entries import (
     encode_entry,
     named_keys,
 )
+from tactful_streaming.definitions.reader import load_definitions
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
@@ -375,15 +377,56 @@ def test_the_report_counts_what_was_offered(tmp_path: Path) -> None:
         ("$lt: 1", "$less: 1", "eligible"),
         ("name: cart", "name: A cart", "name must be"),
         ("holdout: 0.3", "holdout: 0", "holdout"),
+        (
+            "coupons_30d: {",
+            "coupons_28d: {",
+            "eligible: .*'coupons_28d'; did you mean 'coupons_30d'",
+        ),
+        (
+            "views: {$gte",
+            "$or: [{$not: {sold.tea: 1}}], views: {$gte",
+            "no feature 'sold'; there are ",
+        ),
+        (
+            "[views]",
+            "[views, heat]",
+            "features: users have no feature 'heat'; there are aba.*, views",
+        ),
+        (
+            "holdout: 0.3",
+            "gain: {constant: 1, view: 2}",
+            "gain: .* 'view'; did you mean 'views'",
+        ),
     ],
 )
 def test_impossible_campaign_is_refused(right: str, wrong: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "coupons.yaml"
     file.write_text(COUPONS)
-    assert [each.name for each in load_coupons(file, actions=["x.coupon"])] == ["cart"]
+    definitions = load_definitions(FEATURES)
+    assert [each.name for each in load_coupons(file, definitions=definitions)] == ["cart"]
     file.write_text(COUPONS.replace(right, wrong, 1))
     with pytest.raises(ConfigError, match=said.replace("`", ".")):
-        load_coupons(file, actions=["x.coupon"])
+        load_coupons(file, definitions=definitions)
+
+
+def test_the_command_checks_features_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features.yaml").write_text(FEATURES)
+    (tmp_path / "tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
+    file = tmp_path / "coupons.yaml"
+    run = partial(CliRunner().invoke, main)
+    check = ["coupons", "check", "coupons.yaml", "--config", "tactful.toml"]
+    file.write_text(COUPONS)
+    assert "cart: on coupon, 30% held out" in run(check).stdout
+    assert json.loads(run([*check, "--json"]).stdout)[0]["eligible"]["views"] == {"$gte": 1}
+    file.write_text(COUPONS.replace("views: {$gte", "view: {$gte"))
+    wrong = run(check)
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "users have no feature 'view'; did you mean 'views'?" in wrong.stderr
+    (tmp_path / "features.yaml").write_text("- {name: broken}")
+    assert (broken := run(check)).exit_code == 2 and "features.yaml:1" in broken.stderr
 
 
 @pytest.mark.slow

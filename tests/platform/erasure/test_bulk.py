@@ -157,7 +157,7 @@ def test_bulk_after_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatc
 
 
 def test_bulk_by_command(settings: Settings, tmp_path: Path) -> None:
-    """A file of persons is erased line by line, and the refused lines end it with code 1."""
+    """A file of persons is erased line by line, and the refused lines end it with code 6."""
     with Live(Platform.open(settings, build)) as live:
         leave(live)
     data = ["--data", str(settings.storage.data)]
@@ -169,7 +169,7 @@ def test_bulk_by_command(settings: Settings, tmp_path: Path) -> None:
     home = "properties.email\thome@example.com"
     file.write_text(f"ada\r\n\n{home}\nsession_id\tnone\n{home}\tbob\teve\n", "utf-8")
     told = run(main, ["user", "erase", "--from", str(file), "--json", *data])
-    assert told.exit_code == 1, told.output
+    assert told.exit_code == 6, told.output
     results = json.loads(told.stdout)
     assert [result["reason"] for result in results] == ["", "ambiguous", "unknown", ""]
     states = [e["state"] for result in results for e in result["erasures"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -159,6 +160,51 @@ LISTS = {
     *(f"/v1/items/{{item_id}}/{name}" for name in ("similar", "together", "next")),
     *("/v1/popular", "/v1/trending", "/v1/latest"),
 }
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:5"])
+def test_in_dev_pages_of_this_machine_may_ask_and_read(shared: Live, origin: str) -> None:
+    headers = {"origin": origin}
+    asked = shared.http.options("/v1/events", headers={**headers, **PREFLIGHT})
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-methods"] == "GET, POST"
+    sent = shared.http.post("/v1/events", json=[seen(f"d-{origin}")], headers=headers)
+    given = shared.http.post("/v1/recommend", json={"device_id": "d"}, headers=headers)
+    assert (sent.status_code, given.status_code) == (202, 200)
+    for answer in (asked, sent, given):
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert answer.headers["vary"] == "origin"
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://shop.example", "null", "http://localhost.evil.example", "file://localhost"),
+        *("http://127.0.0.1.evil.example", "http://localhost@evil.example", "localhost:3000"),
+    ],
+)
+def test_in_dev_pages_of_other_machines_are_refused(shared: Live, origin: str) -> None:
+    asked = shared.http.options("/v1/events", headers={"origin": origin, **PREFLIGHT})
+    sent = shared.http.post("/v1/events", json=[seen("d-0")], headers={"origin": origin})
+    assert asked.status_code == 405
+    assert (sent.status_code, sent.json()["code"]) == (421, "wrong_host")
+    for answer in (asked, sent):
+        assert "access-control-allow-origin" not in answer.headers
+        assert answer.headers["vary"] == "origin"
+
+
+def test_in_dev_pages_get_the_doors_of_a_key(shared: Live) -> None:
+    headers = {"origin": "http://localhost:3000"}
+    opened = set()
+    for endpoint in ENDPOINTS:
+        path = re.sub(r"{\w+}", "n", endpoint.path)
+        asked = shared.http.options(path, headers={**headers, **PREFLIGHT})
+        if asked.status_code == 204:
+            opened.add(endpoint.path)
+        else:
+            assert not {name for name in asked.headers if name.startswith("access-control")}
+    assert opened == {endpoint.path for endpoint in ENDPOINTS if endpoint.browser}
 
 
 def test_a_browser_key_opens_few_doors(shop: Live, key: str) -> None:

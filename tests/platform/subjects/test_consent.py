@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from tests.platform.support import (
     Live,
     TinyRecommender,
@@ -20,16 +22,18 @@ from tests.platform.support import (
     wait_until,
 )
 
+from tactful.cli.main import main
 from tactful.config.privacy import ConsentSettings
 from tactful.config.settings import Settings
 from tactful.event_log.impressions import decode_impression
+from tactful.metadata.directory_lock import exclusive, note_of_holder
 from tactful.metadata.store import open_metadata
 from tactful.metadata.tables import consent_decisions
 from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.permissions import claimed
-from tactful_privacy.people.consent import NOTHING, Purpose
+from tactful_privacy.people.consent import EVERYTHING, NOTHING, Purpose
 from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import (
     EntryFormat,
@@ -273,6 +277,51 @@ def test_development_assumes_consent_and_production_denies(tmp_path: Path) -> No
         assert platform.consents.consents.default == NOTHING
     finally:
         platform.close()
+
+
+def test_the_command_prints_what_the_running_server_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option --dev of a server is in no settings that the command reads."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(tmp_path, "auto")
+    data = ["--data", str(settings.storage.data)]
+
+    def told(*more: str) -> Any:
+        shown = CliRunner().invoke(main, ["user", "consent", "ada", *more, *data])
+        assert shown.exit_code == 0, shown.output
+        return json.loads(shown.stdout) if "--json" in more else shown.stdout
+
+    everything = sorted(map(str, EVERYTHING))
+    with Live(Platform.open(settings, build)) as live:
+        served = live.http.get("/v1/users/ada/consent").json()["allowed"]
+        assert told("--json") == {
+            "person": "ada",
+            "allowed": served,
+            "by_default": everything,
+            "history": [],
+        }
+        lines = told("--deny", "marketing").splitlines()
+        kept = ", ".join(sorted({*everything} - {"marketing"}))
+        assert lines[:2] == [f"may be used for: {kept}", f"by default, without a decision: {kept}"]
+        assert "marketing no" in lines[2]
+        path, allowed = "/v1/users/ada/consent", told("--json")["allowed"]
+        wait_until(lambda: live.http.get(path).json()["allowed"] == allowed)
+    assert told("--json")["allowed"] == [], "no server runs, and the settings allow nothing"
+    assert told("--allow", "measurement").startswith("may be used for: measurement, service\n")
+    with Live(Platform.open(settings_of(tmp_path, "deny"), build)):
+        assert told("--json")["by_default"] == []
+
+
+def test_a_killed_server_leaves_no_note(tmp_path: Path) -> None:
+    with exclusive(tmp_path, note=b"mine"):
+        assert note_of_holder(tmp_path) == b"mine"
+    assert note_of_holder(tmp_path) == b""
+    (tmp_path / "lock").write_bytes(b"of a process that was killed")
+    assert note_of_holder(tmp_path) == b""
+    with exclusive(tmp_path):
+        assert note_of_holder(tmp_path) == b""
+    assert note_of_holder(tmp_path / "nowhere") == b""
 
 
 def test_processes_follow_each_other(tmp_path: Path) -> None:

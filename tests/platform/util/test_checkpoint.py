@@ -1,4 +1,4 @@
-"""A training that is killed goes on where it was, and gives what it would have given."""
+"""A training that is killed goes on where it was, and one that fails starts anew."""
 
 from __future__ import annotations
 
@@ -158,10 +158,36 @@ def test_a_damaged_part_says_what_to_do(tmp_path: Path) -> None:
         checkpoint.save_part(1, {"sizes": np.arange(3)})
         assert len(checkpoint.parts()) == 2
         (tmp_path / "parts" / "000000.npz").write_bytes(b"rubbish")
-        with pytest.raises(ModelError, match="--fresh"):
+        with pytest.raises(ModelError, match="train again from the start"):
             checkpoint.parts()
         checkpoint.clear()
         assert (checkpoint.parts(), checkpoint.about()) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (ModelError("too little to learn from"), False),
+        (MemoryError(), False),
+        (ConnectionError("the broker is away"), True),
+        (KeyboardInterrupt(), True),
+        (SystemExit(143), True),
+    ],
+    ids=lambda it: type(it).__name__,
+)
+def test_only_what_was_interrupted_keeps_its_checkpoint(
+    tmp_path: Path, error: BaseException, kept: bool
+) -> None:
+    with Checkpoint.hold(tmp_path) as checkpoint:
+        checkpoint.begin({"end": 7})
+        checkpoint.save_part(0, {"sizes": np.arange(3)})
+        with pytest.raises(type(error)), checkpoint.cleared_on_failure(but=ConnectionError):
+            raise error
+        assert (checkpoint.about() is not None) is kept
+        assert len(checkpoint.parts()) == kept
+        with checkpoint.cleared_on_failure(but=ConnectionError):
+            pass
+        assert (checkpoint.about() is not None) is kept
 
 
 def test_trees_belong_to_their_curve(tmp_path: Path) -> None:

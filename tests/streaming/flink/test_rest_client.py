@@ -293,12 +293,24 @@ def test_submit_to_a_gateway(features: Path, fake: Fake) -> None:
     assert (result.exit_code, result.stdout) == (0, "j\n")
 
 
-def test_a_missing_cluster_is_code_1(features: Path, tmp_path: Path) -> None:
+def test_a_missing_cluster_is_code_3(features: Path, tmp_path: Path) -> None:
     jar = tmp_path / "runner.jar"
     jar.write_bytes(b"PK")
     result = flink("submit", features, "--cluster", "http://127.0.0.1:9", "--jar", str(jar))
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "127.0.0.1:9 does not answer" in result.stderr
+
+
+def test_a_cluster_that_refuses_is_code_4(features: Path, tmp_path: Path, fake: Fake) -> None:
+    jar = tmp_path / "runner.jar"
+    jar.write_bytes(b"PK")
+    fake.answers = {
+        "GET /config": (200, {"flink-version": "2.0.2"}),
+        "POST /jars/upload": (400, {"errors": ["no room for jars"]}),
+    }
+    result = flink("submit", features, "--cluster", fake.url, "--jar", str(jar))
+    assert result.exit_code == 4
+    assert "no room for jars" in result.stderr
 
 
 def test_without_flink_there_is_no_jar(features: Path, tmp_path: Path) -> None:

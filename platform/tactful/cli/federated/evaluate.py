@@ -21,7 +21,10 @@ from tactful_federated.serving.rounds import collector_for
 from tactful_federated.transport.superlink import SuperLink
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    epilog=cli.example("tactful federated evaluate runs/intent-1 --population 100000"),
+)
 @click.argument("directory", type=cli.existing_directory)
 @click.option(
     "--weights", type=cli.existing_file, help="Weights; default: weights.npy in DIRECTORY."

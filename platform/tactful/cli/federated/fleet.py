@@ -82,7 +82,12 @@ _rate = click.FloatRange(0, min_open=True)
 _directory = click.argument("directory", type=cli.any_directory)
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    epilog=cli.example(
+        "tactful federated serve runs/intent-1 --catalogue categories.txt --population 100000"
+    ),
+)
 @_directory
 @click.option(
     "--catalogue", type=cli.existing_file, required=True, help="Public categories, one a line."
@@ -217,7 +222,9 @@ def _lead(
     rounds.serve_rounds(directory, invitation, collector, optimizer=optimizer, progress=show)
 
 
-@click.command("enrol")
+@click.command(
+    "enrol", epilog=cli.example("tactful federated enrol runs/intent-1 requests/*/request.json")
+)
 @_directory
 @click.argument("requests", nargs=-1, type=cli.existing_file, required=True)
 @click.option("--port", default=9092, help="Port of the SuperLink.")
@@ -226,8 +233,9 @@ def _lead(
     type=cli.existing_file,
     help="PEM file of the authority; default: tls/authority.pem of DIRECTORY.",
 )
+@cli.json_option
 def enrol_command(
-    directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None
+    directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None, as_json: bool
 ) -> None:
     """Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.
 
@@ -240,22 +248,32 @@ def enrol_command(
         raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
     with cli.reported_as(ConfigError, FederatedError):
         key = rounds.authority_key(directory)
+    enrolled: list[dict[str, object]] = []
     for path in requests:
         written = path.with_name("enrolment")
         try:
             request = msgspec.json.decode(path.read_bytes(), type=EnrolmentRequest)
             if _is_enrolled(written, request.identity):
-                click.echo(f"{path}: has its enrolment")
+                enrolled.append({"request": str(path), "node": None})
+                if not as_json:
+                    click.echo(f"{path}: has its enrolment")
                 continue
             identity = Ed25519PublicKey.from_public_bytes(request.identity)
             node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), request.node)
         except (FederatedError, ValueError) as error:
             raise TactfulError(f"{path}: {error}") from error
         write_whole(written, msgspec.msgpack.encode(enrol(key, node, identity)))
-        click.echo(f"{path}: node {node}")
+        enrolled.append({"request": str(path), "node": node})
+        if not as_json:
+            click.echo(f"{path}: node {node}")
+    if as_json:
+        cli.print_json(enrolled)
 
 
-@click.command("device")
+@click.command(
+    "device",
+    epilog=cli.example("tactful federated device device-7 --invitation invitation.json --consent"),
+)
 @_directory
 @options.invitation_option
 @click.option("--server", help="host:port of the proxy; without it only DIRECTORY is created.")

@@ -22,7 +22,10 @@ from tactful_federated.transport.certificates import secret_file
 from tactful_privacy.errors import ParameterError
 
 
-@click.command("intent")
+@click.command(
+    "intent",
+    epilog=cli.example("tactful federated intent device-7 --invitation invitation.json"),
+)
 @click.argument("directory", type=cli.existing_directory)
 @invitation_option
 @click.option("--model", type=cli.existing_file, help="File with a newer signed model to install.")

@@ -14,7 +14,7 @@ from tactful_federated.errors import SettingsError
 from tactful_federated.model.lstm_numpy import CURVATURE
 
 
-@click.command("plan")
+@click.command("plan", epilog=cli.example("tactful federated plan --population 100000"))
 @click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
 @click.option("--rounds", type=click.IntRange(1), default=500)
 @cohort_options

@@ -16,7 +16,7 @@ from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
 from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
 
 
-@click.command("simulate")
+@click.command("simulate", epilog=cli.example("tactful federated simulate runs/first --rounds 30"))
 @click.argument("directory", type=cli.any_directory)
 @click.option("--devices", type=click.IntRange(10), default=2_000)
 @click.option("--rounds", type=click.IntRange(1), default=30)

