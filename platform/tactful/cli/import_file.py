@@ -150,13 +150,12 @@ def _grouped(command: Callable[..., None]) -> Callable[..., Any]:
     return _options(grouped)
 
 
-_EXAMPLES = """\b
-Examples:
-  tactful import orders.csv --preview
-  tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin
-  tactful import ratings.tsv --columns user,item,rating,timestamp
-  tactful import products.xml
-"""
+_EXAMPLES = cli.example(
+    "tactful import orders.csv --preview",
+    "tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin",
+    "tactful import ratings.tsv --columns user,item,rating,timestamp",
+    "tactful import products.xml",
+)
 
 
 @click.command("import", epilog=_EXAMPLES, context_settings={"show_default": True})

@@ -70,10 +70,3 @@ def test_lists_are_printed(shop: Live) -> None:
         assert answer.stdout == ""
         assert answer.stderr.startswith("0 of 10 items: ")
     assert len(as_json(shop, "popular")["items"]) == 3
-
-
-@pytest.mark.parametrize("words", [[], ["list"], ["show"], ["similar"], ["popular"], ["trending"]])
-def test_each_help_has_an_example(words: list[str]) -> None:
-    answer = CliRunner().invoke(main, ["items", *words, "--help"])
-    assert answer.exit_code == 0
-    assert not words or f"Example: tactful items {words[0]}" in answer.output
