@@ -19,8 +19,9 @@ from tactful.client import Client
 from tactful.config.ledger_location import ledger_location, named
 from tactful.config.privacy import DAY_MS, retention_limits
 from tactful.config.settings import Settings, secret
-from tactful.errors import ClientError, TactfulError
+from tactful.errors import ClientError, ModelError, TactfulError
 from tactful.event_log.encryption import open_seal
+from tactful.maintenance.check_model import check_model
 from tactful.maintenance.retention import PROGRESS, read_progress
 from tactful.metadata.connections import kafka_settings, open_keys, open_redis
 from tactful.metadata.directory_lock import exclusive, open_directory
@@ -197,10 +198,10 @@ def _tactful_answers(host: str, port: int) -> bool:
 
 
 def _model(settings: Settings) -> Finding:
-    models = settings.models
-    if models.is_dir() and any(models.iterdir()):
-        return "ok", f"in {models}"
-    return "warning", f"none in {models}: `tactful demo` trains one"
+    try:
+        return check_model(settings, now=now_ms())
+    except ModelError as error:  # it serves without a model
+        return "warning", f"{error}; recommendations are made without a model"
 
 
 def _ledger(settings: Settings) -> Finding:

@@ -134,6 +134,8 @@ def test_the_doctor_says_what_it_found(tmp_path: Path) -> None:
     assert checks["API keys"]["state"] == "warning"
     assert "tactful keys create" in checks["API keys"]["said"]
     assert checks["model"]["state"] == "warning"
+    assert "no model was ever trained" in checks["model"]["said"]
+    assert "tactful train --promote" in checks["model"]["said"]
     assert checks["erasures"]["state"] == "ok"
     assert run("keys", "create", "--scope", "admin").exit_code == 0
     assert "1 valid" in run("doctor", "--port", 0).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,13 @@ from click.testing import CliRunner, Result
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
 
 from tactful.cli.main import main
-from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
+from tactful.ranking.model import (
+    Pointer,
+    load_model,
+    read_manifest,
+    read_pointer,
+    version_directory,
+)
 from tactful.recommend import recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Arm, Experiment
@@ -125,6 +132,49 @@ def train(data: Path, *arguments: object) -> Result:
     result = run("train", *options, *arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def doctor(data: Path) -> tuple[str, str]:
+    checks = json.loads(run("doctor", "--port", "0", "--data", data, "--json").stdout)
+    (found,) = [check for check in checks if check["name"] == "model"]
+    return found["state"], found["said"]
+
+
+def test_the_doctor_tells_which_champion_serves_and_its_age(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("train", "--data", data, "--label-days", "0.1")
+    state, said = doctor(data)
+    assert (state, "the last training failed: only " in said) == ("warning", True), said
+    train(data)
+    assert "`tactful models promote 1` makes version 1 of ranker the champion" in doctor(data)[1]
+    assert run("models", "promote", "1", "--data", data).exit_code == 0
+    until = read_manifest(version_directory(data / "models", "1")).trained_until
+    today = dt.datetime.now(dt.UTC)
+    assert doctor(data) == (
+        "ok",
+        f"ranker 1 is the champion since {today:%Y-%m-%d}, trained today on events until "
+        f"{dt.datetime.fromtimestamp(until / 1000, dt.UTC):%Y-%m-%d}",
+    )
+    later = int(today.timestamp() * 1000) + 40 * 86_400_000
+    monkeypatch.setattr("tactful.maintenance.doctor.now_ms", lambda: later)
+    state, said = doctor(data)
+    assert (state, "trained 40 days ago" in said, "it is old" in said) == ("warning", True, True)
+    manifest = version_directory(data / "models", "1") / "manifest.json"
+    manifest.write_text("{}")
+    state, said = doctor(data)
+    assert state == "warning" and "cannot be read as a model manifest" in said
+
+
+def test_the_doctor_tells_of_a_champion_that_does_not_fit(data: Path) -> None:
+    train(data, "--promote")
+    run("models", "promote", "1", "--data", data)
+    Path("features.yaml").write_text(
+        "- {name: views, entity: user, event: view, aggregate: count, window: {size: 1h}}\n"
+    )
+    Path("tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
+    state, said = doctor(data)
+    assert state == "warning" and "does not fit the present features" in said, said
 
 
 def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> None:
