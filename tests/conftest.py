@@ -64,6 +64,7 @@ _SERVICES = {
     "flink": "TACTFUL_TEST_FLINK",
     "chromium": "TACTFUL_TEST_CHROMIUM",
     "web": "TACTFUL_TEST_WEB",
+    "clients": "TACTFUL_TEST_CLIENTS",
     "nginx": "TACTFUL_TEST_NGINX",
 }
 
@@ -331,6 +332,12 @@ def chromium_path() -> Path:
 def web_client() -> Path:
     """The folder with the browser client, bundled: ``tactful.js`` and ``tactful.global.js``."""
     return Path(_service("web"))
+
+
+@pytest.fixture(scope="session")
+def stock_clients() -> Path:
+    """The folder with the clients of other programs for Node, installed, and ``send.mjs``."""
+    return Path(_service("clients"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""``tactful ingest`` of a file: rate, processor time of each part, memory; then a training.
+"""``tactful import`` of a file: rate, processor time of each part, memory; then a training.
 
 The server and the command are those that users run, with the packaged features, on all cores of the
 machine. An event is imported when it is acknowledged, which is when it is on disk; it is applied
@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
 from benchmarks.figures import Figure
 
@@ -34,7 +37,11 @@ _TYPES = ("view", "view", "view", "view", "view", "view", "add_to_cart", "add_to
 NAMES = {
     "import_events_per_s": "events/s",
     "import_applied_events_per_s": "events/s",
+    "import_csv_events_per_s": "events/s",
+    "import_parquet_events_per_s": "events/s",
     "import_client_cpu_us": "us/event",
+    "import_csv_client_cpu_us": "us/event",
+    "import_parquet_client_cpu_us": "us/event",
     "import_server_cpu_us": "us/event",
     "import_engine_cpu_us": "us/event",
     "server_rss_empty_mb": "MB",
@@ -63,7 +70,14 @@ def import_figures(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         folder = Path(name)
         _write(folder, count, people=count // 40)
-        runs = [_import(folder, number, count) for number in range(1 if quick else 3)]
+        repeats = 1 if quick else 3
+        runs = [_import(folder, f"data-{number}", "events.ndjson") for number in range(repeats)]
+        tables = {
+            name: [
+                _import(folder, f"{name}-{number}", f"events.{name}") for number in range(repeats)
+            ]
+            for name in ("csv", "parquet")
+        }
         trained = train(folder / "data-0")
     shape = f"{count:,} events of {count // 40:,} people; {os.cpu_count()} cores with the client"
     rates = {
@@ -74,6 +88,17 @@ def import_figures(quick: bool) -> list[Figure]:
             f"the engine share; {shape}",
         ),
         "import_client_cpu_us": ([r.client_s / count * 1e6 for r in runs], shape),
+        **{
+            f"import_{name}_events_per_s": (
+                [count / r.durable_s for r in found],
+                f"on disk, columns guessed, ids made; {shape}",
+            )
+            for name, found in tables.items()
+        },
+        **{
+            f"import_{name}_client_cpu_us": ([r.client_s / count * 1e6 for r in found], shape)
+            for name, found in tables.items()
+        },
         "import_server_cpu_us": ([r.server_s / count * 1e6 for r in runs], shape),
         "import_engine_cpu_us": ([r.engine_s / count * 1e6 for r in runs], shape),
         "server_rss_empty_mb": ([r.empty_mb for r in runs], "after its start"),
@@ -107,19 +132,38 @@ def _write(folder: Path, count: int, people: int) -> None:
             event |= {"user_id": f"u-{person}", "session_id": f"s-{visit}", "item_id": f"i-{item}"}
             event["properties"] = {"price": 9.5, "category": f"c-{item % 40}"}
             file.write(json.dumps(event, separators=(",", ":")) + "\n")
+    _write_tables(folder, sorted(rows[:count]))
     with (folder / "items.ndjson").open("w") as file:
         for item in range(_ITEMS):
             described = {"item_id": f"i-{item}", "category": f"c-{item % 40}", "price": 9.5}
             file.write(json.dumps({**described, "title": f"Item {item}"}) + "\n")
 
 
-def _import(folder: Path, number: int, count: int) -> _Imported:
-    with _server(folder / f"data-{number}") as (pid, url), httpx.Client(base_url=url) as http:
+def _write_tables(folder: Path, rows: list[tuple[int, str, int, int, int]]) -> None:
+    """Write the same events as CSV and as Parquet, without ids, under the names of a shop."""
+    times, kinds, people, visits, items = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "event_time": pa.array(times, pa.timestamp("ms")),
+            "event_type": kinds,
+            "customer_no": [f"u-{person}" for person in people],
+            "visit_id": [f"s-{visit}" for visit in visits],
+            "sku": [f"i-{item}" for item in items],
+            "price": [9.5] * len(rows),
+            "category": [f"c-{item % 40}" for item in items],
+        }
+    )
+    pa.parquet.write_table(table, folder / "events.parquet", row_group_size=50_000)
+    pa.csv.write_csv(table, folder / "events.csv")
+
+
+def _import(folder: Path, data: str, events: str) -> _Imported:
+    with server(folder / data) as (pid, url), httpx.Client(base_url=url) as http:
         empty = _resident_mb(pid)
-        _ingest(folder / "items.ndjson", url, "--kind", "items")
+        _send(folder / "items.ndjson", url, "--kind", "items")
         before, client = _threads(pid), _children_s()
         began = time.perf_counter()
-        position = _ingest(folder / "events.ndjson", url)["position"]
+        position = _send(folder / events, url)["position"]
         durable = time.perf_counter() - began
         client = _children_s() - client
         while http.get("/v1/users/u-0/features").json()["position"] < position:
@@ -141,9 +185,16 @@ def _import(folder: Path, number: int, count: int) -> _Imported:
         )
 
 
-def _ingest(file: Path, url: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tactful", "ingest", str(file), "--url", url, "--json"]
-    done = subprocess.run([*command, "--restart", *options], stdout=subprocess.PIPE, check=True)
+def _send(file: Path, url: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tactful", "import", str(file), "--url", url, "--json"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(file.parent / "state")}
+    done = subprocess.run(
+        [*command, "--restart", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        check=True,
+    )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -160,7 +211,7 @@ def train(data: Path) -> resource.struct_rusage:
 
 
 @contextlib.contextmanager
-def _server(data: Path) -> Iterator[tuple[int, str]]:
+def server(data: Path) -> Iterator[tuple[int, str]]:
     """Run a server; yield its process id and address."""
     command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--port", "0"]
     with subprocess.Popen(

@@ -83,7 +83,7 @@ def overload_figures(quick: bool) -> list[Figure]:
         percentile_figure("overload_answered_p99_ms", over.answered, 99, note),
         percentile_figure("overload_refused_p99_ms", over.refused, 99, note),
         Figure("overload_goodput_ratio", len(over.answered) / over.span / rate, "1",
-               note="answered at overload, to what was answered at full load"),
+               note="answered at overload, personal or not, to what was answered at full load"),
         Figure("overload_refused_share", len(over.refused) / max(over.asked, 1), "1", note=note),
         percentile_figure(
             "overload_sender_late_p99_ms",

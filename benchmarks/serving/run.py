@@ -16,6 +16,8 @@ from benchmarks.serving.importing import NAMES as IMPORTS
 from benchmarks.serving.importing import import_figures
 from benchmarks.serving.index import index_figures
 from benchmarks.serving.ingest import ingest_figures
+from benchmarks.serving.killed_import import NAMES as IMPORT_KILLS
+from benchmarks.serving.killed_import import killed_import_figures
 from benchmarks.serving.load import load_figures
 from benchmarks.serving.overload import overload_figures
 from benchmarks.serving.ranking import ranking_figures
@@ -31,6 +33,7 @@ PARTS = (
     "overload",
     "ingest",
     "import",
+    "import-kills",
     "training",
     "index",
     "request",
@@ -52,6 +55,7 @@ NAMES = {
     "durable_vs_memory_ingest": "1",
     "ingest_events_per_s": "events/s",
     **IMPORTS,
+    **IMPORT_KILLS,
     **TRAINING,
 }
 """What the benchmark promises to follow over time, with units."""
@@ -99,6 +103,7 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
             partial(ingest_figures, quick),
         ),
         Part("import", named(*IMPORTS), partial(import_figures, quick)),
+        Part("import-kills", named(*IMPORT_KILLS), partial(killed_import_figures, quick)),
         Part("training", named(*TRAINING), partial(training_figures, quick)),
         Part(
             "index", named("recall_at_1000", "fresh_item_visible_s"), partial(index_figures, quick)

@@ -19,7 +19,9 @@ from typing import Any
 from unittest import mock
 
 import httpx
+import numpy as np
 
+from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import GivesItems
 from tactful.config.engine import EngineSettings
 from tactful.config.privacy import ConsentSettings
@@ -28,6 +30,10 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
+from tactful.recall.candidates import CatalogueView
+from tactful.recall.index import empty_index
+from tactful.recall.popularity import Popularity
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (
     Explanation,
@@ -36,9 +42,10 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.server.platform import Platform
+from tactful.vectors.ivf_index import Snapshot
 from tactful.workers.pool import WorkerPool
 from tactful.workers.state_server import StateServer
-from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 SHOP = "https://shop.example"
@@ -69,17 +76,20 @@ class TinyRecommender:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.refreshed = 0
-        self._items: set[str] = set()
+        self._items: dict[str, Item] = {}
         self._feed = engine.item_feed() if isinstance(engine, GivesItems) else None
         self.before: Callable[[], None] = lambda: None
+        self.before_personal: Callable[[], None] = lambda: None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, bytes | None]:
         self.before()
         subject = request.subject
+        if subject is not None:
+            self.before_personal()
         views = 0.0 if subject is None else self.engine.read("user", subject, now)["views"]
-        known = self._items or set(self.engine.items)
+        known = set(self._items or self.engine.items)
         chosen = sorted(known - set(request.exclude))[: request.count]
         recommendation = Recommendation(
             recommendation_id=uuid.uuid4().hex,
@@ -107,6 +117,14 @@ class TinyRecommender:
         answer, impression = self.recommend(request, now=now)
         return answer, None if impression is None else lambda: impression
 
+    @contextlib.contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        index, items = empty_index(), dict(self._items or self.engine.items)
+        catalogue = Catalogue((), items)
+        popular = Popularity.of(np.arange(len(items)), len(items))
+        search = Snapshot.of(index.item_ids, index.nearest)
+        yield ItemLists(CatalogueView(index, search, catalogue, popular), 10)
+
     def explain(self, impression: Event) -> Explanation:
         return Explanation(
             recommendation_id=impression.recommendation_id or "",
@@ -119,7 +137,7 @@ class TinyRecommender:
     def refresh(self, reading: AbstractContextManager[object]) -> None:
         self.refreshed += 1
         if self._feed is not None:
-            self._items.update(item.item_id for item in self._feed.changes())
+            self._items |= {item.item_id: item for item in self._feed.changes()}
 
     def describe(self) -> Mapping[str, Any]:
         return {"ranker": {"version": "tiny"}}

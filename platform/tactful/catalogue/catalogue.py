@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -53,6 +54,7 @@ class ItemColumns:
     available: NDArray[np.bool_]
     margin: NDArray[np.float32]
     released: NDArray[np.float32]
+    dated: NDArray[np.float64]
     campaign: NDArray[np.int32]
     described: NDArray[np.bool_]
     properties: PropertyColumns
@@ -66,6 +68,7 @@ class ItemColumns:
             available=filled_array(count, False, np.bool_),
             margin=filled_array(count, 0.0, np.float32),
             released=filled_array(count, np.nan, np.float32),
+            dated=filled_array(count, np.nan, np.float64),
             campaign=filled_array(count, -1, np.int32),
             described=filled_array(count, False, np.bool_),
             properties=PropertyColumns(count),
@@ -112,7 +115,9 @@ class ItemColumns:
             )
             self.campaign[row] = _campaign_number(item, campaigns)
             self.margin[row] = _margin(item.properties.get("margin"))
-            self.released[row] = _days(item.properties.get("released"))
+            days = _days(item.properties.get("released"))
+            self.released[row] = days
+            self.dated[row] = item.timestamp if math.isnan(days) else days * _DAY_MS
             self.described[row] = True
 
 
@@ -132,6 +137,7 @@ class Catalogue:
         described: whether the item was ever described: the index may know others.
         margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
         released: property ``released`` in days since the epoch, NaN where unknown.
+        dated: the same in epoch milliseconds, else the time of the description.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
         in_campaign: rows of the items that are in a campaign, ascending.
         properties: all properties, to filter by.
@@ -293,6 +299,7 @@ class Catalogue:
         self.category_numbers: Mapping[str, int] = categories
         self.margin: NDArray[np.float32] = columns.margin
         self.released: NDArray[np.float32] = columns.released
+        self.dated: NDArray[np.float64] = columns.dated
         self.campaign: NDArray[np.int32] = columns.campaign
         self.campaign_numbers: Mapping[str, int] = campaigns
         self.properties: PropertyColumns = columns.properties

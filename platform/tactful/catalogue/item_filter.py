@@ -14,16 +14,16 @@ from tactful.schemas.item_filter import ItemFilter
 def passing_rows(condition: ItemFilter, catalogue: Catalogue) -> NDArray[np.bool_]:
     """Return whether each row of the catalogue passes, shape (len(catalogue),)."""
     passing = np.ones(len(catalogue), np.bool_)
-    for part in condition.every:
+    for part in condition.and_:
         passing &= passing_rows(part, catalogue)
-    if condition.some:
-        passing &= np.logical_or.reduce([passing_rows(it, catalogue) for it in condition.some])
-    if condition.none is not None:
-        passing &= ~passing_rows(condition.none, catalogue)
+    if condition.or_:
+        passing &= np.logical_or.reduce([passing_rows(it, catalogue) for it in condition.or_])
+    if condition.not_ is not None:
+        passing &= ~passing_rows(condition.not_, catalogue)
     if condition.field is None:
         return passing
-    if condition.among is not None:
-        passing &= _among(condition.field, condition.among, catalogue)
+    if condition.in_ is not None:
+        passing &= _among(condition.field, condition.in_, catalogue)
     if condition.min is not None or condition.max is not None:
         lowest = -math.inf if condition.min is None else condition.min
         highest = math.inf if condition.max is None else condition.max

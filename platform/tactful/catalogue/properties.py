@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -127,6 +127,24 @@ class PropertyColumns:
         numbers = np.array(column.values.numbers, np.float64)
         return column.passing((numbers >= lowest) & (numbers <= highest))
 
+    def read(
+        self, name: str, amounts: Mapping[str, float], rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the amount of each row by its value of a property, 0 for none.
+
+        A list has the largest amount of its elements. Amounts are by text or whole number, like the
+        groups of a feature.
+        """
+        column = self._columns.get(name)
+        if column is None:
+            return np.zeros(len(rows), np.float32)
+        by_code = np.zeros(len(column.values.values) + 1, np.float32)
+        for (_, value), codes in column.values.containing.items():
+            if (amount := amounts.get(_group_of(value))) is not None:
+                by_code[codes] = np.maximum(by_code[codes], np.float32(amount))
+        amount_of: NDArray[np.float32] = by_code[column.codes[rows]]
+        return amount_of
+
     def known(self, name: str) -> NDArray[np.bool_]:
         """Return whether each row has a property."""
         column = self._columns.get(name)
@@ -150,6 +168,14 @@ def _typed(value: Scalar) -> _Key:
     if isinstance(value, bool):
         return bool, value
     return (str, value) if isinstance(value, str) else (float, float(value))
+
+
+def _group_of(value: Scalar) -> str:
+    """Return the group that a feature has for a value; empty for none."""
+    if isinstance(value, str):
+        return value
+    whole = not isinstance(value, bool) and float(value).is_integer()
+    return str(int(value)) if whole else ""
 
 
 def _kept(value: object) -> _Value | None:

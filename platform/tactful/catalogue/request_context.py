@@ -84,6 +84,7 @@ class RequestContext:
     history: list[int]  # catalogue rows of the user's latest other items, newest first, each once
     # description of the user; empty where none is kept
     properties: Values = field(default_factory=dict)
+    visit: Values = field(default_factory=dict)  # features of the visit; empty without its id
 
     @property
     def known(self) -> bool:
@@ -124,6 +125,7 @@ def build_context(
         user = read("user", subject, at)
     latest: Sequence[tuple[str, int]] = user.get("recent_items", ())
     recent = [item for item, _ in latest]
+    visit: Values = {}
     if session_id is None:
         visited = _since_pause(latest, at)
     else:
@@ -152,6 +154,7 @@ def build_context(
         session=session,
         history=history,
         properties={} if subject is None else described(source, subject, at),
+        visit=visit,
     )
 
 

@@ -1,83 +1,25 @@
-"""``tactful ingest``, ``recommend`` and ``dashboard``: uses of a server over HTTP."""
+"""``tactful recommend`` and ``dashboard``: uses of a server over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 from importlib import util
 from pathlib import Path
-from typing import cast
 
 import click
 import msgspec
 
 from tactful.cli import options as cli
 from tactful.cli.exit_codes import ExitCode
-from tactful.client import AsyncClient, Client, Kind
-from tactful.client.ingest_file import Outcome, ingest_file
+from tactful.client import Client
+from tactful.client.recommend_file import read_users, recommend_file
 from tactful.errors import TactfulError
+from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.recommendations import RecommendRequest
 
-
-@click.command(
-    epilog=cli.example("tactful ingest events.ndjson", "tactful ingest items.ndjson --kind items")
-)
-@click.argument("file", type=cli.existing_file)
-@click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
-@click.option("--batch", type=click.IntRange(1, 1000), default=500)
-@click.option(
-    "--in-flight",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="Batches sent at once; the server keeps their order.",
-)
-@click.option("--restart", is_flag=True, help="Start at the beginning of FILE instead of resuming.")
-@cli.url_option
-@cli.key_file_option
-@cli.json_option
-def ingest(
-    file: Path,
-    kind: str,
-    batch: int,
-    in_flight: int,
-    restart: bool,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Send an NDJSON file to a server; run it again to resume."""
-    bar = cli.progress_bar(
-        quiet=as_json, total=file.stat().st_size, unit="B", unit_scale=True, desc=file.name
-    )
-
-    async def send() -> Outcome:
-        async with AsyncClient(url, cli.api_key(key_file)) as client:
-            return await ingest_file(
-                client,
-                file,
-                cast(Kind, kind),
-                batch=batch,
-                in_flight=in_flight,
-                restart=restart,
-                advanced=bar.update,
-            )
-
-    with bar:
-        outcome = asyncio.run(send())
-    if as_json:
-        cli.print_json(outcome)
-    else:
-        for line, refusal in outcome.rejected:
-            click.echo(f"{file}:{line}: {refusal.code}: {refusal.message}", err=True)
-        click.echo(
-            f"{outcome.accepted} accepted, {outcome.duplicates} known before, "
-            f"{len(outcome.rejected)} refused (from line {outcome.resumed_at})"
-        )
-    if outcome.rejected:
-        raise SystemExit(ExitCode.PARTLY_DONE)
+_SHOWN = 20
 
 
 @click.command(epilog=cli.example("tactful recommend --user ada --count 5"))
@@ -85,6 +27,18 @@ def ingest(
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10)
 @click.option("--category", help="Only items of this category.")
+@click.option(
+    "--filter", "condition", help='Only items that pass, as JSON: {"field": "size", "in": ["M"]}.'
+)
+@click.option(
+    "--users", type=cli.existing_file, help="File of user ids, one a line or a CSV column user_id."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --users: .csv or .parquet file to write; a killed run resumes.",
+)
+@click.option("--page", help="Page or letter that shows them, for placement rules.")
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Explain the recommendation.")
 @cli.url_option
@@ -95,22 +49,36 @@ def recommend(
     device_id: str | None,
     count: int,
     category: str | None,
+    condition: str | None,
+    users: Path | None,
+    out: Path | None,
+    page: str | None,
     after: str | None,
     explain: bool,
     url: str,
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Request recommendations from a server."""
+    """Request recommendations from a server, for one user or for all of a file.
+
+    For a newsletter: tactful recommend --users customers.csv --out letters.csv --page newsletter
+    """
     request = RecommendRequest(
         user_id=user_id,
         device_id=device_id,
         count=count,
         category=category,
+        filter=_parsed(condition),
+        context={} if page is None else {"page": page},
         after=int(after) if after is not None and after.isdecimal() else after,
         explain=explain,
     )
+    if (users is None) != (out is None):
+        raise click.UsageError("--users and --out come together")
     with Client(url, cli.api_key(key_file)) as client:
+        if users is not None and out is not None:
+            _recommend_all(client, users, out, request, as_json=as_json)
+            return
         answer = client.recommend(request)
     if as_json:
         cli.print_json(answer)
@@ -121,6 +89,37 @@ def recommend(
         click.echo(answer.fallback, err=True)
     if answer.explanation:
         click.echo(msgspec.json.format(msgspec.json.encode(answer.explanation)).decode())
+
+
+def _parsed(condition: str | None) -> ItemFilter | None:
+    if condition is None:
+        return None
+    try:
+        return msgspec.json.decode(condition, type=ItemFilter)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error), param_hint="--filter") from error
+
+
+def _recommend_all(
+    client: Client, users: Path, out: Path, request: RecommendRequest, *, as_json: bool
+) -> None:
+    """Write the recommendations of all users of a file; exit with 6 if some have none."""
+    if request.subject is not None:
+        raise click.UsageError("--users names the users: leave out --user and --device")
+    total = len(read_users(users))
+    with cli.progress_bar(quiet=as_json, total=total, unit="user", desc=out.name) as bar:
+        outcome = recommend_file(client, users, out, request, advanced=bar.update)
+    if as_json:
+        cli.print_json(outcome)
+    else:
+        for place, problem in outcome.problems[:_SHOWN]:
+            reason = problem.detail or problem.title
+            click.echo(f"user {place} of {users}: {problem.code}: {reason}", err=True)
+        if (more := len(outcome.problems) - _SHOWN) > 0:
+            click.echo(f"and {more:,} more", err=True)
+        click.echo(f"{out}: {outcome.rows:,} rows of {outcome.users:,} users")
+    if outcome.problems:
+        raise SystemExit(ExitCode.PARTLY_DONE)
 
 
 @click.command(epilog=cli.example("tactful dashboard --url localhost:8420"))

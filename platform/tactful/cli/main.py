@@ -43,8 +43,10 @@ class _Commands(LazyGroup):
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
-    "ingest": "Send an NDJSON file to a server; run it again to resume.",
-    "recommend": "Request recommendations from a server.",
+    "import": "Send events, items or users of FILE to a server; run it again to resume.",
+    "ingest": "Send FILE to a server: the former name of ``tactful import``.",
+    "recommend": "Request recommendations from a server, for one user or for all of a file.",
+    "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "train": "Train a ranking model from the log and register it in MLflow.",
@@ -54,6 +56,7 @@ _HELP = {
     "federated": "Plan, simulate and run private training on devices.",
     "privacy": "Audit, report and manage private statistics.",
     "rules": "Test cleaning rules, and list or resend dead letters.",
+    "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
@@ -67,12 +70,14 @@ _HELP = {
 }
 # Commands whose module has another name.
 _MODULES = {
-    **dict.fromkeys(("ingest", "recommend", "dashboard"), "client"),
+    **dict.fromkeys(("recommend", "dashboard"), "client"),
+    **dict.fromkeys(("import", "ingest"), "import_file"),
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }
+_ATTRIBUTES = {"import": "import_"}  # a keyword of Python
 _COMMANDS = {
-    name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{name}", text)
+    name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{_ATTRIBUTES.get(name, name)}", text)
     for name, text in _HELP.items()
 }
 

@@ -132,6 +132,7 @@ def train(
                 options,
                 vectors=vectors_kind or settings.training.vectors,
                 label=options.label or settings.training.label,
+                minimum_people=settings.recommend.anonymous_minimum,
             ),
             **asdict(registration),
             say=_json_progress if as_json else _bars(),

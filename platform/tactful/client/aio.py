@@ -101,6 +101,22 @@ class AsyncClient:
     """`Client.recommend_batch` as a coroutine."""
     explain = _awaited(Calls.explain)
     """`Client.explain` as a coroutine."""
+    item = _awaited(Calls.item)
+    """`Client.item` as a coroutine."""
+    find_items = _awaited(Calls.find_items)
+    """`Client.find_items` as a coroutine."""
+    similar = _awaited(Calls.similar)
+    """`Client.similar` as a coroutine."""
+    together = _awaited(Calls.together)
+    """`Client.together` as a coroutine."""
+    next_items = _awaited(Calls.next_items)
+    """`Client.next_items` as a coroutine."""
+    popular = _awaited(Calls.popular)
+    """`Client.popular` as a coroutine."""
+    trending = _awaited(Calls.trending)
+    """`Client.trending` as a coroutine."""
+    latest = _awaited(Calls.latest)
+    """`Client.latest` as a coroutine."""
     features = _awaited(Calls.features)
     """`Client.features` as a coroutine."""
     statistics = _awaited(Calls.statistics)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
-from urllib.parse import quote
 
 import msgspec
 
-from tactful.client.exchange import Call, Policy, Send, Work, exchange
+from tactful.client.exchange import Call, Policy, Send, Work, exchange, get, segment
+from tactful.client.item_calls import ItemCalls
 from tactful.client.offline_queue import OfflineQueue, Waiting
 from tactful.errors import ApiError, ClientError, QueueError
 from tactful.schemas.fields import Scalar
@@ -91,7 +91,7 @@ class Flushed:
     stopped: ClientError | None = None
 
 
-class Calls:
+class Calls(ItemCalls):
     """Calls of one client."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Calls:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         """Make calls that retry by `policy` and queue in `queue`; `new_id` names events."""
-        self._policy = policy
+        super().__init__(policy)
         self._queue = queue
         self._new_id = new_id
 
@@ -138,11 +138,15 @@ class Calls:
         lines: bytes,
         *,
         new_id: Callable[[int], str] | None = None,
+        identified: bool = False,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> Call[EventsAccepted | Upserted]:
-        """Send one request of NDJSON; events without an id get a new one."""
+        """Send one request of NDJSON; events without an id get a new one.
+
+        `identified` says that all events have an id already.
+        """
         method, answer = _KINDS[kind]
-        if kind == "events":
+        if kind == "events" and not identified:
             name = new_id or (lambda index: self._new_id())
             split = enumerate(lines.split(b"\n"))
             lines = b"\n".join([_named_line(line, index, name) for index, line in split])
@@ -204,24 +208,24 @@ class Calls:
 
     def explain(self, recommendation_id: str) -> Call[Explanation]:
         """Request the explanation of a recommendation."""
-        return self._get(f"/v1/explain/{_segment(recommendation_id)}", Explanation)
+        return get(self._policy, f"/v1/explain/{segment(recommendation_id)}", Explanation)
 
     def features(self, user_id: str, *, at: int | str | None = None) -> Call[UserFeatures]:
         """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
-        return self._get(f"/v1/users/{_segment(user_id)}/features", UserFeatures, at=at)
+        return get(self._policy, f"/v1/users/{segment(user_id)}/features", UserFeatures, at=at)
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> Call[StatisticsPage]:
         """Request all released numbers of one statistic, oldest pane first."""
-        path = f"/v1/statistics/{_segment(name)}"
+        path = f"/v1/statistics/{segment(name)}"
         pages = yield from self._pages(path, StatisticsPage, since=since, until=until)
         cells = [cell for page in pages for cell in page.cells]
         return msgspec.structs.replace(pages[-1], cells=cells)
 
     def statistics_list(self) -> Call[list[StatisticInfo]]:
         """Request the published statistics."""
-        return (yield from self._get("/v1/statistics", StatisticsIndex)).statistics
+        return (yield from get(self._policy, "/v1/statistics", StatisticsIndex)).statistics
 
     def reports(self) -> Call[list[ReportInfo]]:
         """Request all reports, by name."""
@@ -230,15 +234,15 @@ class Calls:
 
     def report(self, name: str) -> Call[dict[str, Any]]:
         """Request one report."""
-        return self._get(f"/v1/reports/{_segment(name)}", dict[str, Any])
+        return get(self._policy, f"/v1/reports/{segment(name)}", dict[str, Any])
 
     def models(self) -> Call[dict[str, Any]]:
         """Request the models in use."""
-        return self._get("/v1/models", dict[str, Any])
+        return get(self._policy, "/v1/models", dict[str, Any])
 
     def rollout(self, key: str) -> Call[dict[str, Any]]:
         """Request the state, history and looks of a rollout."""
-        return self._get(f"/v1/experiments/{_segment(key)}", dict[str, Any])
+        return get(self._policy, f"/v1/experiments/{segment(key)}", dict[str, Any])
 
     def plan_rollout(
         self, definition: Record, *, people_per_day: float | None = None, rate: float | None = None
@@ -261,16 +265,13 @@ class Calls:
 
     def health(self) -> Call[Health]:
         """Request the readiness of the server."""
-        return self._get("/readyz", Health)
-
-    def _get(self, path: str, kind: type[T], **params: Any) -> Call[T]:
-        return exchange(self._policy, Send("GET", path, params=params), kind)
+        return get(self._policy, "/readyz", Health)
 
     def _pages(self, path: str, kind: type[Page], **params: Any) -> Call[list[Page]]:
         pages: list[Page] = []
         while not pages or pages[-1].next_cursor is not None:
             cursor = pages[-1].next_cursor if pages else None
-            pages.append((yield from self._get(path, kind, cursor=cursor, **params)))
+            pages.append((yield from get(self._policy, path, kind, cursor=cursor, **params)))
         return pages
 
     def _send_all(
@@ -324,12 +325,6 @@ def _named_line(line: bytes, index: int, new_id: Callable[[int], str]) -> bytes:
         return line
     rest = line.lstrip()[1:]
     return b'{"event_id":"%b"%b%b' % (new_id(index).encode(), b"," if fields else b"", rest)
-
-
-def _segment(text: str) -> str:
-    encoded = quote(text, safe="")
-    # httpx would resolve these as directories.
-    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
 
 def _compact(request: RecommendRequest) -> dict[str, Any]:

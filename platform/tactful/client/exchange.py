@@ -11,6 +11,7 @@ import email.utils
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -179,3 +180,15 @@ def _error(response: httpx.Response, asked: float | None) -> ApiError:
     if status in (429, 503):
         return Busy(status, problem, retry_after=asked)
     return BadRequest(status, problem) if status < 500 else ServerFault(status, problem)
+
+
+def get(policy: Policy, path: str, kind: type[T], **params: Any) -> Call[T]:
+    """Read a `kind`; parameters that are None are left out, and raises as `exchange`."""
+    return exchange(policy, Send("GET", path, params=params), kind)
+
+
+def segment(text: str) -> str:
+    """Encode an id as one part of a path, whatever characters it has."""
+    encoded = quote(text, safe="")
+    # httpx would resolve these as directories.
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded

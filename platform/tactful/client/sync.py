@@ -15,9 +15,12 @@ import httpx
 
 from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client.item_calls import ItemFilter, ListOptions
 from tactful.client.offline_queue import OfflineQueue
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, Upserted
+from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
+from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (
     Explanation,
     Recommendation,
@@ -135,6 +138,7 @@ class Client:
         lines: bytes,
         *,
         new_id: Callable[[int], str] | None = None,
+        identified: bool = False,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> EventsAccepted | Upserted:
         """Send one request of NDJSON.
@@ -143,9 +147,13 @@ class Client:
             kind: kind of each line.
             lines: one JSON object a line; events without an id get a new one.
             new_id: makes the id of an event from the number of its line, from 0; random by default.
+            identified: whether all events have an id already.
             headers: returns further headers, called at each attempt.
         """
-        return self._run(self._calls.send_lines(kind, lines, new_id=new_id, headers=headers))
+        call = self._calls.send_lines(
+            kind, lines, new_id=new_id, identified=identified, headers=headers
+        )
+        return self._run(call)
 
     def enqueue(self, events: Iterable[Record]) -> int:
         """Append events to the queue; nothing is sent.
@@ -189,6 +197,48 @@ class Client:
     def explain(self, recommendation_id: str) -> Explanation:
         """Explain a recent recommendation; needs a key with the scope ``admin``."""
         return self._run(self._calls.explain(recommendation_id))
+
+    def item(self, item_id: str, *, after: Position | None = None) -> CatalogueItem:
+        """Request the description of an item as it is now.
+
+        Args:
+            item_id: the item; an unknown one raises `BadRequest`.
+            after: position that `items` returned, to be waited for.
+        """
+        return self._run(self._calls.item(item_id, after=after))
+
+    def find_items(self, **wanted: Unpack[ItemFilter]) -> ItemPage:
+        """Request one page of the catalogue, in the order of ids.
+
+        Args:
+            wanted: `search` by the words of title and id, `category`, `available`, the `cursor`
+                that the page before returned, `limit`, and a position `after` to wait for.
+        """
+        return self._run(self._calls.find_items(**wanted))
+
+    def similar(self, item_id: str, **options: Unpack[ListOptions]) -> ItemList:
+        """Request items similar to an item: by description, and by what was taken with them."""
+        return self._run(self._calls.similar(item_id, **options))
+
+    def together(self, item_id: str, **options: Unpack[ListOptions]) -> ItemList:
+        """Request items that enough people took in the same visits as an item."""
+        return self._run(self._calls.together(item_id, **options))
+
+    def next_items(self, item_id: str, **options: Unpack[ListOptions]) -> ItemList:
+        """Request items that enough people took right after an item."""
+        return self._run(self._calls.next_items(item_id, **options))
+
+    def popular(self, **options: Unpack[ListOptions]) -> ItemList:
+        """Request the items that most people take now."""
+        return self._run(self._calls.popular(**options))
+
+    def trending(self, **options: Unpack[ListOptions]) -> ItemList:
+        """Request items that rise in published statistics."""
+        return self._run(self._calls.trending(**options))
+
+    def latest(self, **options: Unpack[ListOptions]) -> ItemList:
+        """Request the newest items."""
+        return self._run(self._calls.latest(**options))
 
     def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
         """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""

@@ -25,7 +25,8 @@ class RecommendSettings:
     # champion
     record_rollouts: bool = True
     # least number of people who took an item within 84 days before its sales count in anonymous
-    # recommendations; 1 for no minimum
+    # recommendations and lists of items, and who took a pair of items before lists show it; 1 for
+    # no minimum, and for pairs of two
     anonymous_minimum: Annotated[int, Meta(ge=1, le=1_000)] = 10
     # least share of the places for items that are new to the user; the one that the training of
     # the champion chose, if none is set

@@ -1,4 +1,4 @@
-"""Settings of the server process: address, limits, webhooks, workers, log lines."""
+"""Settings of the server process: address, limits, webhooks, sources, workers, log lines."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ class ActionSettings:
     secret_file: Path = Path()  # … or the file that holds it
     attempts: PositiveInt = 12  # most attempts to send one action
     timeout_s: PositiveFloat = 10.0  # longest time of one attempt
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Settings of messages that other programs send."""
+
+    mapping: Path = Path()  # file of the rules by which they become events; empty: packaged ones
 
 
 @dataclass(frozen=True)

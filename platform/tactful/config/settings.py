@@ -28,6 +28,7 @@ from tactful.config.server import (
     LimitSettings,
     LoggingSettings,
     ServerSettings,
+    SourceSettings,
     WorkerSettings,
 )
 from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings, StorageSettings
@@ -40,6 +41,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 PACKAGED_FEATURES = _PACKAGE / "features.yaml"
 """Packaged feature definitions, which recommendations use."""
+
+PACKAGED_MAPPING = _PACKAGE / "sources.yaml"
+"""Packaged mappings of messages of other programs."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Settings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
+    sources: SourceSettings = field(default_factory=SourceSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
     coupons: CouponSettings = field(default_factory=CouponSettings)
@@ -99,6 +104,11 @@ class Settings:
     def placement(self) -> Path:
         """File of the placement rules."""
         return _chosen(self.recommend.placement, _PACKAGE / "placement.yaml")
+
+    @property
+    def source_mapping(self) -> Path:
+        """File of the mappings of messages of other programs."""
+        return _chosen(self.sources.mapping, PACKAGED_MAPPING)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

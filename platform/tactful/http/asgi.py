@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from tactful.http import credentials
+from tactful.http.gzip_body import inflated
 from tactful.http.paths import Paths
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.schemas import browser_access as browser
@@ -126,6 +128,10 @@ class Endpoint:
     scope: str | None = None  # scope the API key must have; None for public endpoints
     # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
+    # whether programs that others have written call it: keys as the user name of Basic
+    # authentication or as the query parameter `secret`, and bodies that gzip has compressed
+    foreign: bool = False
+    secret: str = ""
     # type of the request body, `query` of its parameters, `answer` of a successful response; None
     # of `answer` when that is not JSON of ours
     body: Any = None
@@ -137,6 +143,11 @@ class Endpoint:
     media: tuple[str, ...] = ("application/json", "text/plain")
     answer_media: tuple[str, ...] = ("application/json",)
     details: str = ""  # description for the OpenAPI document
+
+    @property
+    def takes_key_in_query(self) -> bool:
+        """Whether a page that can send no header may send its key as the only parameter."""
+        return self.browser and self.query is NoQuery
 
 
 class Call:
@@ -160,14 +171,16 @@ class Call:
         browser_key: str,
         limit: int,
         timeout: float,
+        gzip: bool = False,
     ) -> None:
-        """Wrap the request, without reading its body."""
-        self._receive = receive
+        """Wrap the request, without reading its body; `gzip` allows a compressed one."""
+        self._next_part = receive
         self._body: bytes | None = None
         self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
         self.query_string: bytes = scope["query_string"]
         self._limit = limit
         self._timeout = timeout
+        self._gzip = gzip
         self.headers = headers
         self.trusted = trusted
         self.browser_key = browser_key
@@ -190,10 +203,18 @@ class Call:
         declared = self.headers.get(b"content-length", b"0")
         if len(declared) > 15 or not declared.isdigit() or int(declared) > self._limit:
             raise self._too_large()
-        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise ProblemError("unsupported_encoding", "send the body without Content-Encoding")
+        encoding = self.headers.get(b"content-encoding", b"identity").strip().lower()
+        zipped = self._gzip and encoding in (b"gzip", b"x-gzip")
+        if encoding != b"identity" and not zipped:
+            other = " or compressed by gzip" if self._gzip else ""
+            detail = f"send the body without Content-Encoding{other}"
+            raise ProblemError("unsupported_encoding", detail)
         if not _READABLE.match(self.headers.get(b"content-type", b"")):
             raise ProblemError("unsupported_media", "send JSON as application/json")
+        body = await self._receive()
+        return inflated(body, self._limit) if zipped else body
+
+    async def _receive(self) -> bytes:
         if self._arrived is not None and self._arrived():
             return await self._receive_parts()  # a timer would cost more than the read
         try:
@@ -206,7 +227,7 @@ class Call:
         parts: list[bytes] = []
         size = 0
         while size <= self._limit:
-            message = await self._receive()
+            message = await self._next_part()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             parts.append(message.get("body", b""))
@@ -322,25 +343,24 @@ class Resource:
         limit = settings.limits.body_bytes
         if browser_key:
             limit = min(limit, settings.limits.browser_body_bytes)
-        call = Call(scope, receive, headers, trusted, browser_key, limit, server.body_timeout_s)
+        timeout, gzip = server.body_timeout_s, endpoint.foreign
+        call = Call(scope, receive, headers, trusted, browser_key, limit, timeout, gzip)
         if scope["query_string"] and endpoint.query is NoQuery:
-            call.query(_KeyInQuery if endpoint.browser else NoQuery)
+            call.query(_KeyInQuery if endpoint.takes_key_in_query else NoQuery)
         return await endpoint.handle(self._host, call)
 
     def _authorise(
         self, headers: Mapping[bytes, bytes], endpoint: Endpoint, query: bytes
     ) -> ApiKey:
-        sent = headers.get(b"x-api-key")
-        if sent is None:
-            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer":
-                sent = b""
-        # Addresses end up in logs: only a browser key, which is no secret, may be in one.
-        in_address = not sent and endpoint.browser and query.startswith(b"key=")
-        if in_address:
-            sent = query[4:]
-        key = self._host.keys.check(sent.strip().decode("latin-1"))
-        if key is None or (in_address and browser.SCOPE not in key.scopes):
+        sent = credentials.in_headers(headers, basic=endpoint.foreign)
+        # Addresses end up in logs: only a key that can do little may be in one.
+        in_address = ""
+        if not sent and endpoint.takes_key_in_query:
+            in_address = credentials.of_page(query)
+        elif not sent and endpoint.secret:
+            in_address = credentials.in_query(query, endpoint.secret)
+        key = self._host.keys.check(sent or in_address)
+        if key is None or (in_address and not credentials.may_be_in_address(key)):
             raise ProblemError(
                 "no_key",
                 "send `Authorization: Bearer KEY`; `tactful keys create` makes keys",
@@ -366,19 +386,11 @@ def json_reply(value: Any, status: int = 200) -> Reply:
 
 async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     """Send one whole response."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [
-                (b"content-type", reply.content_type),
-                (b"content-length", b"%d" % len(reply.body)),
-                (b"x-request-id", request_id),
-                (b"cache-control", b"no-store"),
-                *reply.headers,
-            ],
-        }
-    )
+    headers = [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+    if reply.status != 204:
+        length = b"%d" % len(reply.body)
+        headers += [(b"content-type", reply.content_type), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 

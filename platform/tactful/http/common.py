@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from tactful.http.asgi import Call
+from tactful.http.asgi import Call, Host
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful_privacy.errors import LedgerError
@@ -81,3 +81,16 @@ async def stored(work: Callable[[], T], unavailable: str) -> T:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
         logger.warning("%s: %s %s", unavailable, type(error).__name__, reason)
         raise ProblemError("not_ready", unavailable, retry_after=2) from None
+
+
+def opts_out(host: Host, call: Call) -> bool:
+    """Return whether the browser of the user sends a signal that the settings honour."""
+    consent = host.settings.consent
+    return (consent.honour_gpc and _is_set(call, b"sec-gpc")) or (
+        consent.honour_dnt and _is_set(call, b"dnt")
+    )
+
+
+def _is_set(call: Call, header: bytes) -> bool:
+    """Return whether a header is 1, or one of the values that a proxy joined is."""
+    return b"1" in (value.strip() for value in call.headers.get(header, b"").split(b","))

@@ -62,7 +62,8 @@ def render(document: Mapping[str, Any]) -> str:
         f"<h1>{escape(title)}: API</h1><p>{_prose(info['summary'])}</p>",
         "<p>Programs read the same as <a href=openapi.json>openapi.json</a>. Send a key as ",
         "<code>Authorization: Bearer KEY</code> or <code>X-API-Key: KEY</code>; with ",
-        f"<code>--dev</code> none is needed. {_prose(schemes['bearer']['description'])}</p>",
+        f"<code>--dev</code> none is needed. {_prose(schemes['bearer']['description'])} ",
+        f"{_other_ways(schemes)}</p>",
         "<nav><table>",
         *(_entry(*operation) for operation in operations),
         "</table></nav>",
@@ -72,6 +73,21 @@ def render(document: Mapping[str, Any]) -> str:
         "</html>",
     ]
     return "".join(parts)
+
+
+def _other_ways(schemes: Mapping[str, Schema]) -> str:
+    """Return how some routes take a key besides the two headers."""
+    ways = {
+        "query": "as the query parameter `{name}`",
+        "basic": "by HTTP's basic authentication",
+    }
+    found = []
+    for name, scheme in schemes.items():
+        way = ways.get(scheme.get("in") or scheme.get("scheme") or "")
+        if name != "bearer" and way is not None:
+            sent = way.format(name=scheme.get("name", ""))
+            found.append(f"Some routes also take one {sent}: {scheme['description']}")
+    return _prose(" ".join(found))
 
 
 def _entry(method: str, path: str, operation: Schema) -> str:
@@ -179,8 +195,13 @@ def _type(schema: Schema) -> str:
     inner = schema.get("items" if kind == "array" else "additionalProperties")
     if isinstance(inner, Mapping) and inner:
         words += f" of {_type(inner)}"
-    bounds = [text.format(f"{schema[key]:,}") for key, text in _BOUNDS.items() if key in schema]
+    bounds = [text.format(_number(schema[key])) for key, text in _BOUNDS.items() if key in schema]
     return f"{words} ({escape(', '.join(bounds))})" if bounds else words
+
+
+def _number(bound: float) -> str:
+    """Return a bound, without the fraction of a whole number."""
+    return f"{int(bound) if float(bound).is_integer() else bound:,}"
 
 
 def _curl(method: str, path: str, operation: Schema) -> str:

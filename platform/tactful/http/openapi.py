@@ -14,16 +14,21 @@ import yaml
 
 from tactful.experiments.messages import STEPS
 from tactful.http.asgi import Endpoint
+from tactful.http.sources import SEGMENT_LIKE
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
 from tactful.schemas.problems import KINDS, Problem, ProblemError
 from tactful.schemas.statistics import CONCLUSIONS
+from tactful.sources.segment import CALLS
 
 _REFERENCE = "#/components/schemas/{name}"
 _NAME = {"type": "string", "minLength": 1}
 _PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "user_id": {"type": "string", "minLength": 1, "maxLength": 263},
+    "item_id": {"type": "string", "minLength": 1, "maxLength": 256},
     "step": {"enum": list(STEPS)},
+    "source": {"enum": list(SEGMENT_LIKE)},
+    "call": {"enum": list(CALLS)},
     "conclusion": {"enum": list(CONCLUSIONS)},
 }
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -91,6 +96,17 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
                     "name": "key",
                     "description": "A key with the scope `browser`, where no header can be sent.",
                 },
+                "basic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "A key with the scope `source` as the user name.",
+                },
+                "secret": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "api_secret",
+                    "description": "A key with the scope `source`, where no header can be sent.",
+                },
             },
         },
     }
@@ -126,8 +142,12 @@ def _operation(
         operation["security"] = [
             {scheme: [scope]} for scope in scopes for scheme in ("bearer", "header")
         ]
-        if endpoint.browser:
+        if endpoint.takes_key_in_query:
             operation["security"].append({"query": [browser.SCOPE]})
+        if endpoint.foreign:
+            operation["security"].append({"basic": [endpoint.scope]})
+        if endpoint.secret:
+            operation["security"].append({"secret": [endpoint.scope]})
     if parameters := _parameters(endpoint, components):
         operation["parameters"] = parameters
     if endpoint.body is not None:
@@ -220,5 +240,6 @@ def _explain_properties(component: dict[str, Any]) -> None:
 def _attribute_texts(block: str) -> dict[str, str]:
     parts = _ATTRIBUTE.split(block)[1:]
     return {
-        name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+        name.rstrip("_"): " ".join(text.split())  # an underscore marks names that Python reserves
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
     }

@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
-from tactful.http.common import LogPageQuery, PageQuery, cursor_number, moment_of, person_of, stored
+from tactful.http.common import (
+    LogPageQuery,
+    PageQuery,
+    cursor_number,
+    moment_of,
+    opts_out,
+    person_of,
+    stored,
+)
 from tactful.http.description import described
+from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
+from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
@@ -61,7 +71,7 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
     else:
         options = {"place": place_of(call.headers)}
-    if _opts_out(platform, call):
+    if opts_out(platform, call):
         options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
     if call.public:
@@ -95,24 +105,11 @@ async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     return await recommend_each(platform, call, batch, recommend)
 
 
-def _opts_out(host: Host, call: Call) -> bool:
-    """Return whether the browser of the user sends a signal that the settings honour."""
-    consent = host.settings.consent
-    return (consent.honour_gpc and _is_set(call, b"sec-gpc")) or (
-        consent.honour_dnt and _is_set(call, b"dnt")
-    )
-
-
-def _is_set(call: Call, header: bytes) -> bool:
-    """Return whether a header is 1, or one of the values that a proxy joined is."""
-    return b"1" in (value.strip() for value in call.headers.get(header, b"").split(b","))
-
-
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
     """Return a request without what the settings or its browser exclude from its context."""
     if host.minimise is not None:
         request = host.minimise(request)
-    return without_claim(request) if _opts_out(host, call) else request
+    return without_claim(request) if opts_out(host, call) else request
 
 
 async def recommend_one(
@@ -269,6 +266,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         body=NewUser | list[NewUser],
         answer=Upserted,
     ),
+    *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
         "/v1/recommend",
@@ -321,6 +319,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=UserFeatures,
         problems=("not_found", "not_ready"),
     ),
+    *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(

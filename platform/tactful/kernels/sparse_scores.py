@@ -67,7 +67,7 @@ def sum_by_key(
     return distinct, totals.astype(np.float32)
 
 
-def begins(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+def begins(ordered: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Return whether each of some sorted numbers differs from the one before it."""
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])

@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tactful.errors import ApiKeyError, StorageError
-from tactful.metadata.key_cache import SCOPES, ApiKey, ValidKeys, digest
+from tactful.metadata.key_cache import LONELY, SCOPES, ApiKey, ValidKeys, digest
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import api_keys
 
@@ -42,18 +42,19 @@ class KeyStore(ValidKeys):
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
         """Create a key; return it, which cannot be read again, and its stored record.
 
-        A scope that is unknown, no scope, or another beside ``browser`` raises ApiKeyError.
+        A scope that is unknown, no scope, or another beside one of `LONELY` raises ApiKeyError.
         """
         chosen = frozenset(scopes)
         if unknown := sorted(chosen - set(SCOPES)):
             raise ApiKeyError(f"unknown scope {unknown[0]!r}; known are {', '.join(SCOPES)}")
         if not chosen:
             raise ApiKeyError(f"a key needs at least one scope of {', '.join(SCOPES)}")
-        if "browser" in chosen and len(chosen) > 1:
-            raise ApiKeyError(
-                "a key with the scope 'browser' is public, so it has no other scope: create a "
-                "second key for your server"
-            )
+        for scope, reason in LONELY.items():
+            if scope in chosen and len(chosen) > 1:
+                raise ApiKeyError(
+                    f"a key with the scope {scope!r} {reason}, so it has no other scope: create a "
+                    "second key for your server"
+                )
         identifier = self._token(4).hex()
         secret = base64.urlsafe_b64encode(self._token(32)).rstrip(b"=").decode()
         key = f"tactful_{identifier}_{secret}"

@@ -13,8 +13,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SCOPES = ("ingest", "recommend", "browser", "analyst", "monitor", "admin")
+SOURCE_SCOPE = "source"
+"""Permission to send messages of other programs, and nothing else."""
+
+SCOPES = ("ingest", "recommend", "browser", SOURCE_SCOPE, "analyst", "monitor", "admin")
 """Permissions of keys; ``admin`` has all, ``browser`` those of any visitor of a page."""
+
+LONELY = {
+    "browser": "is public",
+    SOURCE_SCOPE: "is in the settings of other programs, and in addresses",
+}
+"""Scopes of keys that can have no other, and why."""
 
 _KEY = re.compile(r"tactful_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _NO_DIGEST = bytes(32)

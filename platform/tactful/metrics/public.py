@@ -38,6 +38,7 @@ FAILURES = frozenset({"tactful_answers", "tactful_impressions_lost", "tactful_co
 _INGESTED = "tactful_ingested"
 _RECORDS = "tactful_engine_records"
 _LETTERS = "tactful_dead_letters"
+_SOURCED = "tactful_source_messages"
 
 
 class PublicMetrics:
@@ -72,6 +73,7 @@ class PublicMetrics:
             elif family.name in FAILURES:
                 yield _failures(family)
         yield from _shares(grown)
+        yield _source_shares(grown)
 
     def _grown(self, now: _Numbers) -> _Numbers:
         """Return the increase of each total in the last minute, or since the last read."""
@@ -161,3 +163,24 @@ def _shares(grown: _Numbers) -> Iterator[Metric]:
         "Share of events that rules set aside, rounded up",
         value=level(letters, max(seen, letters)),
     )
+
+
+def _source_shares(grown: _Numbers) -> Metric:
+    """Return the ignored and the refused messages, as shares of all of their source."""
+    shares = GaugeMetricFamily(
+        "tactful_source_messages_share",
+        "Share of the messages of a source that no rule fits, or that were refused, rounded up",
+        labels=["source", "kind", "result"],
+    )
+    counts = [
+        (dict(labels), value)
+        for (sample, labels), value in grown.items()
+        if sample == f"{_SOURCED}_total"
+    ]
+    for own, value in sorted(counts, key=lambda count: sorted(count[0].items())):
+        whole = sum(other for labels, other in counts if labels["source"] == own["source"])
+        if own["result"] != "accepted":
+            shares.add_metric(
+                [own[label] for label in ("source", "kind", "result")], level(value, whole)
+            )
+    return shares

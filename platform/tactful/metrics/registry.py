@@ -50,6 +50,8 @@ class Metrics:
 
         text = "Elements of ingestion requests, by kind and result"
         self._ingested = counter("tactful_ingested_total", text, "kind", "result")
+        text = "Messages of other programs, by source, kind and result"
+        self._sourced = counter("tactful_source_messages_total", text, "source", "kind", "result")
         text = "Answers by route and status"
         self.answers = counter("tactful_answers_total", text, "route", "status")
         text = "Log records the engine has seen, by result"
@@ -76,11 +78,16 @@ class Metrics:
         # Looking a series up by its labels at every request would be slow.
         self._series_of_ingested = functools.cache(self._ingested.labels)
         self._series_of_applied = functools.cache(self._applied.labels)
+        self._series_of_sourced = functools.cache(self._sourced.labels)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
         if count:
             self._series_of_ingested(kind, result).inc(count)
+
+    def sourced(self, source: str, kind: str, result: str, count: int) -> None:
+        """Count messages of a source; kinds are those of `tactful.sources.mapping`."""
+        self._series_of_sourced(source, kind, result).inc(count)
 
     def applied(self, result: str, count: int) -> None:
         """Count log records that the engine has read."""

@@ -58,7 +58,13 @@ class Drift:
 
 
 def measure_drift(
-    log: EventLog, version: str, layout: str, *, lists: int = 500, latest: int = LATEST
+    log: EventLog,
+    version: str,
+    layout: str,
+    *,
+    names: Sequence[str] = RANKING_FEATURES,  # columns of the features
+    lists: int = 500,
+    latest: int = LATEST,
 ) -> Drift | None:
     """Compare the first lists of a model version with as many of its latest.
 
@@ -71,7 +77,7 @@ def measure_drift(
     for shown in read_impressions(log, latest=latest):
         if shown.version != version or shown.layout != layout or shown.features is None:
             continue
-        if shown.forced or shown.features.shape[1] != len(RANKING_FEATURES):
+        if shown.forced or shown.features.shape[1] != len(names):
             continue
         if len(first) < lists:
             first.append(shown)
@@ -82,7 +88,7 @@ def measure_drift(
     before, now = _columns(first), _columns(last)
     indexes = {
         name: population_stability(before[:, column], now[:, column])
-        for column, name in enumerate((*RANKING_FEATURES, SCORE))
+        for column, name in enumerate((*names, SCORE))
     }
     return Drift(dict(sorted(indexes.items(), key=lambda pair: -pair[1])))
 

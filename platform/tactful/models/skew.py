@@ -21,8 +21,15 @@ from tactful.catalogue.request_context import build_context
 from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
-from tactful.ranking.features import RANKING_FEATURES, REQUESTED, SALES, assemble
+from tactful.ranking.features import (
+    RANKING_FEATURES,
+    REQUESTED,
+    SALES,
+    assemble,
+    column_names,
+)
 from tactful.ranking.model import checked_version, read_manifest
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
@@ -84,7 +91,8 @@ def measure_skew(
         return Skew(0, len(served), 0, 0, {})
     engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
     views: dict[str, _View | None] = {}
-    different = np.zeros(len(RANKING_FEATURES), np.int64)
+    names = column_names(own_columns(definitions))
+    different = np.zeros(len(names), np.int64)
     compared = rows = 0
     position: int = log.begin
     for shown in served:
@@ -93,33 +101,33 @@ def measure_skew(
             position = records[-1][0] + 1
         progress(position, served[-1].applied)
         if shown.version not in views:
-            index = _index(models, shown.version, trusted)
+            index = _index(models, shown.version, trusted, names)
             views[shown.version] = None if index is None else _View(engine, index)
         view = views[shown.version]
-        shape = (len(shown.items), len(RANKING_FEATURES))
+        shape = (len(shown.items), len(names))
         if view is None or shown.features is None or shown.features.shape != shape:
             continue
         different += (~_same(shown.features, view.compute(shown))).sum(axis=0)
         compared += 1
         rows += len(shown.items)
     shares = {
-        name: count / rows
-        for name, count in zip(RANKING_FEATURES, different.tolist(), strict=True)
-        if count
+        name: count / rows for name, count in zip(names, different.tolist(), strict=True) if count
     }
     return Skew(
         lists=compared,
         skipped=len(served) - compared,
-        values=rows * len(RANKING_FEATURES),
+        values=rows * len(names),
         different=int(different.sum()),
         by_feature=dict(sorted(shares.items(), key=lambda pair: -pair[1])),
     )
 
 
-def _index(models: Path, version: str, trusted: Collection[str] | None) -> RecallIndex | None:
+def _index(
+    models: Path, version: str, trusted: Collection[str] | None, names: tuple[str, ...]
+) -> RecallIndex | None:
     try:
         directory = checked_version(models, version, trusted)
-        if read_manifest(directory).features != RANKING_FEATURES:
+        if read_manifest(directory).features != names:
             return None
         return RecallIndex.load(directory / "index")
     except ModelError:
@@ -132,6 +140,7 @@ class _View:
     def __init__(self, engine: Engine, index: RecallIndex) -> None:
         self._engine = engine
         self._index = index
+        self._own = own_columns(engine.definitions)
         self._search = Snapshot.of(index.item_ids, index.nearest)
         self._version = -1
 
@@ -167,13 +176,16 @@ class _View:
             allowed=np.zeros(len(catalogue), np.bool_),
         )
         candidates = scored.with_rows(known, np.zeros(len(known), np.int8))
-        features = assemble(candidates, context, source=engine, catalogue=catalogue)
-        computed = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
+        features = assemble(candidates, context, source=engine, catalogue=catalogue, own=self._own)
+        computed = np.full((len(rows), features.shape[1]), np.nan, np.float32)
         computed[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
         if served.features is not None:
             computed[:, _REQUESTED] = served.features[:, _REQUESTED]
             if subject is None:  # rare items were served as if nobody had taken them
                 computed[:, _SALES] = served.features[:, _SALES]
+                for place, column in enumerate(self._own, len(RANKING_FEATURES)):
+                    if column.of_others:
+                        computed[:, place] = served.features[:, place]
         return computed
 
 

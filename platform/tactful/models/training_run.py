@@ -22,7 +22,7 @@ from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
-from tactful.ranking.features import layout
+from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import (
     checked_version,
     load_trees,
@@ -30,6 +30,7 @@ from tactful.ranking.model import (
     read_manifest,
     read_pointer,
 )
+from tactful.ranking.own_columns import own_columns
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
@@ -185,7 +186,7 @@ def no_worse(
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     margins = (
-        margins_of(forest, rows.features, of.start, of.features)
+        margins_of(forest, rows.features, of.start, of.features, fresh.features)
         for forest, of in ((load_trees(directory), fresh), (champion, manifest))
     )
     new, old = (list_metrics(m, rows.labels, rows.sizes, positives)["ndcg20"] for m in margins)
@@ -205,7 +206,9 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
     def drift() -> Drift | None:
         with open_training_log(settings, latest=LATEST) as (log, definitions):
-            return measure_drift(log, champion or "", layout(definitions.fingerprint))
+            names = column_names(own_columns(definitions))
+            meaning = layout(definitions.fingerprint)
+            return measure_drift(log, champion or "", meaning, names=names)
 
     with open_model_log(settings) as audit:
         last = audit.latest("train", training.name)

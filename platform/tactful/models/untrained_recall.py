@@ -8,6 +8,7 @@ grown, so that lists follow similar visits before anything is trained. The index
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tactful.config.settings import Settings
 from tactful.models.training_run import open_training_log
@@ -41,5 +42,6 @@ def learn_recall(
         items=history.descriptions(),
         cohorts=history.cohorts(),
     )
+    index = replace(index, pairs=history.common_pairs(settings.recommend.anonymous_minimum))
     index.save(untrained_recall(settings.models))
     return index

@@ -7,7 +7,7 @@ that every feature means the same to the model and to the server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from statistics import median
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
+from tactful.ranking.own_columns import OwnColumn, fill_own
 from tactful.recall.blend import gather_evidence, own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
@@ -51,6 +52,11 @@ ASKED: tuple[str, ...] = ("asked_score", "asked_text", "asked_vector")
 
 REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place", *ASKED)
 """Columns of fields of a request that are not logged: they cannot be computed again."""
+
+
+def column_names(own: Sequence[OwnColumn]) -> tuple[str, ...]:
+    """Return the names of all columns, with the shop's own."""
+    return (*RANKING_FEATURES, *(column.name for column in own))
 
 
 def layout(definitions: str) -> str:
@@ -114,14 +120,16 @@ def assemble(
     *,
     source: FeatureSource,  # the feature engine, for the sales of items and categories
     catalogue: Catalogue,
+    own: Sequence[OwnColumn] = (),  # columns of the shop's own features
 ) -> NDArray[np.float32]:
-    """Lay out the features of every candidate, shape (len(candidates.rows), len(RANKING_FEATURES)).
+    """Lay out the features of every candidate, shape (len(candidates.rows), columns).
 
+    Columns are `RANKING_FEATURES`, then the shop's own.
     Each column is contiguous; NaN where a value does not exist, such as the days since taken of an
     item never taken.
     """
     rows = candidates.rows
-    features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
+    features = np.empty((len(RANKING_FEATURES) + len(own), len(rows)), np.float32)
     if not len(rows):
         return features.T
     features[_NEARNESS] = _nearness(candidates)
@@ -136,6 +144,8 @@ def assemble(
     _rejections(candidates, context, catalogue, features)
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
+    if own:
+        fill_own(own, rows, context, source, catalogue, features[len(RANKING_FEATURES) :])
     return features.T
 
 
@@ -144,8 +154,15 @@ def hide_rare(
     rows: NDArray[np.int64],
     catalogue: Catalogue,
     common: CommonItems,
+    own: Sequence[OwnColumn] = (),
 ) -> None:
-    """Set the sales of all but common items to 0, also in the sales of categories."""
+    """Set the sales of all but common items to 0, also in the sales of categories.
+
+    The shop's own columns that say what others did are missing.
+    """
+    for place, column in enumerate(own, len(RANKING_FEATURES)):
+        if column.of_others:
+            features[:, place] = np.nan
     category, sums = catalogue.category.take(rows), common.of_categories
     features[np.ix_(~is_in(rows, common.rows), _SALES)] = 0.0
     known = np.flatnonzero(category >= 0)

@@ -93,7 +93,7 @@ class RankingModel:
     # by the ``kernel`` of this package, or by ``xgboost`` where that is not covered
     evaluated: Literal["kernel", "xgboost"]
     # returns margins, shape (n,), larger is better: of the trees, XGBoost's own to the last bit,
-    # and what they start from. Features: shape (n, len(RANKING_FEATURES)), NaN for missing
+    # and what they start from. Features: shape (n, columns of the server), NaN for missing
     score: Margins
 
     def ranks_by(self, columns: Collection[str]) -> bool:
@@ -117,14 +117,15 @@ def start_of(
 
 def margins_of(
     forest: xgboost.Booster,
-    features: NDArray[np.float32],  # shape (n, len(RANKING_FEATURES))
+    features: NDArray[np.float32],  # shape (n, columns)
     column: str = START,
-    names: Sequence[str] = RANKING_FEATURES,  # columns that the trees take
+    names: Sequence[str] | None = None,  # columns that the trees take; None: all
+    of: Sequence[str] = RANKING_FEATURES,  # names of the columns of `features`
 ) -> NDArray[np.float32]:
     """Return what the trees say on top of `start_of`, shape (n,)."""
     own = features
-    if names != RANKING_FEATURES:
-        own = features[:, [*map(RANKING_FEATURES.index, names)]]
+    if names is not None and names != of:
+        own = features[:, [*map(of.index, names)]]
     trees: NDArray[np.float32] = forest.inplace_predict(own, predict_type="margin")
     return trees + start_of(features, column)
 
@@ -171,15 +172,22 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def load_model(directory: Path, *, definitions: str) -> RankingModel:
+def load_model(
+    directory: Path, *, definitions: str, names: Sequence[str] = RANKING_FEATURES
+) -> RankingModel:
     """Load a model for serving, and compile its kernels.
+
+    Args:
+        directory: of the model.
+        definitions: fingerprint of the features that the server computes.
+        names: columns that the server lays out.
 
     Raises:
         ModelError: if a part is missing or damaged, or the model was trained on other features than
             the server computes (`definitions`); the message names the difference.
     """
     manifest = read_manifest(directory)
-    _check_schema(directory, manifest.features)
+    _check_schema(directory, manifest.features, names)
     if manifest.start and manifest.start not in manifest.features:
         raise ModelError(f"{directory}: starts from {manifest.start!r}, which is no feature of it")
     if manifest.definitions != definitions:
@@ -188,8 +196,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
             f"computes {definitions[:12]}; train again with `tactful train`"
         )
     evaluated, margins = _load_forest(directory, len(manifest.features))
-    if manifest.features != RANKING_FEATURES:
-        margins = partial(_of_columns, margins, [*map(RANKING_FEATURES.index, manifest.features)])
+    if manifest.features != tuple(names):
+        margins = partial(_of_columns, margins, [*map(names.index, manifest.features)])
     if manifest.start:
         margins = partial(_started, margins, manifest.start)
     return RankingModel(manifest, RecallIndex.load(directory / "index"), evaluated, margins)
@@ -319,10 +327,10 @@ def _check_columns(directory: Path, columns: int, wanted: int) -> None:
         )
 
 
-def _check_schema(directory: Path, present: Sequence[str]) -> None:
-    """Check that a model has features of this version, in their order; an earlier one has fewer."""
-    unknown = [name for name in present if name not in RANKING_FEATURES]
-    places = [RANKING_FEATURES.index(name) for name in present if not unknown]
+def _check_schema(directory: Path, present: Sequence[str], names: Sequence[str]) -> None:
+    """Check that a model has columns of the server, in their order; an earlier one has fewer."""
+    unknown = [name for name in present if name not in names]
+    places = [names.index(name) for name in present if not unknown]
     if unknown or not places or places != sorted(set(places)):
         raise ModelError(
             f"{directory}: the model's features are not the server's: has unknown "

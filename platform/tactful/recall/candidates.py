@@ -177,8 +177,8 @@ def allowed_rows(
 ) -> NDArray[np.bool_]:
     """Return whether each row passes the request's filters, shape (len(catalogue),), read-only.
 
-    An unknown price passes no limit of price. Of candidates that the request names, those that are
-    not available pass, too.
+    An unknown price passes no limit of price. Candidates that the request names pass also while
+    they are not available.
     """
     hidden = [row for row in map(catalogue.rows.get, request.exclude) if row is not None]
     if request.item_id is not None and (page := catalogue.rows.get(request.item_id)) is not None:

@@ -44,8 +44,8 @@ def fit_popularity(
 ) -> PopularityHistory:
     """Choose the window whose order has the next items in the highest places.
 
-    Of a month and the whole history the better one; a shorter window has to gain more by twice the
-    standard error. With few events a month stays.
+    A month and the whole history compete without a margin; a shorter window has to gain more by
+    twice the standard error. With few events a month stays.
     """
     number = len(seen.item)
     events = np.unique(np.linspace(begin, number, _MOMENTS, endpoint=False).astype(np.int64))

@@ -27,6 +27,7 @@ from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.recall.blend import Blends
 from tactful.recall.cohorts import Cohorts
+from tactful.recall.common_pairs import CommonPairs
 from tactful.recall.coverage import covering_rows
 from tactful.recall.fit_blend import fit_blend
 from tactful.recall.neighbours import (
@@ -64,6 +65,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     built_until: int = 0
     visit_weights: VisitWeights = VisitWeights()
     blends: Blends = Blends()
+    minimum_people: int | None = None  # of `CommonPairs`; None: an earlier version wrote none
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class RecallIndex:
     # the first rows for people of whom nothing is known, best first; none where popularity counts
     # less than a month: by the next training they would be old
     leading: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    pairs: CommonPairs = field(default_factory=CommonPairs.empty)  # what anybody may see
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -97,12 +100,15 @@ class RecallIndex:
                 built_until=self.built_until,
                 visit_weights=self.sessions.weights,
                 blends=self.blends,
+                minimum_people=self.pairs.least if len(self.pairs.people) else None,
             )
             (scratch / "index.json").write_bytes(msgspec.json.encode(about))
             self.item_ids.save(scratch)
             for name, array in self._arrays().items():
                 np.save(scratch / f"{name}.npy", array)
             self.cohorts.save(scratch)
+            if len(self.pairs.people):
+                self.pairs.save(scratch)
             self.nearest.save(scratch / "vectors")
 
     @classmethod
@@ -133,6 +139,9 @@ class RecallIndex:
         leading = np.zeros(0, np.int32)  # earlier versions have none
         if (path := directory / "leading.npy").exists():
             _require_rows(leading := map_array(path, np.int32), count, path)
+        pairs = CommonPairs.empty()
+        if about.minimum_people is not None:
+            pairs = CommonPairs.load(directory, count, about.minimum_people)
         return cls(
             item_ids=item_ids,
             following=NeighbourTable.load(directory, "following", count),
@@ -145,6 +154,7 @@ class RecallIndex:
             leading=leading,
             built_until=about.built_until,
             blends=about.blends,
+            pairs=pairs,
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:

@@ -154,7 +154,7 @@ class SessionNeighbours:
         known = np.array([row for row in distinct if row < len(self.visit_starts) - 1], np.int64)
         starts = self.visit_starts[known]
         sizes = self.visit_starts[known + 1] - starts
-        held = _ranges(starts, sizes)
+        held = ranges(starts, sizes)
         if not len(held):
             return Scores.empty()
         shared = self.visits.take(held).astype(np.int64)
@@ -175,7 +175,7 @@ class SessionNeighbours:
             lengths, likeness = lengths[chosen], likeness[chosen]
         votes = likeness * np.maximum(0.0, 1.0 - self.weights.age * ages.take(newest))
         starts = self.session_starts[visits]
-        at = _ranges(starts, lengths)
+        at = ranges(starts, lengths)
         distance = at - np.repeat(starts + places.take(newest), lengths)
         votes = strengths[distance] * np.repeat(votes, lengths)
         return Scores.summed(self.session_items.take(at), votes, len(self.visit_starts) - 1)
@@ -240,7 +240,7 @@ def _path(directory: Path, name: str) -> Path:
     return directory / f"{name}.npy"
 
 
-def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers from each start on, one range after the other: [3, 9], [2, 1] -> 3 4 9."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0

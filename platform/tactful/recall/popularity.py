@@ -144,7 +144,7 @@ def popular_rows(
 ) -> Popularity:
     """Order all available rows: by votes in the index's window, in a month, when trained, by row.
 
-    Where the window is the whole history, rows that the index knows come first, in its order.
+    Rows that the index knows come first, in its order, if the window is the whole history.
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
     """

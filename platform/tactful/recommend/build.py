@@ -42,6 +42,7 @@ def build(
         shown=shown,
         rising=rising,
         takers=takers,
+        minimum_people=settings.recommend.anonymous_minimum,
         rollouts=settings.storage.data / FILE,
         ids=open_ids(settings),
         discovery=None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused
 from tactful.ranking.heuristic import heuristic_scores
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.blend import own_items
 from tactful.recall.candidates import (
     Candidates,
@@ -31,6 +32,7 @@ from tactful.recall.candidates import (
 )
 from tactful.recall.index import CHANNELS
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.named_items import check_request, unknown_candidates
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
@@ -128,6 +130,7 @@ class Recommender:
         self._source = source
         self._options = options
         self._layout = layout(options.definitions)
+        self._own = own_columns(source.definitions)
         self._explainer = Explainer(options.models, options.trusted)
         self._default_policy = Policy(quotas=options.quotas)
         self._policies = policies(options.experiment, default=self._default_policy)
@@ -171,6 +174,13 @@ class Recommender:
         logged = bool(len(state.arrangement.order)) and not request.items
         return answer, partial(self._encode, state, answer) if logged else None
 
+    @contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
+        with self._changing:
+            self._read_first_items()
+            yield ItemLists(self._models.current.view, self._options.minimum_people)
+
     def explain(self, impression: Event) -> Explanation:
         """Explain a recommendation."""
         return self._explainer.explain(impression)
@@ -198,8 +208,7 @@ class Recommender:
         """Check the request and find its context, arm and rules."""
         started = self._options.stopwatch()
         check_request(request)
-        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
-            self.refresh()  # or a shop that just sent its first items would get none of them
+        self._read_first_items()
         serving = self._models.current
         if request.subject is None:
             serving = replace(serving, view=serving.view.anonymous())
@@ -227,6 +236,11 @@ class Recommender:
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),
         )
+
+    def _read_first_items(self) -> None:
+        """Refresh, or a shop that just sent its first items would get none of them."""
+        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
+            self.refresh()
 
     def _recall(self, state: _RequestState) -> None:
         """Gather candidates from every channel and from the placement rules."""
@@ -265,10 +279,10 @@ class Recommender:
         state.learned = model is not None and state.assignment.arm != HEURISTIC and not unknown
         if model is not None and state.learned and len(candidates.rows):
             state.features = assemble(
-                candidates, context, source=self._source, catalogue=view.catalogue
+                candidates, context, source=self._source, catalogue=view.catalogue, own=self._own
             )
             if state.request.subject is None and view.common is not None:
-                hide_rare(state.features, candidates.rows, view.catalogue, view.common)
+                hide_rare(state.features, candidates.rows, view.catalogue, view.common, self._own)
             if state.drawn.model:
                 scores, state.trial_failed = self._models.score_on_trial(
                     state.drawn.model, model, state.features

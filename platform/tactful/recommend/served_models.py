@@ -21,6 +21,7 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
+from tactful.ranking.features import column_names
 from tactful.ranking.model import (
     RankingModel,
     checked_version,
@@ -29,6 +30,7 @@ from tactful.ranking.model import (
     read_pointer,
     untrained_recall,
 )
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import RecallIndex, empty_index
 from tactful.recall.live_view import LiveCatalogue
@@ -60,6 +62,7 @@ class RecommenderOptions:
     takers: TakenByMany | None = None  # items of anonymous requests; None for no minimum
     # share of the places for items that are new to the user; None: the one of the champion
     discovery: float | None = None
+    minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
@@ -244,6 +247,7 @@ class ServedModels:
         return load_model(
             checked_version(self._directory, version, self._options.trusted),
             definitions=self._options.definitions,
+            names=column_names(own_columns(self._source.definitions)),
         )
 
     def _load_rollouts(self) -> None:

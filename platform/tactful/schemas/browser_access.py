@@ -32,7 +32,7 @@ _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
-    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
     # Two hours, the longest time for which Chromium caches it.
     (b"access-control-max-age", b"7200"),
@@ -56,9 +56,14 @@ class Origins(NamedTuple):
         return self.this_machine or bool(self.allowed)
 
     def of(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the origin of a request, if it is allowed."""
+        """Return the origin of a request, if it is allowed.
+
+        In a `GET` to the origin of the page itself a browser names the page instead.
+        """
         origin = headers.get(b"origin")
-        if origin is None or origin in self.allowed:
+        if origin is None:
+            origin = b"/".join(headers.get(b"referer", b"").split(b"/", 3)[:3])
+        if origin in self.allowed:
             return origin
         scheme, _, host = origin.partition(b"://")
         local = self.this_machine and scheme in (b"http", b"https") and is_this_machine(host)

@@ -23,7 +23,7 @@ class ItemFilter(
     frozen=True,
     forbid_unknown_fields=True,
     omit_defaults=True,
-    rename={"every": "and", "some": "or", "none": "not", "among": "in"},
+    rename=lambda name: name.rstrip("_"),
 ):
     """A condition on items: of one field, or of other conditions.
 
@@ -32,21 +32,21 @@ class ItemFilter(
     ``{"not": {"field": "brand", "in": ["Acme"]}}`` items of any other brand or none.
 
     Attributes:
-        every: all of these hold.
-        some: at least one of these holds.
-        none: this does not hold.
+        and_: all of these hold.
+        or_: at least one of these holds.
+        not_: this does not hold.
         field: ``item_id``, ``category``, ``price``, or the name of a property.
-        among: the field has one of these values; of a list one element is enough.
+        in_: the field has one of these values; of a list one element is enough.
         min: the field is a number of at least this.
         max: the field is a number of at most this.
         known: whether the item has the field.
     """
 
-    every: Annotated[tuple[ItemFilter, ...], Meta(max_length=MOST_CONDITIONS)] = ()
-    some: Annotated[tuple[ItemFilter, ...], Meta(max_length=MOST_CONDITIONS)] = ()
-    none: ItemFilter | None = None
+    and_: Annotated[tuple[ItemFilter, ...], Meta(max_length=MOST_CONDITIONS)] = ()
+    or_: Annotated[tuple[ItemFilter, ...], Meta(max_length=MOST_CONDITIONS)] = ()
+    not_: ItemFilter | None = None
     field: Identifier | None = None
-    among: Annotated[tuple[_Value, ...], Meta(max_length=1_000)] | None = None
+    in_: Annotated[tuple[_Value, ...], Meta(max_length=1_000)] | None = None
     min: float | None = None
     max: float | None = None
     known: bool | None = None
@@ -59,7 +59,7 @@ def check_filter(condition: ItemFilter, where: str = "$.filter") -> None:
         ProblemError: naming the place.
     """
     for number, (place, part, depth) in enumerate(_parts(condition, where, 1)):
-        restricts = (part.among, part.min, part.max, part.known) != (None,) * 4
+        restricts = (part.in_, part.min, part.max, part.known) != (None,) * 4
         if number >= MOST_CONDITIONS or depth > _DEEPEST:
             raise ProblemError(
                 "invalid",
@@ -72,7 +72,7 @@ def check_filter(condition: ItemFilter, where: str = "$.filter") -> None:
             raise ProblemError(
                 "invalid", "a `field` needs `in`, `min`, `max` or `known`", field=place
             )
-        if part.field is None and not (part.every or part.some or part.none):
+        if part.field is None and not (part.and_ or part.or_ or part.not_):
             raise ProblemError("invalid", "the condition restricts nothing", field=place)
         if part.min is not None and part.max is not None and part.min > part.max:
             raise ProblemError("invalid", "`min` is above `max`", field=place)
@@ -80,8 +80,8 @@ def check_filter(condition: ItemFilter, where: str = "$.filter") -> None:
 
 def _parts(condition: ItemFilter, place: str, depth: int) -> Iterator[tuple[str, ItemFilter, int]]:
     yield place, condition, depth
-    for name, group in (("and", condition.every), ("or", condition.some)):
+    for name, group in (("and", condition.and_), ("or", condition.or_)):
         for number, part in enumerate(group):
             yield from _parts(part, f"{place}.{name}[{number}]", depth + 1)
-    if condition.none is not None:
-        yield from _parts(condition.none, f"{place}.not", depth + 1)
+    if condition.not_ is not None:
+        yield from _parts(condition.not_, f"{place}.not", depth + 1)

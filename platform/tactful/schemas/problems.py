@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("body_timeout", 408, "The body took too long to arrive"),
         Kind("too_large", 413, "The body is too large"),
         Kind("uri_too_long", 414, "The request line is too long"),
-        Kind("unsupported_encoding", 415, "The body must not be compressed"),
+        Kind("unsupported_encoding", 415, "The compression of the body is not read"),
         Kind("unsupported_media", 415, "The body must be JSON"),
         Kind("wrong_host", 421, "The request was sent to another host"),
         Kind("invalid", 422, "The request is not valid"),

@@ -35,6 +35,10 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     vector_match: _Finite | None = None
 
 
+OVERLOADED = "the server is busy: a recommendation that is not personal"
+"""Fallback of a recommendation that was made instead of a refusal."""
+
+
 class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A request for recommendations.
 
@@ -101,6 +105,12 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         if self.user_id is not None:
             return self.user_id
         return None if self.device_id is None else f"device:{self.device_id}"
+
+    def cheaper(self) -> RecommendRequest | None:
+        """Copy the request without all that takes long; None if its filters need the user."""
+        if self.exclude_seen or self.exclude_taken or self.explain:
+            return None
+        return msgspec.structs.replace(self.anonymous(), item_id=None, intent={}, force={})
 
     def anonymous(self) -> RecommendRequest:
         """Copy the request without user, device, visit and history; page and filters stay."""

@@ -2,7 +2,7 @@
 
 It may import `catalogue`, `cleaning`, `client`, `config`, `coupons`, `demo`, `erasure`,
 `event_log`, `experiments`, `feature_workers`, `http`, `kernels`, `maintenance`, `metadata`,
-`metrics`, `models`, `pipeline`, `ranking`, `recall`, `recommend`, `rerank`, `schemas`,
+`metrics`, `models`, `pipeline`, `ranking`, `recall`, `recommend`, `rerank`, `schemas`, `sources`,
 `statistics`, `subjects`, `training`, `util`, `vectors`.
 Begin with `platform`.
 """

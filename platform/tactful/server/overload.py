@@ -5,20 +5,63 @@ of every answer. So while it stands, requests that would wait long are refused a
 second has passed without a refusal. The idea is that of CoDel (Nichols and Jacobson, "Controlling
 Queue Delay", ACM Queue 10(5), 2012), which drops what has waited too long; here the wait can be
 predicted, since all requests need the same kind of work.
+
+A request that would be refused is answered with a recommendation that is not personal, which takes
+a small part of the time, as long as such answers take at most half of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tactful.config.server import ServerSettings
-from tactful.schemas.problems import ProblemError
+from tactful.schemas.problems import KINDS, ProblemError
+from tactful.schemas.recommendations import RecommendRequest
 
 _STANDING_AFTER_S = 0.1
 _CALM_AFTER_S = 1.0
 _WEIGHT = 0.1  # of the latest turn in the mean duration of a turn
+_CHEAPER_SHARE = 0.5
+
+
+class CheaperAnswers:
+    """Limits the time that answers take which are made instead of refusals."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no time taken; `clock` returns monotonic seconds."""
+        self._clock = clock
+        self._taken_s = 0.0  # within the last second, those before it fade
+        self._at = clock()
+
+    def of(self, request: RecommendRequest, refusal: ProblemError) -> RecommendRequest:
+        """Return the request to answer instead of a refusal.
+
+        Raises:
+            ProblemError: the refusal, if it has another reason than overload, the filters need the
+                user, or such answers took half of the last second.
+        """
+        cheaper = request.cheaper() if refusal.kind is KINDS["overloaded"] else None
+        if cheaper is None or self._faded(self._clock()) >= _CHEAPER_SHARE:
+            raise refusal
+        return cheaper
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of one answer."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            now = self._clock()
+            self._taken_s = self._faded(now) + now - began
+            self._at = now
+
+    def _faded(self, now: float) -> float:
+        return self._taken_s * math.exp(self._at - now)
 
 
 class AdmissionControl:

@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from tactful.catalogue.request_context import described
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
@@ -34,6 +36,8 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.pipeline.source_ingest import SourceIngest
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
@@ -47,6 +51,8 @@ from tactful.server.background import BackgroundTasks
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.server.rollouts import control_rollouts
+from tactful.server.search_thread import SearchThread
+from tactful.sources.read_mapping import read_mappings
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
@@ -96,6 +102,8 @@ class Platform:
         online_erasures: erases users while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
+        search: finds items by words.
+        sources: accepts messages of other programs.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
         recent: latest recommendations, to be explained.
@@ -124,6 +132,7 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
+        self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.statistics = resources.statistics
         self.model_log = resources.model_log
@@ -136,6 +145,7 @@ class Platform:
         )
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
+        self._mappings = read_mappings(settings.source_mapping)
         self.coupons: CouponIssuer | None = None
         if resources.coupons:
             self.coupons = CouponIssuer(
@@ -167,6 +177,15 @@ class Platform:
         self.visibility = VisibilityTracker(self.applier, backend.shared)
         self.ingest = EventIngest(
             backend, self.applier, self.metrics, self._ingest_options(), clock=installation.clock
+        )
+        self.sources = SourceIngest(
+            self.ingest,
+            self._mappings,
+            self.metrics,
+            self.permissions,
+            self._limits(),
+            described=self._description,
+            clock=installation.clock,
         )
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
@@ -249,6 +268,7 @@ class Platform:
 
     def close(self) -> None:
         """Close all stores, as they are."""
+        self.search.close()
         self.resources.closing.close()
 
     def check(self) -> None:
@@ -288,6 +308,10 @@ class Platform:
             total = len(workers)
             checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
         return Health(status=status, version=self.version, checks=checks, workers=workers)
+
+    def lists(self) -> AbstractContextManager[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
+        return self.recommendations.lists()
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """Return the features of one user as of `at` (epoch ms), or now."""
@@ -368,13 +392,16 @@ class Platform:
             return 0  # some may wait for the broker
         return self.ingest.unwritten_since or now
 
-    def _ingest_options(self) -> IngestOptions:
+    def _limits(self) -> Limits:
         limits = self.settings.limits
+        return Limits(
+            max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
+        )
+
+    def _ingest_options(self) -> IngestOptions:
         return IngestOptions(
-            limits=Limits(
-                max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
-            ),
-            engine_lag=limits.engine_lag,
+            limits=self._limits(),
+            engine_lag=self.settings.limits.engine_lag,
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
             reserved_ids=(IMPRESSION_ID, OFFER_ID),
             ids=self._ids,
@@ -387,6 +414,14 @@ class Platform:
     def _user_features(self, user: str, at: int) -> Mapping[str, Any]:
         with self.lock:
             return dict(self.backend.source.read("user", user, at))
+
+    def _description(self, user: str) -> Mapping[str, Any]:
+        """Return the present properties of a user; none of one who was erased."""
+        if self.permissions.is_erased(user):
+            return {}
+        now = self.resources.installation.clock()
+        with self.lock:
+            return dict(described(self.backend.source, user, now))
 
     def _keys_of(self, event: Event) -> Collection[str]:
         """Return the keys of an event's user: as named, and by device links."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
@@ -14,16 +14,18 @@ from tactful.errors import ModelError
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.positions import Offsets, Position, parse, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     NOT_PERSONALISED,
+    OVERLOADED,
     Explanation,
     Recommendation,
     RecommendRequest,
 )
-from tactful.server.overload import AdmissionControl
+from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
 
@@ -138,6 +140,7 @@ class Recommendations:
         self._lock = lock
         self.ready = False  # whether the recommender has read the items of the recovered log
         self.admission = AdmissionControl(server)  # queue of waiting requests
+        self._cheaper = CheaperAnswers()
 
     @property
     def position(self) -> Position:
@@ -151,23 +154,27 @@ class Recommendations:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
-        if self._applier.failure is not None or not self.ready:
-            self._applier.check()
-            raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
+        self.check_ready()
         now = self._clock()
         if request.force or request.timestamp is not None or request.explain:
             now = _time_of(request, now, trusted)
         if request.after is not None:
             await self.reach(request.after)
-        async with self.admission:
-            with self._lock:
-                personal = self._permissions.personalises(request, now)
-                answer, impression = self._recommender.answer(
-                    request if personal else request.anonymous(), now=now
-                )
+        try:
+            async with self.admission:
+                with self._lock:
+                    personal = self._permissions.personalises(request, now)
+                    answer, impression = self._recommender.answer(
+                        request if personal else request.anonymous(), now=now
+                    )
+                    position = self.position
+            fallback = answer.fallback if personal else NOT_PERSONALISED
+        except ProblemError as refusal:
+            cheaper = self._cheaper.of(request, refusal)
+            with self._cheaper.counted(), self._lock:
+                answer, _ = self._recommender.answer(cheaper, now=now)
                 position = self.position
-        if not personal:
-            answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
+            impression, fallback = None, OVERLOADED
         identifier = answer.recommendation_id
         if impression is not None and not request.explain:
             # After the response is sent, and before the next request is read.
@@ -178,7 +185,26 @@ class Recommendations:
             explanation = await self.explain(identifier)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
-        return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
+        return msgspec.structs.replace(
+            answer, fallback=fallback, position=position, took_ms=round(took, 3)
+        )
+
+    @contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment.
+
+        Raises:
+            ProblemError: if the items are not read yet.
+        """
+        self.check_ready()
+        with self._lock, self._recommender.lists() as lists:
+            yield lists
+
+    def check_ready(self) -> None:
+        """Raise `ProblemError` until the items of the log are read."""
+        if self._applier.failure is not None or not self.ready:
+            self._applier.check()
+            raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
 
     async def explain(self, recommendation_id: str) -> Explanation:
         """Explain a recent recommendation.

@@ -25,6 +25,7 @@ from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
+from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore, default_purposes, note_of_server
@@ -50,6 +51,9 @@ class Recommender(Protocol):
         It is called with the read lock held. The second value encodes the impression for the log;
         it is called once, after the response is sent and before the next request.
         """
+
+    def lists(self) -> AbstractContextManager[ItemLists]:
+        """Hold the items as they are, to list some of them; for a moment."""
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:
         """Take over a new model and new items; called several times a second in a thread.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.request_context import VISIT_PAUSE_MS
 from tactful.event_log.batches import Record, read_batches
 from tactful.recall.cohorts import Cohorts
+from tactful.recall.common_pairs import CommonPairs
 from tactful.recall.tables import Interactions
 from tactful.schemas.interactions import is_interaction, rank_of
 from tactful_streaming.contract.log_entries import (
@@ -155,6 +156,24 @@ class History:
             seen.item[known],
             len(self.item_ids),
         )
+
+    def common_pairs(self, least: int) -> CommonPairs:
+        """Count the pairs of items that at least `least` people took in one visit.
+
+        A device counts as its user; one that several users share counts as nobody.
+        """
+        users: dict[str, set[str]] = {}
+        for user_id, device in self.met or ():
+            users.setdefault(device, set()).add(user_id)
+        numbers: dict[str, int] = {}
+        people = np.full(len(self.subjects), -1, np.int64)
+        for visit, subject in enumerate(self.subjects):
+            known = {subject} if subject is None else users.get(subject, {subject})
+            if len(known) == 1 and (key := next(iter(known))) is not None:
+                people[visit] = numbers.setdefault(key, len(numbers))
+        seen = self.interactions()
+        seen = replace(seen, person=people[seen.session])
+        return CommonPairs.learn(seen, len(self.item_ids), least=least)
 
     def descriptions(self, *, before: int | None = None) -> list[Item | None]:
         """Return the description of each item of `item_ids` before an offset, None for none yet."""

@@ -28,6 +28,7 @@ class TrainingOptions:
             the log ends is left out.
         vectors: source of item vectors: `co_occurrence` alone, or continued by `two_tower`, which
             needs PyTorch.
+        minimum_people: people from whom on a pair of items counts in lists for everybody.
         debias: whether items further down count more, by how seldom their place is looked at.
         rounds: most trees.
         patience: number of trees without improvement after which to stop.
@@ -46,6 +47,7 @@ class TrainingOptions:
     shown: int = 20_000
     label: str = ""
     outcome_hours: float = 24.0
+    minimum_people: int = 10
     debias: bool = True
     vectors: Vectors = "co_occurrence"
     rounds: int = 300

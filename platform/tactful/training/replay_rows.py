@@ -20,6 +20,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
 from tactful.event_log.batches import Readable
 from tactful.ranking.features import RANKING_FEATURES, assemble
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
@@ -62,15 +63,15 @@ class Question:
 class Rows:
     """Training rows, list by list."""
 
-    features: NDArray[np.float32]  # shape (n, len(RANKING_FEATURES))
+    features: NDArray[np.float32]  # shape (n, columns)
     labels: NDArray[np.bool_]  # whether the item was taken, shape (n,)
     sizes: NDArray[np.int64]  # rows of each list, shape (lists,)
     weights: NDArray[np.float32]  # weight of each list, shape (lists,)
 
     @classmethod
-    def none(cls) -> Rows:
+    def none(cls, columns: int = len(RANKING_FEATURES)) -> Rows:
         """Return rows of no list."""
-        features = np.zeros((0, len(RANKING_FEATURES)), np.float32)
+        features = np.zeros((0, columns), np.float32)
         return cls(features, np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def split(self, lists: int) -> tuple[Rows, Rows]:
@@ -250,6 +251,7 @@ class _View:
     ) -> None:
         self._engine = engine
         self._index = index
+        self._own = own_columns(engine.definitions)
         self._undescribed = deque(undescribed)
         self._dealt_with: dict[str, Item] = {}
         self._quotas = Quotas()
@@ -296,7 +298,9 @@ class _View:
             allowed=catalogue.available,
             intent=question.intent,
         )
-        features = assemble(candidates, context, source=self._engine, catalogue=catalogue)
+        features = assemble(
+            candidates, context, source=self._engine, catalogue=catalogue, own=self._own
+        )
         # Rows of the few positives: the ids of all candidates took as long as their features.
         taken = [row for row in catalogue.rows.of_many([*question.positives]) if row is not None]
         return features, np.isin(candidates.rows, taken)
@@ -326,7 +330,8 @@ class _Parts:
             np.concatenate([part[name] for part in self._saved]) for name in ("labels", "sizes")
         )
         cut = int(sizes[:lists].sum())
-        shapes = ((rows, len(RANKING_FEATURES)) for rows in (cut, len(labels) - cut))
+        width = self._saved[0]["features"].shape[1]
+        shapes = ((rows, width) for rows in (cut, len(labels) - cut))
         halves = [np.empty(shape, np.float32) for shape in shapes]
         # Part by part, so that they are never in memory twice.
         begin = 0

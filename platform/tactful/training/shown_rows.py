@@ -90,7 +90,7 @@ class ShownLists:
                 kept.append(np.sort(np.append(others, row)))
                 weights.append(1.0 / float(looked[min(int(self.place[row]), len(looked) - 1)]))
         if not kept:
-            return Rows.none()
+            return Rows.none(self.features.shape[1])
         chosen = np.concatenate(kept)
         scaled = np.array(weights) / float(np.mean(weights))
         return Rows(
@@ -129,9 +129,17 @@ class ShownReading:
     """Shown lists and outcomes in the part of a log that was read so far."""
 
     def __init__(
-        self, layout: str, since: int, until: int, options: TrainingOptions, types: Collection[str]
+        self,
+        layout: str,
+        since: int,
+        until: int,
+        options: TrainingOptions,
+        types: Collection[str],
+        *,
+        columns: int = len(RANKING_FEATURES),  # number of the present features
     ) -> None:
-        """Begin; the arguments are those of `read_shown`."""
+        """Begin; the other arguments are those of `read_shown`."""
+        self._columns = columns
         self._layout = layout
         self._lasts = int(options.outcome_hours * _HOUR)
         self._since, self._until = since, until - self._lasts
@@ -152,10 +160,13 @@ class ShownReading:
 
     def close(self) -> ShownLists:
         """Join the lists with their outcomes."""
-        return _joined(self._lists, self._outcomes, self._recipients, self._lasts)
+        return _joined(self._lists, self._outcomes, self._recipients, self._lasts, self._columns)
 
     def _add_list(self, shown: Impression) -> None:
-        if _usable(shown, self._layout) and self._since <= shown.event.timestamp <= self._until:
+        if (
+            _usable(shown, self._layout, self._columns)
+            and self._since <= shown.event.timestamp <= self._until
+        ):
             self._lists.setdefault(shown.event.recommendation_id or "", shown)
             if len(self._lists) > self._most:
                 del self._lists[next(iter(self._lists))]
@@ -171,10 +182,10 @@ class ShownReading:
             self._outcomes.setdefault(event.recommendation_id, []).append(outcome)
 
 
-def _usable(shown: Impression, layout: str) -> bool:
+def _usable(shown: Impression, layout: str, columns: int) -> bool:
     if shown.features is None or shown.layout != layout or shown.forced:
         return False
-    fits = shown.features.shape[1] == len(RANKING_FEATURES)
+    fits = shown.features.shape[1] == columns
     return fits and bool(shown.event.recommendation_id)
 
 
@@ -191,9 +202,10 @@ def _joined(
     outcomes: dict[str, list[Event]],
     recipients: Recipients,
     lasts: int,
+    columns: int,
 ) -> ShownLists:
     ordered = sorted(lists.items(), key=lambda pair: (pair[1].event.timestamp, pair[1].offset))
-    features: list[NDArray[np.float32]] = [np.zeros((0, len(RANKING_FEATURES)), np.float32)]
+    features: list[NDArray[np.float32]] = [np.zeros((0, columns), np.float32)]
     taken: list[bool] = []
     for identity, shown in ordered:
         at, user_id, device_id = shown.event.timestamp, shown.event.user_id, shown.event.device_id

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from tactful.errors import ModelError
 from tactful.event_log.batches import SharedReading, reach_of, reach_to
 from tactful.ranking.calibration import Calibration, calibrate
-from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import START, Manifest, gains, margins_of, save_model
+from tactful.ranking.own_columns import own_columns
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.interactions import at_least
 from tactful.schemas.positions import Position
@@ -102,7 +103,9 @@ def train(
     taking = at_least(label, history.types)
     since = until - int(options.label_days * _DAY)
     questions = list(map(as_asked, _sample(history, since, options, taking)))
-    reading = ShownReading(layout(definitions.fingerprint), since, until, options, taking)
+    names = column_names(own_columns(definitions))
+    meaning, columns = layout(definitions.fingerprint), len(names)
+    reading = ShownReading(meaning, since, until, options, taking, columns=columns)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
     held_back = int(len(questions) * (1.0 - options.validation))
     shared = SharedReading(log, reading.add, end)
@@ -150,20 +153,20 @@ def _manifest(
     judged: Sequence[Question],
     **facts: Any,
 ) -> Manifest:
-    judge = sets.judge
+    judge, names = sets.judge, column_names(own_columns(definitions))
     margins = margins_of(forest, judge.features)
     discovery = choose_discovery(margins, judge.labels, judge.sizes, judge.features)
     metrics = _measure(margins, forest, sets, judged)
     metrics |= {f"discovery_{name}": value for name, value in discovery._asdict().items()}
     return Manifest(
         name=options.name,
-        features=RANKING_FEATURES,
+        features=names,
         definitions=definitions.fingerprint,
         start=START,
         looked=sets.looked.tolist(),
         metrics=metrics,
         discovery=discovery.share,
-        gains=dict(gains(forest, RANKING_FEATURES)),
+        gains=dict(gains(forest, names)),
         calibration=_calibrated(forest, sets.later, sets.judge),
         **facts,
     )
@@ -279,6 +282,8 @@ def _index(
         improve=improve,
         threads=options.threads,
     )
+    if before is None:  # the index of earlier events does not serve
+        index = replace(index, pairs=history.common_pairs(options.minimum_people))
     if checkpoint is None:
         return index
     index.save(checkpoint.place(name))

@@ -3,6 +3,6 @@
 It may import `catalogue`, `cleaning`, `client`, `config`, `coupons`, `demo`, `erasure`,
 `event_log`, `experiments`, `feature_workers`, `http`, `kernels`, `maintenance`, `metadata`,
 `metrics`, `models`, `pipeline`, `ranking`, `recall`, `recommend`, `rerank`, `schemas`, `server`,
-`statistics`, `subjects`, `training`, `util`, `vectors`.
+`sources`, `statistics`, `subjects`, `training`, `util`, `vectors`.
 Begin with `pool` and `serving_worker`.
 """

@@ -330,7 +330,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             served = run_pool(
                 platform,
                 listener,
-                build="tactful.recommend.recommender:build",
+                build=f"{build.__module__}:{build.__name__}",
                 count=server.workers,
                 started=started,
                 shown=shown,

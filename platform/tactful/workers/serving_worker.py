@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -31,6 +31,7 @@ from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
+from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
     ENDPOINTS,
@@ -42,8 +43,15 @@ from tactful.http.routes import (
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
-from tactful.schemas.recommendations import NOT_PERSONALISED, Recommendation, RecommendRequest
-from tactful.server.overload import AdmissionControl
+from tactful.recommend.item_lists import ItemLists
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import (
+    NOT_PERSONALISED,
+    OVERLOADED,
+    Recommendation,
+    RecommendRequest,
+)
+from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
@@ -74,8 +82,9 @@ class ServingWorker:
     """Application of one worker process.
 
     ```
-    POST /v1/recommend  ->  recommender here, features by `FeaturesRequest`
-    everything else     ->  `ForwardRequest` to the process that owns the state
+    POST /v1/recommend   ->  recommender here, features by `FeaturesRequest`
+    GET /v1/popular ...  ->  items here; `ForwardRequest` for an item that is not known here yet
+    everything else      ->  `ForwardRequest` to the process that owns the state
     ```
     """
 
@@ -107,6 +116,7 @@ class ServingWorker:
         self._no_lock = contextlib.nullcontext()
         self._trimmed_for: float | None = None
         self._admission = AdmissionControl(settings.server)
+        self._cheaper = CheaperAnswers()
         text = "Recommendations waiting for their turn"
         self.metrics.gauge("recommend_waiting", text, lambda: self._admission.waiting)
 
@@ -115,15 +125,22 @@ class ServingWorker:
         started = time.perf_counter()
         if request.after is not None:
             await self._client.request(ipc.PositionRequest(request.after), type(None))
-        async with self._admission:
-            self._source.begin(request.device_id, request.context.get("consent"))
-            try:
-                answer, impression = self._recommender.recommend(request, now=self._clock())
-            except NotPersonal:
-                request = request.anonymous()
-                answer, impression = self._recommender.recommend(request, now=self._clock())
-                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
-            position = self._source.position
+        try:
+            async with self._admission:
+                self._source.begin(request.device_id, request.context.get("consent"))
+                try:
+                    answer, impression = self._recommender.recommend(request, now=self._clock())
+                except NotPersonal:
+                    request = request.anonymous()
+                    answer, impression = self._recommender.recommend(request, now=self._clock())
+                    answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
+        except ProblemError as refusal:
+            cheaper = self._cheaper.of(request, refusal)
+            with self._cheaper.counted():
+                self._source.begin(None, None)
+                answer, _ = self._recommender.recommend(cheaper, now=self._clock())
+            impression, answer = None, msgspec.structs.replace(answer, fallback=OVERLOADED)
+        position = self._source.position
         if impression is not None:
             self._client.notify(ipc.ImpressionNotice(answer.recommendation_id, impression))
         took = (time.perf_counter() - started) * 1000
@@ -132,17 +149,31 @@ class ServingWorker:
         )
         return response
 
+    @contextlib.contextmanager
+    def lists(self) -> Iterator[ItemLists]:
+        """Hold the items of this process as they are, to list some of them; for a moment.
+
+        Raises:
+            ProblemError: if there are none, perhaps because they are not read yet.
+        """
+        with self._recommender.lists() as lists:
+            if not len(lists.catalogue):
+                raise ProblemError("not_found", "there are no items here")
+            yield lists
+
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
         """Forward a request to the process that owns the state."""
+        body = b"" if endpoint.body is None else await call.body()
+        headers = {k: v for k, v in call.headers.items() if k != b"content-encoding"}
         request = ipc.ForwardRequest(
             endpoint.method,
             endpoint.path,
             dict(call.path),
             call.query_string,
-            dict(call.headers),
+            headers,  # without the encoding: the body is inflated
             call.trusted,
             call.browser_key,
-            b"" if endpoint.body is None else await call.body(),
+            body,
         )
         return await self._client.request(request, Reply)
 
@@ -194,6 +225,16 @@ async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint
     return await recommend_each(worker, call, batch, worker.recommend)
 
 
+async def _list(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
+    """List items of this process; the one that owns the state knows new ones a little earlier."""
+    try:
+        return await endpoint.handle(worker, call)
+    except ProblemError as error:
+        if error.kind.code != "not_found":
+            raise
+    return await worker.forward(endpoint, call)
+
+
 def _is_special(request: RecommendRequest) -> bool:
     """Whether a request has fields of administrators and replays, which are rare."""
     return bool(request.force) or request.timestamp is not None or request.explain
@@ -201,7 +242,8 @@ def _is_special(request: RecommendRequest) -> bool:
 
 def make_worker_application(worker: ServingWorker) -> Application:
     """Make the ASGI application of one worker, without a lifespan."""
-    local = {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
+    local = {endpoint.path: _list for endpoint in LIST_ENDPOINTS}
+    local |= {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
 
     def handled(endpoint: Endpoint) -> Endpoint:
         handle = local.get(endpoint.path)

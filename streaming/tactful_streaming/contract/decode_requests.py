@@ -303,6 +303,15 @@ def _shape(body: bytes, content_type: str | None) -> str:
     return "lines" if rest and first.rstrip().endswith(b"}") else "object"
 
 
+def split_elements(body: bytes, content_type: str | None, most: int) -> list[bytes]:
+    """Split a body into its elements, which need not be valid JSON; see `decode_events`.
+
+    Of more than `most` elements at least one more is returned. Raises PayloadError if the body
+    cannot be split.
+    """
+    return _split(body, _shape(body, content_type), most)
+
+
 def _split(body: bytes, shape: str, most: int) -> list[bytes]:
     if shape == "lines":
         return split_lines(body)

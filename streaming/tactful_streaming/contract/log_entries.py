@@ -27,7 +27,7 @@ LATEST_TIMESTAMP = 32_503_680_000_000
 
 DEVICE_PREFIX = "device:"  # prefix of the key of a user known only by a device
 APART = "\x1f"  # suffix of the key of a device's events that are never merged with a user's
-BROWSER, SERVER = "browser", "server"  # kinds of keys that send events
+BROWSER, SERVER, SOURCE = "browser", "server", "source"  # kinds of keys that send events
 PERSONALISATION = "personalisation"
 """The purpose of features, sequences and joins, and of consumers by default."""
 
@@ -54,8 +54,9 @@ class Event(
         context: page, locale, app…
         received_at: when the server received it, by the server's clock, epoch milliseconds. Only
             the server writes it; None in logs of other programs and of earlier versions.
-        sender: kind of the key that sent it, :data:`BROWSER` or :data:`SERVER`. Only the server
-            writes it; None for events of the platform and in logs of earlier versions.
+        sender: kind of the key that sent it, :data:`BROWSER`, :data:`SERVER` or :data:`SOURCE`.
+            Only the server writes it; None for events of the platform and in logs of earlier
+            versions.
     """
 
     event_id: str

@@ -41,7 +41,7 @@ def conditions() -> st.SearchStrategy[ItemFilter]:
     wanted = st.one_of(SCALARS, st.sampled_from(["a", "i1", "i2", 4.0]))
     leaf = st.one_of(
         st.builds(
-            lambda field, values: ItemFilter(field=field, among=tuple(values)),
+            lambda field, values: ItemFilter(field=field, in_=tuple(values)),
             field,
             st.lists(wanted, max_size=3),
         ),
@@ -56,9 +56,9 @@ def conditions() -> st.SearchStrategy[ItemFilter]:
     return st.recursive(
         leaf,
         lambda inner: st.one_of(
-            st.builds(lambda parts: ItemFilter(every=tuple(parts)), st.lists(inner, min_size=1)),
-            st.builds(lambda parts: ItemFilter(some=tuple(parts)), st.lists(inner, min_size=1)),
-            st.builds(lambda part: ItemFilter(none=part), inner),
+            st.builds(lambda parts: ItemFilter(and_=tuple(parts)), st.lists(inner, min_size=1)),
+            st.builds(lambda parts: ItemFilter(or_=tuple(parts)), st.lists(inner, min_size=1)),
+            st.builds(lambda part: ItemFilter(not_=part), inner),
         ),
         max_leaves=5,
     )
@@ -70,11 +70,11 @@ def same(left: object, right: object) -> bool:
 
 def passes(condition: ItemFilter, item: Item) -> bool:
     """Evaluate a condition by its definition."""
-    if not all(passes(part, item) for part in condition.every):
+    if not all(passes(part, item) for part in condition.and_):
         return False
-    if condition.some and not any(passes(part, item) for part in condition.some):
+    if condition.or_ and not any(passes(part, item) for part in condition.or_):
         return False
-    if condition.none is not None and passes(condition.none, item):
+    if condition.not_ is not None and passes(condition.not_, item):
         return False
     if condition.field is None:
         return True
@@ -82,7 +82,7 @@ def passes(condition: ItemFilter, item: Item) -> bool:
     value: Any = {**item.properties, **own}.get(condition.field)
     value = None if value == [] else value
     parts = value if isinstance(value, list) else [] if value is None else [value]
-    wanted = condition.among
+    wanted = condition.in_
     if wanted is not None and not any(same(part, value) for part in parts for value in wanted):
         return False
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -130,7 +130,7 @@ def test_values_that_no_item_has_any_more_take_no_memory(monkeypatch: pytest.Mon
         changed = catalogue.updated(none, [item], in_place=True)
         assert changed is not None
         catalogue = changed
-        assert passing_rows(ItemFilter(field="stock", among=(stock,)), catalogue).tolist() == [True]
+        assert passing_rows(ItemFilter(field="stock", in_=(stock,)), catalogue).tolist() == [True]
         assert len(catalogue.properties._columns["stock"].values.values) <= 6
 
 
@@ -169,7 +169,7 @@ def test_columns_of_many_items_are_evaluated_at_once() -> None:
         for number in range(2_000)
     }
     catalogue = Catalogue([], items)
-    narrow = ItemFilter(every=(ItemFilter(field="size", min=48),))
+    narrow = ItemFilter(and_=(ItemFilter(field="size", min=48),))
     rows = np.flatnonzero(passing_rows(narrow, catalogue))
     wanted = {it for it, item in items.items() if item.properties["size"] in (48, 49)}
     assert {catalogue.item_ids[row] for row in rows.tolist()} == wanted

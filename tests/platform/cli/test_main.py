@@ -8,21 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
-from tests.platform.support import Live, build, view
+from tests.platform.support import Live
 
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.maintenance.doctor import examine
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.store import open_metadata
-from tactful.server.platform import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -66,14 +64,12 @@ def test_keys_as_json_and_revocation() -> None:
 
 def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[server]\nprot = 1\n")
-    (tmp_path / "events.ndjson").write_text("{}\n")
     for arguments, code, part in (
         (("serve", "--config", "bad.toml"), 2, "did you mean 'port'"),
         (("serve", "--dev", "--host", "0.0.0.0"), 2, "disables API keys"),
         (("serve", "--port", "70000"), 2, "65535"),
         (("keys", "create", "--scope", "root"), 2, "unknown scope"),
         (("recommend", "--url", nobody(), "--user", "u"), 3, "does not answer"),
-        (("ingest", "events.ndjson", "--url", nobody()), 3, "does not answer"),
     ):
         result = run(*arguments)
         assert result.exit_code == code, result.output
@@ -127,63 +123,6 @@ def test_the_key_comes_from_the_environment_or_a_file(locked: Live, tmp_path: Pa
     assert run(*options).exit_code == 4
     assert run(*options, "--key-file", "key").exit_code == 0
     assert run(*options, env={"TACTFUL_API_KEY": key}).exit_code == 0
-
-
-def write(path: Path, *elements: Any) -> None:
-    lines = [it if isinstance(it, str) else json.dumps(it) for it in elements]
-    path.write_text("".join(line + "\n" for line in lines))
-
-
-def test_ingest_resumes_and_tells_refused_lines(live: Live, tmp_path: Path) -> None:
-    file = tmp_path / "events.ndjson"
-    write(file, view(1), "", {"type": "view"}, view(2), view(1), "not json")
-    first = run("ingest", file, "--url", live.url, "--batch", 2)
-    assert first.exit_code == 6, "because lines were refused"
-    assert "2 accepted, 1 known before, 2 refused (from line 1)" in first.stdout
-    refused = [line.split(": ")[0] for line in first.stderr.splitlines()]
-    assert refused == [f"{file}:3", f"{file}:6"]
-    with file.open("a") as more:
-        more.write(json.dumps(view(3)) + "\n")
-    second = run("ingest", file, "--url", live.url, "--json")
-    outcome = json.loads(second.stdout)
-    assert second.exit_code == 0
-    assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (1, 0, 7)
-    third = json.loads(run("ingest", file, "--url", live.url, "--json", "--restart").stdout)
-    assert (third["accepted"], third["duplicates"], third["resumed_at"]) == (0, 4, 1)
-    assert live.views("u", third["position"]) == 3
-
-
-def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_path: Path) -> None:
-    file = tmp_path / "events.ndjson"
-    write(file, *(view(number) for number in range(100)))
-    with Live(Platform.open(settings, build)) as live:
-        host = live.platform.settings.server.host
-        fixed = replace(settings, server=replace(settings.server, port=live.port))
-        answers = iter([True, True])
-        append = live.platform.ingest.events
-
-        async def twice(*arguments: Any, **options: Any) -> Any:
-            if not next(answers, False):
-                raise RuntimeError("gone")
-            return await append(*arguments, **options)
-
-        live.platform.ingest.events = twice  # type: ignore[method-assign]
-        broken = run("ingest", file, "--url", live.url, "--batch", 10)
-        assert broken.exit_code == 4
-    with Live(Platform.open(fixed, build)):
-        rest = run("ingest", file, "--url", f"http://{host}:{live.port}", "--json")
-    outcome = json.loads(rest.stdout)
-    assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (80, 0, 21)
-
-
-def test_ingest_refuses_another_file_under_the_same_name(live: Live, tmp_path: Path) -> None:
-    file = tmp_path / "items.ndjson"
-    write(file, {"item_id": "a"}, {"item_id": "b"})
-    assert run("ingest", file, "--kind", "items", "--url", live.url).exit_code == 0
-    write(file, {"item_id": "c"})
-    result = run("ingest", file, "--kind", "items", "--url", live.url)
-    assert result.exit_code == 1
-    assert "--restart" in result.stderr
 
 
 def test_the_doctor_says_what_it_found(tmp_path: Path) -> None:

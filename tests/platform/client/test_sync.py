@@ -293,6 +293,24 @@ def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
         (lambda client: client.features(".."), "/v1/users/%2E%2E/features"),
         (lambda client: client.report("../x"), "/v1/reports/..%2Fx"),
         (lambda client: client.explain("../users"), "/v1/explain/..%2Fusers"),
+        (lambda client: client.item("x/similar"), "/v1/items/x%2Fsimilar"),
+        (lambda client: client.item("..", after=5), "/v1/items/%2E%2E?after=5"),
+        (
+            lambda client: client.similar("50 %/ü", count=3),
+            "/v1/items/50%20%25%2F%C3%BC/similar?count=3",
+        ),
+        (
+            lambda client: client.together(".", category="a&b"),
+            "/v1/items/%2E/together?category=a%26b",
+        ),
+        (lambda client: client.next_items("x"), "/v1/items/x/next"),
+        (lambda client: client.popular(count=2), "/v1/popular?count=2"),
+        (lambda client: client.trending(), "/v1/trending"),
+        (lambda client: client.latest(category="tea"), "/v1/latest?category=tea"),
+        (
+            lambda client: client.find_items(search="b c", available=False, cursor="ü", limit=5),
+            "/v1/items?search=b+c&available=false&cursor=%C3%BC&limit=5",
+        ),
     ],
 )
 def test_ids_are_escaped(scripted: Script, call: Callable[[Any], object], path: str) -> None:

@@ -235,7 +235,7 @@ def test_media_types(shared: Live, media: str, status: int) -> None:
 @pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "PATCH", "DELETE"])
 def test_methods(shared: Live, method: str) -> None:
     """A method that a route has not is answered with 405 and the methods that it has."""
-    for path, allowed in (("/v1/items", "PUT"), ("/v1/reports", "GET, HEAD")):
+    for path, allowed in (("/v1/users", "GET, HEAD, PUT"), ("/v1/reports", "GET, HEAD")):
         answer = shared.http.request(method, path)
         assert problem_of(answer) == (405, "method_not_allowed")
         assert answer.headers["allow"] == allowed
@@ -503,7 +503,7 @@ def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
     scopes = [scope for scope in SCOPES if scope != "browser"]  # it has tests of its own
     keys = {scope: locked.create_key(scope) for scope in scopes}
     needed = {endpoint.scope for endpoint in ENDPOINTS}
-    assert needed == {None, "ingest", "recommend", "analyst", "monitor", "admin"}
+    assert needed == {None, "ingest", "recommend", "source", "analyst", "monitor", "admin"}
     for endpoint in ENDPOINTS:
         for scope in scopes:
             answer = _call(endpoint, locked.http, keys[scope])

@@ -29,6 +29,7 @@ CONFIGURATION = Path(__file__).with_name("contract.toml")
 HOUR = 3_600_000
 LINKED = (
     *("post_events", "put_items", "put_users", "post_recommend", "get_explanation"),
+    *("find_items", "get_item", "get_similar", "get_together", "get_next"),
     *("get_features", "get_consent", "put_consent", "get_export", "delete_user", "get_erasure"),
 )
 

@@ -199,7 +199,7 @@ def test_filters_hold_for_candidates_and_features_are_logged(trained: tuple[Engi
         force={RANKING_EXPERIMENT: "learned"},
         candidates=candidates,
         count=100,
-        filter=ItemFilter(field="category", among=(str(kind),)),
+        filter=ItemFilter(field="category", in_=(str(kind),)),
     )
     answer, impression = ranked.recommend(request, now=NOW)
     assert set(ids(answer)) == {it for it, item in items.items() if item["category"] == kind}

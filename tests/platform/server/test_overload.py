@@ -14,7 +14,8 @@ import pytest
 
 from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
-from tactful.server.overload import AdmissionControl
+from tactful.schemas.recommendations import RecommendRequest
+from tactful.server.overload import AdmissionControl, CheaperAnswers
 
 TURN_S = 0.003
 
@@ -158,3 +159,41 @@ def test_waits_are_bounded_and_cancellable(loop: asyncio.SelectorEventLoop) -> N
     assert load.refused == [pytest.approx(0.5)]
     assert load.answered == [pytest.approx(TURN_S)]
     assert admission.waiting == 0
+
+
+def test_cheaper_answers_take_half_of_the_time_at_most() -> None:
+    now = 0.0
+    cheaper = CheaperAnswers(clock=lambda: now)
+    refusal = ProblemError("overloaded", retry_after=1)
+    request = RecommendRequest(user_id="u", session_id="s", item_id="i", count=3)
+    answered = refused = 0
+    for _ in range(20_000):
+        now += 0.0005
+        try:
+            instead = cheaper.of(request, refusal)
+        except ProblemError as error:
+            assert error is refusal
+            refused += 1
+            continue
+        assert instead == RecommendRequest(count=3)
+        with cheaper.counted():
+            now += 0.0015
+        answered += 1
+    assert 0.4 < answered * 0.0015 / now < 0.6
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (RecommendRequest(user_id="u", exclude_seen=True), "overloaded"),
+        (RecommendRequest(user_id="u", exclude_taken=True), "overloaded"),
+        (RecommendRequest(user_id="u", explain=True), "overloaded"),
+        (RecommendRequest(user_id="u"), "invalid"),
+    ],
+)
+def test_what_needs_the_user_is_refused(request_: RecommendRequest, code: str) -> None:
+    refusal = ProblemError(code)
+    with pytest.raises(ProblemError) as raised:
+        CheaperAnswers(clock=lambda: 0.0).of(request_, refusal)
+    assert raised.value is refusal

@@ -32,7 +32,7 @@ from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.metrics.registry import Metrics
 from tactful.recommend.build import build as recommender
-from tactful.schemas.recommendations import RecommendRequest
+from tactful.schemas.recommendations import OVERLOADED, RecommendRequest
 from tactful.server.platform import Platform, add_gauges
 from tactful_streaming.contract.log_entries import Event, encode_entry
 
@@ -152,6 +152,29 @@ def test_overload_is_turned_away(settings: Settings, queue: int, wait_s: float) 
                 assert answer.json()["code"] == "overloaded"
                 assert int(answer.headers["retry-after"]) >= 1
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+
+
+def test_before_a_refusal_comes_a_cheaper_recommendation(settings: Settings) -> None:
+    """Without the user, and without an impression; filters that need the user are refused."""
+    server = replace(settings.server, recommend_queue=2)
+    with Live(Platform.open(replace(settings, server=server), build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}])
+        recommender = live.platform.recommender
+        assert isinstance(recommender, TinyRecommender)
+        recommender.before_personal = work(0.05)
+        answers = post_all(live.url, "/v1/recommend", [{"user_id": "u"}] * 30)
+        assert {answer.status_code for answer in answers} == {200}
+        cheaper = [it for it in answers if it.json()["fallback"] == OVERLOADED]
+        assert 15 <= len(cheaper) <= 29
+        assert all(answer.json()["items"] for answer in answers)
+        strict = [{"user_id": "u", "exclude_seen": True}] * 30
+        codes = {answer.status_code for answer in post_all(live.url, "/v1/recommend", strict)}
+        assert codes == {200, 503}
+        personal = {it.json()["recommendation_id"] for it in answers if it not in cheaper}
+    events = [it for it in logged(settings.storage.data) if isinstance(it, Event)]
+    shown = {it.recommendation_id for it in events if it.type == "impression"}
+    assert personal <= shown
+    assert not shown & {it.json()["recommendation_id"] for it in cheaper}
 
 
 def test_a_dead_engine_is_reported(live: Live, caplog: pytest.LogCaptureFixture) -> None:

@@ -201,3 +201,28 @@ def test_descriptions_are_the_latest_of_before(tmp_path: Path) -> None:
         for before in (0, 1, 2, 3, None)
     ]
     assert titles == [[None, None], ["old", None], ["old", "old"], ["new", "old"], ["new", "old"]]
+
+
+def test_people_of_pairs_are_users_and_unshared_devices(tmp_path: Path) -> None:
+    """A device counts as its user; one of two users counts as nobody, and one of none as itself."""
+    logins = [("ada", "phone"), ("ada", "tablet"), ("bob", "tablet")]
+    visits = [{"user_id": "ada"}, *({"device_id": it} for it in ("phone", "tablet", "lonely"))]
+    found = read(
+        tmp_path,
+        Item(item_id="a", timestamp=0),
+        Item(item_id="b", timestamp=0),
+        *(
+            take(number, type="x.login", user_id=user, device_id=device)
+            for number, (user, device) in enumerate(logins)
+        ),
+        *(
+            take(10 + 2 * number + place, item_id=item, session_id=f"s{number}", **who)
+            for number, who in enumerate(visits)
+            for place, item in enumerate("ab")
+        ),
+    )
+    pairs = found.common_pairs(2)
+    assert pairs.people.tolist() == [2, 2], "Ada, and the lonely device"
+    assert pairs.together.people.tolist() == [2, 2]
+    assert pairs.following_of(0, 2).rows.tolist() == [1]
+    assert not len(found.common_pairs(3).following_of(0, 3).rows)

@@ -40,6 +40,7 @@ from tactful.schemas.recommendations import RecommendRequest
 from tactful.training import replay_rows as training_rows
 from tactful.training import train as training
 from tactful.training.baselines import NAMES
+from tactful.training.discovery import Discovery
 from tactful.training.evaluation import Scorecard
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
@@ -429,6 +430,8 @@ def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
     assert 20 < manifest.questions <= 900
     assert manifest.rows >= manifest.questions
     others = {f"{it}_{name}" for it in ("hr20", "ndcg20") for name in NAMES}
+    others |= {f"discovery_{name}" for name in Discovery._fields}
+    assert manifest.metrics["discovery_share"] == manifest.discovery
     assert set(manifest.metrics) == {"hr20", "ndcg20", "mrr20", "recall", *others}
     assert 0 < manifest.metrics["mrr20"] <= manifest.metrics["hr20"] <= manifest.metrics["recall"]
     assert set(manifest.gains) <= set(RANKING_FEATURES)

@@ -1,0 +1,304 @@
+"""``tactful import``, and ``tactful ingest``, its former name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import click
+import msgspec
+
+from tactful.cli import options as cli
+from tactful.cli.exit_codes import ExitCode
+from tactful.client import AsyncClient, Kind
+from tactful.errors import ConfigError
+from tactful.imports.options import Format, ImportOptions
+from tactful.imports.plan import as_json, described
+from tactful.imports.progress import ProgressStore, state_directory
+from tactful.imports.run import Job, Outcome, prepare, preview, run
+from tactful.util.clock import now_ms
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """Options of sending."""
+
+    batch: int
+    in_flight: int
+    restart: bool
+    preview: bool
+
+
+@dataclass(frozen=True)
+class _Understanding:
+    """Options of `ImportOptions` as click gives them."""
+
+    kind: Kind | None
+    format: Format | None
+    maps: tuple[str, ...]
+    constants: tuple[str, ...]
+    types: tuple[str, ...]
+    date_order: Literal["dmy", "mdy"] | None
+    time_zone: str | None
+    decimal: Literal["point", "comma"] | None
+    encoding: str | None
+    delimiter: str | None
+    columns: str | None
+    sheet: str | None
+    order: Literal["time", "file"] | None
+
+    def checked(self) -> ImportOptions:
+        """Return the options.
+
+        Raises:
+            ConfigError: if the delimiter is no single character.
+        """
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.columns is not None:
+            values["columns"] = tuple(name.strip() for name in self.columns.split(","))
+        if self.delimiter is not None:
+            sign = {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
+            if sign != "::" and (len(sign) != 1 or sign in '"\r\n'):
+                raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, tab or ::")
+            values["delimiter"] = sign
+        return ImportOptions(**values)
+
+
+_options = cli.with_options(
+    click.argument("file", type=cli.existing_file),
+    click.option(
+        "--kind", type=click.Choice(get_args(Kind)), help="What a row is; guessed by default."
+    ),
+    click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        metavar="TARGET=COLUMN",
+        help="Column of a field, such as user=customer_no, price=Preis or properties.colour=Farbe; "
+        "DATE+TIME joins two columns; without a column the field stays empty. Repeatable.",
+    ),
+    click.option(
+        "--set",
+        "constants",
+        multiple=True,
+        metavar="TARGET=VALUE",
+        help="Value of a field in all rows, such as type=purchase. Repeatable.",
+    ),
+    click.option(
+        "--map-type",
+        "types",
+        multiple=True,
+        metavar="WORD=TYPE",
+        help="Type of the events that the file calls WORD, such as order=purchase; without a type "
+        "rows with the word are skipped. Repeatable.",
+    ),
+    click.option(
+        "--time-zone",
+        metavar="ZONE",
+        help="Zone of times without an offset, such as Europe/Berlin; UTC by default.",
+    ),
+    click.option(
+        "--date-order",
+        type=click.Choice(["dmy", "mdy"]),
+        help="Order of dates such as 3/4/2026, where no date of the file shows it.",
+    ),
+    click.option(
+        "--decimal", type=click.Choice(["point", "comma"]), help="Decimal sign of numbers."
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["time", "file"]),
+        help="Send events sorted by time, or in the order of FILE; by default sorted if the file "
+        "is not.",
+    ),
+    click.option("--format", type=click.Choice(get_args(Format)), help="Format of FILE."),
+    click.option("--encoding", help="Encoding of text, such as windows-1252."),
+    click.option("--delimiter", help="Sign between fields: one character, tab or ::"),
+    click.option(
+        "--columns", metavar="A,B,…", help="Names of the columns of a file without a header."
+    ),
+    click.option("--sheet", help="Sheet of an Excel file; the largest by default."),
+    click.option(
+        "--preview",
+        "--dry-run",
+        "preview",
+        is_flag=True,
+        help="Print the mapping and the first elements; send nothing.",
+    ),
+    click.option(
+        "--restart", is_flag=True, help="Start at the beginning of FILE instead of resuming."
+    ),
+    click.option("--batch", type=click.IntRange(1, 1000), default=500, help="Elements a request."),
+    click.option(
+        "--in-flight",
+        type=click.IntRange(1, 32),
+        default=4,
+        help="Requests sent at once; the server keeps their order.",
+    ),
+    cli.url_option,
+    cli.key_file_option,
+    cli.json_option,
+)
+
+
+def _grouped(command: Callable[..., None]) -> Callable[..., Any]:
+    grouped = cli.grouped("sending", _Sending)(cli.grouped("given", _Understanding)(command))
+    return _options(grouped)
+
+
+_EXAMPLES = cli.example(
+    "tactful import orders.csv --preview",
+    "tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin",
+    "tactful import ratings.tsv --columns user,item,rating,timestamp",
+    "tactful import products.xml",
+)
+
+
+@click.command("import", epilog=_EXAMPLES, context_settings={"show_default": True})
+@_grouped
+def import_(
+    file: Path,
+    sending: _Sending,
+    given: _Understanding,
+    url: str,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Send events, items or users of FILE to a server; run it again to resume.
+
+    FILE is CSV, TSV, JSON lines, a JSON array, Parquet, Excel, a Google Merchant product feed or
+    Shopify's product CSV; text may be packed by gzip. Columns are guessed and shown.
+    """
+    _import(file, sending, given, url, key_file, as_json)
+
+
+@click.command(
+    "ingest",
+    epilog=cli.example("tactful ingest events.ndjson"),
+    context_settings={"show_default": True},
+)
+@_grouped
+def ingest(
+    file: Path,
+    sending: _Sending,
+    given: _Understanding,
+    url: str,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Send FILE to a server: the former name of ``tactful import``."""
+    click.echo("tactful ingest is now called tactful import", err=True)
+    _import(file, sending, given, url, key_file, as_json)
+
+
+def _import(
+    file: Path,
+    sending: _Sending,
+    given: _Understanding,
+    url: str,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    options = given.checked()
+    store = ProgressStore(state_directory(os.environ, _home()))
+    problem = None if sending.preview else store.problem()
+    job = prepare(file, options, url, store, restart=sending.restart)
+    if problem is not None:
+        job.notes.append(f"progress is not kept, so an interrupted run begins anew: {problem}")
+    if sending.preview:
+        _show_preview(job, as_json)
+        return
+    if not as_json:
+        _show_plan(job)
+    outcome = asyncio.run(_send(job, sending, url, key_file, as_json))
+    if as_json:
+        cli.print_json({**msgspec.to_builtins(outcome), "file": str(file), "plan": as_json_of(job)})
+    else:
+        _show_outcome(file, job, outcome)
+    if outcome.rejected:
+        raise SystemExit(ExitCode.PARTLY_DONE)
+
+
+async def _send(
+    job: Job, sending: _Sending, url: str, key_file: Path | None, as_json: bool
+) -> Outcome:
+    reader = job.reader
+    scale = reader.unit == "B"
+    bar = cli.progress_bar(
+        quiet=as_json, total=reader.total, unit=reader.unit, unit_scale=scale, desc=reader.path.name
+    )
+    with bar:
+        async with AsyncClient(url, cli.api_key(key_file)) as client:
+            return await run(
+                job,
+                client,
+                batch=sending.batch,
+                in_flight=sending.in_flight,
+                advanced=bar.update,
+                now_ms=now_ms,
+            )
+
+
+def _show_plan(job: Job, *, err: bool = True) -> None:
+    click.echo(f"{job.reader.path}: {job.reader.about}", err=err)
+    for line in described(job.guess):
+        click.echo(line, err=err)
+    for note in job.notes:
+        click.echo(f"note: {note}", err=err)
+    if job.start.rows:
+        click.echo(f"resumes behind row {job.start.rows:,} of an earlier run", err=err)
+
+
+def _show_preview(job: Job, as_json: bool) -> None:
+    elements, rejections = preview(job)
+    if as_json:
+        cli.print_json({**as_json_of(job), "elements": elements, "rejections": rejections.first})
+        return
+    _show_plan(job, err=False)
+    click.echo("first elements as they would be sent:")
+    for element in elements:
+        click.echo(f"  {bytes(element).decode()}")
+    for rejection in rejections.first:
+        click.echo(
+            f"{job.reader.path}:{rejection.row}: {rejection.code}: {rejection.message}", err=True
+        )
+    click.echo("nothing was sent (--preview)", err=True)
+
+
+def as_json_of(job: Job) -> dict[str, Any]:
+    """Return how a file is understood, for ``--json``."""
+    return {"format": job.reader.about, **as_json(job.guess), "notes_of_run": job.notes}
+
+
+def _show_outcome(file: Path, job: Job, outcome: Outcome) -> None:
+    for rejection in outcome.rejections:
+        click.echo(f"{file}:{rejection.row}: {rejection.code}: {rejection.message}", err=True)
+    if outcome.rejected > len(outcome.rejections):
+        reasons = ", ".join(f"{count:,} {code}" for code, count in outcome.rejected_by_code.items())
+        click.echo(
+            f"{outcome.rejected:,} rows were rejected, of which these are the first: {reasons}",
+            err=True,
+        )
+    if job.start.rows and not outcome.rows:
+        click.echo(f"nothing new: all {job.start.rows:,} rows were sent before (--restart)")
+        return
+    parts = [f"{outcome.accepted:,} accepted"]
+    if outcome.kind == "events":
+        parts.append(f"{outcome.duplicates:,} known before")
+    parts.append(f"{outcome.rejected:,} rejected")
+    if outcome.skipped:
+        parts.append(f"{outcome.skipped:,} skipped")
+    if outcome.repeated:
+        parts.append(f"{outcome.repeated:,} repeated descriptions not sent again")
+    click.echo(f"{', '.join(parts)} (from row {outcome.resumed_at:,})")
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

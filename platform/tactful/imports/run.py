@@ -1,0 +1,279 @@
+"""Imports a file: opens and understands it, resumes an earlier run, converts and sends.
+
+::
+
+    job = prepare(path, options, url, store, restart=False)
+    outcome = await run(
+        job, client, batch=500, in_flight=4, advanced=bar.update, now_ms=now_ms
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from tactful.client import AsyncClient, Kind
+from tactful.errors import DatasetError
+from tactful.imports.batches import Count, Source, batches_of
+from tactful.imports.formats.open_file import open_file
+from tactful.imports.formats.rows import (
+    ChangedFile,
+    Place,
+    Reader,
+    RejectedRow,
+    RejectedRows,
+    readable,
+)
+from tactful.imports.guess import guess
+from tactful.imports.options import ImportOptions
+from tactful.imports.plan import Guess, Plan
+from tactful.imports.progress import ProgressStore, Record
+from tactful.imports.send import Sender, Sent
+from tactful.schemas.positions import Position
+
+_PREVIEWED = 5  # elements
+
+
+@dataclass
+class Job:
+    """An import that can begin.
+
+    Attributes:
+        reader: the file.
+        guess: the plan with remarks.
+        start: place behind what an earlier run has sent.
+        notes: remarks on the earlier run.
+    """
+
+    reader: Reader
+    guess: Guess
+    options: ImportOptions
+    url: str
+    store: ProgressStore
+    start: Place = field(default_factory=Place)
+    notes: list[str] = field(default_factory=list)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of one run.
+
+    Attributes:
+        kind: kind of the elements.
+        accepted: elements that the server has stored.
+        duplicates: events that it knew before.
+        rejected: number of rejected rows.
+        rejections: the first of them.
+        rejected_by_code: number of rejected rows by code.
+        skipped: rows that the plan skips.
+        repeated: descriptions that were equal to the one before, and not sent.
+        resumed_at: first row of the run, from 1.
+        rows: rows that were read.
+        position: position in the log behind what was stored.
+    """
+
+    kind: Kind
+    accepted: int
+    duplicates: int
+    rejected: int
+    rejections: Sequence[RejectedRow]
+    rejected_by_code: dict[str, int]
+    skipped: int
+    repeated: int
+    resumed_at: int
+    rows: int
+    position: Position
+
+
+def prepare(
+    path: Path, options: ImportOptions, url: str, store: ProgressStore, *, restart: bool
+) -> Job:
+    """Understand a file, and find the place where an earlier run ended.
+
+    Raises:
+        ConfigError: if an option does not fit the file.
+        DatasetError: if the file cannot be read or understood.
+    """
+    with readable(path):
+        reader = open_file(path, options)
+        record = None if restart else _same_options(store, path, url, options)
+        if record is not None and _fits(record.plan, reader):
+            # An appended part must not change how the file is understood.
+            understood = Guess(record.plan, "as in the last run")
+            return Job(reader, understood, options, url, store, record.place)
+        understood = _guessed(reader, options)
+    job = Job(reader, understood, options, url, store)
+    record = None if restart else store.load(path, url, understood.plan.kind)
+    if record is not None and record.plan == understood.plan:
+        job.start = record.place
+    elif record is not None:
+        job.notes.append(
+            "the last run had other options or columns: this one starts at the beginning"
+        )
+    return job
+
+
+def _guessed(reader: Reader, options: ImportOptions) -> Guess:
+    understood = guess(reader, options)
+    understood.notes[:0] = reader.notes
+    return understood
+
+
+def _same_options(
+    store: ProgressStore, path: Path, url: str, options: ImportOptions
+) -> Record | None:
+    """Return the record of a run with the same options."""
+    kinds = get_args(Kind) if options.kind is None else (options.kind,)
+    records = [store.load(path, url, kind) for kind in kinds]
+    return next(
+        (record for record in records if record is not None and record.options == options), None
+    )
+
+
+def _fits(plan: Plan, reader: Reader) -> bool:
+    """Whether a file still has the columns of a plan."""
+    names = {name for mapped in plan.fields for name in mapped.columns}
+    return names <= {*reader.columns} and (plan.guest or "") in {"", *reader.columns}
+
+
+def preview(job: Job) -> tuple[list[msgspec.Raw], RejectedRows]:
+    """Return the first elements as they would be sent, and the rejected rows before them.
+
+    Raises:
+        DatasetError: if the file cannot be read.
+    """
+    found: list[msgspec.Raw] = []
+    rejections = RejectedRows()
+    plan = msgspec.structs.replace(job.guess.plan, by_time=False)
+    source = Source(job.reader, plan)
+    with (
+        readable(job.reader.path),
+        closing(batches_of(source, Place(), 100, Count(), lambda _: None)) as batches,
+    ):
+        for batch in batches:
+            found += [msgspec.Raw(line.strip()) for line in batch.lines]
+            for rejection in batch.rejected:
+                rejections.add(rejection)
+            if len(found) >= _PREVIEWED:
+                break
+    return found[:_PREVIEWED], rejections
+
+
+async def run(
+    job: Job,
+    client: AsyncClient,
+    *,
+    batch: int,
+    in_flight: int,
+    advanced: Callable[[int], object],
+    now_ms: Callable[[], int],
+) -> Outcome:
+    """Send a file, `batch` elements a request, and up to `in_flight` requests at once.
+
+    `advanced` is called with units of progress: those of an earlier run first.
+
+    Raises:
+        DatasetError: if the file cannot be read, was changed since the earlier run, or if nothing
+            in it can be sent.
+        ClientError: if the server refuses; the progress is kept.
+    """
+    counts = Count()
+    with readable(job.reader.path):
+        try:
+            return await _run(job, client, counts, batch, in_flight, advanced, now_ms)
+        except ChangedFile as error:
+            if job.guess.plan.kind == "events":
+                raise DatasetError(
+                    f"{error}; nothing was sent. --restart sends the whole file: events in "
+                    "unchanged rows count once"
+                ) from error
+        job.notes.append("the file was changed since the last run: this one sent all of it")
+        job.start, job.guess = Place(), _guessed(job.reader, job.options)
+        return await _run(job, client, Count(), batch, in_flight, advanced, now_ms)
+
+
+async def _run(
+    job: Job,
+    client: AsyncClient,
+    counts: Count,
+    batch: int,
+    in_flight: int,
+    advanced: Callable[[int], object],
+    now_ms: Callable[[], int],
+) -> Outcome:
+    place = job.start
+
+    def save(reached: Place, *, done: bool = False) -> None:
+        nonlocal place
+        place = reached
+        try:
+            job.store.save(_record(job, reached, done=done, sent_at=now_ms()))
+        except OSError as error:
+            note = f"the progress could not be kept: {error}"
+            if note not in job.notes:
+                job.notes.append(note)
+
+    kind = job.guess.plan.kind
+    proved = job.start.rows > 0
+    sender = Sender(client, kind, in_flight=in_flight, proved=proved, saved=save, advanced=advanced)
+    try:
+        source = Source(job.reader, job.guess.plan)
+        for ready in batches_of(source, job.start, batch, counts, advanced):
+            counts.sent += len(ready.lines)
+            await sender.send(ready)
+        await sender.finish()
+    finally:
+        await sender.stop()
+    sender.sent.rejections.merge(counts.rejected)
+    if not proved and not counts.sent:
+        raise _nothing_sent(job, counts, sender.sent.rejections)
+    save(place, done=True)
+    return _outcome(job, counts, sender.sent)
+
+
+def _record(job: Job, place: Place, *, done: bool, sent_at: int) -> Record:
+    return Record(
+        file=str(job.reader.path.resolve()),
+        url=job.url,
+        kind=job.guess.plan.kind,
+        options=job.options,
+        plan=job.guess.plan,
+        place=place,
+        done=done,
+        sent_at=sent_at,
+    )
+
+
+def _nothing_sent(job: Job, counts: Count, rejections: RejectedRows) -> DatasetError:
+    path = job.reader.path
+    if rejections.count:
+        first = rejections.first[0]
+        reasons = ", ".join(f"{number} {code}" for code, number in rejections.by_code.items())
+        return DatasetError(
+            f"{path}: none of {counts.rows:,} rows could be sent ({reasons}). Row {first.row}: "
+            f"{first.code}: {first.message}"
+        )
+    if counts.skipped:
+        return DatasetError(f"{path}: --map-type skips all of its {counts.rows:,} rows")
+    return DatasetError(f"{path}: has no rows")
+
+
+def _outcome(job: Job, counts: Count, sent: Sent) -> Outcome:
+    return Outcome(
+        kind=job.guess.plan.kind,
+        accepted=sent.accepted,
+        duplicates=sent.duplicates,
+        rejected=sent.rejections.count,
+        rejections=sent.rejections.first,
+        rejected_by_code=dict(sent.rejections.by_code),
+        skipped=counts.skipped,
+        repeated=counts.repeated,
+        resumed_at=job.start.rows + 1,
+        rows=counts.rows,
+        position=sent.position,
+    )
