@@ -33,6 +33,7 @@ from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import empty_index
 from tactful.recall.popularity import Popularity
+from tactful.recommend.build import Counts
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (
@@ -72,6 +73,7 @@ class TinyRecommender:
     """Recommends the catalogue by id, and reports the number of views."""
 
     counted_at = 0.0
+    latest_event = 0
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -213,7 +215,7 @@ class Live:
 
     def _run_pool(self) -> None:
         async def serve() -> None:
-            state = StateServer(self.platform, "support:build", None, None)
+            state = StateServer(self.platform, "support:build", Counts())
             await self.platform.start(refresh=state.refresh)
             pool = WorkerPool(self.platform, state, self._listener, count=self.workers)
             try:

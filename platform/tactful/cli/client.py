@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -16,13 +17,33 @@ from tactful.cli.exit_codes import ExitCode
 from tactful.client import Client
 from tactful.client.recommend_file import read_users, recommend_file
 from tactful.errors import TactfulError
+from tactful.schemas.fields import Moment
 from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.recommendations import RecommendRequest
 
 _SHOWN = 20
 
 
-@click.command(epilog=cli.example("tactful recommend --user ada --count 5"))
+def _moment(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any]:
+    """Return the fields of a request for an option that names a time."""
+    if text is None:
+        return {}
+    if text == "last":
+        return {"as_of": "last"}
+    try:
+        moment = msgspec.convert(int(text) if text.isdecimal() else text, Moment)
+    except msgspec.ValidationError:
+        raise click.BadParameter(
+            "write last, a time such as 2026-03-01T12:00:00Z, or milliseconds since 1970"
+        ) from None
+    return {"timestamp": moment}
+
+
+@click.command(
+    epilog=cli.example(
+        "tactful recommend --user ada --count 5", "tactful recommend --user ada --as-of last"
+    )
+)
 @click.option("--user", "user_id", help="User id.")
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10)
@@ -39,39 +60,39 @@ _SHOWN = 20
     help="With --users: .csv or .parquet file to write; a killed run resumes.",
 )
 @click.option("--page", help="Page or letter that shows them, for placement rules.")
+@click.option(
+    "--as-of",
+    metavar="last|TIME",
+    callback=_moment,
+    help="Answer for another time: last, of the latest event; or RFC 3339, or milliseconds.",
+)
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Explain the recommendation.")
 @cli.url_option
 @cli.key_file_option
 @cli.json_option
 def recommend(
-    user_id: str | None,
-    device_id: str | None,
-    count: int,
-    category: str | None,
     condition: str | None,
     users: Path | None,
     out: Path | None,
     page: str | None,
+    as_of: dict[str, Any],
     after: str | None,
-    explain: bool,
     url: str,
     key_file: Path | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Request recommendations from a server, for one user or for all of a file.
 
     For a newsletter: tactful recommend --users customers.csv --out letters.csv --page newsletter
     """
     request = RecommendRequest(
-        user_id=user_id,
-        device_id=device_id,
-        count=count,
-        category=category,
         filter=_parsed(condition),
         context={} if page is None else {"page": page},
         after=int(after) if after is not None and after.isdecimal() else after,
-        explain=explain,
+        **as_of,
+        **asked,
     )
     if (users is None) != (out is None):
         raise click.UsageError("--users and --out come together")

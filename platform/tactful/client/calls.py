@@ -69,6 +69,7 @@ class RecommendFields(TypedDict, total=False):
     exclude_taken: bool
     intent: Mapping[str, float]
     timestamp: int | str | None
+    as_of: Literal["last"] | None
     after: Position | None
     force: Mapping[str, str]
     explain: bool

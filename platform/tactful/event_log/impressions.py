@@ -221,5 +221,9 @@ class RecentImpressions:
     def find(self, recommendation_id: str) -> Event | None:
         """Return the event of a recommendation; None if it was dropped."""
         payload = self._payloads.get(recommendation_id)
-        entry = None if payload is None else decode_entry(payload)
-        return None if entry is None else event_for(entry, PERSONALISATION)
+        return None if payload is None else logged_event(payload)
+
+
+def logged_event(payload: bytes) -> Event | None:
+    """Decode the event of a recommendation; None if its use is not permitted."""
+    return event_for(decode_entry(payload), PERSONALISATION)

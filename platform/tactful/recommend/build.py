@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tactful.config.settings import Settings
 from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE
+from tactful.recall.latest_event import NAME as LATEST
+from tactful.recall.latest_event import LatestEvent
+from tactful.recall.takers import NAME as TAKERS
 from tactful.recall.takers import TakenByMany, Takers
-from tactful.recall.trending import Rising
+from tactful.recall.trending import Rising, Trends
 from tactful.recommend.recommender import Recommender
 from tactful.recommend.served_models import RecommenderOptions
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.rerank.frequency_caps import Shown, ShownToday
 from tactful.rerank.placement_rules import load_placement
 from tactful.util.signing import trusted_keys
+from tactful_streaming.engine.options import CoCommittedConsumer
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counters of a server for its recommenders, beside features; None for those that are off."""
+
+    shown: ShownToday | None = None  # impressions of each item today
+    takers: Takers | None = None  # people who took each item
+    latest: LatestEvent | None = None  # time of the latest event
+    trends: Trends | None = None  # rises in published statistics
+
+    def consumers(self) -> dict[str, CoCommittedConsumer]:
+        """Return those that the engine gives its events to, by name."""
+        named = {"shown": self.shown, TAKERS: self.takers, LATEST: self.latest}
+        return {name: counter for name, counter in named.items() if counter is not None}
+
+    def options(self) -> dict[str, Any]:
+        """Return the keywords of `build`."""
+        return {
+            "shown": self.shown,
+            "takers": self.takers,
+            "latest": None if self.latest is None else self.latest.at,
+            "rising": None if self.trends is None else self.trends.look,
+        }
+
+
+def open_counts(settings: Settings, trends: Trends | None = None) -> Counts:
+    """Make the counters that the settings need."""
+    return Counts(open_shown(settings), open_takers(settings), LatestEvent(), trends)
 
 
 def build(
@@ -24,10 +59,12 @@ def build(
     shown: Shown | None = None,
     rising: Rising | None = None,
     takers: TakenByMany | None = None,
+    latest: Callable[[], int] | None = None,
 ) -> Recommender:
     """Make the recommender that ``tactful serve`` runs, with the champion if there is one.
 
-    Without `takers` anonymous recommendations have no minimum of people.
+    Without `takers` anonymous recommendations have no minimum of people. `latest` returns the time
+    of the latest event.
 
     Raises:
         ConfigError: if a file is wrong, or holds no experiment on the ranking.
@@ -42,6 +79,7 @@ def build(
         shown=shown,
         rising=rising,
         takers=takers,
+        latest=latest or (lambda: 0),
         minimum_people=settings.recommend.anonymous_minimum,
         rollouts=settings.storage.data / FILE,
         ids=open_ids(settings),

@@ -32,6 +32,7 @@ from tactful.recall.candidates import (
 )
 from tactful.recall.index import CHANNELS
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.fallback import fallback_reason, quiet_since
 from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.named_items import check_request, unknown_candidates
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
@@ -85,6 +86,7 @@ class _RequestState:
     drawn: Drawn
     policy: Policy
     rules: Sequence[PlacementRule]
+    latest: int  # time of the latest event, 0 while it is unknown
     candidates: Candidates = field(init=False)
     learned: bool = field(init=False)
     features: NDArray[np.float32] | None = None
@@ -194,6 +196,11 @@ class Recommender:
         """Time of the latest popularity count, which takes memory, by `monotonic`."""
         return self._models.current.live.counted_at
 
+    @property
+    def latest_event(self) -> int:
+        """Time of the latest event about an item, epoch milliseconds; 0 while it is unknown."""
+        return self._options.latest()
+
     def describe(self) -> dict[str, Any]:
         """Describe what serves, for ``GET /v1/models``."""
         experiment = self._options.experiment
@@ -232,6 +239,7 @@ class Recommender:
             assignment=assignment,
             drawn=drawn,
             policy=drawn.over(policy) if drawn.parts else policy,
+            latest=self.latest_event,
             rules=()
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),
@@ -465,24 +473,12 @@ def _only_counted(quotas: Quotas) -> Quotas:
 
 def _fallback(state: _RequestState, count: int) -> str | None:
     """Return why a response of `count` items is less than a personal list of full length."""
-    request = state.request
-    if not count and not len(state.serving.view.catalogue):
-        return "the catalogue is empty: send items with PUT /v1/items"
-    reasons = []
-    if state.serving.model is None:
-        reasons.append(
-            "no model is trained yet: ordered by own repeats, similar visits and popularity"
-        )
-    if request.subject is None and not request.items:
-        reasons.append("no user is named: not personal")
-    elif not state.context.known:
-        by = "popularity" if state.candidates.lift is None else "the cohorts of the user"
-        reasons.append(f"this user has no history yet: ordered by {by}")
-    if request.candidates:
-        return "; ".join(reasons) or None
-    if count < request.count:
-        reasons.append(
-            f"only {count} items passed the filters and placement rules, or were found by any "
-            "recall channel"
-        )
-    return "; ".join(reasons) or None
+    return fallback_reason(
+        state.request,
+        count,
+        items=len(state.serving.view.catalogue),
+        trained=state.serving.model is not None,
+        known=state.context.known,
+        cohorts=state.candidates.lift is not None,
+        quiet_since=quiet_since(state.latest, state.context.at),
+    )

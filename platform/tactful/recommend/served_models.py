@@ -60,6 +60,8 @@ class RecommenderOptions:
     shown: Shown | None = None  # counts of items shown today; rules with a cap need them
     rising: Rising | None = None
     takers: TakenByMany | None = None  # items of anonymous requests; None for no minimum
+    # time of the latest event about an item, epoch milliseconds; 0 while it is unknown
+    latest: Callable[[], int] = lambda: 0
     # share of the places for items that are new to the user; None: the one of the champion
     discovery: float | None = None
     minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody

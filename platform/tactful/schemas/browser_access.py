@@ -139,7 +139,7 @@ def check_request(request: RecommendRequest) -> None:
     Raises:
         ProblemError: naming the field.
     """
-    for name in ("user_id", "after", "explain"):
+    for name in ("user_id", "after", "explain", "timestamp", "as_of"):
         if getattr(request, name) not in (None, False):
             raise ProblemError(
                 "missing_scope",

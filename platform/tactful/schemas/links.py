@@ -6,7 +6,7 @@ import msgspec
 
 
 class ApiLinks(msgspec.Struct, kw_only=True, frozen=True):
-    """Where the API is described.
+    """Addresses that describe the API.
 
     Attributes:
         name: name of the software.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -66,7 +66,10 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         exclude_taken: leave out all items that the user put into a cart or bought.
         intent: weight by category, at most 32: categories that a device predicts its user is
             looking for. It adds candidates, and restricts nothing.
-        timestamp: time to answer for (admin keys and ``--dev`` only, for replays).
+        timestamp: time to answer for, not in the future. With an admin key and in ``--dev`` it is a
+            replay, and the answer is logged as shown then; otherwise the answer is not logged.
+        as_of: ``last``: answer for the time of the latest event, where data end long ago. The
+            answer is not logged.
         after: answer only when the engine has applied the log up to this position.
         force: experiment key to arm to use (admin keys and ``--dev`` only, for tests).
         explain: return an explanation, too (admin keys and ``--dev`` only: it contains personal
@@ -93,6 +96,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         dict[Identifier, Annotated[float, Meta(ge=0, le=1)]], Meta(max_length=32)
     ] = {}
     timestamp: Moment | None = None
+    as_of: Literal["last"] | None = None
     after: (
         Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(max_length=32_768)] | None
     ) = None

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import msgspec
 
 from tactful.errors import ModelError
+from tactful.event_log.impressions import logged_event
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
@@ -28,6 +29,7 @@ from tactful.schemas.recommendations import (
 from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
+from tactful_streaming.contract.log_entries import Event
 
 _MARKS_S = 0.003
 
@@ -133,6 +135,7 @@ class Recommendations:
         self._backend = resources.backend
         self._clock = resources.installation.clock
         self._after_wait_s = server.after_wait_s
+        self._future_ms = resources.installation.settings.limits.future_ms
         self._applier = applier
         self._visibility = visibility
         self._recent = recent
@@ -148,16 +151,17 @@ class Recommendations:
         return self._backend.show(self._visibility.offsets)
 
     async def recommend(self, request: RecommendRequest, *, trusted: bool) -> Recommendation:
-        """Answer one request; a `trusted` caller may choose time and arms.
+        """Answer one request; a `trusted` caller may choose arms, and replay.
 
         Raises:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
         self.check_ready()
-        now = self._clock()
-        if request.force or request.timestamp is not None or request.explain:
-            now = _time_of(request, now, trusted)
+        now, logged = self._clock(), True
+        if request.force or request.explain or request.timestamp is not None or request.as_of:
+            request, logged = self._timed(request, now, trusted)
+            now = now if request.timestamp is None else to_milliseconds(request.timestamp)
         if request.after is not None:
             await self.reach(request.after)
         try:
@@ -175,15 +179,16 @@ class Recommendations:
                 answer, _ = self._recommender.answer(cheaper, now=now)
                 position = self.position
             impression, fallback = None, OVERLOADED
-        identifier = answer.recommendation_id
-        if impression is not None and not request.explain:
-            # After the response is sent, and before the next request is read.
-            note = self._recent.note
-            asyncio.get_running_loop().call_soon(lambda: note(identifier, impression()))
-        elif impression is not None:
-            self._recent.note(identifier, impression())
-            explanation = await self.explain(identifier)
+        identifier, note = answer.recommendation_id, self._recent.note
+        if impression is not None and request.explain:
+            encoded = impression()
+            if logged:
+                note(identifier, encoded)
+            explanation = await self._explained(logged_event(encoded))
             answer = msgspec.structs.replace(answer, explanation=explanation)
+        elif impression is not None and logged:
+            # After the response is sent, and before the next request is read.
+            asyncio.get_running_loop().call_soon(lambda: note(identifier, impression()))
         took = (time.perf_counter() - started) * 1000
         return msgspec.structs.replace(
             answer, fallback=fallback, position=position, took_ms=round(took, 3)
@@ -213,7 +218,9 @@ class Recommendations:
             ProblemError: if it is neither among the latest recommendations nor among the latest
                 records of the log, or cannot be explained.
         """
-        impression = await self._recent.find(recommendation_id)
+        return await self._explained(await self._recent.find(recommendation_id))
+
+    async def _explained(self, impression: Event | None) -> Explanation:
         if impression is None:
             raise ProblemError(
                 "not_found", "no recent recommendation has this id: only recent ones are explained"
@@ -222,6 +229,34 @@ class Recommendations:
             return await asyncio.to_thread(self._recommender.explain, impression)
         except ModelError as error:
             raise ProblemError("not_found", str(error)) from None
+
+    def _timed(
+        self, request: RecommendRequest, now: int, trusted: bool
+    ) -> tuple[RecommendRequest, bool]:
+        """Check who may choose time and arms; return the request with its time.
+
+        The second value is whether the answer is logged as shown: at another time only a replay of
+        a trusted caller is.
+        """
+        if not trusted and (request.force or request.explain):
+            raise ProblemError(
+                "missing_scope", "`force` and `explain` need a key with the scope 'admin'"
+            )
+        if request.as_of is not None:
+            if request.timestamp is not None:
+                raise ProblemError("invalid", "give `timestamp` or `as_of`", field="$.as_of")
+            latest = self._recommender.latest_event
+            at = min(latest + 1, now) if latest else now  # behind the latest event
+            return msgspec.structs.replace(request, timestamp=at), False
+        if request.timestamp is None:
+            return request, True
+        try:
+            at = to_milliseconds(request.timestamp)
+        except ValueError as error:
+            raise ProblemError("invalid", str(error), field="$.timestamp") from None
+        if not trusted and at > now + self._future_ms:
+            raise ProblemError("invalid", "the time lies in the future", field="$.timestamp")
+        return request, trusted
 
     async def applied(self, position: Position, timeout: float) -> bool:
         """Wait until the log is applied to `position`; False after `timeout` seconds.
@@ -251,15 +286,3 @@ class Recommendations:
         if not await self.applied(position, self._after_wait_s):
             self._applier.check()
             raise ProblemError("not_caught_up", retry_after=1)
-
-
-def _time_of(request: RecommendRequest, now: int, trusted: bool) -> int:
-    """Return the time of a request with fields that only administrators may set."""
-    if not trusted:
-        raise ProblemError(
-            "missing_scope", "`timestamp`, `force` and `explain` need a key with the scope 'admin'"
-        )
-    try:
-        return now if request.timestamp is None else to_milliseconds(request.timestamp)
-    except ValueError as error:
-        raise ProblemError("invalid", str(error), field="$.timestamp") from None

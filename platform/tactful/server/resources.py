@@ -55,6 +55,10 @@ class Recommender(Protocol):
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""
 
+    @property
+    def latest_event(self) -> int:
+        """Time of the latest event about an item, epoch milliseconds; 0 while it is unknown."""
+
     def refresh(self, reading: AbstractContextManager[object]) -> None:
         """Take over a new model and new items; called several times a second in a thread.
 

@@ -180,6 +180,7 @@ class ChangesResponse(msgspec.Struct, frozen=True, array_like=True):
     watermark: int  # event time up to which events are expected to be complete, epoch milliseconds
     offset: int | None  # before which everything is applied, as `FeatureSource.offset`
     position: Position  # the same in its HTTP form
+    latest: int = 0  # time of the latest event about an item; 0 while it is unknown
 
 
 class _Problem(msgspec.Struct, frozen=True, array_like=True):

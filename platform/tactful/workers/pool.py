@@ -40,11 +40,7 @@ from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run, run_loop
 from tactful.metadata.directory_lock import exclusive
 from tactful.metrics.registry import SummedRegistry
-from tactful.recall.takers import NAME as TAKERS
-from tactful.recall.takers import Takers
-from tactful.recall.trending import Trends
-from tactful.recommend.build import build, open_shown, open_takers
-from tactful.rerank.frequency_caps import Shown
+from tactful.recommend.build import Counts, build, open_counts
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.statistics.service import SECRET, open_statistics
@@ -244,9 +240,7 @@ def run_pool(
     build: str,
     count: int,
     started: Callable[[], None],
-    shown: Shown | None = None,
-    trends: Trends | None = None,
-    takers: Takers | None = None,
+    counts: Counts | None = None,
 ) -> bool:
     """Serve with `count` processes until SIGTERM or SIGINT; return whether all came to serve.
 
@@ -259,7 +253,7 @@ def run_pool(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        server = StateServer(platform, build, shown, trends, takers)
+        server = StateServer(platform, build, counts or Counts())
         await platform.start(refresh=server.refresh)
         pool = WorkerPool(platform, server, listener, count=count)
         try:
@@ -300,22 +294,12 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
         try:
             statistics = open_statistics(settings)
             consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
-            trends = None if statistics is None else statistics.trends()
-            shown, takers = open_shown(settings), open_takers(settings)
-            if shown is not None:
-                consumers["shown"] = shown
-            if takers is not None:
-                consumers[TAKERS] = takers
+            counts = open_counts(settings, None if statistics is None else statistics.trends())
             with compilations() as compiled:
                 platform = Platform.open(
                     settings,
-                    partial(
-                        build,
-                        shown=shown,
-                        rising=None if trends is None else trends.look,
-                        takers=takers,
-                    ),
-                    consumers=consumers,
+                    partial(build, **counts.options()),
+                    consumers={**consumers, **counts.consumers()},
                     statistics=statistics,
                     rebuild=rebuild,
                 )
@@ -333,9 +317,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
                 build=f"{build.__module__}:{build.__name__}",
                 count=server.workers,
                 started=started,
-                shown=shown,
-                trends=trends,
-                takers=takers,
+                counts=counts,
             )
         else:
             served = run(make_server(make_application(platform), server), listener, started=started)

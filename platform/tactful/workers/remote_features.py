@@ -68,6 +68,10 @@ class RemoteFeatures:
         """Event time up to which events are expected to be complete, epoch milliseconds."""
         return 0 if self._changed is None else self._changed.watermark
 
+    def latest(self) -> int:
+        """Return the time of the latest event about an item; 0 while it is unknown."""
+        return 0 if self._changed is None else self._changed.latest
+
     def begin(self, device: str | None = None, claim: object = None) -> None:
         """Begin a request of `device`, which claims consent; its first read determines `offset`."""
         self._first, self._serving = None, threading.get_ident()

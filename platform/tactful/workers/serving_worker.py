@@ -76,6 +76,7 @@ class WorkerConfig:
     counts_shown: bool  # whether the impressions of each item today are counted
     reads_trends: bool  # whether published statistics are read for rises
     reads_takers: bool  # whether anonymous recommendations have a minimum of people
+    reads_latest: bool  # whether the time of the latest event is known
 
 
 class ServingWorker:
@@ -237,7 +238,8 @@ async def _list(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
 
 def _is_special(request: RecommendRequest) -> bool:
     """Whether a request has fields of administrators and replays, which are rare."""
-    return bool(request.force) or request.timestamp is not None or request.explain
+    timed = request.timestamp is not None or request.as_of is not None
+    return timed or bool(request.force) or request.explain
 
 
 def make_worker_application(worker: ServingWorker) -> Application:
@@ -281,6 +283,8 @@ def main(numbers: list[int]) -> int:
         options["rising"] = source.rises
     if config.reads_takers:
         options["takers"] = source
+    if config.reads_latest:
+        options["latest"] = source.latest
     recommender = build(engine=source, settings=settings, **options)
     rates = RateLimits(settings.limits, memory=memory)
     return run_loop(

@@ -11,9 +11,7 @@ from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
 from tactful.http.asgi import PARAMETERS, Call, Endpoint, Reply
 from tactful.http.routes import ENDPOINTS
-from tactful.recall.takers import TakenByMany
-from tactful.recall.trending import Trends
-from tactful.rerank.frequency_caps import Shown
+from tactful.recommend.build import Counts
 from tactful.server.platform import Platform
 from tactful.util.yielding_lock import YieldingLock
 from tactful.workers import ipc
@@ -33,27 +31,24 @@ class StateServer:
         self,
         platform: Platform,
         build: str,
-        shown: Shown | None,
-        trends: Trends | None,
-        takers: TakenByMany | None = None,
+        counts: Counts,
     ) -> None:
-        """Answer from `platform`, whose own recommender refreshes `trends`.
+        """Answer from `platform` and `counts`; its own recommender refreshes the trends.
 
         `build` is the ``module:name`` of the function that makes the recommender of a worker.
         """
         self._platform = platform
         self._source = platform.backend.source
         self._changes = ChangeList(self._source)
-        self._shown = shown
-        self._trends = trends
-        self._takers = takers
+        self._counts = counts
         config = WorkerConfig(
             platform.settings,
             build,
             self._source.definitions,
-            counts_shown=shown is not None,
-            reads_trends=trends is not None,
-            reads_takers=takers is not None,
+            counts_shown=counts.shown is not None,
+            reads_trends=counts.trends is not None,
+            reads_takers=counts.takers is not None,
+            reads_latest=counts.latest is not None,
         )
         self._config = pickle.dumps(config)
 
@@ -89,13 +84,16 @@ class StateServer:
                 return ipc.NonZeroResponse(page.keys, page.numbers.tobytes(), page.following)
             case ipc.ChangesRequest(epoch, start):
                 now, following, items = self._changes.read(epoch, start)
+                latest = self._counts.latest
                 return ipc.ChangesResponse(
-                    now, following, items, source.watermark, source.offset, platform.position
+                    *(now, following, items, source.watermark, source.offset, platform.position),
+                    latest=0 if latest is None else latest.at(),
                 )
             case ipc.TrendsRequest():
-                return () if self._trends is None else self._trends.latest
+                return () if self._counts.trends is None else self._counts.trends.latest
             case ipc.TakersRequest(at, start):
-                common = () if self._takers is None else self._takers.common(at)
+                takers = self._counts.takers
+                common = () if takers is None else takers.common(at)
                 return common[start : start + _TAKERS]
             case ipc.ImpressionNotice(recommendation_id, impression):
                 platform.recent.note(recommendation_id, impression)
@@ -107,7 +105,7 @@ class StateServer:
         raise TypeError(f"no request with an immediate response: {type(request).__name__}")
 
     def _features(self, request: ipc.FeaturesRequest) -> ipc.FeaturesResponse:
-        platform, source = self._platform, self._source
+        platform, source, shown = self._platform, self._source, self._counts.shown
         entity, key, at = request.entity, request.key, request.at
         platform.check()
         with platform.lock:
@@ -122,7 +120,7 @@ class StateServer:
                 offset,
                 position,
                 properties=dict(described(source, key, at)) or None,
-                shown=None if self._shown is None else dict(self._shown.of(key, at)),
+                shown=None if shown is None else dict(shown.of(key, at)),
             )
 
     async def respond_later(self, request: ipc.PositionRequest | ipc.ForwardRequest) -> Any:

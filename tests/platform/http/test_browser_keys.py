@@ -239,7 +239,14 @@ def test_events_of_a_browser_key(shop: Live, key: str, changes: dict[str, Any]) 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("user_id", "u"), ("explain", True), ("after", 1), ("timestamp", 1), ("force", {"a": "b"})],
+    [
+        ("user_id", "u"),
+        ("explain", True),
+        ("after", 1),
+        ("timestamp", 1),
+        ("as_of", "last"),
+        ("force", {"a": "b"}),
+    ],
 )
 def test_requests_of_a_browser_key(shop: Live, key: str, field: str, value: Any) -> None:
     answer = post(shop, "/v1/recommend", {"device_id": "d-1", field: value}, key)

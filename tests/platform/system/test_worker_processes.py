@@ -125,6 +125,16 @@ def test_a_worker_imports_no_training_or_database_libraries() -> None:
     assert not heavy & {*loaded.decode().split()}
 
 
+def test_workers_say_until_when_the_events_reach(server: Server) -> None:
+    person = str(SHOP.person[-1])
+    for _ in range(8):  # either worker
+        now = server.recommend(user_id=person)
+        assert "events reach until 2023-12-2" in now["fallback"]
+        last = server.recommend(user_id=person, as_of="last")
+        assert "events reach" not in (last["fallback"] or "")
+        assert last["items"] == server.recommend(user_id=person, timestamp=NOW)["items"]
+
+
 def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     person = str(SHOP.person[-1])
     theirs = answer_of(server, person)
