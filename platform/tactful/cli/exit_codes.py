@@ -19,7 +19,7 @@ from tactful.errors import (
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """Outcome of a command."""
 
     DONE = 0
     FAILED = 1  # the work was not done; one line says why

@@ -1,4 +1,4 @@
-"""What `tactful doctor` says about models: the champion with its age, or what is missing."""
+"""Finding of `tactful doctor` about models: the champion with its age, or what is missing."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,7 @@ from tactful.workers.state_server import StateServer
 from tactful.workers.status import Served, WorkerStatus
 from tactful_privacy.errors import PrivacyError
 from tactful_streaming.errors import StreamingError
+from tactful_streaming.kernels.compile import Compilation, compilations
 
 logger = logging.getLogger(__name__)
 
@@ -305,18 +306,20 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
                 consumers["shown"] = shown
             if takers is not None:
                 consumers[TAKERS] = takers
-            platform = Platform.open(
-                settings,
-                partial(
-                    build,
-                    shown=shown,
-                    rising=None if trends is None else trends.look,
-                    takers=takers,
-                ),
-                consumers=consumers,
-                statistics=statistics,
-                rebuild=rebuild,
-            )
+            with compilations() as compiled:
+                platform = Platform.open(
+                    settings,
+                    partial(
+                        build,
+                        shown=shown,
+                        rising=None if trends is None else trends.look,
+                        takers=takers,
+                    ),
+                    consumers=consumers,
+                    statistics=statistics,
+                    rebuild=rebuild,
+                )
+            _log_compilations(compiled)
         except StreamingError as error:
             raise TactfulError(str(error)) from error
         except PrivacyError as error:
@@ -341,6 +344,16 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
         if not served:
             platform.close()
             raise TactfulError("the server could not start; its log says why")
+
+
+def _log_compilations(compiled: Sequence[Compilation]) -> None:
+    """Log what a first start has compiled, which later ones do not do."""
+    if not compiled:
+        return
+    names = ", ".join(each.name for each in compiled)
+    seconds, folder = sum(each.seconds for each in compiled), compiled[-1].folder
+    later = "as at each start" if folder is None else f"once: later starts read it from {folder}"
+    logger.info("compiled %s for this processor in %.1f s, %s", names, seconds, later)
 
 
 def _announce(

@@ -18,9 +18,12 @@ import os
 import pickle
 import stat
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 from numba import types
@@ -31,6 +34,28 @@ from tactful_privacy.durable_files import replace_file
 _logger = logging.getLogger(__name__)
 
 _DIGEST = 32
+
+
+class Compilation(NamedTuple):
+    """One function that was compiled, since the cache did not have it."""
+
+    name: str
+    seconds: float
+    folder: Path | None  # that has it for later processes; None if there is none
+
+
+_observed: ContextVar[list[Compilation]] = ContextVar("compilations")
+
+
+@contextmanager
+def compilations() -> Iterator[list[Compilation]]:
+    """Collect the functions that this thread compiles, and does not find in the cache."""
+    found: list[Compilation] = []
+    token = _observed.set(found)
+    try:
+        yield found
+    finally:
+        _observed.reset(token)
 
 
 def array(kind: Any, dimensions: int = 1, *, readonly: bool = False) -> Any:
@@ -44,9 +69,13 @@ def compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]
     The code is compiled again when the file of its module changes; other files do not count.
     """
     kernel: Any = numba.njit(error_model="numpy")(function)
-    kernel._cache = CodeCache(function, cache_folder())
+    cache = kernel._cache = CodeCache(function, cache_folder())
+    started = time.perf_counter()
     kernel.compile(signature)
     kernel.disable_compile()
+    if cache.missed:
+        took = time.perf_counter() - started
+        _observed.get([]).append(Compilation(function.__name__, took, cache.cache_path))
     result: Callable[..., Any] = kernel
     return result
 
@@ -98,6 +127,7 @@ class CodeCache:
     def __init__(self, function: Callable[..., Any], folder: Path | None) -> None:
         """Keep code in `folder`; None keeps none."""
         self.cache_path = folder
+        self.missed = False  # whether code was compiled
         source = Path(inspect.getfile(function)).read_bytes()
         self._about = (
             *(numba.__version__, sys.version, numba.config.BOUNDSCHECK),  # type: ignore[attr-defined]
@@ -124,6 +154,7 @@ class CodeCache:
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Write a compiled function; a full disk costs later processes time only."""
+        self.missed = True
         path = self._path(signature, result.target_context)
         if path is None:
             return

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,6 +54,31 @@ def test_no_broker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert ran.exit_code == 75, ran.output
     assert "no broker answers" in ran.stderr
     assert not isinstance(ran.exception, TactfulError)
+
+
+def test_only_the_first_start_compiles_and_says_what(tmp_path: Path) -> None:
+    def started() -> list[str]:
+        command = [sys.executable, "-m", "tactful", "serve", "--dev", "--port", "0", "--json"]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["dev"]
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+        return [line for line in said.splitlines() if "compiled" in line]
+
+    (line,) = started()
+    folder = re.escape(str(tmp_path / "cache" / "tactful"))
+    words = rf"compiled add_panes, gather_cached for this processor in \d+\.\d s, once: .*{folder}$"
+    assert re.search(words, line), line
+    assert started() == []
 
 
 def _defaults() -> dict[str, Any]:

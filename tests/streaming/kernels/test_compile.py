@@ -10,7 +10,7 @@ import numba
 import pytest
 from numba import types
 
-from tactful_streaming.kernels.compile import cache_folder, compiled
+from tactful_streaming.kernels.compile import cache_folder, compilations, compiled
 
 SIGNATURE = (types.int64, types.int64)
 
@@ -27,6 +27,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def hits(kernel: object) -> int:
     return sum(kernel.stats.cache_hits.values())  # type: ignore[attr-defined]
+
+
+def test_what_is_compiled_is_collected_and_what_is_read_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(add, SIGNATURE)  # outside of a context nobody asks
+    for path in folder.iterdir():
+        path.unlink()
+    with compilations() as first, compilations() as inner:
+        compiled(add, SIGNATURE)
+    assert first == []
+    assert [(it.name, it.folder) for it in inner] == [("add", folder)]
+    assert 0 < inner[0].seconds < 60
+    with compilations() as again:
+        compiled(add, SIGNATURE)
+    assert again == []
+    folder.chmod(0o777)
+    with compilations() as open_to_others:
+        compiled(add, SIGNATURE)
+    assert [it.folder for it in open_to_others] == [None]
 
 
 DAMAGE = """
