@@ -42,6 +42,7 @@ _HELP = {
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
     "ingest": "Send an NDJSON file to a server; run it again to resume.",
     "recommend": "Request recommendations from a server.",
+    "export": "Deliver recommendations or a segment of users to a webhook or to Redis.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "train": "Train a ranking model from the log and register it in MLflow.",
