@@ -49,7 +49,7 @@ class _Element(NamedTuple):
 
 @dataclass
 class _Run:
-    """What has become of the messages of one request so far."""
+    """Results of the messages of one request so far."""
 
     longest: int  # bytes of an element
     opted_out: bool
@@ -64,7 +64,7 @@ class _Run:
     refused: dict[int, Rejection] = field(default_factory=dict)
 
     def result(self, index: int) -> str:
-        """Return what became of a message, for metrics."""
+        """Return the result of a message, for metrics."""
         if index in self.refused:
             return "refused"
         return "ignored" if index in self.ignored else "accepted"
@@ -133,7 +133,6 @@ class SourceIngest:
         mappings: Mappings,
         metrics: Metrics,
         permissions: Permissions,
-        limits: Limits,
         *,
         described: Callable[[str], Mapping[str, Any]],
         clock: Callable[[], int],
@@ -143,7 +142,7 @@ class SourceIngest:
         self._mappings = mappings
         self._metrics = metrics
         self._permissions = permissions
-        self._limits = limits
+        self._limits = ingest.limits
         self._traits = UserTraits(described, clock=clock)
         self._clock = clock
         self._report = RefusalLog(clock)
