@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
 _LOG_MS = 60_000
+_AT_ONCE = 128
 _MOST_BATCHES = 10
 _LONGEST = 64 * 1024
 _NO_CONSENT = (
@@ -174,6 +176,8 @@ class SourceIngest:
             self._collect(run, translate(message, mapping, now=now))
             if self._is_full(run):
                 await self._send(run)
+            elif message.index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)  # other requests are answered in between
         await self._send(run)
         return self._answer(source, run)
 
