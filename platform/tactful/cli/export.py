@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ _delivery_options = cli.with_options(
 )
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """Options of a delivery."""
+
+    users: Path
+    address: str
+    rate: float
+    ttl_days: float
+    secret_env: str
+    attempts: int
+    url: str
+    key_file: Path | None
+    as_json: bool
+
+
 @click.group()
 def export() -> None:
     """Deliver recommendations or a segment of users to a webhook or to Redis."""
@@ -66,19 +82,15 @@ def export() -> None:
 @click.option("--count", type=click.IntRange(1, 200), default=10)
 @click.option("--category", help="Only items of this category.")
 @click.option("--page", help="Page or letter that shows them, for placement rules.")
-def recommendations(count: int, category: str | None, page: str | None, **options: Any) -> None:
+@cli.grouped("delivery", Delivery)
+def recommendations(delivery: Delivery, count: int, category: str | None, page: str | None) -> None:
     """Deliver recommendations of the users of a file; a killed run resumes."""
     context: dict[str, Any] = {} if page is None else {"page": page}
     request = RecommendRequest(count=count, category=category, context=context)
     problems: dict[str, str] = {}
     about = {"count": count, "category": category, "page": page}
-    _run(
-        "recommendations",
-        about,
-        lambda client: recommended(client, request, problems),
-        problems,
-        **options,
-    )
+    make = partial(recommended, request=request, problems=problems)
+    _run("recommendations", about, make, problems, delivery)
 
 
 @export.command(
@@ -97,7 +109,8 @@ def recommendations(count: int, category: str | None, page: str | None, **option
     default=str(Purpose.MARKETING),
     help="Purpose that members agreed to.",
 )
-def segment(name: str, where: str, purpose: str, **options: Any) -> None:
+@cli.grouped("delivery", Delivery)
+def segment(delivery: Delivery, name: str, where: str, purpose: str) -> None:
     """Deliver who of the users of a file belongs to the segment NAME; a killed run resumes.
 
     A condition is in the language of experiments, as {"$or": […]} and {"visits_364d": {"$gte": 3}}.
@@ -108,7 +121,7 @@ def segment(name: str, where: str, purpose: str, **options: Any) -> None:
     condition = _condition(where)
     about = {"where": condition, "purpose": purpose}
     make = partial(members, condition=condition, purpose=purpose)
-    _run(f"segment {name}", about, make, {}, **options)
+    _run(f"segment {name}", about, make, {}, delivery)
 
 
 def _condition(text: str) -> Condition:
@@ -125,38 +138,30 @@ def _run(
     request: dict[str, Any],
     make: Callable[[Client], Rows],
     problems: dict[str, str],
-    *,
-    users: Path,
-    address: str,
-    rate: float,
-    ttl_days: float,
-    secret_env: str,
-    attempts: int,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
+    delivery: Delivery,
 ) -> None:
+    users, address = delivery.users, delivery.address
     people = read_users(users)
-    signing, ttl_s = secret("--secret-env", secret_env), ttl_days * _DAY_S
-    job = Export(kind, people, address, request)
+    signing = secret("--secret-env", delivery.secret_env)
+    ttl_s, attempts = delivery.ttl_days * _DAY_S, delivery.attempts
+    bar = cli.progress_bar(quiet=delivery.as_json, total=len(people), unit="user", desc=kind)
     with (
         open_target(address, kind, secret=signing, ttl_s=ttl_s, attempts=attempts) as target,
-        Client(url, cli.api_key(key_file)) as client,
-        cli.progress_bar(quiet=as_json, total=len(people), unit="user", desc=kind) as bar,
+        Client(delivery.url, cli.api_key(delivery.key_file)) as client,
+        bar,
     ):
         done = run_export(
-            job,
+            Export(kind, people, address, request),
             make(client),
             target,
             state=state_directory(os.environ),
-            rate=rate,
+            rate=delivery.rate,
             advanced=bar.update,
         )
-    if as_json:
+    if delivery.as_json:
         cli.print_json({"users": done.done, "rows": done.rows, "problems": len(problems)})
         return
     for user in [*problems][:_SHOWN]:
-        click.echo(
-            f"{users}: line of user number {people.index(user) + 1}: {problems[user]}", err=True
-        )
+        number = people.index(user) + 1
+        click.echo(f"{users}: user number {number}: {problems[user]}", err=True)
     click.echo(f"{done.rows:,} of {done.done:,} users delivered")

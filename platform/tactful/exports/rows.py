@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tactful.client import Client
-from tactful.errors import ApiError
+from tactful.errors import ApiError, ConfigError
 from tactful.exports.run import Row, Rows
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.conditions import Condition, matches
@@ -54,20 +54,40 @@ def members(
 ) -> Rows:
     """Return a function that finds the users whose features fulfil a condition.
 
-    Only users who agreed to `purpose` can be members, and none that were erased.
+    Only users who agreed to `purpose` can be members, and none that were erased. The function
+    raises ConfigError if the condition names a feature that the server does not have.
     """
 
     def rows(users: Sequence[str]) -> Mapping[str, Row]:
         found: dict[str, Row] = {}
         for user in users:
             features = _features(client, user) if len(user) <= _LONGEST else None
-            if features is None or not matches(condition, features):
+            if features is None:
+                continue
+            if unknown := sorted(_names(condition) - features.keys()):
+                raise ConfigError(
+                    f"--where: the server has no feature {unknown[0]!r}; it has "
+                    f"{', '.join(sorted(features))}"
+                )
+            if not matches(condition, features):
                 continue
             if purpose in client.consent(user).allowed:
                 found[user] = {"at": int(clock() * 1000)}
         return found
 
     return rows
+
+
+def _names(condition: object) -> set[str]:
+    """Return the features that a condition names."""
+    if isinstance(condition, list):
+        return {name for part in condition for name in _names(part)}
+    if not isinstance(condition, Mapping):
+        return set()
+    names: set[str] = set()
+    for key, part in condition.items():
+        names |= _names(part) if key.startswith("$") else {key.partition(".")[0]}
+    return names
 
 
 def _features(client: Client, user: str) -> Mapping[str, Any] | None:

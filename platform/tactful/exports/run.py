@@ -1,4 +1,4 @@
-"""Exports: what is known of the users of a file is delivered batch by batch; a killed run resumes.
+"""Exports of the users of a file, delivered batch by batch; a killed run resumes.
 
 Progress is in ``$XDG_STATE_HOME/tactful/exports`` under a digest of the users, the target and the
 request, and is removed at the end, so the next run begins anew.
@@ -30,7 +30,7 @@ Rows = Callable[[Sequence[str]], Mapping[str, Row]]
 
 
 class Progress(msgspec.Struct):
-    """How far an export has come.
+    """Progress of an export.
 
     Attributes:
         identity: random id of the export, which its batches have in their keys.

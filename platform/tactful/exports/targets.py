@@ -21,7 +21,7 @@ _REDIS = ("redis", "rediss", "unix")
 
 @dataclass(frozen=True)
 class Batch:
-    """What is delivered of some users at once."""
+    """Rows of some users, delivered at once."""
 
     key: str  # the same in every attempt to deliver it
     kind: str  # ``recommendations``, or ``segment`` and its name

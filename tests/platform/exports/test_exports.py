@@ -202,6 +202,13 @@ def test_a_segment_has_users_who_agreed(live: Live, users: Path, tmp_path: Path)
     assert [user for it in sent for user in it["absent"]] == [USERS[1], *USERS[3:]]
 
 
+def test_a_feature_that_does_not_exist_is_named(live: Live, users: Path, tmp_path: Path) -> None:
+    for where in ('{"veiws": {"$gt": 1}}', '{"$or": [{"views": 1}, {"$not": {"veiws": 1}}]}'):
+        done = segment(live, users, "http://127.0.0.1:9", tmp_path, "--where", where)
+        assert done.exit_code == 2
+        assert "the server has no feature 'veiws'; it has by_category, recent" in done.output
+
+
 @pytest.mark.service("redis")
 def test_exports_reach_redis(live: Live, users: Path, tmp_path: Path, redis_url: str) -> None:
     import redis
