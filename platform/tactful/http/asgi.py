@@ -138,6 +138,7 @@ class Endpoint:
     query: type[msgspec.Struct] = NoQuery
     answer: Any = None
     status: int = 200  # status of a successful response
+    moved: str = ""  # description of a redirect, which is answered with 302; empty for none
     problems: tuple[str, ...] = ()  # codes of problems beside those every endpoint has
     media: tuple[str, ...] = ("application/json", "text/plain")
     answer_media: tuple[str, ...] = ("application/json",)
@@ -442,7 +443,7 @@ async def _run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> Non
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     request_id = _request_id(dict(scope["headers"]))
-    error = ProblemError("not_found", "GET /openapi.json lists all paths")
+    error = ProblemError("not_found", "GET /docs describes all paths")
     await send_reply(_problem_reply(error, request_id), request_id, send)
 
 

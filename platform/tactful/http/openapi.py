@@ -200,6 +200,10 @@ def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]
             },
         }
     }
+    if endpoint.moved:
+        location = {"Location": {"schema": {"type": "string"}}}
+        moved = {"description": endpoint.moved, "headers": identified | location, "content": {}}
+        responses["302"] = moved
     if links := example_of(endpoint).links:
         responses[str(endpoint.status)]["links"] = links
     for code in problem_codes(endpoint):

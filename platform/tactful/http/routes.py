@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,8 +21,8 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.description import described
 from tactful.http.items import ITEM_ENDPOINTS
-from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -226,15 +225,6 @@ async def _get_metrics(platform: Platform, call: Call) -> Reply:
     return Reply(200, platform.metrics.render(), metrics.CONTENT_TYPE)
 
 
-async def _get_openapi(platform: Platform, call: Call) -> Reply:
-    return Reply(200, _openapi(platform.version))
-
-
-@functools.cache
-def _openapi(version: str) -> bytes:
-    return msgspec.json.encode(document(ENDPOINTS, version=version))
-
-
 _ingestion = partial(
     Endpoint,
     scope="ingest",
@@ -243,7 +233,7 @@ _ingestion = partial(
     problems=("too_many_events", "not_ready"),
 )
 
-ENDPOINTS: tuple[Endpoint, ...] = (
+_ENDPOINTS: tuple[Endpoint, ...] = (
     _ingestion(
         "POST",
         "/v1/events",
@@ -389,8 +379,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="monitor",
         answer_media=("text/plain",),
     ),
-    Endpoint("GET", "/openapi.json", "Read this document", _get_openapi, answer=dict[str, Any]),
 )
+ENDPOINTS = described(_ENDPOINTS)
 
 
 def make_application(platform: Platform) -> Application:
