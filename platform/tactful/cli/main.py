@@ -71,8 +71,9 @@ _HELP = {
 }
 # Commands whose module has another name.
 _MODULES = {
-    **dict.fromkeys(("recommend", "dashboard"), "client"),
-    **dict.fromkeys(("import", "ingest"), "import_file"),
+    **dict.fromkeys(("recommend", "dashboard"), "remote.recommend"),
+    **dict.fromkeys(("import", "ingest"), "remote.import_file"),
+    **{name: f"remote.{name}" for name in ("items", "export")},
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }
