@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -172,6 +173,9 @@ def _ratio(
         return Figure(name, None, "1", note=f"{who} scored nothing, so there is no ratio")
     found = served.ratio(other, measure)
     note = f"by {who} ({other.mean(measure):.3f}); floor {floor:g}; "
+    if not math.isfinite(found.low + found.high):  # some resamples have nothing to divide by
+        note += f"no interval: {who} scored in too few of {len(other)} questions"
+        return Figure(name, found.value, "1", runs=len(other), note=note)
     note += _verdict(found.low, found.high, 1.0)
     low, high = min(found.low, found.value), max(found.high, found.value)
     return Figure(name, found.value, "1", low, high, len(other), note)

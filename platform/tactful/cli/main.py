@@ -47,6 +47,7 @@ _HELP = {
     "ingest": "Send FILE to a server: the former name of ``tactful import``.",
     "recommend": "Request recommendations from a server, for one user or for all of a file.",
     "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
+    "export": "Deliver recommendations or a segment of users to a webhook or to Redis.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "train": "Train a ranking model from the log and register it in MLflow.",
@@ -70,8 +71,9 @@ _HELP = {
 }
 # Commands whose module has another name.
 _MODULES = {
-    **dict.fromkeys(("recommend", "dashboard"), "client"),
-    **dict.fromkeys(("import", "ingest"), "import_file"),
+    **dict.fromkeys(("recommend", "dashboard"), "remote.recommend"),
+    **dict.fromkeys(("import", "ingest"), "remote.import_file"),
+    **{name: f"remote.{name}" for name in ("items", "export")},
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }

@@ -119,6 +119,8 @@ class AsyncClient:
     """`Client.latest` as a coroutine."""
     features = _awaited(Calls.features)
     """`Client.features` as a coroutine."""
+    consent = _awaited(Calls.consent)
+    """`Client.consent` as a coroutine."""
     statistics = _awaited(Calls.statistics)
     """`Client.statistics` as a coroutine."""
     statistics_list = _awaited(Calls.statistics_list)

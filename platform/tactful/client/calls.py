@@ -27,7 +27,7 @@ from tactful.schemas.recommendations import (
 )
 from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.statistics import StatisticInfo, StatisticsIndex, StatisticsPage
-from tactful.schemas.users import UserFeatures
+from tactful.schemas.users import Consent, UserFeatures
 from tactful_privacy.decoding import DECODE_ERRORS
 
 T = TypeVar("T")
@@ -214,6 +214,10 @@ class Calls(ItemCalls):
     def features(self, user_id: str, *, at: int | str | None = None) -> Call[UserFeatures]:
         """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
         return get(self._policy, f"/v1/users/{segment(user_id)}/features", UserFeatures, at=at)
+
+    def consent(self, user_id: str) -> Call[Consent]:
+        """Request the consent of one user."""
+        return get(self._policy, f"/v1/users/{segment(user_id)}/consent", Consent)
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None

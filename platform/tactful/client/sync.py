@@ -29,7 +29,7 @@ from tactful.schemas.recommendations import (
 )
 from tactful.schemas.reports import ReportInfo
 from tactful.schemas.statistics import StatisticInfo, StatisticsPage
-from tactful.schemas.users import UserFeatures
+from tactful.schemas.users import Consent, UserFeatures
 from tactful.util.addresses import with_scheme
 
 __all__ = ["Client"]
@@ -243,6 +243,10 @@ class Client:
     def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
         """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
         return self._run(self._calls.features(user_id, at=at))
+
+    def consent(self, user_id: str) -> Consent:
+        """Request the consent of one user; needs a key with the scope ``admin``."""
+        return self._run(self._calls.consent(user_id))
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None

@@ -1,4 +1,4 @@
-"""Where the API key of a request stands: in a header, or in its address."""
+"""API keys in requests: in a header, or in the address."""
 
 from __future__ import annotations
 

@@ -130,6 +130,11 @@ class EventIngest:
         self._internal_write: asyncio.Future[Offsets] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def limits(self) -> wire.Limits:
+        """Size limits of one element and of one batch."""
+        return self._options.limits
+
     async def events(
         self,
         body: bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
 _LOG_MS = 60_000
+_AT_ONCE = 128
 _MOST_BATCHES = 10
 _LONGEST = 64 * 1024
 _NO_CONSENT = (
@@ -49,7 +51,7 @@ class _Element(NamedTuple):
 
 @dataclass
 class _Run:
-    """What has become of the messages of one request so far."""
+    """Results of the messages of one request so far."""
 
     longest: int  # bytes of an element
     opted_out: bool
@@ -64,7 +66,7 @@ class _Run:
     refused: dict[int, Rejection] = field(default_factory=dict)
 
     def result(self, index: int) -> str:
-        """Return what became of a message, for metrics."""
+        """Return the result of a message, for metrics."""
         if index in self.refused:
             return "refused"
         return "ignored" if index in self.ignored else "accepted"
@@ -133,7 +135,6 @@ class SourceIngest:
         mappings: Mappings,
         metrics: Metrics,
         permissions: Permissions,
-        limits: Limits,
         *,
         described: Callable[[str], Mapping[str, Any]],
         clock: Callable[[], int],
@@ -143,7 +144,7 @@ class SourceIngest:
         self._mappings = mappings
         self._metrics = metrics
         self._permissions = permissions
-        self._limits = limits
+        self._limits = ingest.limits
         self._traits = UserTraits(described, clock=clock)
         self._clock = clock
         self._report = RefusalLog(clock)
@@ -175,6 +176,8 @@ class SourceIngest:
             self._collect(run, translate(message, mapping, now=now))
             if self._is_full(run):
                 await self._send(run)
+            elif message.index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)  # other requests are answered in between
         await self._send(run)
         return self._answer(source, run)
 

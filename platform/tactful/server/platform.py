@@ -19,7 +19,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tactful.catalogue.request_context import described
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
@@ -36,7 +35,6 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
-from tactful.pipeline.source_ingest import SourceIngest
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
@@ -52,7 +50,7 @@ from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
-from tactful.sources.read_mapping import read_mappings
+from tactful.server.sources import make_sources
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
@@ -145,7 +143,6 @@ class Platform:
         )
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
-        self._mappings = read_mappings(settings.source_mapping)
         self.coupons: CouponIssuer | None = None
         if resources.coupons:
             self.coupons = CouponIssuer(
@@ -178,15 +175,7 @@ class Platform:
         self.ingest = EventIngest(
             backend, self.applier, self.metrics, self._ingest_options(), clock=installation.clock
         )
-        self.sources = SourceIngest(
-            self.ingest,
-            self._mappings,
-            self.metrics,
-            self.permissions,
-            self._limits(),
-            described=self._description,
-            clock=installation.clock,
-        )
+        self.sources = make_sources(self)
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
             resources, self.applier, self.visibility, self.recent, self.permissions, self.lock
@@ -392,16 +381,13 @@ class Platform:
             return 0  # some may wait for the broker
         return self.ingest.unwritten_since or now
 
-    def _limits(self) -> Limits:
-        limits = self.settings.limits
-        return Limits(
-            max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
-        )
-
     def _ingest_options(self) -> IngestOptions:
+        limits = self.settings.limits
         return IngestOptions(
-            limits=self._limits(),
-            engine_lag=self.settings.limits.engine_lag,
+            limits=Limits(
+                max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
+            ),
+            engine_lag=limits.engine_lag,
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
             reserved_ids=(IMPRESSION_ID, OFFER_ID),
             ids=self._ids,
@@ -414,14 +400,6 @@ class Platform:
     def _user_features(self, user: str, at: int) -> Mapping[str, Any]:
         with self.lock:
             return dict(self.backend.source.read("user", user, at))
-
-    def _description(self, user: str) -> Mapping[str, Any]:
-        """Return the present properties of a user; none of one who was erased."""
-        if self.permissions.is_erased(user):
-            return {}
-        now = self.resources.installation.clock()
-        with self.lock:
-            return dict(described(self.backend.source, user, now))
 
     def _keys_of(self, event: Event) -> Collection[str]:
         """Return the keys of an event's user: as named, and by device links."""

@@ -38,7 +38,7 @@ GRANTED = frozenset({"true", "granted", "yes", "1", "allow", "allowed", "accepte
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the fields of an event come from."""
+    """Places that the fields of an event are read from."""
 
     ids: Mapping[str, Value] = field(default_factory=dict)
     properties: Mapping[str, Value] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: which messages it is for, and what they become."""
+    """A rule for some messages, with the events and traits that they become."""
 
     name: str
     fields: Fields
@@ -76,7 +76,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class ConsentMapping:
-    """How a message states what its user agreed to."""
+    """Place and meaning of the consent that a message states."""
 
     # an object of answers by category, a list or text of the categories agreed to, or one answer
     place: Value

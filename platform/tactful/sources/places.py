@@ -52,7 +52,7 @@ class Constant:
 
 
 Value = tuple[Place | Constant, ...]
-"""Where a value comes from: the first place that holds one."""
+"""Source of a value: the first of these places that holds one."""
 
 
 def parse_place(text: str, *, plain: bool = False) -> Place:

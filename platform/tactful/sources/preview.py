@@ -1,4 +1,4 @@
-"""What would become of messages, without storing anything."""
+"""Previews of messages: their events and users, without storing anything."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LIMITS = Limits(max_bytes=1 << 30)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a message, or a part of it, would be refused."""
+    """Reason for which a message, or a part of it, would be refused."""
 
     code: str
     message: str
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What would become of one message; consent is not considered.
+    """Result that one message would have; consent is not considered.
 
     Attributes:
         index: place in the request, from 0; negative for what is no event of GA4.

@@ -91,9 +91,9 @@ def _time(
 ) -> tuple[int | None, tuple[str, str] | None]:
     """Return the time of a message by the server's clock, and a problem of it.
 
-    As Segment does: the time of receipt less the span between the message and its sending, both by
-    the client's clock. A `timestamp` beside an `originalTimestamp` is such a time already, or one
-    that the caller of a RudderStack client chose.
+    Segment's correction is the time of receipt less the span between the message and its sending,
+    both by the client's clock. A `timestamp` beside an `originalTimestamp` is such a time already,
+    or one that the caller of a RudderStack client chose.
     """
     original, stamped = message.get("originalTimestamp"), message.get("timestamp")
     if stamped is not None and (original or message.get("receivedAt")) is not None:

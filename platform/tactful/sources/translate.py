@@ -59,7 +59,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Translation:
-    """What becomes of one message.
+    """Result of one message.
 
     Attributes:
         message: the message.

@@ -306,8 +306,8 @@ def _shape(body: bytes, content_type: str | None) -> str:
 def split_elements(body: bytes, content_type: str | None, most: int) -> list[bytes]:
     """Split a body into its elements, which need not be valid JSON; see `decode_events`.
 
-    Of more than `most` elements at least one more is returned. Raises PayloadError if the body
-    cannot be split.
+    If there are more than `most` elements, at least one more is returned. Raises PayloadError if
+    the body cannot be split.
     """
     return _split(body, _shape(body, content_type), most)
 

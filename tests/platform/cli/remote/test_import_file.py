@@ -290,7 +290,7 @@ def test_a_file_without_content_is_an_error(content: str, problem: str, tmp_path
 
 def test_the_how_to_is_true(live: Live, tmp_path: Path) -> None:
     """Its file, its commands and what it says they print."""
-    text = (Path(__file__).parents[3] / "docs" / "how-to" / "import.md").read_text("utf-8")
+    text = (Path(__file__).parents[4] / "docs" / "how-to" / "import.md").read_text("utf-8")
     blocks = [block.split("\n", 1) for block in re.findall(r"```(\w+\n.*?)```", text, re.DOTALL)]
     (tmp_path / "orders.csv").write_text(blocks[0][1])
     assert [language for language, _ in blocks] == ["csv", "sh", "text", "sh", "text"]
