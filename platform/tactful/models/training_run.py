@@ -88,16 +88,9 @@ def run_training(
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"
+        work = partial(train, identity=identity, checkpoint=checkpoint, progress=say)
         with checkpoint.cleared_on_failure(but=LogUnreachableError):
-            trained = train(
-                log,
-                definitions,
-                model,
-                options,
-                identity=identity,
-                checkpoint=checkpoint,
-                progress=say,
-            )
+            trained = work(log, definitions, model, options)
         skew = Skew(0, 0, 0, 0, {})
         # A list does not hold how far a server had read each partition of a topic.
         if settings.log.in_files:
