@@ -173,36 +173,6 @@ def import_(
     FILE is CSV, TSV, JSON lines, a JSON array, Parquet, Excel, a Google Merchant product feed or
     Shopify's product CSV; text may be packed by gzip. Columns are guessed and shown.
     """
-    _import(file, sending, given, url, key_file, as_json)
-
-
-@click.command(
-    "ingest",
-    epilog=cli.example("tactful ingest events.ndjson"),
-    context_settings={"show_default": True},
-)
-@_grouped
-def ingest(
-    file: Path,
-    sending: _Sending,
-    given: _Understanding,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Send FILE to a server: the former name of ``tactful import``."""
-    click.echo("tactful ingest is now called tactful import", err=True)
-    _import(file, sending, given, url, key_file, as_json)
-
-
-def _import(
-    file: Path,
-    sending: _Sending,
-    given: _Understanding,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
     options = given.checked()
     store = ProgressStore(state_directory(os.environ, _home()))
     problem = None if sending.preview else store.problem()
@@ -221,6 +191,19 @@ def _import(
         _show_outcome(file, job, outcome)
     if outcome.rejected:
         raise SystemExit(ExitCode.PARTLY_DONE)
+
+
+@click.command(
+    "ingest",
+    params=import_.params,
+    epilog=cli.example("tactful ingest events.ndjson"),
+    context_settings={"show_default": True},
+)
+@click.pass_context
+def ingest(context: click.Context, /, **given: Any) -> None:
+    """Send FILE to a server: the former name of ``tactful import``."""
+    click.echo("tactful ingest is now called tactful import", err=True)
+    context.invoke(import_, **given)
 
 
 async def _send(
