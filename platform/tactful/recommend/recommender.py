@@ -227,7 +227,7 @@ class Recommender:
             subject=request.subject,
             session_id=request.session_id,
             at=at,
-            brought=(*request.items, *([] if request.item_id is None else [request.item_id])),
+            brought=request.brought,
         )
         drawn = self._draw(request, serving, at)
         policy = self._policies.get(assignment.arm or "", self._default_policy)
@@ -260,8 +260,9 @@ class Recommender:
             return
         # Of other people's visits an unnamed caller is shown what enough of them took.
         personal = allowed
-        if request.subject is None and request.items and view.common is not None:
-            personal = allowed & np.isin(np.arange(len(allowed)), view.common.rows)
+        if request.subject is None and request.brought and view.common is not None:
+            personal = np.zeros(len(allowed), np.bool_)
+            personal[view.common.rows] = allowed[view.common.rows]
         state.candidates = gather(
             view,
             state.context,

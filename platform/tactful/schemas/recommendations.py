@@ -110,6 +110,11 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             return self.user_id
         return None if self.device_id is None else f"device:{self.device_id}"
 
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """Items that the request itself names as the latest of the visit, the latest last."""
+        return self.items if self.item_id is None else (*self.items, self.item_id)
+
     def cheaper(self) -> RecommendRequest | None:
         """Copy the request without all that takes long; None if its filters need the user."""
         if self.exclude_seen or self.exclude_taken or self.explain:

@@ -125,6 +125,8 @@ def test_an_unnamed_caller_is_shown_what_enough_people_took(trained: tuple[Engin
         items = tuple(item for item in visit if item in common)
         answer = ask(ranked, items=items, count=8)
         shown |= {item.item_id for item in answer.items if item.channel != "popular"}
+        on_page = ask(ranked, item_id=items[-1], count=8)
+        shown |= {item.item_id for item in on_page.items if item.channel != "popular"}
         named |= set(ids(ask(ranked, items=items, user_id="somebody", count=8)))
     assert shown <= common
     assert named & rare, "the attack works where nothing prevents it"
