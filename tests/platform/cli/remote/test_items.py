@@ -25,6 +25,8 @@ ITEMS = [
 def shop(live: Live) -> Live:
     live.http.put("/v1/items", json=ITEMS).raise_for_status()
     wait_until(lambda: len(live.http.get("/v1/items").json()["items"]) == len(ITEMS))
+    # Lists follow new items by a refresh of their own.
+    wait_until(lambda: len(live.http.get("/v1/popular").json()["items"]) == len(ITEMS) - 1)
     return live
 
 
