@@ -48,9 +48,10 @@ class SharedReading:
         self._hear(records)
         return records
 
-    def finish(self, size: int = 2_048) -> None:
-        """Read the rest for the listener."""
-        for records in read_batches(self.log, self._heard, self.end, size=size):
+    def finish(self, until: int | None = None, size: int = 2_048) -> None:
+        """Read the rest for the listener, up to its end or an earlier offset."""
+        end = self.end if until is None else min(until, self.end)
+        for records in read_batches(self.log, self._heard, end, size=size):
             self._hear(records)
 
     def _hear(self, records: Sequence[Record]) -> None:

@@ -34,6 +34,7 @@ from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
 from tactful.recall.popularity import Popularity
+from tactful.training.replay_rows import replay_engine
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import subject_key
 from tactful_streaming.definitions.model import Definitions
@@ -41,7 +42,6 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.event_log import EventLog
-from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[int, int], None]
 """Called with how much of the log is done, and how much there is."""
@@ -79,6 +79,7 @@ def measure_skew(
     lists: int = 500,  # most lists, the latest, that are compared
     trusted: Collection[str] | None = None,  # see `checked_version`
     progress: Progress = lambda done, total: None,
+    state: Path | None = None,  # features at an offset; lists before it are skipped
 ) -> Skew:
     """Compute the features of the latest lists again and compare.
 
@@ -87,14 +88,15 @@ def measure_skew(
     """
     logged = (shown for shown in read_impressions(log) if shown.features is not None)
     served = sorted(deque(logged, maxlen=lists), key=lambda shown: shown.applied)
-    if log.begin:
+    if state is None and log.begin:
         return Skew(0, len(served), 0, 0, {})
-    engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
-    views: dict[str, _View | None] = {}
+    engine = replay_engine(definitions, EngineOptions(identity=identity), state)
+    known, views = len(served), dict[str, _View | None]()
     names = column_names(own_columns(definitions))
     different = np.zeros(len(names), np.int64)
     compared = rows = 0
-    position: int = log.begin
+    position = first = max(log.begin, engine.offset)
+    served = [shown for shown in served if shown.applied >= first]
     for shown in served:
         for records in read_batches(log, position, shown.applied, size=_CHUNK):
             engine.apply(records)
@@ -113,9 +115,10 @@ def measure_skew(
     shares = {
         name: count / rows for name, count in zip(names, different.tolist(), strict=True) if count
     }
+    engine.close()
     return Skew(
         lists=compared,
-        skipped=len(served) - compared,
+        skipped=known - compared,
         values=rows * len(names),
         different=int(different.sum()),
         by_feature=dict(sorted(shares.items(), key=lambda pair: -pair[1])),

@@ -31,11 +31,11 @@ from tactful.ranking.model import (
     read_pointer,
 )
 from tactful.ranking.own_columns import own_columns
-from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.baselines import doubts
 from tactful.training.evaluation import list_metrics
+from tactful.training.kept_rows import Keeper
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
@@ -88,7 +88,11 @@ def run_training(
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"
-        work = partial(train, identity=identity, checkpoint=checkpoint, progress=say)
+        # Elsewhere workers have the features of users, and no state holds those of all.
+        keeper = None
+        if settings.log.in_files:
+            keeper = Keeper(checkpoint, settings.storage.data / "state", definitions)
+        work = partial(train, identity=identity, checkpoint=checkpoint, keeper=keeper, progress=say)
         with checkpoint.cleared_on_failure(but=LogUnreachableError):
             trained = work(log, definitions, model, options)
         skew = Skew(0, 0, 0, 0, {})
@@ -100,17 +104,18 @@ def run_training(
                 identity=identity,
                 trusted=trusted,
                 progress=compare,
+                state=checkpoint.place("kept") / "state" if trained.replayed_from else None,
             )
         say("register", 0, 1)
         registered = registry.register(
             model,
-            parameters=_parameters(options, trained.reach),
+            parameters=_parameters(options, trained),
             example=trained.example,
             figures=plot_training(trained, scratch / "figures"),
             metrics=_metrics(trained, skew),
         )
         made(registered.version)
-        checkpoint.clear()
+        checkpoint.end()
         held_back = trained.held_back
         doubtful = doubts(
             trained.manifest.metrics,
@@ -139,6 +144,7 @@ def _report(
         "run_id": registered.run_id,
         "resumed": trained.resumed,
         "read_until": trained.reach,
+        "replayed_from": trained.replayed_from,
         **{name: getattr(manifest, name) for name in names},
         "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
         "skew": {
@@ -247,10 +253,10 @@ def open_training_log(
             raise ModelError(f"the log cannot be read to its end: {error}") from error
 
 
-def _parameters(options: TrainingOptions, reach: Position) -> dict[str, Any]:
+def _parameters(options: TrainingOptions, trained: Trained) -> dict[str, Any]:
     chosen = asdict(options)
     del chosen["name"], chosen["threads"]
-    return {**chosen, "read_until": reach}
+    return {**chosen, "read_until": trained.reach, "replayed_from": trained.replayed_from}
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:

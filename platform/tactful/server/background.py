@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import BrokenExecutor
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
-from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.maintenance.retention import Retention
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
+from tactful.util.checkpoint import Checkpoint
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
 
@@ -191,6 +193,10 @@ class BackgroundTasks:
                 letters.trim()
         if self._retention is not None:
             self._retention.run(self._needed)
+        training = self._platform.settings.models / "training"
+        if training.is_dir():
+            with contextlib.suppress(TrainingBusy), Checkpoint.hold(training) as checkpoint:
+                checkpoint.discard_old()
 
     @property
     def _needed(self) -> int:

@@ -196,13 +196,30 @@ class History:
                 found.append((begin, msgspec.structs.replace(item, properties={})))
         return sorted(found, key=itemgetter(0))
 
-    def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
-        """Yield the row numbers of each visit that began at `since` or later, in log order."""
+    def visits(self, since: int, after: int = 0) -> Iterator[NDArray[np.intp]]:
+        """Yield the row numbers of each visit that began at `since` or later, in log order.
+
+        Visits without an event at offset `after` or later are left out.
+        """
+        order, begins, first, last = self._spans()
+        ends = np.append(begins[1:], len(order))
+        for visit in np.flatnonzero((first >= since) & (last >= after)).tolist():
+            yield order[begins[visit] : ends[visit]]
+
+    def share_of_visits(self, since: int, after: int) -> float:
+        """Return the share of the visits since a time that have an event at `after` or later."""
+        _, _, first, last = self._spans()
+        lasts = last[first >= since]
+        return float((lasts >= after).mean()) if len(lasts) else 0.0
+
+    def _spans(self) -> tuple[NDArray[np.int64], ...]:
+        """Return the rows by visit; of each visit its begin there, first time and last offset."""
         order = np.argsort(self.session, kind="stable")
-        starts = np.flatnonzero(np.diff(self.session[order], prepend=-1))
-        for rows in np.split(order, starts[1:]) if len(order) else []:
-            if self.timestamp[rows].min() >= since:
-                yield rows
+        begins = np.flatnonzero(np.diff(self.session[order], prepend=-1))
+        if not len(order):
+            return order, begins, begins, begins
+        first = np.minimum.reduceat(self.timestamp[order], begins)
+        return order, begins, first, np.maximum.reduceat(self.offset[order], begins)
 
 
 class _Columns:

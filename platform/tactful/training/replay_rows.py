@@ -1,6 +1,7 @@
 """Training rows by replay: requests that could have been made, with the features of that moment.
 
-Point in time by construction: a second engine replays the log from its beginning. Just before a
+Point in time by construction: a second engine replays the log from its beginning, or from a state
+of the server. Just before a
 request would have been made, the rows get the candidates and features the server would have used
 then. The positives are the items that the user then took. The recall index of these requests is
 built only from the log before the first of them.
@@ -11,7 +12,8 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity, unclaimed_key
-from tactful_streaming.state.store import MemoryState
+from tactful_streaming.state.store import MemoryState, RocksState
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
@@ -44,6 +46,7 @@ _DAY = 86_400_000
 _HOUR = 3_600_000
 _CHUNK = 2_048
 _PART = 256
+_LOADED_BYTES = 64 << 20  # of a stored state; other users are read when they are needed
 _IDS = 100_000  # a repetition comes soon after the event: it is a retry
 
 
@@ -82,9 +85,46 @@ class Rows:
             Rows(self.features[cut:], self.labels[cut:], self.sizes[lists:], self.weights[lists:]),
         )
 
+    def of_lists(self, lists: NDArray[np.intp]) -> Rows:
+        """Return some of the lists, by their numbers in ascending order."""
+        chosen = np.zeros(len(self.sizes), np.bool_)
+        chosen[lists] = True
+        rows = np.repeat(chosen, self.sizes)
+        return Rows(self.features[rows], self.labels[rows], self.sizes[lists], self.weights[lists])
+
+    def then(self, later: Rows) -> Rows:
+        """Return these lists and later ones."""
+        if not len(self.sizes) or not len(later.sizes):
+            return later if len(later.sizes) else self
+        return Rows(
+            np.concatenate([self.features, later.features]),
+            np.concatenate([self.labels, later.labels]),
+            np.concatenate([self.sizes, later.sizes]),
+            np.concatenate([self.weights, later.weights]),
+        )
+
+    def thinned(self, negatives: int, seed: int) -> Rows:
+        """Return all taken items of each list, and at most so many others by chance."""
+        if not len(self.sizes):
+            return self
+        begins = np.cumsum(self.sizes) - self.sizes
+        kept = [
+            begin + _thin(taken, negatives, np.random.default_rng((seed, number)))
+            for number, (begin, taken) in enumerate(
+                zip(begins.tolist(), np.split(self.labels, begins[1:]), strict=True)
+            )
+        ]
+        rows, sizes = np.concatenate(kept), np.array([len(it) for it in kept], np.int64)
+        return Rows(self.features[rows], self.labels[rows], sizes, self.weights)
+
 
 def sample_questions(
-    history: History, labels_from: int, options: TrainingOptions, taking: Collection[str]
+    history: History,
+    labels_from: int,
+    options: TrainingOptions,
+    taking: Collection[str],
+    *,
+    after: int = 0,  # offset of the earliest request
 ) -> list[Question]:
     """Draw at most `options.lists` requests to learn from, in log order.
 
@@ -103,7 +143,8 @@ def sample_questions(
     for number, subject in enumerate(history.subjects):
         began.setdefault(subject, number)
     again = task == "next"
-    visits = [_Visit.of(history, rows, takes, again) for rows in history.visits(labels_from)]
+    drawn_from = history.visits(labels_from, after)
+    visits = [_Visit.of(history, rows, takes, again) for rows in drawn_from]
     # Places as (visit, place): baskets of all places would take far more memory than those drawn.
     at_first: list[tuple[int, int]] = []
     within: list[tuple[int, int]] = []
@@ -111,6 +152,8 @@ def sample_questions(
         # Before the first item nothing is known of a visitor who comes for the first time.
         is_first = began[history.subjects[visit.number]] == visit.number
         for place in visit.places(task):
+            if history.offset[visit.rows[place]] < after:
+                continue
             if place or task == "basket":
                 (within if place else at_first).append((number, place))
             elif not is_first:
@@ -195,6 +238,7 @@ def collect(
     *,
     checkpoint: Checkpoint | None = None,
     history: History | None = None,  # of the log: items before their description, users of devices
+    state: Path | None = None,  # features at an offset, where the replay begins
 ) -> tuple[Rows, Rows]:
     """Replay the log and lay out the rows of every request as the server would have.
 
@@ -203,8 +247,8 @@ def collect(
     """
     met = None if history is None else history.met
     tracked = {} if met is None else _tracked(questions, met)
-    options_of_replay = EngineOptions(identity=identity, most_ids=_IDS, tracked=tracked)
-    engine = Engine(definitions, MemoryState(), options_of_replay)
+    of_replay = EngineOptions(identity=identity, most_ids=_IDS, tracked=tracked)
+    engine = replay_engine(definitions, of_replay, state)
     view = _View(engine, index, () if history is None else history.undescribed())
     parts = _Parts(checkpoint)
     finished = parts.lists
@@ -221,11 +265,20 @@ def collect(
             features, taken = features[kept], taken[kept]
         parts.add(features, taken)
     # The state of the engine is as large as the rows, which the trees need next.
+    engine.close()
     del engine, view
     gc.collect()
     return_free_pages()
     drop_code()
     return parts.close(held_back)
+
+
+def replay_engine(definitions: Definitions, options: EngineOptions, state: Path | None) -> Engine:
+    """Open an engine that never commits, on a copy of a server's state or on an empty one."""
+    if state is None:
+        return Engine(definitions, MemoryState(), options)
+    options = replace(options, memory_bytes=_LOADED_BYTES)
+    return Engine(definitions, RocksState(state), options)
 
 
 def _tracked(
@@ -366,7 +419,7 @@ def _replay(
 ) -> Iterator[Question]:
     """Apply the log, and yield each question just before its event is applied."""
     end = questions[-1].offset
-    waiting, position = 0, log.begin
+    waiting, position = 0, max(log.begin, engine.offset)
     while waiting < len(questions):
         records = log.read(position, _CHUNK)
         applied = 0

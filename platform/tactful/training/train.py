@@ -9,6 +9,7 @@ the same days, and is judged on the latest of both.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,6 +34,7 @@ from tactful.training.boosting import fit
 from tactful.training.discovery import choose_discovery
 from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
+from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
@@ -56,7 +58,36 @@ class Trained:
     held_back: Rows  # the replayed lists that were held back, to judge others on
     held_back_at: NDArray[np.int64]  # time of each of them, epoch milliseconds
     reach: Position  # position up to which the log was read
+    replayed_from: int = 0  # offset at which the replay began; 0: the beginning of the log
     resumed: bool = False  # whether it continued a training that was killed
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What `train` was given besides the log."""
+
+    definitions: Definitions
+    options: TrainingOptions
+    identity: Identity | None
+    checkpoint: Checkpoint | None
+    keeper: Keeper | None
+    as_asked: Callable[[Question], Question]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _LaidOut:
+    """Rows of all lists, and the index of the whole log."""
+
+    learn: Rows
+    judge: Rows
+    asked: Asked
+    held_back: int  # number of questions in `learn`; the others are in `judge`
+    shown: ShownLists
+    index: RecallIndex
+    label: str
+    until: int  # time at which the log ends, epoch milliseconds
+    replayed_from: int
 
 
 @dataclass(frozen=True)
@@ -78,10 +109,14 @@ def train(
     *,
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
+    keeper: Keeper | None = None,
     as_asked: Callable[[Question], Question] = lambda question: question,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
+
+    With a keeper, only what is new since the last training is replayed, and rows of earlier
+    questions are those of that training.
 
     Args:
         log: events, items, users and lists from the beginning.
@@ -90,45 +125,24 @@ def train(
         options: of the training.
         identity: rules by which the server joins devices to users.
         checkpoint: keeps finished steps: after a kill, the same training goes on to the same end.
+        keeper: what the last training kept, and where this one keeps it for the next.
         as_asked: changes each replayed request to what would have been asked, as without the user.
         progress: called with stage, done and total.
 
     Raises:
         ModelError: if the log holds too little to learn from; the message names what is missing.
     """
+    work = _Work(definitions, options, identity, checkpoint, keeper, as_asked, progress)
     reach, resumed = _begin(log, definitions, options, checkpoint)
-    end = reach if isinstance(reach, int) else log.end
-    history = _read_history(log, end, progress)
-    label, until = options.label or history.label(), history.until
-    taking = at_least(label, history.types)
-    since = until - int(options.label_days * _DAY)
-    questions = list(map(as_asked, _sample(history, since, options, taking)))
-    names = column_names(own_columns(definitions))
-    meaning, columns = layout(definitions.fingerprint), len(names)
-    reading = ShownReading(meaning, since, until, options, taking, columns=columns)
-    past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
-    held_back = int(len(questions) * (1.0 - options.validation))
-    shared = SharedReading(log, reading.add, end)
-    learn, judge = collect(
-        shared,
-        definitions,
-        past,
-        questions,
-        held_back,
-        options,
-        identity,
-        progress,
-        checkpoint=checkpoint,
-        history=history,
-    )
-    shared.finish()
-    shown = reading.close()
-    del history, past, shared, reading
-    cut = questions[min(held_back, len(questions) - 1)].at
-    data_hash, example = _hash(learn, judge, shown), judge.features[:5]
-    rows = sum(len(labels) for labels in (learn.labels, judge.labels, shown.taken))
-    sets = _split(learn, judge, shown, cut, until, options)
-    del learn
+    laid = _lay_out(log, reach if isinstance(reach, int) else log.end, work)
+    judge, asked, held_back = laid.judge, laid.asked, laid.held_back
+    rows = sum(len(labels) for labels in (laid.learn.labels, judge.labels, laid.shown.taken))
+    facts = {"data_hash": _hash(laid.learn, judge, laid.shown), "rows": rows}
+    facts |= {"questions": len(asked), "shown": len(laid.shown)}
+    facts |= {"trained_until": laid.until, "label": laid.label}
+    example, index, replayed_from = judge.features[:5], laid.index, laid.replayed_from
+    sets = _split(laid, options)
+    del laid
     forest, curve = fit(
         sets.learn,
         (sets.judge, sets.shown_judge),
@@ -136,13 +150,73 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    judged = questions[held_back:]
-    facts = {"trained_until": until, "label": label, "data_hash": data_hash, "rows": rows}
-    facts |= {"questions": len(questions), "shown": len(shown)}
-    manifest = _manifest(options, definitions, forest, sets, judged, **facts)
+    manifest = _manifest(options, definitions, forest, sets, asked.relevant[held_back:], **facts)
     save_model(directory, manifest, forest, index)
-    times = np.array([question.at for question in judged], np.int64)
-    return Trained(manifest, curve, example, sets.judge, times, reach, resumed)
+    times = asked.at[held_back:]
+    return Trained(manifest, curve, example, judge, times, reach, replayed_from, resumed)
+
+
+def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
+    """Read the log, replay what is new, and return the rows of old and new questions."""
+    options, definitions = work.options, work.definitions
+    history = _read_history(log, end, work.progress)
+    label, until = options.label or history.label(), history.until
+    taking = at_least(label, history.types)
+    since = until - int(options.label_days * _DAY)
+    meaning, columns = _columns(definitions)
+    kept, about = Kept.none(columns), _about(work, label, ordered=history.ordered)
+    if work.keeper is not None:
+        work.keeper.copy_state()
+        kept = work.keeper.load(about, columns).still_in(history, since)
+    kept, questions = _sample(history, since, options, taking, kept)
+    questions = [*map(work.as_asked, questions)]
+    reading = ShownReading(meaning, since, until, options, taking, columns=columns)
+    shared = SharedReading(log, reading.add, end)
+    shared.finish(kept.offset)
+    first = questions[0].offset if questions else None
+    past, index = _indexes(history, work, first=first)
+    asked = kept.asked.then(Asked.of(questions))
+    held_back = max(int(len(asked) * (1.0 - options.validation)), kept.whole)
+    learn, judge = kept.divided(held_back, options)
+    if past is not None:
+        given = (definitions, past, questions, max(held_back - len(kept.asked), 0), options)
+        new = collect(
+            shared,
+            *given,
+            work.identity,
+            work.progress,
+            checkpoint=work.checkpoint,
+            history=history,
+            state=kept.state,
+        )
+        learn, judge = (one.then(other) for one, other in zip((learn, judge), new, strict=True))
+    shared.finish()
+    if work.keeper is not None:
+        work.keeper.save(about, end, asked, learn, judge)
+    shown = reading.close()
+    return _LaidOut(learn, judge, asked, held_back, shown, index, label, until, kept.offset)
+
+
+def _columns(definitions: Definitions) -> tuple[str, int]:
+    """Return the meaning of the columns, and their number."""
+    return layout(definitions.fingerprint), len(column_names(own_columns(definitions)))
+
+
+def _about(work: _Work, label: str, *, ordered: bool) -> dict[str, Any]:
+    """Return what rows of two trainings have in common, if they may be put together."""
+    return {
+        "options": asdict(work.options),
+        "columns": list(_columns(work.definitions)),
+        "label": label,
+        "ordered": ordered,
+        "identity": None if work.identity is None else _sorted(asdict(work.identity)),
+    }
+
+
+def _sorted(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with each set in order, which differs between processes."""
+    sets = (set, frozenset)
+    return {name: sorted(it) if isinstance(it, sets) else it for name, it in values.items()}
 
 
 def _manifest(
@@ -150,13 +224,13 @@ def _manifest(
     definitions: Definitions,
     forest: xgboost.Booster,
     sets: _Sets,
-    judged: Sequence[Question],
+    relevant: NDArray[np.int64],  # items that were taken, by held-back question
     **facts: Any,
 ) -> Manifest:
     judge, names = sets.judge, column_names(own_columns(definitions))
     margins = margins_of(forest, judge.features)
     discovery = choose_discovery(margins, judge.labels, judge.sizes, judge.features)
-    metrics = _measure(margins, forest, sets, judged)
+    metrics = _measure(margins, forest, sets, relevant.tolist())
     metrics |= {f"discovery_{name}": value for name, value in discovery._asdict().items()}
     return Manifest(
         name=options.name,
@@ -183,35 +257,41 @@ def _read_history(log: EventLog, end: int, progress: Progress) -> History:
 
 
 def _sample(
-    history: History, since: int, options: TrainingOptions, taking: Collection[str]
-) -> list[Question]:
+    history: History, since: int, options: TrainingOptions, taking: Collection[str], kept: Kept
+) -> tuple[Kept, list[Question]]:
+    """Draw new questions, and as many of the kept ones as there is room for."""
     # At least half of the history remains for the recall of the questions.
     labels_from = max(since, int(np.median(history.timestamp)))
-    questions = sample_questions(history, labels_from, options, taking)
-    if len(questions) < 20:
+    share = 1.0
+    if len(kept.asked):
+        share = history.share_of_visits(labels_from, kept.until)
+    drawn = replace(options, lists=math.ceil(share * options.lists))
+    questions = sample_questions(history, labels_from, drawn, taking, after=kept.until)
+    kept = kept.thinned(options.lists - len(questions), np.random.default_rng(options.seed))
+    if len(kept.asked) + len(questions) < 20:
         days = (history.until - labels_from) / _DAY
         raise ModelError(
             f"only {len(questions)} questions in the last {days:.3g} days, whose answer is an item "
             f"with an event of type {' or '.join(sorted(taking))}; at least 20 are needed. Send "
             "more events, look further back with --label-days, or name a type with --label"
         )
-    return questions
+    return kept, questions
 
 
-def _split(
-    learn: Rows, judge: Rows, shown: ShownLists, cut: int, until: int, options: TrainingOptions
-) -> _Sets:
-    """Divide the shown lists at `cut`, and weigh them by how often each place is looked at.
+def _split(laid: _LaidOut, options: TrainingOptions) -> _Sets:
+    """Divide the shown lists in time as the others, and weigh how often each place is looked at.
 
     A list whose outcomes cross the cut is left out: what followed from it lies beyond.
     """
+    cut = int(laid.asked.at[min(laid.held_back, len(laid.asked) - 1)])
     lasts = int(options.outcome_hours * _HOUR)
-    earlier, later = shown.between(0, cut - lasts), shown.between(cut, until)
+    earlier, later = laid.shown.between(0, cut - lasts), laid.shown.between(cut, laid.until)
     looked = np.ones(1)  # the same for all places where nothing is to be corrected
     if options.debias:
         seen = (earlier.features, earlier.taken, earlier.place)
         looked = examination(*seen, threads=options.threads, seed=options.seed)
-    return _Sets([learn, earlier.rows(looked)], judge, later.rows(looked), later, looked)
+    learn = [laid.learn, earlier.rows(looked)]
+    return _Sets(learn, laid.judge, later.rows(looked), later, looked)
 
 
 def _begin(
@@ -238,19 +318,17 @@ def _begin(
 
 
 def _indexes(
-    history: History,
-    options: TrainingOptions,
-    checkpoint: Checkpoint | None,
-    progress: Progress,
-    *,
-    before: int,
-) -> tuple[RecallIndex, RecallIndex]:
-    """Return the recall index of the log before the first list, and that of the whole log."""
-    progress("index", 0, 2)
-    past = _index(history, options, checkpoint, "past", progress, before=before)
-    progress("index", 1, 2)
-    whole = _index(history, options, checkpoint, "index", progress)
-    progress("index", 2, 2)
+    history: History, work: _Work, *, first: int | None
+) -> tuple[RecallIndex | None, RecallIndex]:
+    """Return the recall index of the log before the first question, and that of the whole log."""
+    given = (history, work.options, work.checkpoint)
+    work.progress("index", 0, 2)
+    past = None
+    if first is not None:
+        past = _index(*given, "past", work.progress, before=first)
+    work.progress("index", 1, 2)
+    whole = _index(*given, "index", work.progress)
+    work.progress("index", 2, 2)
     return past, whole
 
 
@@ -295,9 +373,9 @@ def _measure(
     margins: NDArray[np.float32],  # of the replayed lists
     forest: xgboost.Booster,
     sets: _Sets,
-    questions: Sequence[Question],
+    relevant: Sequence[int],  # items that were taken, by held-back question
 ) -> dict[str, float]:
-    judge, relevant = sets.judge, [len(question.positives) for question in questions]
+    judge = sets.judge
     metrics = list_metrics(margins, judge.labels, judge.sizes, relevant)
     for name, scores in baselines(judge.features, judge.sizes).items():
         others = list_metrics(scores, judge.labels, judge.sizes, relevant)

@@ -1,7 +1,8 @@
 """Checkpoints of a training, which resumes after a kill and starts anew after a failure.
 
 A directory: ``about.json`` identifies the training, ``parts/`` holds computed rows,
-``forest.ubj`` and ``curve.json`` the trees so far. Every file is written aside and moved to its
+``forest.ubj`` and ``curve.json`` the trees so far, ``next/`` what the training after this one will
+begin with, and ``kept/`` what this one began with. Every file is written aside and moved to its
 place, so a reader finds it whole or not at all.
 """
 
@@ -11,7 +12,7 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file, replacing
 
 _STALE_S = 86_400
+_KEPT_S = 14 * 86_400
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -86,16 +88,36 @@ class Checkpoint:
         return found if isinstance(found, dict) else None
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Delete the checkpoint and begin another training."""
-        self.clear()
+        """Delete the checkpoint and begin another training, with what was kept for it."""
+        self._delete(but=("lock", "kept"))
         replace_file(self._directory / "about.json", msgspec.json.encode(about))
 
+    def end(self) -> None:
+        """Delete the checkpoint, and keep what the next training begins with."""
+        if (self._directory / "next" / "about.json").exists():
+            shutil.rmtree(self._directory / "kept", ignore_errors=True)
+            (self._directory / "next").rename(self._directory / "kept")
+        self._delete(but=("lock", "kept"))
+
     def clear(self) -> None:
-        """Delete the checkpoint."""
+        """Delete the checkpoint, and what was kept for the next training."""
+        self._delete(but=("lock",))
+
+    def discard_old(self) -> None:
+        """Delete what was kept for the next training two weeks ago, and a checkpoint of that age.
+
+        Both hold data of users that nobody needs any more.
+        """
+        for name in ("about.json", "kept/about.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if self._clock() - (self._directory / name).stat().st_mtime > _KEPT_S:
+                    self.clear()
+
+    def _delete(self, *, but: Collection[str]) -> None:
         for path in self._directory.iterdir():
-            if path.is_dir():
+            if path.is_dir() and path.name not in but:
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name not in but:
                 path.unlink()
 
     def place(self, name: str) -> Path:

@@ -190,6 +190,32 @@ def test_only_what_was_interrupted_keeps_its_checkpoint(
         assert (checkpoint.about() is not None) is kept
 
 
+def test_what_is_kept_takes_the_place_of_the_former(tmp_path: Path) -> None:
+    with Checkpoint.hold(tmp_path) as checkpoint:
+        for number in ("first", "second"):
+            checkpoint.begin({"end": 7})
+            assert (tmp_path / "kept").exists() is (number == "second"), "a training begins with it"
+            (tmp_path / "next").mkdir()
+            (tmp_path / "next" / "about.json").write_text(number)
+            checkpoint.end()
+            assert (tmp_path / "kept" / "about.json").read_text() == number
+            assert sorted(it.name for it in tmp_path.iterdir()) == ["kept", "lock"]
+        checkpoint.begin({"end": 8})
+        (tmp_path / "next").mkdir()  # killed before it was whole
+        checkpoint.end()
+        assert (tmp_path / "kept" / "about.json").read_text() == "second"
+
+
+def test_what_is_kept_for_two_weeks_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "about.json").write_text("{}")
+    written = (tmp_path / "kept" / "about.json").stat().st_mtime
+    for days, left in ((13.9, ["kept", "lock"]), (14.1, ["lock"])):
+        with Checkpoint.hold(tmp_path, clock=lambda: written + days * 86_400) as checkpoint:  # noqa: B023
+            checkpoint.discard_old()
+        assert sorted(it.name for it in tmp_path.iterdir()) == left
+
+
 def test_trees_belong_to_their_curve(tmp_path: Path) -> None:
     with Checkpoint.hold(tmp_path) as checkpoint:
         assert checkpoint.forest() == (None, [])
