@@ -108,8 +108,11 @@ class Shop:
     def train(self, options: TrainingOptions = OPTIONS) -> Trained:
         keeper = Keeper(self.checkpoint, self.folder / "state", definitions())
         place = self.folder / f"model-{self.done}"
-        given_ = {"checkpoint": self.checkpoint, "keeper": keeper}
-        done = train(self.log, definitions(), place, options, **given_)
+        done = train(
+            *(self.log, definitions(), place, options),
+            checkpoint=self.checkpoint,
+            keeper=keeper,
+        )
         self.checkpoint.end()
         return done
 
