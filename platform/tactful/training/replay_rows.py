@@ -10,10 +10,20 @@ built only from the log before the first of them.
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -360,18 +370,28 @@ class _View:
 
 
 class _Parts:
-    """Rows laid out so far, saved in a checkpoint every 256 lists."""
+    """Rows laid out so far; with a checkpoint, all but the latest 256 lists are on disk alone."""
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self._checkpoint = checkpoint
-        self._saved = [] if checkpoint is None else checkpoint.parts()
+        self._saved: list[dict[str, NDArray[Any]]] = []  # without a checkpoint
         self._features: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.bool_]] = []
-        self.lists = sum(len(part["sizes"]) for part in self._saved)
+        self._all_labels: list[NDArray[np.bool_]] = []
+        saved = () if checkpoint is None else checkpoint.parts()
+        for part in saved:
+            self._all_labels += np.split(part["labels"], np.cumsum(part["sizes"])[:-1])
+        self._number = math.ceil(self.lists / _PART)
+
+    @property
+    def lists(self) -> int:
+        """Number of lists so far."""
+        return len(self._all_labels)
 
     def add(self, features: NDArray[np.float32], labels: NDArray[np.bool_]) -> None:
         self._features.append(features)
         self._labels.append(labels)
+        self._all_labels.append(labels)
         if len(self._labels) == _PART:
             self._save()
 
@@ -379,17 +399,17 @@ class _Parts:
         """Return the first so many lists, and the others, each in memory of its own."""
         if self._labels:
             self._save()
-        labels, sizes = (
-            np.concatenate([part[name] for part in self._saved]) for name in ("labels", "sizes")
-        )
+        sizes = np.array([len(labels) for labels in self._all_labels], np.int64)
+        labels = np.concatenate(self._all_labels)
         cut = int(sizes[:lists].sum())
-        width = self._saved[0]["features"].shape[1]
-        shapes = ((rows, width) for rows in (cut, len(labels) - cut))
-        halves = [np.empty(shape, np.float32) for shape in shapes]
+        halves: list[NDArray[np.float32]] = []
         # Part by part, so that they are never in memory twice.
         begin = 0
-        for part in self._saved:
+        for part in self._parts():
             rows = part.pop("features")
+            if not halves:
+                shapes = ((count, rows.shape[1]) for count in (cut, len(labels) - cut))
+                halves = [np.empty(shape, np.float32) for shape in shapes]
             first = rows[: max(cut - begin, 0)]
             halves[0][begin : begin + len(first)] = first
             after = max(begin - cut, 0)
@@ -401,15 +421,20 @@ class _Parts:
             Rows(halves[1], labels[cut:], sizes[lists:], ones[lists:]),
         )
 
+    def _parts(self) -> Iterable[dict[str, NDArray[Any]]]:
+        return self._saved if self._checkpoint is None else self._checkpoint.parts()
+
     def _save(self) -> None:
         part = {
             "features": np.concatenate(self._features),
             "labels": np.concatenate(self._labels),
             "sizes": np.array([len(labels) for labels in self._labels], np.int64),
         }
-        if self._checkpoint is not None:
-            self._checkpoint.save_part(len(self._saved), part)
-        self._saved.append(part)
+        if self._checkpoint is None:
+            self._saved.append(part)
+        else:
+            self._checkpoint.save_part(self._number, part)
+        self._number += 1
         self._features.clear()
         self._labels.clear()
 

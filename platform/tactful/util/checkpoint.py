@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -131,16 +132,18 @@ class Checkpoint:
         with replacing(path) as file:
             np.savez(file, allow_pickle=False, **part)
 
-    def parts(self) -> list[dict[str, NDArray[Any]]]:
-        """Return the computed rows, part by part, up to the first missing part."""
-        found: list[dict[str, NDArray[Any]]] = []
-        while (path := self._directory / "parts" / f"{len(found):06}.npz").exists():
+    def parts(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the computed rows, part by part, up to the first missing part."""
+        for number in itertools.count():
+            path = self._directory / "parts" / f"{number:06}.npz"
+            if not path.exists():
+                return
             try:
                 with np.load(path) as arrays:
-                    found.append({name: arrays[name] for name in arrays.files})
+                    found = {name: arrays[name] for name in arrays.files}
             except Exception as error:  # zipfile and numpy may raise anything
                 raise ModelError(f"{path}: damaged: {error}; train again from the start") from error
-        return found
+            yield found
 
     def save_forest(self, forest: bytes, curve: Sequence[float]) -> None:
         """Store the trees so far and the score after each."""
