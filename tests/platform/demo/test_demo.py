@@ -18,8 +18,9 @@ from tests.platform.shop import make_shop
 
 from tactful.cli.main import main
 from tactful.demo import demo
-from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
+from tactful.demo.demo import DemoOptions, category_histories, run, summary
 from tactful.demo.replay import Outcomes
+from tactful.demo.server_process import clear
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import Scorecard
 from tactful_streaming.contract.log_entries import Event, decode_entry
