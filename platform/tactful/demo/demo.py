@@ -161,8 +161,7 @@ def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]
     reports = json.dumps(str(options.reports.resolve()))
     write_settings(
         options.directory,
-        f"reports = {reports}\n\n"
-        '[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
+        f'reports = {reports}\n\n[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
     )
     _write_statistics(options.directory / "statistics.yaml", replay)
     with running_server(options.directory, options.port) as (_, url):

@@ -116,9 +116,7 @@ class _Shelves:
         }
 
     def _popular(self, category: str, draw: random.Random) -> Good:
-        return draw.choices(
-            self._goods[category], cum_weights=self._popularity[category]
-        )[0]
+        return draw.choices(self._goods[category], cum_weights=self._popularity[category])[0]
 
     def next(self, customer: Customer, last: Good | None, draw: random.Random) -> Good:
         """Draw the item that a customer looks at next."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tactful.client import Client
+from tactful.config.load import load_settings
 from tactful.demo.datasets import Replay
 from tactful.demo.replay import Replayer
 from tactful.demo.server_process import (
@@ -126,13 +126,9 @@ def _fill(client: Client, history: Replay) -> None:
 
 def _learn_recall(directory: Path, client: Client) -> None:
     """Learn recall from the log, and wait until the server has it and counts what is popular."""
-    command = [sys.executable, "-m", "tactful", "train", "--recall-only", "--json"]
-    command += ["--config", str(directory / SETTINGS)]
-    log = directory / "recall.log"
-    with log.open("wb") as stderr:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, check=False)
-    if done.returncode:
-        raise TactfulError(f"recall was not learned: {last_line(log)}")
+    from tactful.models.untrained_recall import learn_recall  # takes seconds, with XGBoost
+
+    learn_recall(load_settings(directory / SETTINGS))
     deadline = time.monotonic() + _RECALL_S
     while not (client.models()["indexed_items"] and client.popular(count=1).items):
         if time.monotonic() > deadline:

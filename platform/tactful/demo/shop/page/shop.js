@@ -46,7 +46,7 @@ function keep(name, value) {
 
 /** @param {string} text */
 function say(text) {
-  byId("note").textContent = text;
+  byId("note").textContent = text && `${text[0]?.toUpperCase()}${text.slice(1)}.`;
 }
 
 /**
@@ -138,7 +138,7 @@ async function refresh() {
       showPlain("after-list", after.items);
     }
   } catch (error) {
-    if (round === state.round) say(`The list could not be read: ${/** @type {Error} */ (error).message}`);
+    if (round === state.round) say(`the list could not be read: ${/** @type {Error} */ (error).message}`);
   }
   bars(byId("intent"), intent.weights());
 }
@@ -152,7 +152,7 @@ function showList(list) {
     return [card(good, { because, open: () => open(good, list), why: () => explain(good, list) })];
   });
   byId("list").replaceChildren(...cards);
-  say(cards.length ? (list.fallback ?? "") : "Nothing was found.");
+  say(cards.length ? (list.fallback ?? "") : "nothing was found");
   if (client.consented && cards.length) {
     client.impression(list);
     note("", `impression: ${cards.length} items`);
@@ -262,7 +262,7 @@ async function explain(good, list) {
     const told = await call("why", { recommendation_id: list.recommendation_id });
     const place = told.items.findIndex((/** @type {Good} */ { item_id }) => item_id === good.item_id);
     const item = told.items[place];
-    byId("why-text").textContent = told.note ?? "A model ranked this list.";
+    byId("why-text").textContent = told.note ?? "a model ranked this list";
     describe(byId("why-facts"), [
       ["reason", REASONS[item.channel] ?? item.channel],
       ["place", `${place + 1} of ${told.items.length}`],
