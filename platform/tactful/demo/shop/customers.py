@@ -86,7 +86,7 @@ def make_history(
         kinds=_KINDS,
         person=[event.person for event in events],
         session=[event.session for event in events],
-        item=[event.good and event.good.item_id for event in events],
+        item=[event.good.item_id if event.good else None for event in events],
         price=np.array([event.good.price if event.good else np.nan for event in events]),
         quantity=np.array([event.kind == "add_to_cart" for event in events], np.int64),
         cut=len(events),

@@ -119,8 +119,12 @@ def _fill(client: Client, history: Replay) -> None:
     replayer = Replayer(client, history)
     total = len(history.items) + len(history.users) + len(history)
     with tqdm(desc="items, customers, events", total=total, unit="", dynamic_ncols=True) as bar:
-        replayer.upsert(lambda count: bar.update(count) and None)
-        replayer.send(len(history), lambda count: bar.update(count) and None)
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        replayer.upsert(advance)
+        replayer.send(len(history), advance)
     replayer.settle()
 
 

@@ -41,8 +41,8 @@ _TYPES = {
     "json": "application/json",
 }
 _FILES = {
-    **{name: f"page/{name}" for name in "index.html icon.svg shop.css".split()},
-    **{name: f"page/{name}" for name in "shop.js intent.js view.js".split()},
+    **{name: f"page/{name}" for name in ("index.html", "icon.svg", "shop.css")},
+    **{name: f"page/{name}" for name in ("shop.js", "intent.js", "view.js")},
     "client/tactful.js": "client/tactful.js",
 }
 

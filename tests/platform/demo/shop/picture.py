@@ -25,12 +25,15 @@ await pause(1500);
 
 def take(chromium: Path, to: Path) -> None:
     """Open a shop, click in it as a visitor, and write what its page looks like then."""
-    with TemporaryDirectory() as folder, open_shop(Path(folder) / "data") as (_, address):
-        with browser(chromium, Path(folder) / "profile") as page:
-            page.open(address, width=1280, height=860)
-            page.wait_for("!!document.querySelector('#list li')")
-            page.run(_STEPS)
-            page.screenshot(to)
+    with (
+        TemporaryDirectory() as folder,
+        open_shop(Path(folder) / "data") as (_, address),
+        browser(chromium, Path(folder) / "profile") as page,
+    ):
+        page.open(address, width=1280, height=860)
+        page.wait_for("!!document.querySelector('#list li')")
+        page.run(_STEPS)
+        page.screenshot(to)
 
 
 if __name__ == "__main__":

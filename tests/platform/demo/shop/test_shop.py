@@ -19,6 +19,8 @@ from tests.ui.browser import Page, browser
 ROOT = Path(__file__).resolve().parents[4]
 AXE = ROOT / "sdk" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 
+_ITEMS = "[...document.querySelectorAll({})].map((it) => it.dataset.item)"
+
 pytestmark = [pytest.mark.slow, pytest.mark.service("chromium"), pytest.mark.timeout(180)]
 
 
@@ -37,8 +39,7 @@ class Device:
         )
 
     def listed(self, of: str = "#list") -> list[str]:
-        script = f"[...document.querySelectorAll('{of} > li')].map((it) => it.dataset.item)"
-        return list(self.page.evaluate(script))
+        return list(self.page.evaluate(_ITEMS.format(json.dumps(f"{of} > li"))))
 
     def click(self, selector: str) -> None:
         self.page.run(f"document.querySelector({json.dumps(selector)}).click()")
@@ -62,8 +63,8 @@ class Device:
 
     def changed(self, before: list[str], of: str = "#list") -> list[str]:
         """The list, once it is another one."""
-        script = f"JSON.stringify([...document.querySelectorAll('{of} > li')].map((it) => it.dataset.item))"
-        self.page.wait_for(f"{script} !== {json.dumps(json.dumps(before, separators=(',', ':')))}")
+        items = _ITEMS.format(json.dumps(f"{of} > li"))
+        self.page.wait_for(f"{items}.join() !== {json.dumps(','.join(before))}")
         return self.listed(of)
 
     def said(self, element: str) -> str:

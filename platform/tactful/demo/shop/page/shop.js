@@ -66,14 +66,14 @@ async function call(path, body) {
 // Events
 
 /**
- * Note an event that was queued, if it was: without consent there is none.
+ * Note events that were queued, if they were: without consent there are none.
  *
  * @param {string | undefined} eventId
  * @param {string} text
  */
-function note(eventId, text) {
+function note(eventId, text, count = 1) {
   if (eventId === undefined) return;
-  state.sent += 1;
+  state.sent += count;
   const list = byId("events");
   list.prepend(element("li", {}, text));
   if (list.children.length > 6) list.lastElementChild?.remove();
@@ -155,7 +155,7 @@ function showList(list) {
   say(cards.length ? (list.fallback ?? "") : "nothing was found");
   if (client.consented && cards.length) {
     client.impression(list);
-    note("", `impression: ${cards.length} items`);
+    note("", `impression: ${cards.length} items`, list.items.length);
   }
   const arm = list.variant["ranking"] ?? "";
   describe(byId("answer"), [
