@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+import webbrowser
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from tactful.cli import options as cli
 from tactful.demo.demo import DemoOptions, run, summary
 
 _SHOP = Path("tactful-data/shop")
-_OF_THE_REPLAY = ("data", "path", "quick", "reports", "as_json")
+_OF_THE_REPLAY = ("data", "path", "quick", "reports")
 
 
 @click.command(epilog=cli.example("tactful demo --quick", "tactful demo --shop"))
@@ -48,12 +50,12 @@ def demo(
     given = {name for name in context.params if _is_given(context, name)}
     if shop:
         if others := [name for name in _OF_THE_REPLAY if name in given]:
-            named = ", ".join(f"--{name.removeprefix('as_')}" for name in others)
+            named = ", ".join(f"--{name}" for name in others)
             raise click.UsageError(f"--shop replays nothing: leave out {named}")
         from tactful.demo.shop.run import ShopOptions, run_shop
 
         directory = options.directory if "directory" in given else _SHOP
-        run_shop(ShopOptions(directory, options.port, not no_open))
+        run_shop(ShopOptions(directory, options.port), partial(_opened, as_json, not no_open))
         return
     if no_open:
         raise click.UsageError("--no-open belongs to --shop")
@@ -62,6 +64,13 @@ def demo(
         cli.print_json(report)
     else:
         click.echo(summary(report, options))
+
+
+def _opened(as_json: bool, opens: bool, address: str, server: str) -> None:
+    if as_json:
+        cli.print_json({"url": address, "server": server})
+    if opens:
+        webbrowser.open(address)
 
 
 def _is_given(context: click.Context, name: str) -> bool:

@@ -6,7 +6,6 @@ import json
 import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,21 +47,20 @@ class ShopOptions:
 
     directory: Path = Path("tactful-data/shop")  # data directory of the run; it is made anew
     port: int = 8420  # TCP port of the shop's pages; 0 takes a free one
-    opens: bool = True  # whether a browser opens
 
 
 def run_shop(
     options: ShopOptions,
-    *,
-    show: Callable[[str], object] = webbrowser.open,
-    stop: threading.Event | None = None,
+    opened: Callable[[str, str], object],
 ) -> None:
-    """Make the shop up, serve it and `show` its address; return after SIGTERM, Ctrl-C or `stop`.
+    """Make the shop up and serve it; return after SIGTERM or Ctrl-C.
+
+    `opened` is called once it serves, with the addresses of its pages and of the server.
 
     Raises:
         TactfulError: if the port or the directory cannot be used, or the server fails.
     """
-    stop = stop or threading.Event()
+    stop = threading.Event()
     now = now_ms()
     goods = tuple(make_goods(now=now))
     customers = make_customers()
@@ -77,7 +75,7 @@ def run_shop(
     with socket_at(options.port) as listening:
         clear(options.directory)
         _write(options.directory)
-        _say("Starting the server")
+        _say("Starting the server; the first start after an installation compiles for a minute")
         with (
             running_server(options.directory, 0) as (process, url),
             Client(url, timeout=60.0) as client,
@@ -91,8 +89,7 @@ def run_shop(
                 on_stop_signals(stop.set),
             ):
                 _say(_welcome(address, url, history.title))
-                if options.opens:
-                    show(address)
+                opened(address, url)
                 while not stop.wait(0.2):
                     if process.poll() is not None:
                         log = options.directory / "server.log"

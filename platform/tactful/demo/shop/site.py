@@ -43,6 +43,7 @@ _TYPES = {
 _FILES = {
     **{name: f"page/{name}" for name in ("index.html", "icon.svg", "shop.css")},
     **{name: f"page/{name}" for name in ("shop.js", "intent.js", "view.js")},
+    "favicon.ico": "page/icon.svg",
     "client/tactful.js": "client/tactful.js",
 }
 
@@ -111,7 +112,7 @@ class Site:
         name = path.strip("/") or "index.html"
         if name in _FILES:
             content = files("tactful.demo.shop").joinpath(_FILES[name]).read_bytes()
-            return _TYPES[name.rpartition(".")[2]], content
+            return _TYPES[_FILES[name].rpartition(".")[2]], content
         if name == "shop.json":
             return _TYPES["json"], self._description
         folder, _, item = name.partition("/")

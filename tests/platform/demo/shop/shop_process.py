@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,28 +13,25 @@ from pathlib import Path
 
 
 @contextmanager
-def open_shop(directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the command on a free port; gives its process, and the address that it prints."""
-    command = [sys.executable, "-m", "tactful", "demo", "--shop", "--no-open", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--directory", str(directory)],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=directory.parent,
-        env={**os.environ, "NO_PROXY": "*"},
-    )
-    assert process.stderr is not None
-    said = []
+def open_shop(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run the command on a free port; gives its process, and the address of its pages."""
+    command = [sys.executable, "-m", "tactful", "demo", "--shop", "--no-open", "--json"]
+    log = directory.with_suffix(".log")
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--directory", str(directory)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=directory.parent,
+            env={**os.environ, "NO_PROXY": "*"},
+        )
+    assert process.stdout is not None
     try:
-        for line in process.stderr:
-            said.append(line)
-            if match := re.search(r"The shop is open: (http://127\.0\.0\.1:\d+)", line):
-                yield process, match[1]
-                break
-        else:
-            raise AssertionError("".join(said))
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        yield process, json.loads(line)["url"]
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         process.wait(60)
-        process.stderr.close()
+        process.stdout.close()

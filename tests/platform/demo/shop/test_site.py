@@ -142,9 +142,9 @@ def test_a_port_that_is_taken_is_told_before_anything_is_removed(tmp_path: Any) 
     with socket_at(0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(TactfulError, match=rf"port {port} cannot be used.*--port"):
-            run_shop(ShopOptions(tmp_path, port, opens=False))
+            run_shop(ShopOptions(tmp_path, port), print)
     with pytest.raises(TactfulError, match="port 70000 cannot be used"):
-        run_shop(ShopOptions(tmp_path, 70_000, opens=False))
+        run_shop(ShopOptions(tmp_path, 70_000), print)
     with pytest.raises(TactfulError, match=r"holds something.*--directory"):
-        run_shop(ShopOptions(tmp_path, 0, opens=False))
+        run_shop(ShopOptions(tmp_path, 0), print)
     assert (tmp_path / "precious").exists()
