@@ -75,7 +75,7 @@ def run_shop(
     with socket_at(options.port) as listening:
         clear(options.directory)
         _write(options.directory)
-        _say("Starting the server; the first start after an installation compiles for a minute")
+        _say("Starting the server; the first time it also compiles code")
         with (
             running_server(options.directory, 0) as (process, url),
             Client(url, timeout=60.0) as client,

@@ -226,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._reply(200, *found)
 
+    do_HEAD = do_GET
+
     def do_POST(self) -> None:
         """Carry out a call."""
         if not self._is_local():
