@@ -1,4 +1,4 @@
-"""Made-up customers of the web shop, and what they did there: the same for the same seed.
+"""Made-up customers of the web shop and their visits: the same for the same seed.
 
 A customer prefers two categories and a colour. Each item has companions, which follow it in a
 visit, so that pairs of items are worth finding.

@@ -1,7 +1,7 @@
-"""The shop's own server: its pages, and what a page may not ask of the platform itself.
+"""Server of the shop: its pages, and calls to the platform that a page has no rights for.
 
-A page sends events and requests lists with the browser client. The server of the shop knows who
-logged in, and has the rights to link a device to a user, to request an arm and an explanation.
+A page sends events and requests lists with the browser client. The shop's server links a device to
+the user who logs in, and requests arms and explanations.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Find(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Shop:
-    """What the shop sells, to whom, and by which orders.
+    """Goods, customers and arms of a shop.
 
     Attributes:
         goods: the items.
@@ -135,7 +135,7 @@ class Site:
 
     @cached_property
     def _description(self) -> bytes:
-        """What the pages show, as JSON."""
+        """Description of the shop for its pages, as JSON."""
         shop = self._shop
         return json.dumps(
             {

@@ -1,4 +1,4 @@
-// What this device seems to be after: a weight by category, computed in the page.
+// The intent of this device: a weight for each category, computed in the page.
 
 const FADES = 0.75;
 
