@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tactful.errors import TactfulError
+from tactful.errors import StorageError, TactfulError
+from tactful.metadata.directory_lock import exclusive
 from tactful.util.signals import end_process
 
 SETTINGS = "tactful.toml"
@@ -22,7 +23,8 @@ def clear(directory: Path) -> None:
     """Remove the files of an earlier run from `directory`, and no others.
 
     Raises:
-        TactfulError: if there is anything in it and its settings were not written by a demo.
+        TactfulError: if there is anything in it and its settings were not written by a demo, or a
+            server uses it.
     """
     if not directory.exists():
         return
@@ -33,6 +35,15 @@ def clear(directory: Path) -> None:
             f"{directory}: holds something that no demo left there, and a demo begins by removing "
             "what it finds; name another --directory"
         )
+    if ours:
+        try:
+            with exclusive(directory):
+                pass
+        except StorageError as error:
+            raise TactfulError(
+                f"{directory}: a server of an earlier run still uses it; end that run, or name "
+                "another --directory"
+            ) from error
     shutil.rmtree(directory)
 
 

@@ -199,6 +199,23 @@ def test_an_arm_changes_the_order_and_the_reason_is_told(laptop: Device) -> None
     assert "price=0.02" in laptop.said("why-facts")
 
 
+def test_the_intent_leaves_the_page_only_when_it_may(laptop: Device) -> None:
+    laptop.page.run(
+        "window.bodies = []; const real = window.fetch; window.fetch = (url, options) => {"
+        " bodies.push(String(options?.body ?? '')); return real(url, options) }"
+    )
+    laptop.open_item("#latest li")
+    laptop.page.wait_for("document.getElementById('intent').innerText.includes('100 %')")
+    category = laptop.said("after-title").removeprefix("This device is after: ")
+    sent = "bodies.filter((it) => it.includes('\"intent\"'))"
+    assert laptop.page.evaluate(sent) == []
+    laptop.click("#tell")
+    laptop.page.wait_for(f"{sent}.length > 0")
+    (body,) = map(json.loads, laptop.page.evaluate(sent))
+    assert body["intent"] == {category: 1}
+    assert "device_id" not in body, "there is no consent"
+
+
 def test_search_and_categories_narrow_the_list(laptop: Device) -> None:
     before = laptop.listed()
     laptop.page.run("document.getElementById('words').value = 'blue lamp'")
