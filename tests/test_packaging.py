@@ -35,6 +35,17 @@ def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     assert packed == expected
 
 
+def test_wheel_holds_the_pages_of_the_demos_shop(wheel: zipfile.ZipFile) -> None:
+    """With the bundled client, since an installation has no Node to make it."""
+    folder = "tactful/demo/shop"
+    packed = {name.removeprefix(f"{folder}/") for name in wheel.namelist() if folder in name}
+    pages = ("index.html", "icon.svg", "intent.js", "shop.css", "shop.js", "view.js")
+    assert packed >= {"client/tactful.js", *(f"page/{name}" for name in pages)}
+    client = wheel.read(f"{folder}/client/tactful.js").decode()
+    assert "export{" in client
+    assert "/v1/recommend" in client
+
+
 def test_every_package_in_the_wheel_is_typed(wheel: zipfile.ZipFile) -> None:
     typed = {name.split("/")[0] for name in wheel.namelist() if name.endswith("/py.typed")}
     top = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}

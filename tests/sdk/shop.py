@@ -102,6 +102,9 @@ def gate(upstream: str) -> Iterator[Gate]:
         def do_POST(self) -> None:
             self._pass(state.seen)
 
+        def do_GET(self) -> None:
+            self._pass(state.seen)
+
         def _pass(self, book: list[Seen]) -> None:
             content = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}

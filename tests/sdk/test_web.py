@@ -385,6 +385,85 @@ def test_a_list_its_impressions_and_its_clicks(shop: Shop) -> None:
     assert {it["recommendation_id"] for it in events} == {listed["recommendation_id"]}
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_dislike_and_a_hide_name_the_list_if_there_is_one(shop: Shop, signed: bool) -> None:
+    of = ", list" if signed else ""
+    got = shop.start(
+        f"const list = await client.recommend({{count: 3}}); client.dislike('i-2'{of});"
+        f"client.hide('i-1'{of}); await client.flush(); return list",
+        consent=True,
+    )
+    ids = [item["item_id"] for item in got["items"]]
+    events = shop.gate.events()
+    assert [(it["type"], it["item_id"]) for it in events] == [("dislike", "i-2"), ("hide", "i-1")]
+    given = got["recommendation_id"] if signed else None
+    assert [it.get("recommendation_id") for it in events] == [given] * 2
+    assert [it.get("properties") for it in events] == [
+        {"position": ids.index(item)} if signed else None for item in ("i-2", "i-1")
+    ]
+    assert shop.page.run("return errors") == []
+
+
+def test_lists_for_everybody_need_no_consent_and_name_nobody(shop: Shop) -> None:
+    lists = shop.start(
+        "const next = await client.next('i-1', {count: 2, category: 'none'});"
+        "return [await client.latest({count: 3}), next, await client.similar('i-1'),"
+        " await client.together('i-1'), await client.popular({category: undefined}),"
+        " await client.trending({}, {timeoutMs: 9000})]"
+    )
+    assert [item["item_id"] for item in lists[0]["items"]] == ["i-3", "i-2", "i-1"]
+    assert lists[0]["fallback"] is None
+    assert lists[1]["items"] == []
+    assert lists[1]["fallback"].startswith("0 of 2 items: ")
+    assert [(each.method, each.path, each.query) for each in shop.gate.seen] == [
+        ("GET", "/v1/items/i-1/next", {"count": ["2"], "category": ["none"]}),
+        ("GET", "/v1/latest", {"count": ["3"]}),
+        ("GET", "/v1/items/i-1/similar", {}),
+        ("GET", "/v1/items/i-1/together", {}),
+        ("GET", "/v1/popular", {}),
+        ("GET", "/v1/trending", {}),
+    ]
+    assert {each.headers["authorization"] for each in shop.gate.seen} == {f"Bearer {shop.key}"}
+    assert all("cookie" not in each.headers for each in shop.gate.seen)
+    assert shop.stored() == {}
+
+
+def test_a_list_of_an_odd_item_and_one_of_an_unknown(shop: Shop) -> None:
+    key = {"x-api-key": shop.live.platform.keys.create(["ingest"])[0]}
+    shop.live.http.put(
+        "/v1/items", json=[{"item_id": "odd/id ?#\u58f6", "title": "i"}], headers=key
+    )
+    wait_until(
+        lambda: shop.start("return client.similar('odd/id ?#\u58f6').then(() => 1, () => 0)") == 1
+    )
+    assert shop.gate.seen[-1].path == "/v1/items/odd%2Fid%20%3F%23%E5%A3%B6/similar"
+    failed = "return client.together('nothing').catch((error) => [error.code, error.status])"
+    assert shop.start(failed) == ["not_found", 404]
+    failed = "return client.popular({count: 0}).catch((error) => error.code)"
+    assert shop.start(failed) == "bad_query"
+    shop.live.http.put(
+        "/v1/items", json=[{"item_id": "odd/id ?#\u58f6", "available": False}], headers=key
+    )
+
+
+def test_a_busy_server_is_asked_for_a_list_again(shop: Shop) -> None:
+    shop.gate.trouble = [(503, {}), (429, {})]
+    assert shop.start("return (await client.latest({count: 1})).items.length") == 1
+    assert len(shop.gate.seen) == 3
+    shop.gate.trouble = [lambda: time.sleep(1)]
+    late = "return client.latest({}, {timeoutMs: 100}).catch((error) => error.code)"
+    assert shop.page.run(late) == "timeout"
+
+
+def test_a_private_page_brings_its_history_along(shop: Shop) -> None:
+    answer = shop.start(
+        "return client.recommend({items: ['i-2', 'i-0'], count: 2}, {anonymous: true})"
+    )
+    assert len(answer["items"]) == 2
+    assert shop.gate.seen[-1].body == {"count": 2, "items": ["i-2", "i-0"]}
+    assert shop.stored() == {}
+
+
 def test_a_busy_server_is_asked_again_within_the_time(shop: Shop) -> None:
     shop.gate.trouble = [(503, {}), (429, {})]
     shop.start(consent=True)

@@ -18,11 +18,14 @@ _POLL_SECONDS = 0.2
 
 
 class Page:
-    """One tab of the browser."""
+    """One tab of the browser; `complaints` are the errors that it wrote to the console."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._sent = 0
+        self.complaints: list[str] = []
+        for domain in ("Log", "Runtime"):
+            self._call(f"{domain}.enable", {})
 
     def open(self, url: str, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
         """Start loading `url` in a window of this size, as a reader with this colour scheme."""
@@ -58,8 +61,8 @@ class Page:
         return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def screenshot(self, path: Path) -> None:
-        """Write a PNG of the window."""
-        answer = self._call("Page.captureScreenshot", {"format": "png"})
+        """Write a PNG or WebP of the window, by the name of `path`."""
+        answer = self._call("Page.captureScreenshot", {"format": path.suffix.removeprefix(".")})
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def _call(self, method: str, params: dict[str, Any]) -> Any:
@@ -67,10 +70,24 @@ class Page:
         self._connection.send(json.dumps({"id": self._sent, "method": method, "params": params}))
         while True:
             answer = json.loads(self._connection.recv(timeout=60))
+            self.complaints += _complaints(answer)
             if answer.get("id") == self._sent:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
+
+
+def _complaints(message: dict[str, Any]) -> list[str]:
+    """Errors that a message of the browser reports."""
+    params = message.get("params", {})
+    match message.get("method"):
+        case "Log.entryAdded" if params["entry"]["level"] == "error":
+            return [f"{params['entry']['text']} {params['entry'].get('url', '')}"]
+        case "Runtime.exceptionThrown":
+            return [json.dumps(params["exceptionDetails"])]
+        case "Runtime.consoleAPICalled" if params["type"] in ("error", "assert"):
+            return [json.dumps(params["args"])]
+    return []
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -28,8 +27,8 @@ from tactful.client import Client
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
+from tactful.demo.server_process import clear, last_line, running_server, write_settings
 from tactful.errors import DatasetError, TactfulError
-from tactful.util.signals import end_process
 from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.analysis.samples import Ratio
@@ -38,8 +37,6 @@ EXPERIMENT = "ranking"
 LEARNED = "learned"
 HEURISTIC = "heuristic"
 STATISTIC = "lines_1h"
-
-_SIGNED = "# Written by `tactful demo`.\n"
 
 _QUICK_HOUSEHOLDS = 220
 
@@ -158,51 +155,19 @@ def _load(options: DemoOptions) -> Replay:
     raise DatasetError(f"unknown data set {options.data!r}: completejourney or online-retail")
 
 
-def clear(directory: Path) -> None:
-    """Remove the files of an earlier run from `directory`, and no others.
-
-    Raises:
-        TactfulError: if there is anything in it and its settings were not written by a demo.
-    """
-    if not directory.exists():
-        return
-    settings = directory / "tactful.toml"
-    ours = settings.is_file() and settings.read_text("utf-8", "replace").startswith(_SIGNED)
-    if not ours and (not directory.is_dir() or any(directory.iterdir())):
-        raise TactfulError(
-            f"{directory}: holds something that no demo left there, and a demo begins by removing "
-            "what it finds; name another --directory"
-        )
-    shutil.rmtree(directory)
-
-
 @contextlib.contextmanager
 def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]]:
-    """Run ``tactful serve`` as a child process and end it gracefully."""
-    directory = options.directory
-    directory.mkdir(mode=0o700, parents=True)
-    (directory / "tactful.toml").write_text(
-        f"{_SIGNED}[storage]\ndata = {json.dumps(str(directory.resolve()))}\n"
-        f"reports = {json.dumps(str(options.reports.resolve()))}\n\n"
-        '[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
-        "utf-8",
+    """Run a server, with a client of it."""
+    reports = json.dumps(str(options.reports.resolve()))
+    write_settings(
+        options.directory,
+        f'reports = {reports}\n\n[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
     )
-    _write_statistics(directory / "statistics.yaml", replay)
-    command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json"]
-    command += ["--port", str(options.port), "--config", str(directory / "tactful.toml")]
-    with (directory / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise TactfulError(f"the server did not start: {_last_line(directory / 'server.log')}")
-        url = json.loads(line)["url"]
+    _write_statistics(options.directory / "statistics.yaml", replay)
+    with running_server(options.directory, options.port) as (_, url):
         _say(f"The platform serves on {url}; watch it with: tactful dashboard --url {url}")
         with Client(url, timeout=60.0) as client:
             yield client, url
-    finally:
-        end_process(process, 30)
 
 
 def _write_statistics(path: Path, replay: Replay) -> None:
@@ -253,13 +218,8 @@ def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
         report.progress(message["done"] / max(message["total"], 1))
     bar.close()
     if process.wait() != 0 or not result:
-        raise TactfulError(f"training failed: {_last_line(log_path)}")
+        raise TactfulError(f"training failed: {last_line(log_path)}")
     return result
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return f"{lines[-1]} (more in {path})" if lines else f"see {path}"
 
 
 def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None:

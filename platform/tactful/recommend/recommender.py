@@ -444,7 +444,7 @@ class Recommender:
         return allowed
 
     def _assign(self, request: RecommendRequest, serving: ServingState) -> Assignment:
-        """Assign the user's arm; none without a user or without a model."""
+        """Assign the user's arm; none without a user or a model, unless one is forced."""
         experiment = self._options.experiment
         forced = request.force.get(experiment.key)
         if forced is not None and forced not in (arms := [arm.name for arm in experiment.arms]):
@@ -454,7 +454,7 @@ class Recommender:
                 field="$.force",
             )
         unit = request.subject
-        if serving.model is None or (unit is None and forced is None):
+        if forced is None and (serving.model is None or unit is None):
             return Assignment(experiment.key, None, 0.0, None, False)
         return assign(experiment, unit or "nobody", forced=forced)
 

@@ -3,8 +3,8 @@
 
 import { Outbox } from "./outbox.js";
 import { Shelf } from "./storage.js";
-import { type Address, pauseMs, post, TactfulError, withScheme } from "./transport.js";
-import type { PageEvent, Recommendation, RecommendRequest } from "./types.js";
+import { type Address, get, pauseMs, post, TactfulError, withScheme } from "./transport.js";
+import type { EventType, ItemList, ListRequest, PageEvent, Recommendation, RecommendRequest } from "./types.js";
 
 export { randomizedResponse, type Weights } from "./randomized.js";
 export { TactfulError } from "./transport.js";
@@ -45,12 +45,16 @@ export interface Options {
   onError?: (error: TactfulError) => void;
 }
 
-/** How one call for recommendations goes. */
-export interface CallOptions {
+/** How one call for a list goes. */
+export interface ListOptions {
   /** Milliseconds for the whole call, retries included; 3,000 if left out. */
   timeoutMs?: number;
   /** Aborts the call. */
   signal?: AbortSignal;
+}
+
+/** How one call for recommendations goes. */
+export interface CallOptions extends ListOptions {
   /** Ask for the list that everybody gets: no id is sent, so it needs no consent. */
   anonymous?: boolean;
 }
@@ -144,6 +148,16 @@ export class Tactful {
     return this.follow("click", list, itemId);
   }
 
+  /** Say that the visitor does not like an item: it goes from their lists, and items like it lose. */
+  dislike(itemId: string, list?: Recommendation): string | undefined {
+    return this.follow("dislike", list, itemId);
+  }
+
+  /** Say that the visitor hid an item; it counts as `dislike` does. */
+  hide(itemId: string, list?: Recommendation): string | undefined {
+    return this.follow("hide", list, itemId);
+  }
+
   /**
    * Ask for recommendations, again if the server is busy and the time allows it.
    *
@@ -151,22 +165,48 @@ export class Tactful {
    *   `aborted`, `network`, or the code of the server's problem.
    */
   async recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
-    const { timeoutMs = 3_000, signal, anonymous = false } = options;
+    const anonymous = options.anonymous ?? false;
     const whom = anonymous ? {} : this.whom();
     const context = anonymous ? request.context : { ...request.context, consent: this.purposes };
     const body = JSON.stringify({ ...request, ...whom, context });
-    const end = Date.now() + timeoutMs;
-    for (let failures = 1; ; failures += 1) {
-      try {
-        const left = Math.max(0, end - Date.now());
-        return await post<Recommendation>(this.address, "/v1/recommend", body, left, signal);
-      } catch (error) {
-        const failure = error as TactfulError;
-        const pause = pauseMs(failures, failure, 100);
-        if (!failure.passing || Date.now() + pause >= end) throw error;
-        await sleep(pause, signal);
-      }
-    }
+    return this.persist(options, (left, signal) =>
+      post<Recommendation>(this.address, "/v1/recommend", body, left, signal),
+    );
+  }
+
+  /**
+   * List items similar to an item. This and the five lists below are the same for everybody: no id
+   * is sent, so they need no consent.
+   *
+   * @throws TactfulError as `recommend`, with `not_found` for an item that the server does not know.
+   */
+  similar(itemId: string, request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list(beside(itemId, "similar"), request, options);
+  }
+
+  /** List items that enough people took in the same visits as an item. */
+  together(itemId: string, request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list(beside(itemId, "together"), request, options);
+  }
+
+  /** List items that enough people took right after an item. */
+  next(itemId: string, request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list(beside(itemId, "next"), request, options);
+  }
+
+  /** List the items that most people take now. */
+  popular(request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list("/v1/popular", request, options);
+  }
+
+  /** List items that rise in published statistics. */
+  trending(request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list("/v1/trending", request, options);
+  }
+
+  /** List the newest items. */
+  latest(request?: ListRequest, options?: ListOptions): Promise<ItemList> {
+    return this.list("/v1/latest", request, options);
   }
 
   /** Send what waits; resolves when it was tried. */
@@ -197,16 +237,47 @@ export class Tactful {
     return { device_id: this.outbox.deviceId, session_id: this.shelf.sessionId(Date.now()) };
   }
 
-  private follow(type: "impression" | "click", list: Recommendation, item: string): string | undefined {
+  private follow(type: EventType, list: Recommendation | undefined, item: string): string | undefined {
+    if (!list) return this.track({ type, item_id: item });
     const position = list.items.findIndex(({ item_id }) => item_id === item);
     const recommendation_id = list.recommendation_id;
     return this.track({ type, item_id: item, recommendation_id, properties: { position } });
+  }
+
+  private list(path: string, request: ListRequest = {}, options: ListOptions = {}): Promise<ItemList> {
+    const given = Object.entries(request).filter(([, value]) => value !== undefined);
+    const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+    return this.persist(options, (left, signal) =>
+      get<ItemList>(this.address, query ? `${path}?${query}` : path, left, signal),
+    );
+  }
+
+  /** Call, and call again where that may help and the time allows it. */
+  private async persist<T>(
+    { timeoutMs = 3_000, signal }: ListOptions,
+    call: (leftMs: number, signal: AbortSignal | undefined) => Promise<T>,
+  ): Promise<T> {
+    const end = Date.now() + timeoutMs;
+    for (let failures = 1; ; failures += 1) {
+      try {
+        return await call(Math.max(0, end - Date.now()), signal);
+      } catch (error) {
+        const failure = error as TactfulError;
+        const pause = pauseMs(failures, failure, 100);
+        if (!failure.passing || Date.now() + pause >= end) throw error;
+        await sleep(pause, signal);
+      }
+    }
   }
 
   private listen(target: EventTarget, name: string, heard: (event: Event) => void): void {
     target.addEventListener(name, heard);
     this.unlisten.push(() => target.removeEventListener(name, heard));
   }
+}
+
+function beside(itemId: string, list: string): string {
+  return `/v1/items/${encodeURIComponent(itemId)}/${list}`;
 }
 
 function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {

@@ -40,15 +40,35 @@ export function withScheme(url: string): string {
 }
 
 /** Post `body` as JSON and read the answer, within `timeoutMs` milliseconds. */
-export async function post<T>(
+export function post<T>(
   address: Address,
   path: string,
   body: string,
   timeoutMs: number,
   signal?: AbortSignal,
 ): Promise<T> {
-  const headers: Record<string, string> = { "content-type": "application/json" };
-  if (address.key !== undefined) headers["authorization"] = `Bearer ${address.key}`;
+  const headers = { "content-type": "application/json" };
+  return send<T>(address, path, { method: "POST", headers, body }, timeoutMs, signal);
+}
+
+/** Get what is at `path`, within `timeoutMs` milliseconds. */
+export function get<T>(
+  address: Address,
+  path: string,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<T> {
+  return send<T>(address, path, { headers: {} }, timeoutMs, signal);
+}
+
+async function send<T>(
+  address: Address,
+  path: string,
+  request: RequestInit & { headers: Record<string, string> },
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<T> {
+  if (address.key !== undefined) request.headers["authorization"] = `Bearer ${address.key}`;
   const stop = new AbortController();
   const abort = () => stop.abort();
   let late = false;
@@ -59,8 +79,8 @@ export async function post<T>(
   signal?.addEventListener("abort", abort);
   if (signal?.aborted) abort();
   try {
-    const init: RequestInit = { method: "POST", headers, body, signal: stop.signal };
-    return await read<T>(await fetch(address.url + path, { ...init, credentials: "omit" }));
+    const init: RequestInit = { ...request, signal: stop.signal, credentials: "omit" };
+    return await read<T>(await fetch(address.url + path, init));
   } catch (error) {
     if (error instanceof TactfulError) throw error;
     if (late) throw new TactfulError("timeout", `no answer within ${timeoutMs} ms`);

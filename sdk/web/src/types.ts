@@ -114,6 +114,27 @@ export interface Recommendation {
   took_ms: number;
 }
 
+/** Which items of a list that is the same for everybody. */
+export interface ListRequest {
+  /** How many items, 20 if left out. */
+  count?: number;
+  /** Only items of this category. */
+  category?: string;
+}
+
+export interface ListedItem {
+  item_id: string;
+  /** Share of the best item's, or of a trend the factor of its growth; popular and latest have none. */
+  score?: number;
+}
+
+export interface ItemList {
+  /** Best first. */
+  items: ListedItem[];
+  /** Why the list is short, in words. */
+  fallback: string | null;
+}
+
 /** An event that the server refused. */
 export interface Rejection {
   index: number;

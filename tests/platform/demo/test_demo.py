@@ -18,9 +18,11 @@ from tests.platform.shop import make_shop
 
 from tactful.cli.main import main
 from tactful.demo import demo
-from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
+from tactful.demo.demo import DemoOptions, category_histories, run, summary
 from tactful.demo.replay import Outcomes
+from tactful.demo.server_process import clear
 from tactful.errors import DatasetError, TactfulError
+from tactful.metadata.directory_lock import exclusive
 from tactful.training.evaluation import Scorecard
 from tactful_streaming.contract.log_entries import Event, decode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -225,6 +227,20 @@ def test_what_a_demo_left_is_removed(tmp_path: Path) -> None:
     directory.mkdir()
     (directory / "tactful.toml").write_text("# Written by `tactful demo`.\n[storage]\n")
     (directory / "log").mkdir()
+    clear(directory)
+    assert not directory.exists()
+
+
+def test_a_directory_that_a_server_uses_is_not_removed(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    (directory / "tactful.toml").write_text("# Written by `tactful demo`.\n[storage]\n")
+    with (
+        exclusive(directory),
+        pytest.raises(TactfulError, match=r"a server of an earlier run still uses it.*--directory"),
+    ):
+        clear(directory)
+    assert (directory / "tactful.toml").exists()
     clear(directory)
     assert not directory.exists()
 

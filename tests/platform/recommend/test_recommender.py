@@ -306,6 +306,25 @@ def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) 
     assert decoded(impression).properties["forced"] is True
 
 
+def test_a_forced_arm_shapes_lists_before_a_model_is_trained(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """By its objective: what the model would add is missing, and the answer says so."""
+    arms = (Arm(HEURISTIC, 0.5), Arm("cheap", 0.5, {"objective": {"relevance": 0, "price": 1}}))
+    ranked = recommender(engine, tmp_path, experiment=Experiment(RANKING_EXPERIMENT, arms))
+    request = RecommendRequest(user_id=learner(), count=8)
+    own, _ = ranked.recommend(request, now=NOW)
+    forced = msgspec.structs.replace(request, force={RANKING_EXPERIMENT: "cheap"})
+    answer, impression = ranked.recommend(forced, now=NOW)
+    assert (own.variant, answer.variant) == ({}, {RANKING_EXPERIMENT: "cheap"})
+    assert answer.model_version == HEURISTIC
+    said = decoded(impression).properties
+    assert (said["arm"], said["forced"]) == ("cheap", True)
+    assert said["objective"] == ["price=1"]
+    prices = [[engine.items[item].price or 0.0 for item in ids(listed)] for listed in (own, answer)]
+    assert sum(prices[1]) < sum(prices[0])
+
+
 def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None:
     taken = [f"item-{number:03d}" for number in range(5)] * 3
     ids_of = [f"phone-{number}" for number in range(len(taken))]
