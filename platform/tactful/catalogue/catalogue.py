@@ -57,6 +57,7 @@ class ItemColumns:
     dated: NDArray[np.float64]
     campaign: NDArray[np.int32]
     described: NDArray[np.bool_]
+    title: NDArray[np.object_]
     properties: PropertyColumns
 
     @classmethod
@@ -71,6 +72,7 @@ class ItemColumns:
             dated=filled_array(count, np.nan, np.float64),
             campaign=filled_array(count, -1, np.int32),
             described=filled_array(count, False, np.bool_),
+            title=filled_array(count, 0, np.object_),
             properties=PropertyColumns(count),
         )
 
@@ -115,7 +117,8 @@ class ItemColumns:
             )
             self.campaign[row] = _campaign_number(item, campaigns)
             self.margin[row] = _margin(item.properties.get("margin"))
-            days = _days(item.properties.get("released"))
+            self.title[row] = item.title
+            days = _days(item.properties.get("released", item.properties.get("published")))
             self.released[row] = days
             self.dated[row] = item.timestamp if math.isnan(days) else days * _DAY_MS
             self.described[row] = True
@@ -136,7 +139,9 @@ class Catalogue:
         available: whether the item may be recommended; read-only.
         described: whether the item was ever described: the index may know others.
         margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
-        released: property ``released`` in days since the epoch, NaN where unknown.
+        title: title of each item; no text where unknown.
+        released: property ``released``, else ``published``, in days since the epoch, NaN where
+            unknown.
         dated: the same in epoch milliseconds, else the time of the description.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
         in_campaign: rows of the items that are in a campaign, ascending.
@@ -298,6 +303,7 @@ class Catalogue:
         self.categories: tuple[str, ...] = tuple(categories)
         self.category_numbers: Mapping[str, int] = categories
         self.margin: NDArray[np.float32] = columns.margin
+        self.title: NDArray[np.object_] = columns.title
         self.released: NDArray[np.float32] = columns.released
         self.dated: NDArray[np.float64] = columns.dated
         self.campaign: NDArray[np.int32] = columns.campaign
