@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import CatalogueIds, CatalogueRows, ItemIds
 from tactful.catalogue.properties import PropertyColumns
+from tactful.catalogue.word_lines import WordLines
 from tactful.util.growable_array import append_to, filled_array
 from tactful_streaming.contract.log_entries import Item
 
@@ -148,6 +149,7 @@ class Catalogue:
         properties: all properties, to filter by.
         item_places: the items by row, to read features of many of them at once.
         category_places: the categories by number, likewise.
+        lines: words of titles and descriptions, to compare with a query.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Catalogue:
         self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
         self.item_places = Places(self.item_ids.of_rows, self.rows.get)
         self.category_places = Places(self._categories_at, self.category_numbers.get)
+        self.lines = WordLines()
 
     def updated(
         self,
@@ -276,6 +279,7 @@ class Catalogue:
             made.item_places.grow(made.item_ids.of_rows, lookup.get)
         else:
             made.item_places = Places(made.item_ids.of_rows, lookup.get)
+        made.lines = self.lines
         # Categories keep their numbers, also when rows move.
         made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)

@@ -33,7 +33,6 @@ LONGEST_DWELL_S = 1_800.0
 
 _MOST_WORDS = 32
 _LONGEST_QUERY = 256
-_LONGEST_TEXT = 4_000
 _LONGEST_NAME = 512
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
 
@@ -91,9 +90,9 @@ def matches_of(
     query = _text(context, "query")
     wanted = frozenset(words(query[:_LONGEST_QUERY])[:_MOST_WORDS]) if query else frozenset()
     if wanted:
-        matches[0] = [_share(wanted, title) for title in catalogue.title[rows].tolist()]
         described = catalogue.properties.values_of("description", rows)
-        matches[1] = [_share(wanted, text) for text in described]
+        matches[0] = catalogue.lines.share_found(wanted, catalogue.title[rows].tolist())
+        matches[1] = catalogue.lines.share_found(wanted, described)
     if region := _text(context, "region"):
         known = catalogue.properties.known("region")[rows]
         matches[2, known] = catalogue.properties.among("region", [region])[rows[known]]
@@ -176,10 +175,3 @@ def _seconds(milliseconds: object) -> float:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
         return math.nan
     return min(max(milliseconds, 0.0), 1000 * LONGEST_DWELL_S) / 1000
-
-
-def _share(wanted: frozenset[str], text: object) -> float:
-    """Return the share of the words of a query that a text contains; NaN without a text."""
-    if not text or not isinstance(text, str):
-        return math.nan
-    return len(wanted.intersection(words(text[:_LONGEST_TEXT]))) / len(wanted)
