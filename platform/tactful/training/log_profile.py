@@ -1,7 +1,6 @@
-"""Profile of a log: what properties its events and items have, and what their values look like.
+"""Profile of a log: the properties of its events and items, and counts of their values.
 
-A profile holds counts and at most some thousand distinct values for each property while it is made;
-values themselves never leave it.
+A profile holds at most five thousand distinct values of each property.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 
 @dataclass
 class PropertyProfile:
-    """What the values of a property look like."""
+    """Counts of the values of a property."""
 
     present: int = 0
     numbers: int = 0
@@ -126,7 +125,7 @@ class LogProfile:
 def profile_log(log: EventLog, progress: Progress = lambda done, total: None) -> LogProfile:
     """Read a log once; of an item that came more than once each description counts.
 
-    What the server logs itself, and events that must not be used for personalisation, are left out.
+    Impressions of the server and events that must not be used for personalisation are left out.
     """
     profile = LogProfile({}, Kind())
     begin, end = log.begin, log.end

@@ -1,8 +1,8 @@
 """Propose feature definitions for the properties that a log is found to have.
 
 A number becomes an average or a sum, of the item and of the user; a text with few values groups
-what the user does, so that a candidate is compared with what the user prefers. What is constant,
-mostly missing, an identity or looks like personal data is left out, with the reason.
+what the user does, so that a candidate is compared with what the user prefers. Properties that are
+constant, mostly missing, an identity or personal data are left out, with the reason.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from tactful.imports.names import is_identifying
 from tactful.training.log_profile import MOST_VALUES, Kind, LogProfile, PropertyProfile
@@ -41,7 +42,12 @@ _IDS = re.compile(
 )
 _TAKES = ("add_to_cart", "purchase")
 _SEES = ("view", "click", "rating")
-_PLACE = re.compile(r"[^\s.]{1,64}")
+_OF_PEOPLE = re.compile(
+    r"customer|user|account|card|household|member|visitor|client|person|basket|cart|order|session"
+    r"|transaction|invoice|device"
+)
+_LOCATION = re.compile(r"^(?:lat|lon|lng|latitude|longitude|geo.*|gps.*)$")
+_NAMEABLE = re.compile(r"[^\s.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,12 @@ class Proposals:
 
 
 def propose(profile: LogProfile, present: Definitions, most: int) -> Proposals:
-    """Propose at most `most` definitions beside the present ones, of the commonest values first."""
+    """Propose at most `most` definitions beside the present ones.
+
+    Those of items come first, then those of events, by how many have the property.
+    """
     result = Proposals()
-    found: list[tuple[int, Proposal]] = []
+    found: list[tuple[bool, int, Proposal]] = []
     for source, kind, name, values in _properties(profile):
         if reason := refusal(name, values, kind.count):
             result.refused.append(Refusal(source, reason))
@@ -79,12 +88,13 @@ def propose(profile: LogProfile, present: Definitions, most: int) -> Proposals:
         proposals = [*_of_property(profile, source, name, values)]
         if not proposals:
             result.refused.append(Refusal(source, "no item has this property to compare with"))
-        found += [(values.present, proposal) for proposal in proposals]
-    found += [(profile.events[it.feature.events[0]].count, it) for it in _of_types(profile)]
-    found.sort(key=lambda pair: -pair[0])
+        of_events = kind is not profile.items
+        found += [(of_events, -values.present, proposal) for proposal in proposals]
+    found += [(True, -count, proposal) for count, proposal in _of_types(profile)]
+    found.sort(key=itemgetter(0, 1))
     taken = {definition.name for definition in present.all}
     known = {_meaning(feature) for feature in present.features}
-    for _, proposal in found:
+    for _, _, proposal in found:
         feature = proposal.feature
         if _meaning(feature) in known:
             continue
@@ -111,9 +121,10 @@ def as_yaml(proposals: Proposals, present: str) -> str:
 
 def refusal(name: str, values: PropertyProfile, of: int) -> str | None:
     """Return why no definition can use a property of `of` events or items; None if one can."""
-    if not _PLACE.fullmatch(name):
+    if not _NAMEABLE.fullmatch(name):
         return "a definition cannot name it: blanks, dots or more than 64 characters"
-    if is_identifying(name) or values.emails or values.phones > 0.05 * values.present:
+    named = is_identifying(name) or _LOCATION.match(name.lower())
+    if named or values.emails or values.phones > 0.05 * values.present:
         return "looks like personal data"
     if name in _OWN:
         return "the packaged definitions read it"
@@ -139,7 +150,8 @@ def _refused_number(name: str, values: PropertyProfile) -> str | None:
     if values.least >= 1e9 and values.greatest < 5e12 and spread < values.least:
         return "a time or an identity"
     consecutive = spread < 4 * values.distinct and values.distinct > 100
-    if _IDS.search(name) or (nearly_unique and (consecutive or values.least >= 1e6)):
+    of_people = _OF_PEOPLE.search(name) and not _SUMS.search(name) and values.distinct > 50
+    if _IDS.search(name) or of_people or (nearly_unique and (consecutive or values.least >= 1e6)):
         return "an identity"
     return None
 
@@ -221,13 +233,13 @@ def _of_items(
     yield Proposal(of_user, f"{ranged}: what each user usually chooses")
 
 
-def _of_types(profile: LogProfile) -> Iterator[Proposal]:
+def _of_types(profile: LogProfile) -> Iterator[tuple[int, Proposal]]:
     """Propose counts of a shop's own types of events about items, each apart."""
     for type_, kind in sorted(profile.events.items()):
         if type_.startswith(CUSTOM_PREFIX) and kind.with_item >= max(_FEWEST, 0.5 * kind.count):
             counted = Feature(_slug(f"{type_}_28d"), "item", (type_,), "count", window=MONTH)
             why = f"{kind.with_item:,} {type_} events are about an item: how many each item has"
-            yield Proposal(counted, why)
+            yield kind.count, Proposal(counted, why)
 
 
 def _meaning(feature: Feature) -> tuple[object, ...]:
