@@ -45,20 +45,20 @@ _DEVICES = (
 )
 _OTHER_DEVICE = 4.0
 _REFERRERS = (
-    (3.0, re.compile(r"e-?mail|newsletter|(^|\.)mail\.|outlook\.")),
-    (4.0, re.compile(r"cpc|ppc|paid|display|affiliate|(^|[./])ads?($|[./])|doubleclick")),
+    (3.0, re.compile(r"^e-?mail|^newsletter|(^|\.)mail\.|(^|\.)outlook\.")),
+    (4.0, re.compile(r"^(cpc|ppc|paid|display|affiliate)|(^|\.)ads?($|\.)|doubleclick\.")),
     (
         2.0,
         re.compile(
-            r"social|facebook|instagram|(^|[./])t\.co($|/)|twitter|(^|[./])x\.com|tiktok|pinterest"
-            r"|reddit|weibo|weixin|wechat|linkedin|youtube|mastodon|(^|[./])vk\.com"
+            r"^social|(^|\.)(facebook|instagram|twitter|tiktok|pinterest|reddit|weibo|weixin|wechat"
+            r"|linkedin|youtube)(\.|$)|(^|\.)(t\.co|x\.com|vk\.com)$"
         ),
     ),
     (
         1.0,
         re.compile(
-            r"organic|search|google\.|bing\.|duckduckgo|baidu|yandex|yahoo|ecosia|naver|qwant"
-            r"|startpage|kagi\."
+            r"^organic|(^|\.)(search|google|bing|duckduckgo|baidu|yandex|yahoo|ecosia|naver|qwant"
+            r"|startpage|kagi)(\.|$)"
         ),
     ),
 )

@@ -98,6 +98,11 @@ def test_a_device_is_of_a_class(text: object, number: float) -> None:
         ("cpc", 4.0),
         ("https://blog.example/reddit-and-google", 5.0),
         ("https://fax.com", 5.0),
+        ("https://www.reddit.com/r/tea", 2.0),
+        ("paid_search", 4.0),
+        ("https://ads.example/click", 4.0),
+        ("https://research.example", 5.0),
+        ("https://repaid.example", 5.0),
         (None, math.nan),
     ],
 )
