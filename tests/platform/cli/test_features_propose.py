@@ -224,7 +224,7 @@ def test_odd_names_and_values_make_no_odd_file() -> None:
             timestamp=number,
             user_id="u",
             item_id="i",
-            properties={name: number + 0.5 for name in odd} | {"huge": 10**400, "h2": 1e308},
+            properties={"huge": 10**400, "h2": 1e308, **{name: number + 0.5 for name in odd}},
         )
         for number in range(100)
     ]
