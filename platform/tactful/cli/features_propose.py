@@ -44,6 +44,8 @@ def propose_features(settings: Settings, out: Path | None, most: int, as_json: b
 
     if out is not None and out.exists():
         raise ConfigError(f"--out: {out} exists; name a new file")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}")
     with (
         cli.progress_bar(quiet=as_json, unit="record", desc="propose", unit_scale=True) as bar,
         open_training_log(settings) as (log, definitions),
@@ -56,7 +58,10 @@ def propose_features(settings: Settings, out: Path | None, most: int, as_json: b
     proposals = propose(profile, definitions, min(most, room))
     text = as_yaml(proposals, settings.features.read_text("utf-8"))
     if out is not None:
-        replace_file(out, text.encode())
+        try:
+            replace_file(out, text.encode())
+        except OSError as error:
+            raise ConfigError(f"--out: {out} cannot be written: {error.strerror}") from error
     if as_json:
         cli.print_json(
             {

@@ -157,6 +157,9 @@ def test_the_proposed_file_can_be_checked_and_names_nobody(
     again = run("features", "propose", *options, "--out", out)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+    nowhere = run("features", "propose", *options, "--out", tmp_path / "no" / "new.yaml")
+    assert nowhere.exit_code == 2
+    assert "there is no folder" in nowhere.stderr
 
 
 def config(settings: Settings, directory: Path) -> Path:
