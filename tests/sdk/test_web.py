@@ -333,6 +333,75 @@ def test_hiding_the_page_sends_once_and_showing_it_goes_on(shop: Shop) -> None:
     wait_until(arrived(shop, 2))
 
 
+PAUSE = "const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));"
+SEE = (
+    "const see = (state) => { Object.defineProperty(document, 'visibilityState',"
+    " {value: state, configurable: true});"
+    " document.dispatchEvent(new Event('visibilitychange')); };"
+)
+
+
+def leaves(shop: Shop) -> list[dict[str, Any]]:
+    distinct = {event["event_id"]: event for event in shop.gate.events()}
+    return [event for event in distinct.values() if event["type"] == "leave"]
+
+
+def test_each_stay_in_sight_is_sent_once_when_it_ends(shop: Shop) -> None:
+    got = shop.start(
+        f"{PAUSE}{SEE} client.watchPage('i-1'); await pause(120);"
+        "see('hidden'); window.dispatchEvent(new Event('pagehide')); await pause(200);"
+        "see('visible'); await pause(60); see('hidden');"
+        "return client.dwell.total",
+        consent=True,
+    )
+    wait_until(arrived(shop, 2))
+    sent = leaves(shop)
+    assert [event["item_id"] for event in sent] == ["i-1", "i-1"]
+    first, second = (event["properties"]["dwell_ms"] for event in sent)
+    assert 115 <= first < 300
+    assert 55 <= second < 190, "time out of sight does not count"
+    assert got == first + second
+
+
+def test_the_next_page_begins_anew_and_the_request_names_the_time(shop: Shop) -> None:
+    shop.start(
+        f"{PAUSE} client.watchPage('i-1'); await pause(80); client.watchPage();"
+        "await pause(30); await client.recommend({context: {page: 'home'}});"
+        "await client.recommend({}, {anonymous: true});",
+        consent=True,
+    )
+    wait_until(arrived(shop, 1))
+    (left,) = leaves(shop)
+    assert left["item_id"] == "i-1"
+    asked, anonymous = (each.body for each in shop.gate.seen if each.path == "/v1/recommend")
+    assert 25 <= asked["context"]["dwell_now"] < left["properties"]["dwell_ms"]
+    assert asked["context"]["page"] == "home"
+    assert "context" not in anonymous
+
+
+def test_of_one_page_half_an_hour_counts_at_most(shop: Shop) -> None:
+    shop.start(
+        f"{SEE} let now = 1000; performance.now = () => now;"
+        "client.watchPage(); now += 1700000; see('hidden'); now += 999; see('visible');"
+        "now += 5000000; see('hidden'); see('visible'); now += 5000; see('hidden')",
+        consent=True,
+    )
+    wait_until(arrived(shop, 2))
+    assert [it["properties"]["dwell_ms"] for it in leaves(shop)] == [1_700_000, 100_000]
+
+
+def test_nothing_is_measured_without_consent(shop: Shop) -> None:
+    shop.start(
+        f"{PAUSE}{SEE} client.watchPage('i-1'); await pause(30); see('hidden'); see('visible');"
+        "client.setConsent(true); see('hidden'); see('visible');"
+        "client.watchPage('i-2'); await pause(30); client.setConsent(false); see('hidden');"
+        "see('visible'); await pause(100);"
+        "client.setConsent(true); client.track({type: 'view', item_id: 'i-3'})"
+    )
+    wait_until(arrived(shop, 1))
+    assert leaves(shop) == []
+
+
 def test_leaving_sends_no_more_than_browsers_let_it(shop: Shop) -> None:
     track = "client.track({type: 'view', properties: {t: '\xfc'.repeat(1000)}})"
     tracks = f"for (let n = 0; n < 60; n++) {track}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import CatalogueIds, CatalogueRows, ItemIds
 from tactful.catalogue.properties import PropertyColumns
+from tactful.catalogue.word_lines import WordLines
 from tactful.util.growable_array import append_to, filled_array
 from tactful_streaming.contract.log_entries import Item
 
@@ -57,6 +58,7 @@ class ItemColumns:
     dated: NDArray[np.float64]
     campaign: NDArray[np.int32]
     described: NDArray[np.bool_]
+    title: NDArray[np.object_]
     properties: PropertyColumns
 
     @classmethod
@@ -71,6 +73,7 @@ class ItemColumns:
             dated=filled_array(count, np.nan, np.float64),
             campaign=filled_array(count, -1, np.int32),
             described=filled_array(count, False, np.bool_),
+            title=filled_array(count, 0, np.object_),
             properties=PropertyColumns(count),
         )
 
@@ -115,7 +118,8 @@ class ItemColumns:
             )
             self.campaign[row] = _campaign_number(item, campaigns)
             self.margin[row] = _margin(item.properties.get("margin"))
-            days = _days(item.properties.get("released"))
+            self.title[row] = item.title
+            days = _days(item.properties.get("released", item.properties.get("published")))
             self.released[row] = days
             self.dated[row] = item.timestamp if math.isnan(days) else days * _DAY_MS
             self.described[row] = True
@@ -136,13 +140,16 @@ class Catalogue:
         available: whether the item may be recommended; read-only.
         described: whether the item was ever described: the index may know others.
         margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
-        released: property ``released`` in days since the epoch, NaN where unknown.
+        title: title of each item; no text where unknown.
+        released: property ``released``, else ``published``, in days since the epoch, NaN where
+            unknown.
         dated: the same in epoch milliseconds, else the time of the description.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
         in_campaign: rows of the items that are in a campaign, ascending.
         properties: all properties, to filter by.
         item_places: the items by row, to read features of many of them at once.
         category_places: the categories by number, likewise.
+        lines: words of titles and descriptions, to compare with a query.
     """
 
     def __init__(
@@ -166,6 +173,7 @@ class Catalogue:
         self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
         self.item_places = Places(self.item_ids.of_rows, self.rows.get)
         self.category_places = Places(self._categories_at, self.category_numbers.get)
+        self.lines = WordLines()
 
     def updated(
         self,
@@ -271,6 +279,7 @@ class Catalogue:
             made.item_places.grow(made.item_ids.of_rows, lookup.get)
         else:
             made.item_places = Places(made.item_ids.of_rows, lookup.get)
+        made.lines = self.lines
         # Categories keep their numbers, also when rows move.
         made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)
@@ -298,6 +307,7 @@ class Catalogue:
         self.categories: tuple[str, ...] = tuple(categories)
         self.category_numbers: Mapping[str, int] = categories
         self.margin: NDArray[np.float32] = columns.margin
+        self.title: NDArray[np.object_] = columns.title
         self.released: NDArray[np.float32] = columns.released
         self.dated: NDArray[np.float64] = columns.dated
         self.campaign: NDArray[np.int32] = columns.campaign

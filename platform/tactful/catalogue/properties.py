@@ -145,6 +145,14 @@ class PropertyColumns:
         amount_of: NDArray[np.float32] = by_code[column.codes[rows]]
         return amount_of
 
+    def values_of(self, name: str, rows: NDArray[np.int64]) -> list[object]:
+        """Return the value of a property of each row; None where it is unknown."""
+        column = self._columns.get(name)
+        if column is None:
+            return [None] * len(rows)
+        values = column.values.values
+        return [None if code < 0 else values[code] for code in column.codes[rows].tolist()]
+
     def known(self, name: str) -> NDArray[np.bool_]:
         """Return whether each row has a property."""
         column = self._columns.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -85,6 +86,7 @@ class RequestContext:
     # description of the user; empty where none is kept
     properties: Values = field(default_factory=dict)
     visit: Values = field(default_factory=dict)  # features of the visit; empty without its id
+    asked: Values = field(default_factory=dict)  # context that the request names: page, device…
 
     @property
     def known(self) -> bool:
@@ -115,6 +117,7 @@ def build_context(
     session_id: str | None,  # None: the visit is all since the last pause of half an hour
     at: int,  # time, epoch milliseconds
     brought: Sequence[str] = (),  # items that the request names as the latest of the visit
+    asked: Values = MappingProxyType({}),  # context of the request: page, device…
 ) -> RequestContext:
     """Read the features of the user and the visit."""
     user: Values = {}
@@ -155,6 +158,7 @@ def build_context(
         history=history,
         properties={} if subject is None else described(source, subject, at),
         visit=visit,
+        asked=asked,
     )
 
 

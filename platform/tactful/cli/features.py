@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
+from tactful.cli.features_propose import propose_features
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
@@ -41,7 +42,10 @@ _state_options = cli.with_options(
 
 @click.group()
 def features() -> None:
-    """Check feature definitions, and migrate a state to changed definitions."""
+    """Propose and check feature definitions, and migrate a state to new ones."""
+
+
+features.add_command(propose_features)
 
 
 @features.command("check", epilog=cli.example("tactful features check features.yaml"))

@@ -53,7 +53,7 @@ _HELP = {
     "train": "Train a ranking model from the log and register it in MLflow.",
     "models": "List, promote, roll back, fetch and sign model versions.",
     "demo": "Replay real purchases through the platform and measure the recommendations.",
-    "features": "Check feature definitions, and migrate a state to changed definitions.",
+    "features": "Propose and check feature definitions, and migrate a state to new ones.",
     "federated": "Plan, simulate and run private training on devices.",
     "privacy": "Audit, report and manage private statistics.",
     "rules": "Test cleaning rules, and list or resend dead letters.",

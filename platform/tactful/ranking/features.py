@@ -7,7 +7,7 @@ that every feature means the same to the model and to the server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from statistics import median
 
@@ -18,6 +18,16 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.ranking.own_columns import OwnColumn, fill_own
+from tactful.ranking.rates import CLICKS, OF_CATEGORIES, RATES, rates_of
+from tactful.ranking.request_columns import (
+    MATCHES,
+    OF_CONTEXT,
+    PLAIN,
+    intended_of,
+    matches_of,
+    plain_values,
+    write_categories,
+)
 from tactful.recall.blend import gather_evidence, own_items
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
@@ -43,6 +53,10 @@ RANKING_FEATURES: tuple[str, ...] = (
     *("sold_now", "seen_now"),
     *("asked_score", "asked_text", "asked_vector"),
     *("days_since_returned", "vector_rejected"),
+    *RATES,
+    "item_age",
+    *PLAIN,
+    *MATCHES,
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -50,7 +64,7 @@ RANKING_FEATURES: tuple[str, ...] = (
 ASKED: tuple[str, ...] = ("asked_score", "asked_text", "asked_vector")
 """Columns of numbers that a request brings with its candidates."""
 
-REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place", *ASKED)
+REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place", *ASKED, *OF_CONTEXT)
 """Columns of fields of a request that are not logged: they cannot be computed again."""
 
 
@@ -103,8 +117,8 @@ _OF_USER = _columns(
 _OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
 _BY_ITEM = (*SOLD, "sold_trend", *SEEN, "seen_trend", *NOW)
 _BY_CATEGORY = ("category_sold_28d", "category_seen_28d")
-SALES = (*_BY_ITEM, *_BY_CATEGORY)
-"""Columns of what everybody takes and sees: 0 for rare items in anonymous recommendations."""
+SALES = (*_BY_ITEM, *_BY_CATEGORY, *RATES)
+"""Columns of what everybody takes and sees: hidden in anonymous recommendations."""
 
 _SALES = _columns(*_BY_ITEM)
 _RECENT = _columns(*NOW)
@@ -112,6 +126,9 @@ _OF_CATEGORY = _columns(*_BY_CATEGORY)
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns("intent_weight", "intent_place")
 _ASKED = _columns(*ASKED)
+_RATES = _columns(*RATES)
+_PLAIN = _columns(*PLAIN)
+_MATCHES = _columns(*MATCHES)
 
 
 def assemble(
@@ -142,7 +159,9 @@ def assemble(
         features[_RECENT] = 0.0  # they order events worse, and trees would learn their noise
     features[_ASKED] = np.nan if candidates.asked is None else candidates.asked
     _rejections(candidates, context, catalogue, features)
-    intended = _intended(candidates.intent, catalogue)
+    features[_PLAIN] = plain_values(context)[:, None]
+    features[_MATCHES] = matches_of(context, catalogue, rows)
+    intended = intended_of(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     if own:
         fill_own(own, rows, context, source, catalogue, features[len(RANKING_FEATURES) :])
@@ -158,13 +177,14 @@ def hide_rare(
 ) -> None:
     """Set the sales of all but common items to 0, also in the sales of categories.
 
-    The shop's own columns that say what others did are missing.
+    Rates and the shop's own columns that say what others did are missing.
     """
     for place, column in enumerate(own, len(RANKING_FEATURES)):
         if column.of_others:
             features[:, place] = np.nan
     category, sums = catalogue.category.take(rows), common.of_categories
     features[np.ix_(~is_in(rows, common.rows), _SALES)] = 0.0
+    features[:, _RATES] = np.nan
     known = np.flatnonzero(category >= 0)
     number = category[known]
     amounts = np.zeros((len(known), len(_OF_CATEGORY)), np.float32)
@@ -278,22 +298,6 @@ def _rejections(
     features[_COLUMN["vector_rejected"]] = similarity_to(rejected, rows, candidates.search)
 
 
-def _intended(
-    intent: Mapping[str, float] | None, catalogue: Catalogue
-) -> NDArray[np.float32] | None:
-    """Return weight and place of each category in the intent; None without an intent."""
-    if not intent:
-        return None
-    # Number -1, an unknown category, reads the spare last element of each table.
-    tables = np.zeros((2, len(catalogue.categories) + 1), np.float32)
-    tables[1] = len(intent)
-    _of_categories(intent, catalogue, tables[0])
-    best_first = sorted(intent, key=lambda name: (-intent[name], name))
-    places = {name: float(place) for place, name in enumerate(best_first)}
-    _of_categories(places, catalogue, tables[1])
-    return tables
-
-
 def _user(
     context: RequestContext,
     catalogue: Catalogue,
@@ -352,18 +356,21 @@ def _sales(
     features: NDArray[np.float32],
 ) -> None:
     """Fill the columns of how often each item and its category are taken and seen."""
-    read = read_placed(source, "item", catalogue.item_places, rows, (*SOLD, *SEEN, *NOW), at)
+    names = (*SOLD, *SEEN, *NOW, *CLICKS)
+    read = read_placed(source, "item", catalogue.item_places, rows, names, at)
     known = np.flatnonzero(category >= 0)
-    places = category[known]
-    of_category = read_placed(
-        source, "category", catalogue.category_places, places, _BY_CATEGORY, at
-    )
-    week, month, quarter, seen_week, seen_month, *now = read.astype(np.float32).T
+    places, names = category[known], (*_BY_CATEGORY, *OF_CATEGORIES)
+    of_category = read_placed(source, "category", catalogue.category_places, places, names, at)
+    counts = read.astype(np.float32).T
+    week, month, quarter, seen_week, seen_month, *now = counts[: -len(CLICKS)]
     one = np.float32(1.0)
     features[_SALES[:4]] = week, month, quarter, week / (month + one)
     features[_SALES[4:]] = seen_week, seen_month, seen_week / (seen_month + one), *now
     features[_OF_CATEGORY] = np.nan
-    features[np.ix_(_OF_CATEGORY, known)] = of_category.T
+    categories = np.full((of_category.shape[1], len(rows)), np.nan, np.float32)
+    categories[:, known] = of_category.T
+    features[_OF_CATEGORY] = categories[: len(_OF_CATEGORY)]
+    features[_RATES] = rates_of((*counts[-len(CLICKS) :], month, seen_month), categories)
 
 
 def _catalogue(
@@ -377,8 +384,8 @@ def _catalogue(
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
     share, visits, viewed = tables
-    _of_categories(own, catalogue, share, whole=max(sum(own.values()), 1.0))
-    _of_categories(context.grouped("viewed_1h"), catalogue, viewed)
+    write_categories(own, catalogue, share, whole=max(sum(own.values()), 1.0))
+    write_categories(context.grouped("viewed_1h"), catalogue, viewed)
     visited = catalogue.category[np.array(context.session, np.int64)]
     visits[:-1] = np.bincount(visited[visited >= 0], minlength=len(visits) - 1)
 
@@ -391,20 +398,10 @@ def _catalogue(
     if len(dealt_with):
         same = (category == catalogue.category[dealt_with[0]]) & (category >= 0)
     features[_COLUMN["price"]] = price
+    released = catalogue.released.take(rows)
+    age = context.at / _DAY - released.astype(np.float64)
+    features[_COLUMN["item_age"]] = np.where(np.isfinite(age), age, np.nan)
     features[_COLUMN["price_to_session"]] = price / usual
     features[_COLUMN["category_of_last"]] = same
     features[_OF_CATEGORIES] = tables.take(category, axis=1)
     return category
-
-
-def _of_categories(
-    values: Mapping[str, float],
-    catalogue: Catalogue,
-    table: NDArray[np.float32],
-    whole: float = 1.0,
-) -> None:
-    """Write values by category number into a table, as shares of a whole."""
-    for name, value in values.items():
-        number = catalogue.category_numbers.get(name)
-        if number is not None:
-            table[number] = value / whole

@@ -26,7 +26,9 @@ _NUMBERS = frozenset({"count", "sum", "mean", "min", "max", "distinct", "quantil
 _OF_REQUEST = ("user", "session")
 _GROUPS = ("item_id", "category")
 _PROPERTIES = ("properties.", "item.")
-_MOST = 64
+MOST_COLUMNS = 64
+"""Most columns of a shop's own features."""
+
 _DAY = 86_400_000.0
 
 
@@ -55,7 +57,7 @@ def own_columns(definitions: Definitions) -> tuple[OwnColumn, ...]:
         for feature in definitions.features
         if feature not in packaged and feature.aggregate in _NUMBERS and _has_place(feature)
     ]
-    return tuple(columns[:_MOST])
+    return tuple(columns[:MOST_COLUMNS])
 
 
 def _has_place(feature: Feature) -> bool:

@@ -228,6 +228,7 @@ class Recommender:
             session_id=request.session_id,
             at=at,
             brought=request.brought,
+            asked=request.context,
         )
         drawn = self._draw(request, serving, at)
         policy = self._policies.get(assignment.arm or "", self._default_policy)

@@ -1,6 +1,7 @@
 // The browser client. Consent comes first: before it is given, and after it was withdrawn, nothing is
 // stored on the device and no event is sent.
 
+import { Dwell } from "./dwell.js";
 import { Outbox } from "./outbox.js";
 import { Shelf } from "./storage.js";
 import { type Address, get, pauseMs, post, TactfulError, withScheme } from "./transport.js";
@@ -69,17 +70,18 @@ export class Tactful {
   private readonly address: Address;
   private readonly shelf: Shelf;
   private outbox: Outbox | undefined;
+  private dwell: Dwell | undefined;
   private readonly unlisten: Array<() => void> = [];
 
   constructor(private readonly options: Options) {
     this.address = { url: withScheme(options.url), key: options.key };
     this.shelf = new Shelf(options.storagePrefix ?? "tactful.");
     this.listen(document, "visibilitychange", () => {
-      if (document.visibilityState === "hidden") this.outbox?.leave();
-      else this.outbox?.stay();
+      if (document.visibilityState === "hidden") this.leave();
+      else this.stay();
     });
-    this.listen(window, "pagehide", () => this.outbox?.leave());
-    this.listen(window, "pageshow", () => this.outbox?.stay());
+    this.listen(window, "pagehide", () => this.leave());
+    this.listen(window, "pageshow", () => this.stay());
     this.listen(window, "online", () => this.outbox?.online());
     this.listen(window, "storage", (event) => {
       // Consent was withdrawn in another tab, or the visitor emptied the storage.
@@ -136,6 +138,23 @@ export class Tactful {
     return this.outbox?.put(event);
   }
 
+  /**
+   * Measure how long this page is in sight: whenever it is hidden or left, a `leave` event with
+   * `dwell_ms` is sent, of one page half an hour at most. `recommend` names the time so far. Call it
+   * again where a page changes without loading. It does nothing without consent.
+   *
+   * @param itemId the item of the page, if it is about one.
+   */
+  watchPage(itemId?: string): void {
+    this.dwell?.hide();
+    this.dwell =
+      this.outbox &&
+      new Dwell((dwell_ms) => {
+        const about = itemId === undefined ? {} : { item_id: itemId };
+        this.track({ type: "leave", ...about, properties: { dwell_ms } });
+      });
+  }
+
   /** Say which items of a list came into sight; all, if left out. */
   impression(list: Recommendation, itemIds?: string[]): void {
     for (const { item_id } of list.items) {
@@ -167,7 +186,9 @@ export class Tactful {
   async recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
     const anonymous = options.anonymous ?? false;
     const whom = anonymous ? {} : this.whom();
-    const context = anonymous ? request.context : { ...request.context, consent: this.purposes };
+    const dwell = this.dwell && { dwell_now: this.dwell.total };
+    const told = { ...dwell, ...request.context, consent: this.purposes };
+    const context = anonymous ? request.context : told;
     const body = JSON.stringify({ ...request, ...whom, context });
     return this.persist(options, (left, signal) =>
       post<Recommendation>(this.address, "/v1/recommend", body, left, signal),
@@ -216,6 +237,7 @@ export class Tactful {
 
   /** Stop: the client does nothing more; what waits is for the next page. */
   close(): void {
+    this.dwell?.hide();
     this.stop(false);
     for (const stop of this.unlisten.splice(0)) stop();
   }
@@ -224,7 +246,18 @@ export class Tactful {
     return this.options.purposes ?? "personalisation measurement";
   }
 
+  private leave(): void {
+    this.dwell?.hide(); // before the events that wait are sent
+    this.outbox?.leave();
+  }
+
+  private stay(): void {
+    this.dwell?.show();
+    this.outbox?.stay();
+  }
+
   private stop(forget: boolean): void {
+    this.dwell = undefined;
     this.outbox?.close(forget);
     this.outbox = undefined;
   }

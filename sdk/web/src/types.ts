@@ -69,7 +69,10 @@ export interface RecommendRequest {
   exclude_taken?: boolean;
   /** Categories that the device itself expects to matter, 0 to 1; it decides whether to tell. */
   intent?: Record<string, number>;
-  /** Where it will be shown. */
+  /**
+   * Where it will be shown: page, and `query`, `device`, `referrer`, `region` and `time_zone`, which
+   * ranking reads.
+   */
   context?: Record<string, Scalar>;
 }
 
