@@ -48,7 +48,8 @@ def training_figures(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         data = Path(name)
         now = time.time_ns() // 1_000_000
-        _write(data / "log", chain(_items(now - _DAYS_MS), _events(count, people, now - _DAYS_MS, now)))
+        begin = now - _DAYS_MS
+        _write(data / "log", chain(_items(begin), _events(count, people, begin, now)))
         _apply(data)
         values = _trained(data, "train", count)
         _write(data / "log", _events(more, people, now, now + _HOUR_MS))
