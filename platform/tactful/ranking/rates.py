@@ -7,6 +7,9 @@ A rate of few impressions is mostly chance, so it is drawn to a prior rate *p*::
 This is the mean of a rate after the observations, with the prior distribution Beta(a, a / p − a):
 Gelman et al., "Bayesian Data Analysis", 3rd edition, section 2.4. The prior rate of an item is that
 of its category, and of a category a constant.
+
+What was never shown has no rate of clicks: the impressions of a shop that has just begun to serve
+would else lower the rates that its model knows from the time before.
 """
 
 from __future__ import annotations
@@ -36,14 +39,19 @@ def rates_of(
     # taken, seen, clicked and shown of the category, NaN without one, shape (4, n)
     category: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return the columns `RATES`, shape (4, n); those of the category are NaN without one."""
+    """Return the columns `RATES`, shape (4, n).
+
+    NaN for the category without one, and for clicks without an impression.
+    """
     clicked, shown, taken, seen = item
     category_taken, category_seen, category_clicked, category_shown = category
     clicks = smoothed(category_clicked, category_shown, _OF_CATEGORY, _PRIOR)
+    clicks[category_shown == 0] = np.nan
     takes = smoothed(category_taken, category_seen, _OF_CATEGORY, _PRIOR)
+    of_item = smoothed(clicked, shown, _OF_ITEM, np.where(np.isnan(clicks), _PRIOR, clicks))
     return np.array(
         [
-            smoothed(clicked, shown, _OF_ITEM, np.where(np.isnan(clicks), _PRIOR, clicks)),
+            np.where(shown > 0, of_item, np.nan),
             smoothed(taken, seen, _OF_ITEM, np.where(np.isnan(takes), _PRIOR, takes)),
             clicks,
             takes,

@@ -153,16 +153,17 @@ def test_a_query_matches_the_words_of_title_and_description() -> None:
 
 def test_a_rate_is_drawn_to_that_of_its_category() -> None:
     one = np.array([0, 100, 3], np.float32)
-    category = np.array([[9, 9, 9], [95, 95, 95], [0, 0, np.nan], [0, 0, np.nan]], np.float32)
+    category = np.array([[9, 9, 9], [95, 95, 95], [0, 15, np.nan], [0, 100, np.nan]], np.float32)
     click, take, of_clicks, of_takes = rates_of(
         (one, np.array([0, 1000, 3], np.float32), one, np.array([0, 1000, 0], np.float32)), category
     )
+    nan = math.nan
     assert of_takes.tolist() == pytest.approx([14 / 195] * 3)
-    assert of_clicks.tolist() == pytest.approx([0.05, 0.05, math.nan], nan_ok=True)
+    assert of_clicks.tolist() == pytest.approx([nan, 0.1, nan], nan_ok=True)
     assert take.tolist() == pytest.approx(
         [14 / 195, 101 / (1000 + 195 / 14), 4 / (3 + 195 / 14)], rel=1e-5
     )
-    assert click.tolist() == pytest.approx([0.05, 101 / 1020, 4 / 23], rel=1e-5)
+    assert click.tolist() == pytest.approx([nan, 101 / 1010, 4 / 23], rel=1e-5, nan_ok=True)
 
 
 @given(
