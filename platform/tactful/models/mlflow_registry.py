@@ -100,6 +100,30 @@ class Registry:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
+    def check_store(self) -> None:
+        """Check, before a training, that its result can be registered.
+
+        MLflow itself retries for minutes where it cannot open its file.
+
+        Raises:
+            ModelError: if MLflow's store is a SQLite file that cannot be made or written.
+        """
+        file = self._file()
+        if file is None:
+            return
+        directory = next(it for it in file.absolute().parents if it.exists())
+        for place in (directory, *([file] if file.exists() else [])):
+            if not os.access(place, os.W_OK) or not directory.is_dir():
+                raise ModelError(
+                    f"{self._uri}: {place} cannot be written; choose another store of MLflow by "
+                    "MLFLOW_TRACKING_URI, such as sqlite:////tmp/mlflow.db"
+                )
+
+    def _file(self) -> Path | None:
+        """Return the SQLite file of MLflow's store; None for other stores."""
+        kind, separator, rest = self._uri.partition(":///")
+        return Path(rest.partition("?")[0]) if separator and kind == "sqlite" else None
+
     def register(
         self,
         directory: Path,
@@ -300,6 +324,9 @@ class Registry:
     def _client(self) -> MlflowClient:
         import mlflow
 
+        file = self._file()
+        if file is not None and not file.exists():
+            self.check_store()
         return mlflow.MlflowClient(tracking_uri=self._uri)
 
     def _find(self, client: MlflowClient, version: str) -> ModelVersion:
