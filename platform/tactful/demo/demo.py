@@ -29,6 +29,7 @@ from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.errors import DatasetError, TactfulError
+from tactful.util.extras import absent_modules
 from tactful.util.signals import end_process
 from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
@@ -42,6 +43,7 @@ STATISTIC = "lines_1h"
 _SIGNED = "# Written by `tactful demo`.\n"
 
 _QUICK_HOUSEHOLDS = 220
+_INTENT_NEEDS = ("torch", "flwr")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def run(options: DemoOptions) -> dict[str, Any]:
     _say(f"Reading {options.data}")
     replay = _load(options)
     _say(replay.title)
+    if reason := _why_no_intent():
+        _say(f"The intent model is left out: {reason}")
     clear(options.directory)
     report = Report(
         options.reports / "demo.json",
@@ -133,7 +137,7 @@ def summary(report: dict[str, Any], options: DemoOptions) -> str:
         f"epsilon {published['epsilon']:g} for {published['unit']}.",
         f"Intent model on {intent['households']} devices: {intent['verdict']}"
         if "verdict" in intent
-        else f"Intent model: {intent['skipped']}",
+        else f"Intent model: left out, {intent['skipped']}",
         "",
         "What is real and what is simulated:",
         *(f"- {note}" for note in report["real_and_simulated"]),
@@ -276,8 +280,18 @@ def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None
         time.sleep(0.1)
 
 
+def _why_no_intent() -> str | None:
+    """Return why the intent model cannot be trained here, and how to change it."""
+    absent = absent_modules(_INTENT_NEEDS)
+    verb = "is" if len(absent) == 1 else "are"
+    names = " and ".join(absent)
+    return f"{names} {verb} not installed: pip install 'tactful[federated]'" if absent else None
+
+
 def _run_intent(replay: Replay, *, quick: bool) -> dict[str, Any]:
     """Run the rounds of the intent model and return their section of the report."""
+    if reason := _why_no_intent():
+        return {"skipped": reason, "households": 0, "rounds": []}
     try:
         from tactful_federated.simulation.plain import simulate
 
@@ -288,8 +302,7 @@ def _run_intent(replay: Replay, *, quick: bool) -> dict[str, Any]:
             rounds=30 if quick else 60,
         )
     except Exception as error:  # the rest of the demo does not depend on it
-        reason = str(error) if isinstance(error, ImportError) else f"failed: {error}"
-        return {"skipped": reason, "households": 0, "rounds": []}
+        return {"skipped": f"failed: {error}", "households": 0, "rounds": []}
     section = _fields(result, "households top1 top5 markov_top1 markov_top5 popularity_top1")
     section |= _fields(result, "popularity_top5 steps task verdict privacy")
     rounds = [_fields(each, "round loss top1 top5 reports") for each in result.rounds]
