@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -94,16 +95,17 @@ def test_a_killed_import_of_parquet_resumes_and_doubles_nothing(terminal: Termin
     with terminal.serving() as shop:
         rows = 0
 
-        def further() -> bool:
-            """Whether more rows were sent than at the last look."""
+        def further(process: subprocess.Popen[str]) -> bool:
+            """Whether more rows were sent than at the last look, or none will be."""
             records = [json.loads(path.read_bytes()) for path in progress.glob("*.json")]
-            return any(record["place"]["rows"] > rows for record in records)
+            more = any(record["place"]["rows"] > rows for record in records)
+            return more or process.poll() is not None
 
         for _ in range(3):
             process = shop.terminal.start(
                 "tactful import views.parquet", stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
-            wait_until(lambda: further() or process.poll() is not None)
+            wait_until(partial(further, process))
             process.send_signal(signal.SIGKILL)
             _, error = process.communicate()
             assert process.returncode == -signal.SIGKILL, error

@@ -1,4 +1,4 @@
-"""Shops that know little: clicks alone, purchases alone, visitors without a name."""
+"""Shops that know clicks alone, or visitors without a name (purchases: `test_no_internet`)."""
 
 from __future__ import annotations
 
@@ -42,25 +42,6 @@ def test_only_clicks(terminal: Terminal) -> None:
         check(shop, "user_id", "c{}")
         popular = shop.run("tactful items popular --count 5").out.split()[1::2]
         assert len(popular) == 5 and set(popular) <= set(items())
-
-
-def test_only_purchases(terminal: Terminal) -> None:
-    """One table of orders is enough: it describes the items, too."""
-    rows = visits()
-    orders = (
-        (f"c{r.visitor}", r.visit, r.item, category(r.item), 3.5, 1, f"{r.at:%d.%m.%Y %H:%M:%S}")
-        for r in rows
-    )
-    header = "Customer ID,Order No,SKU,Department,Unit price,Qty,Ordered at"
-    write_csv(terminal.folder / "orders.csv", header, orders)
-    with terminal.serving() as shop:
-        told = shop.run("tactful import orders.csv").err
-        assert "type                = purchase" in told
-        assert "note: only items that are described are recommended" in told
-        sent = shop.run("tactful import orders.csv --kind items").out
-        assert f"40 accepted, 0 rejected, {len(rows) - 40} repeated" in sent
-        shop.trained()
-        check(shop, "user_id", "c{}")
 
 
 def test_only_anonymous_visits(terminal: Terminal) -> None:

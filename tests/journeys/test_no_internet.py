@@ -1,4 +1,4 @@
-"""A machine without internet, and without torch: everything works, or says what is left out."""
+"""A machine without internet, and without torch: all of it works, or it says what is left out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.journeys.installation import Terminal, wait_until
-from tests.journeys.visits import category, items, taste, visits, write_csv
+from tests.journeys.visits import category, taste, visits, write_csv
 from tests.platform.demo.test_demo import check_report
 
 pytestmark = pytest.mark.slow
@@ -64,25 +65,32 @@ def offline(terminal: Terminal) -> Iterator[Terminal]:
         holder.stdin.close()
 
 
-def test_a_shop_is_imported_trained_and_served(offline: Terminal) -> None:
-    described = ((item, f"One of the {category(item)}", category(item)) for item in items())
-    write_csv(offline.folder / "items.csv", "sku,name,category", described)
-    views = ((f"c{r.visitor}", r.item, "view", r.at.isoformat()) for r in visits())
-    write_csv(offline.folder / "views.csv", "user_id,item,event,time", views)
+def test_a_shop_that_knows_purchases_alone(offline: Terminal) -> None:
+    """One table of orders is enough: it describes the items, too."""
+    rows = visits()
+    orders = (
+        (f"c{r.visitor}", r.visit, r.item, category(r.item), 3.5, 1, f"{r.at:%d.%m.%Y %H:%M:%S}")
+        for r in rows
+    )
+    header = "Customer ID,Order No,SKU,Department,Unit price,Qty,Ordered at"
+    write_csv(offline.folder / "orders.csv", header, orders)
     with offline.serving() as shop:
-        assert "40 accepted" in shop.run("tactful import items.csv").out
-        assert "960 accepted" in shop.run("tactful import views.csv").out
-        printed = json.loads(shop.run("tactful train --promote --json").out.splitlines()[-1])
-        if not printed["alias"]:
-            shop.run(f"tactful models promote {printed['version']}")
+        told = shop.run("tactful import orders.csv").err
+        assert "type                = purchase" in told
+        assert "note: only items that are described are recommended" in told
+        sent = shop.run("tactful import orders.csv --kind items").out
+        assert f"40 accepted, 0 rejected, {len(rows) - 40} repeated" in sent
+        trained = json.loads(shop.run("tactful train --promote --json").out.splitlines()[-1])
+        if not trained["alias"]:
+            shop.run(f"tactful models promote {trained['version']}")
 
-        def answer() -> dict[str, object]:
+        def answer() -> dict[str, Any]:
             line = "tactful recommend --user c1 --count 8 --json"
-            content: dict[str, object] = json.loads(shop.run(line).out)
+            content: dict[str, Any] = json.loads(shop.run(line).out)
             return content
 
-        wait_until(lambda: answer()["model_version"] == printed["version"])
-        chosen = [category(it["item_id"]) for it in answer()["items"]]  # type: ignore[index, attr-defined]
+        wait_until(lambda: answer()["model_version"] == trained["version"])
+        chosen = [category(it["item_id"]) for it in answer()["items"]]
         assert chosen.count(taste(1)) >= 7, chosen
         assert "tea-1" in shop.run("tactful items list --limit 40").out
         assert "ok " in shop.run("tactful doctor --port 0").out
@@ -90,7 +98,7 @@ def test_a_shop_is_imported_trained_and_served(offline: Terminal) -> None:
 
 @pytest.mark.timeout(900)
 def test_the_quick_demo_without_internet_and_torch(offline: Terminal) -> None:
-    """No package index and no server for data or telemetry is asked; the intent model is left out."""
+    """It asks no server for packages, data or telemetry, and leaves the intent model out."""
     blocked = offline.folder / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(_BLOCK)
