@@ -420,17 +420,23 @@ def _percentiles(values: list[float], count: str) -> dict[str, Any]:
     return {"p50": round(p50, 2), "p99": round(p99, 2), count: len(values)}
 
 
-_BAR: dict[str, Any] = {"unit": "", "unit_scale": True, "dynamic_ncols": True, "leave": True}
+_BAR: dict[str, Any] = {
+    **{"unit": "", "unit_scale": True, "dynamic_ncols": True, "leave": True},
+    "disable": None,  # where standard error is no terminal
+}
 
 
 @contextlib.contextmanager
 def _bar(report: Report, what: str, total: int) -> Iterator[Any]:
     """Update a progress bar and the report."""
+    done = 0
     with tqdm(desc=what, total=total, **_BAR) as bar:
 
         def advance(count: int) -> None:
+            nonlocal done
+            done += count
             bar.update(count)
-            report.progress(bar.n / max(total, 1))
+            report.progress(done / max(total, 1))
 
         yield advance
 
