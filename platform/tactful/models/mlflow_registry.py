@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
+_LOCKED_S = 60.0  # that another process may hold the file of MLflow's store
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,15 @@ class Registry:
         file = self._file()
         if file is None:
             return
-        directory = next(it for it in file.absolute().parents if it.exists())
-        for place in (directory, *([file] if file.exists() else [])):
-            if not os.access(place, os.W_OK) or not directory.is_dir():
-                raise ModelError(
-                    f"{self._uri}: {place} cannot be written; choose another store of MLflow by "
-                    "MLFLOW_TRACKING_URI, such as sqlite:////tmp/mlflow.db"
-                )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)  # as MLflow does
+            with closing(sqlite3.connect(file, timeout=_LOCKED_S, isolation_level=None)) as store:
+                store.execute("BEGIN IMMEDIATE")
+        except (OSError, sqlite3.Error) as error:
+            raise ModelError(
+                f"{self._uri}: {file.absolute()} cannot be written ({error}); choose another store "
+                "of MLflow by MLFLOW_TRACKING_URI, such as sqlite:////tmp/mlflow.db"
+            ) from error
 
     def _file(self) -> Path | None:
         """Return the SQLite file of MLflow's store; None for other stores."""
