@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import socket
 import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -133,3 +140,95 @@ def test_kafka(tmp_path: Path, named: str, java: bool, ends: str, address: str) 
     assert done.stdout.splitlines() == [f"Tests of Kafka use {ends}", address]
     started = calls.read_text().split() if calls.exists() else []
     assert started == (["start", "kill"] if address == "here:1" else [])
+
+
+_PYTHON = """
+case $* in
+    *" venv "*) for folder; do :; done
+        mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
+    *" pip "*) echo "$*" >>{calls} ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+
+
+class _Index(BaseHTTPRequestHandler):
+    """The index of a registry that has torch."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path == "/cpu/torch/" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the output of the test quiet."""
+
+
+@pytest.fixture(scope="module")
+def indexes() -> Iterator[dict[str, str]]:
+    """Addresses of an index with torch, of one without it, of one that says nothing, and none."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Index)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    with socket.create_server(("127.0.0.1", 0)) as silent, server:
+        ports = {"index": server.server_port, "silent": silent.getsockname()[1]}
+        addresses = {name: f"http://127.0.0.1:{port}/cpu" for name, port in ports.items()}
+        missing = addresses["index"].replace("/cpu", "/other")
+        yield {**addresses, "missing": missing, "none": ""}
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("index", "device", "extras", "chosen", "said"),
+    [
+        (
+            "index",
+            False,
+            "all",
+            True,
+            "Up to 1 GB to download and 3 GB on disk: torch without CUDA",
+        ),
+        ("index", True, "all", False, "7 GB on disk: torch comes with CUDA, for the NVIDIA device"),
+        ("index", False, "demo,dashboard", False, ""),
+        ("missing", False, "demo,tuner", False, "7 GB on disk: torch may come with CUDA"),
+        ("none", False, "all", False, "torch may come with CUDA, since no other index is set"),
+        pytest.param(
+            *("silent", False, "all", False, "/cpu does not answer"), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_torch_without_cuda(
+    tmp_path: Path,
+    indexes: dict[str, str],
+    index: str,
+    device: bool,
+    extras: str,
+    chosen: bool,
+    said: str,
+) -> None:
+    """Where no NVIDIA device is, pip gets the other index if that answers in two seconds."""
+    if platform.system() != "Linux":
+        pytest.skip("PyPI's torch brings CUDA on Linux only")
+    (tmp_path / "scripts").mkdir()
+    for name in ("scripts/environment", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    calls = tmp_path / "calls"
+    program(tmp_path / "bin/python3", _PYTHON.format(calls=calls, python=sys.executable))
+    program(tmp_path / "bin/nvidia-smi", f"exit {0 if device else 9}")
+    settings = {"TACTFUL_EXTRAS": extras, "TACTFUL_TORCH_INDEX": indexes[index]}
+    environment = {**os.environ, "TACTFUL_VENV": "", **settings}
+    environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}"
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(tmp_path / "scripts/environment")],
+        env={name: value for name, value in environment.items() if name != "TACTFUL_SHARED"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Installing tactful[{extras}]" in done.stdout
+    assert said in done.stdout and ("GB" in done.stdout) == bool(said)
+    (installed,) = (line for line in calls.read_text().splitlines() if "--editable" in line)
+    assert (f"--extra-index-url {indexes[index]}" in installed) is chosen
+    assert "--extra-index-url" not in installed or chosen
+    assert time.monotonic() - started < 30

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, main
+from benchmarks.figures import Figure, Part, main, measure
+from benchmarks.pipeline.first_day import LIST_STAGES, MODEL_STAGES, csv_to_model, first_list
 from tactful.client import Client
 from tactful.demo.datasets import Replay, completejourney
 from tactful.errors import Busy, ConnectionFailed
@@ -28,26 +30,45 @@ _BATCH = 500
 _RECOVERIES = 5
 
 
-def run(quick: bool) -> list[Figure]:
+_DEMO_NAMES = ("demo_quick_s", "demo_full_s")
+_PARTS = ("demo", "recovery", "setup", "first-list", "csv-to-model")
+
+
+def run(quick: bool, only: str | None = None) -> list[Figure]:
     """Measure. Quick leaves out the full demo and the cold set-up, which take minutes."""
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         scratch = Path(name)
-        slice_s, report = _demo(scratch / "quick", "--quick")
-        figures = [_seconds("demo_quick_s", slice_s, "220 households, process start to report")]
-        if quick:
-            figures.append(_absent("demo_full_s", "s", "left out by --quick"))
-        else:
-            full_s, report = _demo(scratch / "full")
-            figures.append(
-                _seconds("demo_full_s", full_s, "all households, process start to report")
-            )
-        figures += _from_report(report)
-        figures.append(_recovery(scratch / "recovery"))
-        if quick:
-            figures.append(_absent("setup_cold_s", "s", "left out by --quick"))
-        else:
-            figures.append(_cold_setup(scratch / "cold"))
-    return figures
+        for part in _PARTS:
+            (scratch / part).mkdir()
+        list_names = ("first_list_s", *(f"first_list_{stage}_s" for stage in LIST_STAGES))
+        model_names = ("csv_to_model_s", *(f"csv_to_model_{stage}_s" for stage in MODEL_STAGES))
+        measured: list[tuple[tuple[str, ...], Callable[[], list[Figure]]]] = [
+            (_DEMO_NAMES, lambda: _demo_figures(scratch / "demo", quick)),
+            (("restart_recovery_s",), lambda: [_recovery(scratch / "recovery" / "data")]),
+            (("setup_cold_s",), lambda: [_setup(scratch / "setup" / "clone", quick)]),
+            (list_names, lambda: first_list(scratch / "first-list")),
+            (model_names, lambda: csv_to_model(scratch / "csv-to-model", quick=quick)),
+        ]
+        parts = [
+            Part(part, [(figure, "s") for figure in names], work)
+            for part, (names, work) in zip(_PARTS, measured, strict=True)
+        ]
+        return measure(parts, only)
+
+
+def _demo_figures(scratch: Path, quick: bool) -> list[Figure]:
+    slice_s, report = _demo(scratch / "quick", "--quick")
+    figures = [_seconds("demo_quick_s", slice_s, "220 households, process start to report")]
+    if quick:
+        figures.append(_absent("demo_full_s", "s", "left out by --quick"))
+    else:
+        full_s, report = _demo(scratch / "full")
+        figures.append(_seconds("demo_full_s", full_s, "all households, process start to report"))
+    return figures + _from_report(report)
+
+
+def _setup(directory: Path, quick: bool) -> Figure:
+    return _absent("setup_cold_s", "s", "left out by --quick") if quick else _cold_setup(directory)
 
 
 def _demo(directory: Path, *options: str) -> tuple[float, dict[str, Any]]:
@@ -183,4 +204,4 @@ def _absent(name: str, unit: str, why: str) -> Figure:
 
 
 if __name__ == "__main__":
-    main("pipeline", run)
+    main("pipeline", run, parts=_PARTS)

@@ -5,6 +5,7 @@ Results go to standard output, everything else to standard error; `ExitCode` say
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -38,7 +39,14 @@ class _Commands(LazyGroup):
             if (missing := missing_module(error)) is None:
                 raise
             raise _Failure(TactfulError(missing)) from error
+        except OSError as error:
+            if error.filename is None and error.errno not in _FULL:
+                raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            raise _Failure(TactfulError(f"{place}{error.strerror}")) from error
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a write names no file
 
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",

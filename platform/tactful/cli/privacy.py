@@ -46,6 +46,8 @@ def audit_command(
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
+    if plots is not None:  # before the work, so that nothing is lost where it cannot be written
+        plots.mkdir(parents=True, exist_ok=True)
     with cli.reported_as(ConfigError, ParameterError), cli.progress_bar(unit="pipeline") as bar:
 
         def done(name: str) -> None:

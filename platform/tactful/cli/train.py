@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
@@ -191,7 +189,7 @@ def _bars() -> Callable[[str, int, int], None]:
         if stage not in held:
             for bar in held.values():
                 bar.close()
-            held[stage] = tqdm(desc=stage, total=total, file=sys.stderr, unit_scale=True)
+            held[stage] = cli.progress_bar(desc=stage, total=total, unit_scale=True)
         cli.advance(held[stage])(done, total)  # the total is known better the further it is
 
     return say

@@ -85,7 +85,22 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
         if name.startswith(_PREFIX) and separator:
             _known(section, _sections(), name)
             values[section, key] = _convert(section, key, environ[name], name, strict=False)
+        elif name.startswith(_PREFIX):
+            _refuse_one_underscore(name)
     return values
+
+
+def _refuse_one_underscore(name: str) -> None:
+    """Refuse a variable such as TACTFUL_SERVER_PORT, which would have no effect."""
+    words = name.removeprefix(_PREFIX).lower()
+    for section, kind in _sections().items():
+        key = words.removeprefix(f"{section}_")
+        if key != words and key in typing.get_type_hints(kind):
+            setting = f"{_PREFIX}{section}__{key}".upper()
+            raise ConfigError(
+                f"{name}: not read; for the setting {section}.{key} write {setting}, with two "
+                "underscores"
+            )
 
 
 def _convert(section: str, key: str, value: Any, where: str, *, strict: bool) -> Any:

@@ -29,6 +29,7 @@ from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.demo.server_process import clear, last_line, running_server, write_settings
 from tactful.errors import DatasetError, TactfulError
+from tactful.util.extras import absent_modules
 from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.analysis.samples import Ratio
@@ -39,6 +40,7 @@ HEURISTIC = "heuristic"
 STATISTIC = "lines_1h"
 
 _QUICK_HOUSEHOLDS = 220
+_INTENT_NEEDS = ("torch", "flwr")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def run(options: DemoOptions) -> dict[str, Any]:
     _say(f"Reading {options.data}")
     replay = _load(options)
     _say(replay.title)
+    if reason := _why_no_intent():
+        _say(f"The intent model is left out: {reason}")
     clear(options.directory)
     report = Report(
         options.reports / "demo.json",
@@ -130,7 +134,7 @@ def summary(report: dict[str, Any], options: DemoOptions) -> str:
         f"epsilon {published['epsilon']:g} for {published['unit']}.",
         f"Intent model on {intent['households']} devices: {intent['verdict']}"
         if "verdict" in intent
-        else f"Intent model: {intent['skipped']}",
+        else f"Intent model: left out, {intent['skipped']}",
         "",
         "What is real and what is simulated:",
         *(f"- {note}" for note in report["real_and_simulated"]),
@@ -236,8 +240,18 @@ def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None
         time.sleep(0.1)
 
 
+def _why_no_intent() -> str | None:
+    """Return why the intent model cannot be trained here, and how to change it."""
+    absent = absent_modules(_INTENT_NEEDS)
+    verb = "is" if len(absent) == 1 else "are"
+    names = " and ".join(absent)
+    return f"{names} {verb} not installed: pip install 'tactful[federated]'" if absent else None
+
+
 def _run_intent(replay: Replay, *, quick: bool) -> dict[str, Any]:
     """Run the rounds of the intent model and return their section of the report."""
+    if reason := _why_no_intent():
+        return {"skipped": reason, "households": 0, "rounds": []}
     try:
         from tactful_federated.simulation.plain import simulate
 
@@ -248,8 +262,7 @@ def _run_intent(replay: Replay, *, quick: bool) -> dict[str, Any]:
             rounds=30 if quick else 60,
         )
     except Exception as error:  # the rest of the demo does not depend on it
-        reason = str(error) if isinstance(error, ImportError) else f"failed: {error}"
-        return {"skipped": reason, "households": 0, "rounds": []}
+        return {"skipped": f"failed: {error}", "households": 0, "rounds": []}
     section = _fields(result, "households top1 top5 markov_top1 markov_top5 popularity_top1")
     section |= _fields(result, "popularity_top5 steps task verdict privacy")
     rounds = [_fields(each, "round loss top1 top5 reports") for each in result.rounds]
@@ -367,17 +380,23 @@ def _percentiles(values: list[float], count: str) -> dict[str, Any]:
     return {"p50": round(p50, 2), "p99": round(p99, 2), count: len(values)}
 
 
-_BAR: dict[str, Any] = {"unit": "", "unit_scale": True, "dynamic_ncols": True, "leave": True}
+_BAR: dict[str, Any] = {
+    **{"unit": "", "unit_scale": True, "dynamic_ncols": True, "leave": True},
+    "disable": None,  # where standard error is no terminal
+}
 
 
 @contextlib.contextmanager
 def _bar(report: Report, what: str, total: int) -> Iterator[Any]:
     """Update a progress bar and the report."""
+    done = 0
     with tqdm(desc=what, total=total, **_BAR) as bar:
 
         def advance(count: int) -> None:
+            nonlocal done
+            done += count
             bar.update(count)
-            report.progress(bar.n / max(total, 1))
+            report.progress(done / max(total, 1))
 
         yield advance
 

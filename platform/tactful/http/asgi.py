@@ -295,6 +295,7 @@ class Resource:
         allowed = {*endpoints, *(["HEAD"] if "GET" in endpoints else [])}
         self._allow = ", ".join(sorted(allowed)).encode()
         pages = any(endpoint.browser for endpoint in endpoints.values())
+        self._pages = pages
         self._origins = _page_origins(host.settings.server) if pages else browser.Origins()
         # Looking a series up by its labels at every request would be slow.
         self._observe = host.metrics.requests.labels(path).observe
@@ -328,6 +329,8 @@ class Resource:
         if endpoint is None:
             if method == "OPTIONS" and self._origins.of(headers) is not None:
                 return Reply(204, b"", headers=browser.PREFLIGHT)
+            if method == "OPTIONS" and self._pages and b"origin" in headers:
+                raise _wrong_origin(self._host.settings.server, headers)
             raise ProblemError("method_not_allowed", headers=((b"allow", self._allow),))
         settings = self._host.settings
         server = settings.server
@@ -368,10 +371,7 @@ class Resource:
             )
         if endpoint.browser and browser.SCOPE in key.scopes:
             if self._origins.of(headers) is None:
-                raise ProblemError(
-                    "wrong_origin",
-                    "a browser key works from pages of the origins in `server.cors_origins` only",
-                )
+                raise _wrong_origin(self._host.settings.server, headers)
         elif not key.allows(endpoint.scope or "admin"):
             raise ProblemError(
                 "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
@@ -480,7 +480,11 @@ def _check_host(headers: Mapping[bytes, bytes]) -> None:
     if host is not None and not browser.is_this_machine(host):
         raise ProblemError("wrong_host", "with --dev only loopback names are served")
     if b"origin" in headers and _THIS_MACHINE.of(headers) is None:
-        raise ProblemError("wrong_host", "with --dev only pages of this machine are answered")
+        raise ProblemError("wrong_host", browser.refusal(headers, dev=True))
+
+
+def _wrong_origin(server: ServerSettings, headers: Mapping[bytes, bytes]) -> ProblemError:
+    return ProblemError("wrong_origin", browser.refusal(headers, dev=server.dev))
 
 
 def _log_failure(path: str, method: str, request_id: bytes, error: Exception) -> None:

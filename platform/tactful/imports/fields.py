@@ -45,7 +45,8 @@ def event_fields(columns: Columns, source: str) -> Guess:
         draft.remarks["type"] = (
             f"{draft.remarks.get('type', '')}; return where the quantity is negative"
         ).strip("; ")
-    if columns.find(names.TITLE) and draft.has("item_id"):
+    described = columns.find(names.TITLE) or columns.find(names.CATEGORY)
+    if described and draft.has("item_id"):
         draft.notes.append(
             "only items that are described are recommended: "
             f"tactful import {columns.path.name} --kind items sends those of this file"

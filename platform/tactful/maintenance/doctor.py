@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -31,7 +30,7 @@ from tactful.rerank.placement_rules import load_placement
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.util.addresses import is_loopback
 from tactful.util.clock import now_ms
-from tactful.util.extras import EXTRAS
+from tactful.util.extras import EXTRAS, absent_modules
 from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.definitions.reader import load_definitions
@@ -64,7 +63,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Run all checks."""
     yield Check("python", *_python())
     for extra in _EXTRAS:
-        missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+        missing = absent_modules(EXTRAS[extra])
         said = f"{', '.join(missing)} not installed: pip install 'tactful[{extra}]'"
         yield Check(f"extra {extra}", *(("warning", said) if missing else ("ok", "installed")))
     for name, check in _checks(settings):

@@ -46,10 +46,12 @@ def open_directory(directory: Path) -> int:
                 "choose a new one with --data"
             )
         return secure_directory(directory)
+    except StorageError:
+        raise
     except PermissionsError as error:
         raise StorageError(str(error)) from error
     except OSError as error:
-        raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error
+        raise _unusable(directory, error) from error
 
 
 @contextlib.contextmanager
@@ -63,7 +65,7 @@ def exclusive(directory: Path, *, note: bytes = b"") -> Iterator[None]:
     try:
         holder = (directory / "lock").open("ab")
     except OSError as error:
-        raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error
+        raise _unusable(directory, error) from error
     with holder:
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,6 +83,15 @@ def exclusive(directory: Path, *, note: bytes = b"") -> Iterator[None]:
             yield
         finally:
             holder.truncate(0)
+
+
+def _unusable(directory: Path, error: OSError) -> StorageError:
+    place = Path(error.filename or directory)
+    where = "" if place == directory else f" ({place})"
+    return StorageError(
+        f"{directory}: cannot be used as data directory: {error.strerror}{where}; "
+        "choose another one with --data"
+    )
 
 
 def note_of_holder(directory: Path) -> bytes:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
+_LOCKED_S = 60.0  # that another process may hold the file of MLflow's store
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,32 @@ class Registry:
         # Before MLflow is imported, so that it sends no telemetry unless an operator allows it.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+    def check_store(self) -> None:
+        """Check, before a training, that its result can be registered.
+
+        MLflow itself retries for minutes where it cannot open its file.
+
+        Raises:
+            ModelError: if MLflow's store is a SQLite file that cannot be made or written.
+        """
+        file = self._file()
+        if file is None:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)  # as MLflow does
+            with closing(sqlite3.connect(file, timeout=_LOCKED_S, isolation_level=None)) as store:
+                store.execute("BEGIN IMMEDIATE")
+        except (OSError, sqlite3.Error) as error:
+            raise ModelError(
+                f"{self._uri}: {file.absolute()} cannot be written ({error}); choose another store "
+                "of MLflow by MLFLOW_TRACKING_URI, such as sqlite:////tmp/mlflow.db"
+            ) from error
+
+    def _file(self) -> Path | None:
+        """Return the SQLite file of MLflow's store; None for other stores."""
+        kind, separator, rest = self._uri.partition(":///")
+        return Path(rest.partition("?")[0]) if separator and kind == "sqlite" else None
 
     def register(
         self,
@@ -300,6 +328,9 @@ class Registry:
     def _client(self) -> MlflowClient:
         import mlflow
 
+        file = self._file()
+        if file is not None and not file.exists():
+            self.check_store()
         return mlflow.MlflowClient(tracking_uri=self._uri)
 
     def _find(self, client: MlflowClient, version: str) -> ModelVersion:

@@ -85,6 +85,7 @@ def run_training(
         key = open_signing_key(settings.storage.data)
         trusted = trusted_keys(settings.storage.data, settings.models)
         registry = Registry(options.name, settings.models, audit=audit, by=author, key=key)
+        registry.check_store()
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"

@@ -31,6 +31,7 @@ _SERVER_PROPERTIES = {
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
+_LONGEST_SHOWN = 100  # bytes of an origin in a message
 PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
@@ -113,6 +114,19 @@ def _origin(text: str) -> bytes:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}".encode()
+
+
+def refusal(headers: Mapping[bytes, bytes], *, dev: bool) -> str:
+    """Return the reason why a page is refused, with its origin and the setting to change."""
+    origin = headers.get(b"origin", b"")[:_LONGEST_SHOWN].decode("ascii", "replace")
+    if not origin:
+        return "a browser key works from pages only, of the origins in `server.cors_origins`"
+    if dev:
+        return (
+            f"pages of {origin!r} are refused: with --dev only pages of this machine are answered; "
+            "for others start without --dev and list their origins in `server.cors_origins`"
+        )
+    return f"pages of {origin!r} are refused: list the origin in `server.cors_origins`"
 
 
 def refused(event: Event) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
+
 EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair"),
@@ -17,6 +20,18 @@ EXTRAS = {
     "noise": ("opendp", "diffprivlib"),
 }
 """Modules that each extra installs; of several extras with one module the first is suggested."""
+
+
+def absent_modules(names: Iterable[str]) -> list[str]:
+    """Return the modules of `names` that are not installed; none of them is imported."""
+
+    def is_absent(name: str) -> bool:
+        try:
+            return importlib.util.find_spec(name) is None
+        except ImportError:
+            return True
+
+    return [name for name in names if is_absent(name)]
 
 
 def missing_module(error: ImportError) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -168,6 +170,37 @@ def test_the_doctor_knows_its_own_server(live: Live) -> None:
     assert states[f"port {live.port}"]["state"] == "warning"
     assert "running" in states[f"port {live.port}"]["said"]
     assert states["data directory"]["state"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("call", "proposed"),
+    [("improt x.csv", "'import'"), ("keys creat", "'create'"), ("models promot 3", "'promote'")],
+)
+def test_a_misspelt_command_is_named_with_the_right_one(call: str, proposed: str) -> None:
+    result = run(*call.split())
+    wrong = next(word for word in call.split() if word not in ("keys", "models"))
+    assert result.exit_code == 2
+    assert repr(wrong) in result.stderr and proposed in result.stderr
+
+
+def test_files_that_cannot_be_written_end_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    run("keys", "list")  # makes the data directory
+    result = run("user", "export", "ada", "--to", "file/out")
+    assert (result.exit_code, result.stderr) == (1, "tactful: file/out: Not a directory\n")
+    result = run("privacy", "audit", "--quick", "--plots", "file/plots")
+    assert (result.exit_code, result.stderr) == (1, "tactful: file/plots: Not a directory\n")
+    for error, words in ((OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+                         (OSError(errno.EBADF, "Bad file descriptor"), None)):  # fmt: skip
+        monkeypatch.setattr("tactful.cli.doctor.examine", Mock(side_effect=error))
+        result = run("doctor", "--data", tmp_path / "data")
+        assert result.exit_code == 1
+        if words is None:
+            assert result.exception is error, "a fault of ours keeps its traceback"
+        else:
+            assert result.stderr.startswith(f"tactful: {words}")
 
 
 def test_every_command_helps() -> None:

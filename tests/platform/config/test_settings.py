@@ -41,6 +41,17 @@ def test_environment_beats_file_and_options_beat_both(tmp_path: Path) -> None:
     assert settings.storage.data == tmp_path / "d", "paths in a file are relative to the file"
 
 
+def test_a_variable_with_one_underscore_is_refused_and_others_are_not(tmp_path: Path) -> None:
+    for name, meant in (
+        ("TACTFUL_SERVER_PORT", "TACTFUL_SERVER__PORT"),
+        ("TACTFUL_LIMITS_BODY_BYTES", "TACTFUL_LIMITS__BODY_BYTES"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{name}: not read; .* write {meant},"):
+            load_settings(environ={name: "1"})
+    others = ("TACTFUL_URL", "TACTFUL_API_KEY", "TACTFUL_REDIS_URL", "TACTFUL_SINK_TARGET")
+    assert load_settings(environ=dict.fromkeys((*others, "SERVER_PORT"), "x")) == Settings()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -77,6 +77,21 @@ def loaded(models: Path, version: str) -> RankingModel:
     return load_model(version_directory(models, version), definitions=DEFINITIONS)
 
 
+def test_a_store_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    registry = Registry("ranker", tmp_path, tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(ModelError, match=r"/file/mlflow.db cannot be written .*_TRACKING_URI"):
+        registry.check_store()
+    with pytest.raises(ModelError, match=r"/file/mlflow.db cannot be written"):
+        registry.versions()
+    (tmp_path / "text.db").write_text("no database, but a text of some lines\n" * 100)
+    with pytest.raises(ModelError, match="file is not a database"):
+        Registry("ranker", tmp_path, tracking_uri=f"sqlite:///{tmp_path}/text.db").check_store()
+    files = (f"sqlite:///{tmp_path}/new.db?timeout=5", f"sqlite:///{tmp_path}/new/mlflow.db")
+    for uri in ("sqlite://", "http://mlflow.example", *files):
+        Registry("ranker", tmp_path, tracking_uri=uri).check_store()
+
+
 def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:
     import mlflow
 

@@ -267,7 +267,10 @@ def _show_outcome(file: Path, job: Job, outcome: Outcome) -> None:
             err=True,
         )
     if job.start.rows and not outcome.rows:
-        click.echo(f"nothing new: all {job.start.rows:,} rows were sent before (--restart)")
+        click.echo(
+            f"nothing new: all of it was sent before, up to row {job.start.rows:,}; "
+            "--restart sends it again"
+        )
         return
     parts = [f"{outcome.accepted:,} accepted"]
     if outcome.kind == "events":

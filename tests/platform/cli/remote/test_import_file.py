@@ -73,7 +73,7 @@ def test_json_lines_resume_and_refused_ones_are_told(live: Live, tmp_path: Path)
     again = run("import", file, "--url", live.url)
     assert (again.exit_code, again.stdout) == (
         0,
-        "nothing new: all 7 rows were sent before (--restart)\n",
+        "nothing new: all of it was sent before, up to row 7; --restart sends it again\n",
     )
 
 
