@@ -145,13 +145,18 @@ class Keeper:
     def _next(self) -> Path:
         return self._checkpoint.place("next")
 
-    def load(self, meaning: Mapping[str, Any], columns: int) -> Kept:
-        """Return what was kept by a training of this meaning, or nothing."""
+    def load(self, meaning: Mapping[str, Any], columns: int, *, begin: int) -> Kept:
+        """Return what was kept by a training of this meaning, or nothing.
+
+        The log, which begins at offset `begin`, must hold all that the state does not.
+        """
         place = self._checkpoint.place("kept")
         nothing = Kept.none(columns)
         try:
             about = msgspec.json.decode((place / "about.json").read_bytes(), type=_About)
-            if about.meaning != meaning or not (place / "state" / "CURRENT").is_file():
+            if about.meaning != meaning or about.offset < begin:
+                return nothing
+            if not (place / "state" / "CURRENT").is_file():
                 return nothing
             with np.load(place / "rows.npz") as arrays:
                 asked = Asked(*(arrays[name] for name in _COLUMNS))

@@ -167,7 +167,7 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
     kept, about = Kept.none(columns), _about(work, label, ordered=history.ordered)
     if work.keeper is not None:
         work.keeper.copy_state()
-        kept = work.keeper.load(about, columns).still_in(history, since)
+        kept = work.keeper.load(about, columns, begin=log.begin).still_in(history, since)
     kept, questions = _sample(history, since, options, taking, kept)
     questions = [*map(work.as_asked, questions)]
     reading = ShownReading(meaning, since, until, options, taking, columns=columns)

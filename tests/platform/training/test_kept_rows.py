@@ -184,15 +184,19 @@ def test_nothing_new_needs_no_replay(shop: Shop, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["options", "state", "rows"])
+@pytest.mark.parametrize("change", ["options", "state", "rows", "log"])
 def test_what_cannot_be_continued_is_replayed(shop: Shop, change: str) -> None:
     shop.send(0.8)
     shop.train()
+    begin = shop.done
     shop.send(0.9)
     kept = shop.folder / "training" / "kept"
     options = OPTIONS
     if change == "options":
         options = replace(OPTIONS, negatives=20)
+    elif change == "log":  # it was trimmed beyond the state
+        about = kept / "about.json"
+        about.write_text(about.read_text().replace(f'"offset":{begin}', '"offset":-1'))
     elif change == "state":
         (kept / "state" / "CURRENT").unlink()
     else:
