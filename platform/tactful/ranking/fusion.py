@@ -29,3 +29,26 @@ def fused(
         above = len(numbers) - np.searchsorted(np.sort(numbers), numbers, side="right")
         total += (1.0 / (_K + 1.0 + above)).astype(np.float32)
     return total
+
+
+def rare_last(
+    scores: NDArray[np.float32],  # shape (n,)
+    rare: NDArray[np.bool_],  # whether an item was taken by too few people to say so, shape (n,)
+    asked: NDArray[np.float32] | None,  # the caller's numbers, see `fused`
+    generator: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Return scores in which rare items come last, by the caller's numbers and else by chance.
+
+    The scores of a rare item follow from single visits.
+    """
+    count = int(rare.sum())
+    if not count:
+        return scores
+    numbers = np.zeros(len(scores), np.float32)
+    if asked is not None:
+        numbers = fused(numbers, asked, personal=False)
+    places = np.empty(count)
+    places[np.lexsort((generator.random(count), numbers[rare]))] = np.arange(count) / count
+    found = scores.copy()
+    found[rare] = scores[~rare].min(initial=0.0) - 1.0 + places
+    return found

@@ -18,7 +18,7 @@ from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
 from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
-from tactful.ranking.fusion import fused
+from tactful.ranking.fusion import fused, rare_last
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.blend import own_items
@@ -31,6 +31,7 @@ from tactful.recall.candidates import (
     named,
 )
 from tactful.recall.index import CHANNELS
+from tactful.recall.popularity import CommonItems, is_in
 from tactful.recommend.explanation import Explainer
 from tactful.recommend.fallback import fallback_reason, quiet_since
 from tactful.recommend.item_lists import ItemLists
@@ -95,6 +96,15 @@ class _RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+
+    @property
+    def only_common(self) -> CommonItems | None:
+        """Items that enough people took; an unnamed caller is shown no others of their visits.
+
+        None where that makes no difference.
+        """
+        request = self.request
+        return self.serving.view.common if request.subject is None and request.brought else None
 
     @property
     def fresh(self) -> bool:
@@ -259,11 +269,10 @@ class Recommender:
         if request.candidates:
             state.candidates = named(view, state.context, request, allowed)
             return
-        # Of other people's visits an unnamed caller is shown what enough of them took.
         personal = allowed
-        if request.subject is None and request.brought and view.common is not None:
+        if (common := state.only_common) is not None:
             personal = np.zeros(len(allowed), np.bool_)
-            personal[view.common.rows] = allowed[view.common.rows]
+            personal[common.rows] = allowed[common.rows]
         state.candidates = gather(
             view,
             state.context,
@@ -303,6 +312,10 @@ class Recommender:
             scores = heuristic_scores(
                 candidates, context, view, self._source, learned=not state.fresh
             )
+        if (common := state.only_common) is not None:
+            rare = ~is_in(candidates.rows, common.rows)
+            chance = generator_of(state.recommendation_id, "rare")
+            scores = rare_last(scores, rare, candidates.asked, chance)
         state.values = scores
         if candidates.asked is not None:
             trained = model is not None and state.learned and model.ranks_by(ASKED)

@@ -106,20 +106,31 @@ def test_the_latest_item_counts_most_and_a_repetition_once(trained: tuple[Engine
     assert ids(ask(ranked, items=(second, first, second))) == ids(forth)
 
 
+def common_items() -> tuple[Takers, set[str]]:
+    """Count who took what, and return the items that ten people took."""
+    takers = Takers(10)
+    for event in entries(SHOP):
+        if isinstance(event, Event):
+            takers.observe(event.user_id, event, None)
+    return takers, set(takers.common(NOW))
+
+
+def visits() -> list[list[str]]:
+    """Return the items of each visit, in order."""
+    found: dict[str | None, list[str]] = {}
+    for event in entries(SHOP):
+        if isinstance(event, Event) and event.item_id:
+            found.setdefault(event.session_id, []).append(event.item_id)
+    return [*found.values()]
+
+
 def test_an_unnamed_caller_is_shown_what_enough_people_took(trained: tuple[Engine, Path]) -> None:
     """With a minimum of ten people; the same history of a user of the shop has no minimum."""
-    takers, events = Takers(10), [it for it in entries(SHOP) if isinstance(it, Event)]
-    for event in events:
-        takers.observe(event.user_id, event, None)
-    common = set(takers.common(NOW))
-    rare = {event.item_id for event in events if event.item_id} - common
+    takers, common = common_items()
+    rare = {item for visit in visits() for item in visit} - common
     assert len(rare) > 10
     ranked = recommender(trained, takers=takers)
-    visits: dict[str | None, list[str]] = {}
-    for event in events:
-        if event.item_id:
-            visits.setdefault(event.session_id, []).append(event.item_id)
-    told = [visit for visit in visits.values() if rare & {*visit} and common & {*visit}][:20]
+    told = [visit for visit in visits() if rare & {*visit} and common & {*visit}][:20]
     shown, named = set(), set()
     for visit in told:
         items = tuple(item for item in visit if item in common)
@@ -131,6 +142,30 @@ def test_an_unnamed_caller_is_shown_what_enough_people_took(trained: tuple[Engin
     assert shown <= common
     assert named & rare, "the attack works where nothing prevents it"
     assert len(ids(ask(ranked, items=items, count=60))) == 60, "the others follow by popularity"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_candidates_of_an_unnamed_caller_tell_no_visit(
+    trained: tuple[Engine, Path], named: bool
+) -> None:
+    """Of two rare items, the one of the same visit comes first by chance alone."""
+    takers, common = common_items()
+    rare = {item for visit in visits() for item in visit} - common
+    ranked = recommender(trained, takers=takers)
+    first = asked = 0
+    for visit in visits():
+        items = tuple(dict.fromkeys(item for item in visit if item in common))
+        others = sorted(rare - {*visit})
+        for item in sorted(rare & {*visit})[:1] if items else ():
+            other = others[asked % len(others)]
+            candidates = tuple(Candidate(item_id=it) for it in sorted((item, other)))
+            user = {"user_id": "somebody"} if named else {}
+            answer = ids(ask(ranked, items=items, candidates=candidates, **user))
+            first += answer[0] == item
+            asked += 1
+    assert asked > 100
+    # By chance the share is above .65 three times in ten thousand.
+    assert (first / asked > 0.65) is named, "the attack works where nothing prevents it"
 
 
 # The item of a page
