@@ -17,7 +17,7 @@ from tactful.demo.demo import DemoOptions, run, summary
     "--data", type=click.Choice(["completejourney", "online-retail"]), default="completejourney"
 )
 @click.option("--path", type=cli.any_path, help="The UCI Online Retail file: xlsx, csv or parquet.")
-@click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
+@click.option("--quick", is_flag=True, help="Replay a small part of the data, in a few minutes.")
 @click.option(
     "--directory",
     type=cli.any_path,
