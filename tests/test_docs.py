@@ -222,6 +222,27 @@ def test_every_decision_has_its_three_parts() -> None:
         assert titles == ["Context", "Decision", "Consequences"], path.name
 
 
+def test_every_term_of_the_glossary_is_explained_once_and_linked() -> None:
+    text = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", text, re.MULTILINE)[1:]
+    terms = [term.casefold() for term, _ in rows]
+    assert terms == sorted(set(terms))
+    for term, meaning in rows:
+        assert re.fullmatch(r".+\(\[[^\]]+\]\([^)]+\)\)\.", meaning), term
+        assert len(re.findall(r"\.(?= |$)", meaning)) <= 2, f"{term}: more than two sentences"
+
+
+def test_every_page_is_in_the_index_and_in_the_navigation() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for folder in ("tutorials", "how-to", "explanation"):
+        for path in sorted((docs / folder).glob("*.md")):
+            name = path.relative_to(docs).as_posix()
+            assert f"({name})" in index, name
+            assert f" {name}\n" in navigation, name
+
+
 def test_every_setting_is_in_its_reference_with_its_default() -> None:
     from tactful.config.settings import Settings
 

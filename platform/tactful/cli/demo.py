@@ -22,7 +22,7 @@ _OF_THE_REPLAY = ("data", "path", "quick", "reports")
     "--data", type=click.Choice(["completejourney", "online-retail"]), default="completejourney"
 )
 @click.option("--path", type=cli.any_path, help="The UCI Online Retail file: xlsx, csv or parquet.")
-@click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
+@click.option("--quick", is_flag=True, help="Replay a small part of the data, in a few minutes.")
 @click.option("--shop", is_flag=True, help="Open a small web shop instead, with made-up items.")
 @click.option(
     "--directory",

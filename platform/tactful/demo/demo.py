@@ -26,7 +26,7 @@ from tqdm import tqdm
 from tactful.client import Client
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.demo.replay import Outcomes, Replayer
-from tactful.demo.report import Report, plot_quality, quality_section, quality_table
+from tactful.demo.report import Report, plot_quality, quality_section, quality_table, verdict
 from tactful.demo.server_process import clear, last_line, running_server, write_settings
 from tactful.errors import DatasetError, TactfulError
 from tactful.util.extras import absent_modules
@@ -49,7 +49,7 @@ class DemoOptions:
 
     data: str = "completejourney"  # ``completejourney`` or ``online-retail``
     path: Path | None = None  # the UCI file, for online-retail
-    quick: bool = False  # a slice in under a minute
+    quick: bool = False  # a slice, in a few minutes
     directory: Path = Path("tactful-data/demo")  # data directory of the run; it is made anew
     reports: Path = Path("reports")  # where report and picture go
     port: int = 8420  # TCP port of the server, so that a dashboard can watch; 0 takes a free one
@@ -293,18 +293,11 @@ def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
     rates = {row["name"]: row["hr20"]["value"] for row in rows[1:]}
     best = max(sorted(rates), key=lambda name: rates[name])
     label, rate = outcomes.labels[best], rates[best]
-    beaten = served > rate
     lead = outcomes.served.lead(outcomes.baselines[best])
-    verdict = (
-        f"The served ranking {'beats' if beaten else 'does NOT beat'} every baseline on HR@20: "
-        f"{served:.3f} against {rate:.3f} of {label}, the best of them. The difference is "
-        f"{lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}], paired over people"
-        + ("." if lead.low > 0 or lead.high < 0 else ": inconclusive.")
-    )
     return {
         "quality": rows,
-        "verdict": verdict,
-        "beats_every_baseline": beaten,
+        "verdict": verdict(served, rate, label, lead),
+        "beats_every_baseline": lead.low > 0,
         "lead": {"over": best, **_fields(lead, "value low high")},
         "latency_ms": _percentiles(outcomes.latency_ms, "requests"),
         "freshness_ms": _percentiles(outcomes.freshness_ms, "samples"),

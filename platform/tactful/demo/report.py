@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.training.evaluation import Quality
+from tactful.training.evaluation import Estimate, Quality
 from tactful_privacy.durable_files import replace_file
 
 
@@ -93,6 +93,28 @@ MEASURES: Mapping[str, str] = {
     "coverage20": "Coverage@20",
 }
 """Figures of the quality table and their labels."""
+
+
+def verdict(served: float, rate: float, label: str, lead: Estimate) -> str:
+    """Compare the served ranking with the best baseline in a sentence.
+
+    Args:
+        served: hit rate of the served ranking.
+        rate: hit rate of the best baseline.
+        label: name of this baseline.
+        lead: difference of both, paired over users, with its interval.
+    """
+    if lead.low > 0:
+        beginning = "The served ranking beats every baseline on HR@20"
+    elif lead.high < 0:
+        beginning = "The served ranking does NOT beat every baseline on HR@20"
+    else:
+        beginning = "The comparison with the best baseline on HR@20 is inconclusive"
+    return (
+        f"{beginning}: {served:.3f} against {rate:.3f} of {label}, the best of them. "
+        f"The difference is {lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}], "
+        "paired over people."
+    )
 
 
 def quality_table(rows: list[dict[str, Any]]) -> str:

@@ -187,6 +187,11 @@ def evaluate_tuner(
         ConfigError: if the tuner cannot be read, or cannot be evaluated by these recommendations.
     """
     tuner = tuned_objective.Tuner(candidate)
+    if len(lists) < 2:
+        raise ConfigError(
+            f"{candidate}: cannot be evaluated by {len(lists)} lists of the probe: roll the probe "
+            "out, and wait until outcomes of its recommendations are in the log"
+        )
     try:
         log = LoggedDecisions(
             np.array([shown.took for shown in lists], np.float64),

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tactful.demo.report import MEASURES, Report, plot_quality, quality_section, quality_table
+from tactful.demo.report import (
+    MEASURES,
+    Report,
+    plot_quality,
+    quality_section,
+    quality_table,
+    verdict,
+)
 from tactful.training.evaluation import Estimate, Quality, Scorecard
 
 
@@ -141,3 +148,21 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     rows = [quality_section(n, n, some_quality(0.1 * i)) for i, n in enumerate(["served", "b"])]
     plot_quality(rows, "A shop", tmp_path / "new" / "demo.png")
     assert (tmp_path / "new" / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "beginning"),
+    [
+        (0.001, 0.2, "The served ranking beats every baseline on HR@20"),
+        (-0.001, 0.2, "The comparison with the best baseline on HR@20 is inconclusive"),
+        (0.0, 0.2, "The comparison with the best baseline on HR@20 is inconclusive"),
+        (float("nan"), float("nan"), "The comparison with the best baseline"),
+        (-0.2, -0.001, "The served ranking does NOT beat every baseline on HR@20"),
+    ],
+)
+def test_a_verdict_says_no_more_than_its_interval(low: float, high: float, beginning: str) -> None:
+    words = verdict(0.61, 0.57, "Own frequency", Estimate(0.04, low, high))
+    assert words.startswith(beginning)
+    assert ("beats" in words) == (low > 0)
+    assert ("inconclusive" in words) == (not (low > 0 or high < 0))
+    assert "0.610 against 0.570 of Own frequency" in words

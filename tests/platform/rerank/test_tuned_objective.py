@@ -280,7 +280,7 @@ def test_the_commands_write_a_probe_and_evaluate(tmp_path: Path) -> None:
     options = ["--probe", str(probe), "--key", "probe", "--data", str(data)]
     judged = run(main, ["tuner", "evaluate", str(candidate), *options])
     assert judged.exit_code != 0
-    assert "cannot be evaluated by 0 lists of the probe" in judged.output
+    assert "cannot be evaluated by 0 lists of the probe: roll the probe out" in judged.output
 
 
 @pytest.mark.parametrize(
