@@ -20,6 +20,7 @@ BARE_ID, UPDATED = "id", "updated"
 _NAMES: Mapping[str, str] = {
     USER: """
         user_id user userid uid customer_id customer customer_no customer_number cust_id
+        cust_no cust_number cust
         client_no member_id member account_id buyer_id shopper_id person_id profile_id
         household_id household_key reviewer_id user_name
         kunde kunden_id kunden_nr kundennummer benutzer benutzer_id nutzer nutzer_id
@@ -36,13 +37,13 @@ _NAMES: Mapping[str, str] = {
         rechnung rechnungs_nr rechnungsnummer bestellung bestell_nr bestellnummer bestell_id
         auftrags_nr auftragsnummer bon_nr beleg_nr 订单 订单号 订单id 订单编号 交易号""",
     ITEM: """
-        item_id item product_id product product_code prod_id article_id article article_no
+        item_id item product_id product_code prod_id article_id article article_no
         article_number stock_code sku lineitem_sku goods_id asin parent_asin movie_id book_id
         isbn song_id track_id artist_id business_id video_id news_id content_id aid
         variant_sku handle url_handle
         item_no item_number product_no artikel artikel_id artikel_nr artikelnummer produkt
         produkt_id produkt_nr 商品 商品id 商品编号 商品编码 产品 产品id 产品编号 货号 物品id
-        producto id_producto produit id_produit ean gtin upc""",
+        producto id_producto produit id_produit ean gtin upc product""",
     TIME: """
         timestamp event_time event_timestamp time at when ts datetime date_time date occurred_at
         created_at invoice_date order_date order_purchase_timestamp order_created_at
@@ -74,7 +75,7 @@ _NAMES: Mapping[str, str] = {
         categoria
         categorie""",
     TITLE: """
-        title name product_name item_name product_title item_title prod_name movie_title
+        title name product_name item_name product_title item_title prod_name movie_title product
         description product_description titel bezeichnung artikelbezeichnung artikelname
         produktname beschreibung 名称 标题 商品名称 商品名 产品名称 nombre nom titre""",
     AVAILABLE: """
