@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("offset", "at", "relevant")
 _ROWS = ("features", "labels", "sizes", "weights")
+_ROOM = 3  # free space by the size of the state: a copy may not fill the disk of the log
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,15 @@ class Keeper:
         shutil.rmtree(unfinished, ignore_errors=True)
         self._next.mkdir(exist_ok=True)
         try:
+            size = sum(file.stat().st_size for file in self._state.iterdir())
+            if shutil.disk_usage(self._next).free < _ROOM * size:
+                logger.warning(
+                    "%s: no room for a copy of the state: the next training will replay the whole "
+                    "log; free %d MB to prevent that",
+                    self._next,
+                    _ROOM * size >> 20,
+                )
+                return
             copy_state(self._state, unfinished)
             unfinished.rename(place)
         except (StateError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -212,6 +213,18 @@ def test_an_erasure_deletes_what_is_kept(shop: Shop) -> None:
     shop.checkpoint.clear()
     assert [it.name for it in (shop.folder / "training").iterdir()] == ["lock"]
     assert shop.train().replayed_from == 0
+
+
+@pytest.mark.parametrize("free", [2.5, 3.5])
+def test_a_copy_does_not_fill_the_disk(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, free: float
+) -> None:
+    shop.send(0.5)
+    size = sum(file.stat().st_size for file in (shop.folder / "state").iterdir())
+    room = shutil.disk_usage(shop.folder)._replace(free=int(free * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: room)
+    Keeper(shop.checkpoint, shop.folder / "state", definitions()).copy_state()
+    assert (shop.folder / "training" / "next" / "state").exists() is (free > 3)
 
 
 def test_questions_of_people_who_left_are_left_out(tmp_path: Path) -> None:
