@@ -338,9 +338,12 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-        cause = getattr(error, "orig", None) or error
+        cause: object = getattr(error, "orig", None) or error
         # SQLite raises exactly this class for a file that is no database.
         cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""
+        place = Path(_name(engine))
+        if engine.dialect.name == "sqlite" and not place.parent.exists():
+            cause, cure = f"{place.parent} does not exist", ": name the data directory with --data"
         message = f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"
         raise StorageError(message) from error
 

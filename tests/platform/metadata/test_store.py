@@ -254,7 +254,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     strange = tmp_path / "a%20b?c.db"
     open_metadata(strange).close()
     assert strange.exists()
-    with pytest.raises(StorageError, match=r"absent"):
+    with pytest.raises(StorageError, match=r"absent does not exist: name the data directory"):
         open_metadata(tmp_path / "absent" / "m.db")
 
 
