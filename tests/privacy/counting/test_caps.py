@@ -562,6 +562,7 @@ def run_until_killed(folder: Path, events: list[Event], seed: int) -> None:
     run.publisher.publish(3 * DAY_MS)
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 def test_processes_killed_at_random_release_the_same(
     tmp_path: Path, in_child: Callable[..., int]
 ) -> None:

@@ -113,6 +113,7 @@ def count_until_killed(file: Path, dies_at: int, forgets: bool) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 @pytest.mark.parametrize(("forgets", "expected"), [(False, 5), (True, 15)])
 def test_leak_3_kill_9_does_not_hand_out_a_second_cap(
     tmp_path: Path, forgets: bool, expected: int, in_child: Callable[..., int]
@@ -162,6 +163,7 @@ def test_leak_4_a_day_without_found_keys_is_published(tmp_path: Path) -> None:
     assert [(pane.start, pane.values) for pane in panes] == [(n * DAY_MS, {}) for n in range(3)]
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 def test_leak_6_a_copied_process_does_not_copy_its_noise(
     tmp_path: Path, in_child: Callable[..., int]
 ) -> None:

@@ -292,6 +292,7 @@ def publish_until_killed(path: Path, panes: int) -> None:
     signal.pause()
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 def test_kill_9_leaves_every_shown_total_and_node_as_it_was(
     tmp_path: Path, in_child: Callable[..., int]
 ) -> None:

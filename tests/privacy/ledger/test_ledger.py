@@ -269,6 +269,7 @@ def release_and_die(location: str, moment: str) -> None:
     ledger.release_once(HOURLY, 0, die if moment == "draw" else fresh)
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 @pytest.mark.parametrize("moment", ["draw", "transaction", "answer"])
 def test_kill_9_at_any_moment_leaves_one_release_or_none(
     moment: str, location: str, in_child: Callable[..., int]

@@ -72,6 +72,7 @@ def test_only_the_new_master_key_opens_the_vault(
     assert not any(wrapped in stored for wrapped in before), "what the old key opens is gone"
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
 def test_killed_rotation_keeps_the_old_key_and_repeats(
     path: Path, keyring: Keyring, sealed: list[bytes], in_child: Callable[..., int], dies_after: int
@@ -91,6 +92,7 @@ def test_killed_rotation_keeps_the_old_key_and_repeats(
     assert opens(path, NEW, keyring, sealed)
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 def test_planted_wrapping_without_a_transaction_is_caught(
     path: Path,
     keyring: Keyring,
