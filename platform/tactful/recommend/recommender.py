@@ -269,10 +269,7 @@ class Recommender:
         if request.candidates:
             state.candidates = named(view, state.context, request, allowed)
             return
-        personal = allowed
-        if (common := state.only_common) is not None:
-            personal = np.zeros(len(allowed), np.bool_)
-            personal[common.rows] = allowed[common.rows]
+        personal = _of_visits(state, allowed)
         state.candidates = gather(
             view,
             state.context,
@@ -312,11 +309,7 @@ class Recommender:
             scores = heuristic_scores(
                 candidates, context, view, self._source, learned=not state.fresh
             )
-        if (common := state.only_common) is not None:
-            rare = ~is_in(candidates.rows, common.rows)
-            chance = generator_of(state.recommendation_id, "rare")
-            scores = rare_last(scores, rare, candidates.asked, chance)
-        state.values = scores
+        state.values = scores = _without_visits(state, scores)
         if candidates.asked is not None:
             trained = model is not None and state.learned and model.ranks_by(ASKED)
             if not trained:
@@ -471,6 +464,24 @@ class Recommender:
         if forced is None and (serving.model is None or unit is None):
             return Assignment(experiment.key, None, 0.0, None, False)
         return assign(experiment, unit or "nobody", forced=forced)
+
+
+def _of_visits(state: _RequestState, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows may come from visits of other people; `allowed` itself if all may."""
+    if (common := state.only_common) is None:
+        return allowed
+    shown = np.zeros(len(allowed), np.bool_)
+    shown[common.rows] = allowed[common.rows]
+    return shown
+
+
+def _without_visits(state: _RequestState, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores that tell an unnamed caller nothing of single visits."""
+    if (common := state.only_common) is None:
+        return scores
+    rare = ~is_in(state.candidates.rows, common.rows)
+    chance = generator_of(state.recommendation_id, "rare")
+    return rare_last(scores, rare, state.candidates.asked, chance)
 
 
 def _new_items(state: _RequestState, least: int) -> Group:
