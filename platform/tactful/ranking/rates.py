@@ -8,8 +8,8 @@ This is the mean of a rate after the observations, with the prior distribution B
 Gelman et al., "Bayesian Data Analysis", 3rd edition, section 2.4. The prior rate of an item is that
 of its category, and of a category a constant.
 
-What was never shown has no rate of clicks: the impressions of a shop that has just begun to serve
-would else lower the rates that its model knows from the time before.
+Items that were never shown have no rate of clicks: the impressions of a shop that has just begun to
+serve would else lower the rates that its model knows from the time before.
 """
 
 from __future__ import annotations
