@@ -90,7 +90,7 @@ def measure_skew(
     served = sorted(deque(logged, maxlen=lists), key=lambda shown: shown.applied)
     if state is None and log.begin:
         return Skew(0, len(served), 0, 0, {})
-    engine = replay_engine(definitions, EngineOptions(identity=identity), state)
+    engine = replay_engine(definitions, EngineOptions(identity=identity), state=state)
     known, views = len(served), dict[str, _View | None]()
     names = column_names(own_columns(definitions))
     different = np.zeros(len(names), np.int64)

@@ -1,4 +1,4 @@
-"""What a training keeps for the next one, which then replays only what is new.
+"""Rows and state that a training keeps, so that the next one replays new records alone.
 
 ::
 

@@ -238,7 +238,7 @@ class _Visit:
 
 def collect(
     log: Readable,
-    definitions: Definitions,
+    opened: Callable[[EngineOptions], Engine],  # see `replay_engine`
     index: RecallIndex,  # recall index of the log before the first question
     questions: Sequence[Question],  # in log order
     held_back: int,  # from this question on, all candidates are kept; before, a sample
@@ -248,7 +248,6 @@ def collect(
     *,
     checkpoint: Checkpoint | None = None,
     history: History | None = None,  # of the log: items before their description, users of devices
-    state: Path | None = None,  # features at an offset, where the replay begins
 ) -> tuple[Rows, Rows]:
     """Replay the log and lay out the rows of every request as the server would have.
 
@@ -257,8 +256,7 @@ def collect(
     """
     met = None if history is None else history.met
     tracked = {} if met is None else _tracked(questions, met)
-    of_replay = EngineOptions(identity=identity, most_ids=_IDS, tracked=tracked)
-    engine = replay_engine(definitions, of_replay, state)
+    engine = opened(EngineOptions(identity=identity, most_ids=_IDS, tracked=tracked))
     view = _View(engine, index, () if history is None else history.undescribed())
     parts = _Parts(checkpoint)
     finished = parts.lists
@@ -283,7 +281,9 @@ def collect(
     return parts.close(held_back)
 
 
-def replay_engine(definitions: Definitions, options: EngineOptions, state: Path | None) -> Engine:
+def replay_engine(
+    definitions: Definitions, options: EngineOptions, *, state: Path | None = None
+) -> Engine:
     """Open an engine that never commits, on a copy of a server's state or on an empty one."""
     if state is None:
         return Engine(definitions, MemoryState(), options)

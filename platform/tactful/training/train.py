@@ -36,7 +36,14 @@ from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
+from tactful.training.replay_rows import (
+    Progress,
+    Question,
+    Rows,
+    collect,
+    replay_engine,
+    sample_questions,
+)
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
@@ -64,7 +71,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Work:
-    """What `train` was given besides the log."""
+    """Arguments of `train` besides the log."""
 
     definitions: Definitions
     options: TrainingOptions
@@ -179,15 +186,18 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
     held_back = max(int(len(asked) * (1.0 - options.validation)), kept.whole)
     learn, judge = kept.divided(held_back, options)
     if past is not None:
-        given = (definitions, past, questions, max(held_back - len(kept.asked), 0), options)
+        opened = partial(replay_engine, definitions, state=kept.state)
         new = collect(
             shared,
-            *given,
+            opened,
+            past,
+            questions,
+            max(held_back - len(kept.asked), 0),
+            options,
             work.identity,
             work.progress,
             checkpoint=work.checkpoint,
             history=history,
-            state=kept.state,
         )
         learn, judge = (one.then(other) for one, other in zip((learn, judge), new, strict=True))
     shared.finish()

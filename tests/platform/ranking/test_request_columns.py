@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from base64 import b64decode
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommend
 from tactful.recommend.served_models import RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, collect
+from tactful.training.replay_rows import Question, collect, replay_engine
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry
 from tactful_streaming.engine.engine import Engine
@@ -255,7 +256,8 @@ def test_training_and_serving_compute_the_same(tmp_path: Path) -> None:
         question = Question(
             offset, asked.timestamp, asked.user_id, asked.session_id, frozenset(("item-001",))
         )
-        _, rows = collect(log, definitions(), index, [question], 0, TrainingOptions())
+        opened = partial(replay_engine, definitions())
+        _, rows = collect(log, opened, index, [question], 0, TrainingOptions())
         items = [item.item_id for item in answer.items]
         order = np.argsort(Catalogue(index.item_ids, live.items).rows_at(items))
         assert np.array_equal(served[order], rows.features, equal_nan=True)

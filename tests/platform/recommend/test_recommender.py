@@ -51,7 +51,7 @@ from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, collect
+from tactful.training.replay_rows import Question, collect, replay_engine
 from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.definitions import load_experiments
@@ -473,7 +473,8 @@ def test_no_training_serving_skew(served: Served, models: Path, tmp_path: Path) 
         )
         answer, impression = recommender(live, models).recommend(request, now=0)
         question = Question(offset, ask.at, ask.person, ask.session_id, ask.taken)
-        _, rows = collect(served.log, definitions(), index, [question], 0, options)
+        opened = partial(replay_engine, definitions())
+        _, rows = collect(served.log, opened, index, [question], 0, options)
         shown = features_of(decoded(impression))
         by_row = np.argsort([index.item_ids.index(it) for it in ids(answer)])
         assert shown.shape == (len(answer.items), len(RANKING_FEATURES))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from tactful.training import train as training
 from tactful.training.history import History
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Rows, collect, sample_questions
+from tactful.training.replay_rows import Rows, collect, replay_engine, sample_questions
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry
@@ -75,9 +75,11 @@ def test_rows_of_a_replay_from_a_state_are_those_of_a_whole_replay(
             read.append(offset)
             return log.read(offset, limit)
 
-    given_ = (definitions(), index, questions, 0, options, identity)
-    _, whole = collect(log, *given_, history=history)
-    _, new = collect(Counted(), *given_, history=history, state=folder / "copy")
+    given_ = (index, questions, 0, options, identity)
+    opened = partial(replay_engine, definitions())
+    _, whole = collect(log, opened, *given_, history=history)
+    opened = partial(replay_engine, definitions(), state=folder / "copy")
+    _, new = collect(Counted(), opened, *given_, history=history)
     assert len(new.sizes) == len(questions) > 5
     assert min(read) == begin
     assert new.sizes.tolist() == whole.sizes.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +44,13 @@ from tactful.training.discovery import Discovery
 from tactful.training.evaluation import Scorecard
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, Rows, collect, sample_questions
+from tactful.training.replay_rows import (
+    Question,
+    Rows,
+    collect,
+    replay_engine,
+    sample_questions,
+)
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item
 from tactful_streaming.engine.engine import Engine
@@ -236,11 +242,12 @@ def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> 
     history = History.read(log)
     questions = asked_of(history, history.timestamp[-1] - int(DAYS * DAY))
     index = build_index(history.item_ids, history.interactions(before=questions[0].offset))
-    _, whole = collect(log, definitions(), index, questions, 0, ALL)
+    opened = partial(replay_engine, definitions())
+    _, whole = collect(log, opened, index, questions, 0, ALL)
     ends = np.cumsum(whole.sizes)
     for number in (0, 1, 7, len(questions) - 1):
         with write_log(tmp_path / f"cut-{number}", what[: questions[number].offset]) as cut:
-            _, rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
+            _, rows = collect(cut, opened, index, questions[: number + 1], 0, ALL)
         end = int(ends[number])
         assert np.array_equal(rows.features, whole.features[:end], equal_nan=True)
         assert np.array_equal(rows.labels, whole.labels[:end])
@@ -265,7 +272,7 @@ def test_rows_need_no_features_of_others(tmp_path: Path, linked: bool) -> None:
         history = History.read(log)
         questions = asked_of(history, history.timestamp[-1] - int(DAYS * DAY))[-40::4]
         index = build_index(history.item_ids, history.interactions(before=questions[0].offset))
-        given = (log, definitions(), index, questions, 0, ALL, identity)
+        given = (log, partial(replay_engine, definitions()), index, questions, 0, ALL, identity)
         rows = [collect(*given, history=of)[1] for of in (history, replace(history, met=None))]
     assert len({question.subject for question in questions}) > 5
     assert np.array_equal(rows[0].features, rows[1].features, equal_nan=True)
