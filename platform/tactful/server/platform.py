@@ -30,6 +30,7 @@ from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
+from tactful.experiments.stage_readout import ReadOuts
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -109,6 +110,7 @@ class Platform:
         model_log: audit log of model changes.
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
+        read_outs: reads the effects of rollouts and experiments.
         coupons: decides about coupons, if there are campaigns.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
@@ -160,6 +162,7 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
 
     def _charge(self, queries: Iterable[Query]) -> None:
