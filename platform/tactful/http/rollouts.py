@@ -208,22 +208,7 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RolloutForecast,
         problems=("invalid", "not_ready"),
     ),
-    Endpoint(
-        "POST",
-        "/v1/experiments/{key}/{step}",
-        "Move a rollout by hand",
-        _move,
-        details=(
-            "`shadow` begins the shadow phase, `start` the first stage; `advance` begins it after "
-            "a shadow, or its stage again after a hold; `hold` stops it in its stage, where harm "
-            "still rolls back; `rollback`, `decide` and `archive` end it. "
-            "Between stages it moves by itself. Caller and reason are recorded in the audit log."
-        ),
-        scope="admin",
-        body=RolloutStep,
-        answer=RolloutDetails,
-        problems=("invalid", "not_found", "not_ready"),
-    ),
+    # Before the steps, whose path matches it, too.
     Endpoint(
         "GET",
         "/v1/experiments/{key}/readout",
@@ -238,6 +223,22 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=ReadOutQuery,
         answer=ReadOutMessage,
+        problems=("invalid", "not_found", "not_ready"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/experiments/{key}/{step}",
+        "Move a rollout by hand",
+        _move,
+        details=(
+            "`shadow` begins the shadow phase, `start` the first stage; `advance` begins it after "
+            "a shadow, or its stage again after a hold; `hold` stops it in its stage, where harm "
+            "still rolls back; `rollback`, `decide` and `archive` end it. "
+            "Between stages it moves by itself. Caller and reason are recorded in the audit log."
+        ),
+        scope="admin",
+        body=RolloutStep,
+        answer=RolloutDetails,
         problems=("invalid", "not_found", "not_ready"),
     ),
     Endpoint(
