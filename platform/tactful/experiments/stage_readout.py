@@ -7,7 +7,6 @@ so it costs no privacy.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from tactful.experiments.tally import read_on
 from tactful.experiments.timed_tally import OutcomesUntil, TimedTally
 from tactful.schemas.readouts import EffectPoint, GuardrailPoint, RatioCheck, ReadOutMessage
 from tactful.schemas.rollouts import LookRecord
+from tactful.util.fresh_values import FreshValues
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.assignment.assign import Experiment
@@ -86,8 +86,8 @@ class ReadOuts:
         self._outcomes = outcomes
         self._clock = clock
         self._logs: Sequence[EventLog] | None = None
-        self._reading = threading.Lock()  # the log is read by one read-out after another
-        self._latest: dict[object, ReadOutMessage] = {}
+        # Also lets one read-out after another read the log.
+        self._fresh: FreshValues[ReadOutMessage] = FreshValues(_FRESH_MS, clock)
 
     def of_rollout(
         self, stored: StoredRollout, *, exact: bool, stage: int | None = None
@@ -113,7 +113,7 @@ class ReadOuts:
         def read() -> ReadOutMessage:
             return self._exact(stored, span, stages)
 
-        return self._kept((stored.key, span), read)
+        return self._fresh.get((stored.key, span), read)
 
     def of_experiment(
         self,
@@ -132,20 +132,7 @@ class ReadOuts:
             shares = {name: share for name, share in experiment.shares.items() if share > 0}
             return self._message(experiment.key, shares, tally, (since, None), now)
 
-        return self._kept((experiment.key, days, tuple(types), lasts), read)
-
-    def _kept(self, key: object, read: Callable[[], ReadOutMessage]) -> ReadOutMessage:
-        """Return the latest read-out if it is fresh, or a new one."""
-        with self._reading:
-            now = self._clock()
-            self._latest = {
-                other: message
-                for other, message in self._latest.items()
-                if 0 <= now - message.at < _FRESH_MS
-            }
-            if key not in self._latest:
-                self._latest[key] = read()
-            return self._latest[key]
+        return self._fresh.get((experiment.key, days, tuple(types), lasts), read)
 
     def _exact(self, stored: StoredRollout, span: StageSpan, stages: list[int]) -> ReadOutMessage:
         now, definition = self._clock(), stored.definition

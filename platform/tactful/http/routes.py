@@ -22,6 +22,7 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
@@ -363,6 +364,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

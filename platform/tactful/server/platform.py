@@ -20,8 +20,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
+from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
 from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
@@ -54,6 +55,7 @@ from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
+from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
@@ -67,6 +69,7 @@ from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +114,7 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
@@ -162,8 +166,25 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self.campaigns = self._report_campaigns(resources.coupons)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
+
+    def _report_campaigns(self, campaigns: Sequence[CouponDefinition]) -> CampaignReports | None:
+        if self.coupons is None:
+            return None
+        installation = self.resources.installation
+        purpose = Purpose.MEASUREMENT
+
+        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
+            return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
+
+        def logs() -> list[EventLog]:
+            return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
+
+        return CampaignReports(
+            campaigns, installation.metadata, logs, self.coupons.left, clock=installation.clock
+        )
 
     def _charge(self, queries: Iterable[Query]) -> None:
         if self.statistics is not None:  # without published statistics there is no ledger
