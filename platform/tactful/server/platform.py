@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from tactful.config.settings import Settings
 from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
@@ -32,6 +32,7 @@ from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
+from tactful.experiments.tuner_report import TunerReports
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -114,6 +115,7 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         version: version of the software.
@@ -166,25 +168,27 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
-        self.campaigns = self._report_campaigns(resources.coupons)
+        self.campaigns: CampaignReports | None = None
+        if self.coupons is not None:
+            self.campaigns = CampaignReports(
+                resources.coupons,
+                installation.metadata,
+                self._measured_logs,
+                self.coupons.left,
+                clock=clock,
+            )
+        self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
 
-    def _report_campaigns(self, campaigns: Sequence[CouponDefinition]) -> CampaignReports | None:
-        if self.coupons is None:
-            return None
-        installation = self.resources.installation
+    def _measured_logs(self) -> list[EventLog]:
+        """Return the partitions, with the events that may be used to measure."""
         purpose = Purpose.MEASUREMENT
 
         def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
             return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
 
-        def logs() -> list[EventLog]:
-            return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
-
-        return CampaignReports(
-            campaigns, installation.metadata, logs, self.coupons.left, clock=installation.clock
-        )
+        return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
 
     def _charge(self, queries: Iterable[Query]) -> None:
         if self.statistics is not None:  # without published statistics there is no ledger
