@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui.components import shell, words
+from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.views import demo, overview, released, system
@@ -21,6 +21,7 @@ def main() -> None:
         except SourceError as failure:
             refused = failure
         words.choose()
+        times.choose()
         st.caption(_("Server `{url}`", url=shell.settings().url))
     if isinstance(refused, PermissionError):
         shell.explain(refused)
