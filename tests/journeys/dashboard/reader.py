@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 from tests.journeys.installation import Terminal, wait_until
-from tests.ui.browser import Page
 
+from benchmarks.browser import Page
 from benchmarks.ports import free_port
 from tactful_ui import ENTRY
 

@@ -9,7 +9,8 @@ import pytest
 from tests.journeys import visits
 from tests.journeys.dashboard.reader import Reader, dashboard
 from tests.journeys.installation import Terminal
-from tests.ui.browser import browser
+
+from benchmarks.browser import browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.service("chromium"), pytest.mark.timeout(400)]
 
