@@ -22,12 +22,14 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -363,6 +365,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
+    *TUNER_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

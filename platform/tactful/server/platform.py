@@ -20,6 +20,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
+from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.erasure.bulk import request_erasures
@@ -30,6 +31,8 @@ from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
+from tactful.experiments.stage_readout import ReadOuts
+from tactful.experiments.tuner_report import TunerReports
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -53,6 +56,7 @@ from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
+from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
@@ -66,6 +70,7 @@ from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +114,9 @@ class Platform:
         model_log: audit log of model changes.
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
+        read_outs: reads the effects of rollouts and experiments.
+        tuner_reports: reports the tuners of rollouts.
+        campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
@@ -160,7 +168,27 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self.campaigns: CampaignReports | None = None
+        if self.coupons is not None:
+            self.campaigns = CampaignReports(
+                resources.coupons,
+                installation.metadata,
+                self._measured_logs,
+                self.coupons.left,
+                clock=clock,
+            )
+        self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
+        self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
+
+    def _measured_logs(self) -> list[EventLog]:
+        """Return the partitions, with the events that may be used to measure."""
+        purpose = Purpose.MEASUREMENT
+
+        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
+            return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
+
+        return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
 
     def _charge(self, queries: Iterable[Query]) -> None:
         if self.statistics is not None:  # without published statistics there is no ledger
