@@ -3,8 +3,8 @@
 The server deletes users first from its memory and from stores that it holds open (`LiveStores`),
 so that no begun sequence leads to an action. Their bytes leave the state's files by a compaction.
 
-Logs are rewritten by `tactful.erasure.rewrite_log`. A log in Kafka stays as it is: the keys of its sealed records are deleted, and
-workers are asked to purge their stores.
+Logs are rewritten by `tactful.erasure.rewrite_log`. A log in Kafka stays as it is: the keys of its
+sealed records are deleted, and workers are asked to purge their stores.
 
 At the end every file is searched for all ids. Each step may be repeated: a killed job is finished
 by the next start, or by the next server.

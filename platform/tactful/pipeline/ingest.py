@@ -248,9 +248,7 @@ class EventIngest:
         import_id: str | None = None,
     ) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""
-        return await self._upserts(
-            "item", wire.decode_items, body, content_type, place, import_id
-        )
+        return await self._upserts("item", wire.decode_items, body, content_type, place, import_id)
 
     async def users(
         self,
@@ -261,9 +259,7 @@ class EventIngest:
         import_id: str | None = None,
     ) -> Upserted:
         """Accept the users of one body; the last version of a user counts; see `events`."""
-        return await self._upserts(
-            "user", wire.decode_users, body, content_type, place, import_id
-        )
+        return await self._upserts("user", wire.decode_users, body, content_type, place, import_id)
 
     async def _upserts(
         self,

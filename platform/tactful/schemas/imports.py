@@ -143,4 +143,3 @@ class UndoPreview(msgspec.Struct, kw_only=True, frozen=True):
     withdrawn_items: int
     models: list[ModelSeen]
     problem: str = ""
-
