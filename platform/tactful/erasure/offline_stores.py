@@ -239,8 +239,8 @@ def _held(path: Path) -> contextlib.closing[RocksState]:
         return contextlib.closing(RocksState(path))
     except StateError as error:
         raise StorageError(
-            f"{path}: a backfill, rescaling or undo uses this state; run the erasure again when it has "
-            f"ended: {error}"
+            f"{path}: a backfill, rescaling or undo uses this state; run the erasure again when it "
+            f"has ended: {error}"
         ) from error
 
 
