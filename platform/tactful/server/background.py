@@ -42,7 +42,7 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
-    5 s        continue erasures; move rollouts to their next stage
+    5 s        continue erasures and undos of imports; move rollouts to their next stage
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
     hours      train, if `training.every_hours` or `training.drift_psi` is set
@@ -79,6 +79,7 @@ class BackgroundTasks:
     def cancel(self) -> None:
         """Cancel all tasks; threads that erase or trim end at their next step."""
         self._platform.online_erasures.stop()
+        self._platform.import_undos.stop()
         if self._retention is not None:
             self._retention.stopping = True
         for task in self._tasks:
@@ -96,6 +97,8 @@ class BackgroundTasks:
         yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
         erase = platform.online_erasures.run
         yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        undo = platform.import_undos.run
+        yield _repeat(_ERASE_S, partial(run, undo), cleaning, "no undo of an import continued")
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
         yield _repeat(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
@@ -136,6 +139,7 @@ class BackgroundTasks:
         platform.suppression.refresh()
         platform.consents.refresh()
         platform.keys.refresh()
+        platform.imports.flush()
         platform.publish_rollouts()
 
     async def _refresh_models(self) -> None:

@@ -34,12 +34,20 @@ from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
 from tactful.http.rate_limits import RateLimits
+from tactful.maintenance.import_undo import (
+    ImportUndos,
+    UndoTarget,
+    preview_undo,
+    problem_of,
+)
+from tactful.metadata.import_log import ImportLog
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
+from tactful.schemas.imports import Import, UndoPreview
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
@@ -95,6 +103,7 @@ class Platform:
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
+        imports: imports of files.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -103,6 +112,7 @@ class Platform:
         applier: applies the log to the engine.
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
+        import_undos: undoes imports while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -135,6 +145,7 @@ class Platform:
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
+        self.imports = ImportLog(installation.metadata, clock=installation.clock)
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
@@ -224,6 +235,15 @@ class Platform:
                 rollouts=self.rollout_controller,
             ),
         )
+        self.import_undos = ImportUndos(
+            installation,
+            self.imports,
+            UndoTarget(
+                *(backend.engine, backend.state, self.applier, self.lock),
+                append=backend.append,
+                logs=backend.written,
+            ),
+        )
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
@@ -281,6 +301,7 @@ class Platform:
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
+        await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -374,6 +395,15 @@ class Platform:
     def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
         """Request the erasure of many users; called in a thread, raises as `export`."""
         return request_erasures(self.resources.installation, requests, self.find_people, by=by)
+
+    def preview_undo(self, found: Import) -> UndoPreview:
+        """Count what the undo of an import takes out; called in a thread, raises as `export`."""
+        log = self.backend.written.get("log")
+        return preview_undo(self.settings, found, self.model_log, log)
+
+    def undo_problem(self) -> str:
+        """Return why no import can be undone; empty if it can."""
+        return problem_of(self.settings, self.backend.written.get("log"))
 
     def publish_rollouts(self) -> None:
         """Make the present stages known to all recommenders, or raise `StorageError`."""
