@@ -23,6 +23,7 @@ from tactful.http.common import (
 )
 from tactful.http.description import described
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -361,6 +362,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

@@ -31,6 +31,7 @@ from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.http.rate_limits import RateLimits
+from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
@@ -46,6 +47,7 @@ from tactful.schemas.users import (
     UserFeatures,
 )
 from tactful.server.background import BackgroundTasks
+from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.server.rollouts import control_rollouts
@@ -69,8 +71,6 @@ from tactful_streaming.engine.options import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 
-_MEGABYTE = 2**20
-
 
 class Platform:
     """One running installation.
@@ -85,6 +85,7 @@ class Platform:
         resources: open stores.
         settings: checked settings.
         metrics: metrics of this process.
+        history: metrics of the last day, a point each ten seconds.
         rates: rates of browser keys and devices.
         keys: API keys.
         consents: consent decisions.
@@ -110,6 +111,7 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         coupons: decides about coupons, if there are campaigns.
+        started_at: time of the start, epoch milliseconds.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
@@ -121,6 +123,9 @@ class Platform:
         self.resources = resources
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
+        self.history = MetricHistory(settings.storage.data / FILE)
+        resources.closing.callback(self.history.close)
+        self.started_at = clock()
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
         self.consents = resources.consents
@@ -178,7 +183,13 @@ class Platform:
         self.sources = make_sources(self)
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
-            resources, self.applier, self.visibility, self.recent, self.permissions, self.lock
+            resources,
+            self.applier,
+            self.visibility,
+            self.recent,
+            self.permissions,
+            self.lock,
+            self.metrics.recommended,
         )
         self.notices = ErasureNotices(installation.settings)
         self.online_erasures = OnlineErasures(
@@ -416,43 +427,3 @@ class Platform:
         claim = claimed(event.context.get(CLAIM)) if event.context else None
         allowed = self.permissions.of(event.user_id, event.device_id, event.timestamp, claim)
         return Purpose.MEASUREMENT in allowed
-
-
-def add_gauges(platform: Platform) -> None:
-    """Register the gauges of a server, which are read when Prometheus scrapes."""
-    backend, engine, gauge = platform.backend, platform.engine, platform.metrics.gauge
-    webhooks = platform.resources.webhooks
-
-    def state_bytes() -> float:
-        with platform.lock:
-            size = engine.nbytes
-        # Exact bytes would reveal each new user.
-        return _MEGABYTE * round(size / _MEGABYTE)
-
-    def watermark_age() -> float:
-        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
-
-    gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
-    text = "About how much memory the state of entities takes, in whole megabytes"
-    gauge("engine_state_bytes", text, state_bytes)
-    text = "Age of the event time up to which events are expected to be complete"
-    gauge("watermark_age_seconds", text, watermark_age)
-    gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
-    text = "Recommendations waiting for their turn"
-    gauge("recommend_waiting", text, lambda: platform.recommendations.admission.waiting)
-    text = "Features that are to be computed from the log"
-    gauge("features_missing", text, lambda: len(engine.missing))
-    text = "Whether the event log takes no events at present"
-    gauge("log_unreachable", text, lambda: backend.problem() is not None)
-    gauge("log_spooled", "Records that wait on disk for an absent broker", backend.spooled)
-    if (copied := backend.copied) is not None:
-        text = "Bytes that wait for the online store"
-        gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
-    text = "Receivers of erasures whose last attempt failed"
-    gauge("erasure_receivers_failing", text, lambda: platform.notices.failing)
-    if webhooks is not None:
-        text = "Attempts that failed and are repeated"
-        gauge("webhooks_failed", text, lambda: webhooks.failed)
-        gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
-    if backend.rules is not None:
-        platform.metrics.rules(backend.rules.report)
