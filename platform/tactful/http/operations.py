@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import moment_of, stored
+from tactful.http.common import PageQuery, moment_of, stored
 from tactful.metrics.history import KEPT_S, STEP_S
 from tactful.schemas.fields import Moment
-from tactful.schemas.operations import MetricSeries, MetricsPage
+from tactful.schemas.operations import JobIndex, MetricSeries, MetricsPage, SystemInfo
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -76,6 +76,19 @@ async def _get_metric_history(platform: Platform, call: Call) -> Reply:
     return json_reply(page)
 
 
+async def _get_jobs(platform: Platform, call: Call) -> Reply:
+    query = call.query(PageQuery)
+    jobs = await stored(platform.jobs, "the jobs cannot be read now")
+    rest = [job for job in jobs if not query.cursor or job.id < query.cursor]
+    page = rest[: query.limit]
+    cursor = page[-1].id if len(rest) > len(page) else None
+    return json_reply(JobIndex(jobs=page, next_cursor=cursor))
+
+
+async def _get_system(platform: Platform, call: Call) -> Reply:
+    return json_reply(await stored(platform.system, "the machine cannot be examined now"))
+
+
 def _plain(numbers: Sequence[float]) -> list[float | None]:
     """Round to the precision that is kept; JSON has no NaN and no infinity."""
     return [float(f"{x:.{_DIGITS}g}") if math.isfinite(x) else None for x in numbers]
@@ -97,6 +110,34 @@ OPERATIONS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="monitor",
         query=MetricsQuery,
         answer=MetricsPage,
+        problems=("not_ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/jobs",
+        "List the long jobs",
+        _get_jobs,
+        details=(
+            "Trainings, backfills, backups, restores, rescalings, key rotations and waiting "
+            "erasures of the data directory, newest first, with their progress; also those of the "
+            "command line. A job whose process ended without a word is `killed`."
+        ),
+        scope="monitor",
+        query=PageQuery,
+        answer=JobIndex,
+        problems=("not_ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/system",
+        "Describe the server and its machine",
+        _get_system,
+        details=(
+            "Workers, lag, memory, disk, the last backup, and checks that name the cure of each "
+            "problem. It answers while the server is not ready, too."
+        ),
+        scope="monitor",
+        answer=SystemInfo,
         problems=("not_ready",),
     ),
 )

@@ -38,6 +38,7 @@ from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
+from tactful.schemas.operations import JobInfo, SystemInfo
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
@@ -53,6 +54,7 @@ from tactful.server.resources import Recommender, Resources, open_resources, pub
 from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
+from tactful.server.system import describe_system, list_jobs
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.export import export_person
@@ -308,6 +310,14 @@ class Platform:
             total = len(workers)
             checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
         return Health(status=status, version=self.version, checks=checks, workers=workers)
+
+    def system(self) -> SystemInfo:
+        """Describe the server and its machine; called in a thread."""
+        return describe_system(self)
+
+    def jobs(self) -> list[JobInfo]:
+        """List the long jobs of the installation, newest first; called in a thread."""
+        return list_jobs(self)
 
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""

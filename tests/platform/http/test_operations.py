@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
-from tests.platform.support import Live, now_ms, view, wait_until
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
+
+from tactful.client import Client
+from tactful.client.routes import operations as routes
 from tactful.metrics.readings import Reading
 from tactful.server import background
+from tactful.server.platform import Platform
+from tactful.util.jobs import tracked
 
 LAG = "tactful_engine_lag"
 RATE = 'tactful_ingested_per_second{kind="event",result="accepted"}'
+
+
+@pytest.fixture
+def live_jobs(tmp_path: Path) -> Iterator[Live]:
+    """Server of one process with a data directory of its own."""
+    with Live(Platform.open(small_settings(tmp_path), build)) as server:
+        yield server
 
 
 def add_points(live: Live, count: int, last: int) -> None:
@@ -86,3 +100,56 @@ def test_a_server_keeps_its_own_metrics(hurried: None, live: Live) -> None:
     assert any(name.startswith("tactful_rejections_share") for name in found)
     if live.workers:
         assert found['tactful_request_seconds{quantile="0.99",route="/v1/recommend"}'] > 0
+
+
+def test_jobs_are_listed_newest_first_and_by_page(live_jobs: Live) -> None:
+    data = live_jobs.platform.settings.storage.data
+    with tracked(data, "training", clock=lambda: 2000) as job:
+        job.advance(1, 4, "replay")
+        with pytest.raises(ValueError, match="broken"), tracked(data, "backup", clock=lambda: 3000):
+            raise ValueError("broken")
+        first = live_jobs.http.get("/v1/jobs", params={"limit": 1}).json()
+        cursor = first["next_cursor"]
+        second = live_jobs.http.get("/v1/jobs", params={"cursor": cursor}).json()
+    (backup,), (training, *_) = first["jobs"], second["jobs"]
+    assert (backup["kind"], backup["state"]) == ("backup", "failed")
+    assert (training["state"], training["stage"], training["progress"]) == (
+        *("running", "replay"),
+        0.25,
+    )
+
+
+def test_the_machine_is_described_with_its_last_backup(live_jobs: Live) -> None:
+    data = live_jobs.platform.settings.storage.data
+    assert live_jobs.http.get("/v1/system").json()["last_backup"] is None
+    with tracked(data, "backup", clock=lambda: 1000):
+        pass
+    with pytest.raises(OSError, match="full"), tracked(data, "backup", clock=lambda: 2000):
+        raise OSError("full")
+    found = live_jobs.http.get("/v1/system").json()
+    assert found["last_backup"]["ended_at"] == 1000
+    assert (found["status"], found["log"], found["lag"]) == ("ok", "embedded", 0)
+    assert 0 < found["disk_free_bytes"] <= found["disk_bytes"]
+    assert found["memory_bytes"] > 2**24
+    states = {check["name"]: check["state"] for check in found["checks"]}
+    assert {"engine", "space", "permissions", "model", "retention"} <= states.keys()
+    assert (states["engine"], states["model"]) == ("ok", "warning")
+
+
+def test_an_erasure_that_waits_is_a_job_without_a_name(live_jobs: Live) -> None:
+    platform = live_jobs.platform
+    platform.online_erasures.stop()
+    platform.erasures.request("somebody")
+    answer = live_jobs.http.get("/v1/jobs")
+    (job,) = [job for job in answer.json()["jobs"] if job["kind"] == "erasure"]
+    assert (job["state"], job["stage"]) == ("running", "waiting")
+    assert "somebody" not in answer.text
+
+
+def test_the_clients_read_all_of_it(live_jobs: Live) -> None:
+    with Client(live_jobs.url) as client:
+        assert client.run(routes.jobs(limit=5)).next_cursor is None
+        assert client.run(routes.system()).status == "ok"
+        add_points(live_jobs, 2, now_ms())
+        page = client.run(routes.metrics([LAG], since=0, step=86_400))
+        assert [series.name for series in page.series] == [LAG]
