@@ -26,6 +26,7 @@ from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -380,6 +381,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ROLLOUT_ENDPOINTS,
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",
