@@ -120,5 +120,5 @@ def test_documented_refusals_are_the_ones_that_come(live: Live) -> None:
 
 def test_what_is_documented_is_what_the_log_holds() -> None:
     for sent, stored in ((NewEvent, Event), (NewItem, Item), (NewUser, User)):
-        logged = {"kind", "received_at", "sender"}  # only the server writes these
+        logged = {"kind", "received_at", "sender", "import_id"}  # only the server writes these
         assert {*sent.__struct_fields__} == {*stored.__struct_fields__} - logged
