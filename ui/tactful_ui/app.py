@@ -9,7 +9,16 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, overview, released, system
+from tactful_ui.views import (
+    coupons,
+    demo,
+    experiments,
+    overview,
+    released,
+    rollouts,
+    system,
+    tuner,
+)
 
 
 def main() -> None:
@@ -44,6 +53,15 @@ def _pages() -> list[st.Page]:
             url_path="overview",
             default=True,
         ),
+        st.Page(
+            experiments.page,
+            title=_("Experiments"),
+            icon=":material/science:",
+            url_path="experiments",
+        ),
+        st.Page(rollouts.page, title=_("Rollouts"), icon=":material/stairs:", url_path="rollouts"),
+        st.Page(tuner.page, title=_("Tuner"), icon=":material/tune:", url_path="tuner"),
+        st.Page(coupons.page, title=_("Coupons"), icon=":material/loyalty:", url_path="coupons"),
         st.Page(
             released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
         ),
