@@ -90,6 +90,8 @@ class Platform:
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
+        accesses: accesses to the data of users.
+        audit: all changes and accesses.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -127,6 +129,7 @@ class Platform:
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
+        self.audit = installation.audit
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
