@@ -49,7 +49,8 @@ def keys_list(settings: Settings, as_json: bool) -> None:
     with open_keys(settings) as (_, store):
         known = store.list()
     if as_json:
-        cli.print_json([{**msgspec.to_builtins(k), "scopes": sorted(k.scopes)} for k in known])
+        rows = [{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known]
+        cli.print_json([{k: v for k, v in row.items() if k != "person"} for row in rows])
         return
     if not known:
         click.echo("There are no keys: `tactful keys create` makes one.", err=True)

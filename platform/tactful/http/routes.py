@@ -13,6 +13,7 @@ import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     LogPageQuery,
     PageQuery,
@@ -22,7 +23,6 @@ from tactful.http.common import (
     person_of,
     stored,
 )
-from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.description import described
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS

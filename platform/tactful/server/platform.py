@@ -30,6 +30,7 @@ from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
+from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -87,6 +88,7 @@ class Platform:
         metrics: metrics of this process.
         rates: rates of browser keys and devices.
         keys: API keys.
+        tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
@@ -125,6 +127,7 @@ class Platform:
         self.metrics = Metrics(CollectorRegistry())
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
+        self.tokens = open_tokens(settings, clock=clock)
         self.consents = resources.consents
         self.suppression = installation.suppression
         self.erasures = installation.jobs
