@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     LogPageQuery,
     PageQuery,
@@ -51,7 +52,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
-from tactful_streaming.contract.log_entries import BROWSER
+from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -112,13 +113,25 @@ def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted |
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
+    request = await call.json(request_decoder)
+    await _explained_to(platform, call, [request])
+    return await recommend_one(platform, call, request, recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
+    await _explained_to(platform, call, batch.requests)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
     return await recommend_each(platform, call, batch, recommend)
+
+
+async def _explained_to(
+    platform: Platform, call: Call, requests: Sequence[RecommendRequest]
+) -> None:
+    """Record the look at each user whose recommendation is explained to the caller."""
+    subjects = {request.subject for request in requests if request.explain and call.trusted}
+    for person in filter(None, subjects):
+        await looked_at(platform, call, person, "explain")
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
@@ -154,7 +167,10 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
+    impression = await platform.recommendations.find(call.path["recommendation_id"])
+    if (person := subject_key(impression)) is not None:
+        await looked_at(platform, call, person, "explain")
+    return json_reply(await platform.recommendations.explain(impression))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -162,6 +178,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     user = person_of(call)
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, user, "features")
     return json_reply(platform.features(user, at))
 
 
@@ -339,6 +356,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
         "GET",

@@ -33,6 +33,7 @@ from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
+from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
     ImportUndos,
@@ -103,10 +104,13 @@ class Platform:
         history: metrics of the last day, a point each ten seconds.
         rates: rates of browser keys and devices.
         keys: API keys.
+        tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         imports: imports of files.
+        accesses: accesses to the data of users.
+        audit: all changes and accesses.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -148,11 +152,13 @@ class Platform:
         self.started_at = clock()
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
+        self.tokens = open_tokens(settings, clock=clock)
         self.consents = resources.consents
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
         self.imports = ImportLog(installation.metadata, clock=installation.clock)
+        self.audit = installation.audit
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()

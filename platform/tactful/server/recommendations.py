@@ -202,7 +202,7 @@ class Recommendations:
             encoded = impression()
             if logged:
                 note(identifier, encoded)
-            explanation = await self._explained(logged_event(encoded))
+            explanation = await self.explain(logged_event(encoded))
             answer = msgspec.structs.replace(answer, explanation=explanation)
         elif impression is not None and logged:
             # After the response is sent, and before the next request is read.
@@ -229,20 +229,22 @@ class Recommendations:
             self._applier.check()
             raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
 
-    async def explain(self, recommendation_id: str) -> Explanation:
-        """Explain a recent recommendation.
+    async def find(self, recommendation_id: str) -> Event:
+        """Return the event of a recent recommendation.
 
         Raises:
             ProblemError: if it is neither among the latest recommendations nor among the latest
-                records of the log, or cannot be explained.
+                records of the log.
         """
-        return await self._explained(await self._recent.find(recommendation_id))
-
-    async def _explained(self, impression: Event | None) -> Explanation:
+        impression = await self._recent.find(recommendation_id)
         if impression is None:
             raise ProblemError(
                 "not_found", "no recent recommendation has this id: only recent ones are explained"
             )
+        return impression
+
+    async def explain(self, impression: Event) -> Explanation:
+        """Explain a recommendation by its event, or raise `ProblemError`."""
         try:
             return await asyncio.to_thread(self._recommender.explain, impression)
         except ModelError as error:
