@@ -222,7 +222,7 @@ class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export` or `erase`.
+        action: `find`, `export`, `erase`, or, of all users, `letters` or `stream`.
         at: time of the request, epoch milliseconds.
         by: the API key by its public part, or login and host of a command.
     """

@@ -113,15 +113,16 @@ def test_matches_of_the_import_are_gone(tmp_path: Path) -> None:
     store, scratch = MemoryState(), MemoryState()
     with EmbeddedLog(tmp_path, durability="process") as log:
         log.append([encode_entry(msgspec.structs.replace(bought[0], import_id=MINE))])
-        log.append([encode_entry(bought[1])])
+        later = Event(event_id="e2", type="view", timestamp=3_600_000, user_id="bob")
+        log.append([encode_entry(bought[1]), encode_entry(later)])
         engine = Engine(chosen, store)
-        follow(engine, log, 2)
-    assert engine.read("user", "ada", 300_000)["bought_twice"]
+        follow(engine, log, 3)
+    assert engine.read("user", "ada", 3_600_000)["bought_twice"]
     redact(tmp_path, {MINE.encode()}, lambda _, __: BLANK)
     with EmbeddedLog(tmp_path, durability="process") as log:
-        compute_state(log, scratch, chosen, EngineOptions(), until=2)
+        compute_state(log, scratch, chosen, EngineOptions(), until=3)
         engine.adopt(changes_to(store, scratch))
-    assert not engine.read("user", "ada", 300_000)["bought_twice"]
+    assert not engine.read("user", "ada", 3_600_000)["bought_twice"]
 
 
 def test_states_of_two_offsets_are_not_compared(tmp_path: Path) -> None:
