@@ -17,6 +17,11 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
+AccessAction = Literal["find", "export", "erase", "letters", "stream"]
+
+EVERYBODY = "*"
+"""Name in the trail for a look at the events of all users: `letters` or `stream`."""
+
 _table = person_accesses.c
 
 Access = Literal[
@@ -51,6 +56,7 @@ class AccessLog:
         self._clock = clock
 
     def record(self, person: str, action: Access, *, by: str) -> None:
+    def record(self, person: str, action: AccessAction, *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()
