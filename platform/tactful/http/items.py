@@ -60,12 +60,12 @@ async def _find_items(platform: Platform, call: Call) -> Reply:
         lambda search: search.page(terms, after=query.cursor, limit=query.limit)
     )
     cursor = page.items[-1].item_id if page.more else None
-    return json_reply(ItemPage(items=[*map(_described, page.items)], next_cursor=cursor))
+    return json_reply(ItemPage(items=[*map(described_item, page.items)], next_cursor=cursor))
 
 
 async def _get_item(platform: Platform, call: Call) -> Reply:
     await _reach(platform, call.query(ItemQuery).after)
-    return json_reply(_described(_item_of(platform, call)))
+    return json_reply(described_item(_item_of(platform, call)))
 
 
 async def _get_similar(platform: Platform, call: Call) -> Reply:
@@ -125,7 +125,8 @@ def _item_of(platform: Platform, call: Call) -> Item:
     return item
 
 
-def _described(item: Item) -> CatalogueItem:
+def described_item(item: Item) -> CatalogueItem:
+    """Return the description of an item as answers have it."""
     return CatalogueItem(
         item_id=item.item_id,
         timestamp=item.timestamp,

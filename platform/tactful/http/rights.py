@@ -243,7 +243,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/users/{user_id}/accesses",
-        "List who found, exported or erased the data of a user",
+        "List who found, looked at, exported or erased the data of a user",
         _get_accesses,
         details="Newest first, also after the erasure. An access is written before it happens.",
         scope="admin",

@@ -218,11 +218,11 @@ class ErasureResults(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
-    """A look-up, export or erasure of a user's data.
+    """A look-up, look, export or erasure of a user's data.
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export` or `erase`.
+        action: `find`, `look`, `export` or `erase`.
         at: time of the request, epoch milliseconds.
         by: the API key by its public part, or login and host of a command.
     """

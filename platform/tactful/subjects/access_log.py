@@ -17,6 +17,9 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
+Action = Literal["find", "look", "export", "erase"]
+"""Kinds of accesses."""
+
 _table = person_accesses.c
 
 
@@ -37,7 +40,7 @@ class AccessLog:
         self._keyring = keyring
         self._clock = clock
 
-    def record(self, person: str, action: Literal["find", "export", "erase"], *, by: str) -> None:
+    def record(self, person: str, action: Action, *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()
