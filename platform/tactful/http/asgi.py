@@ -134,6 +134,8 @@ class Endpoint:
     scope: str | None = None
     # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
+    # whether keys with the scope ``analyst`` may call it, too: nothing in it is about people
+    analyst: bool = False
     # whether programs that others have written call it: keys as the user name of Basic
     # authentication or as the query parameter `secret`, and bodies that gzip has compressed
     foreign: bool = False
@@ -387,6 +389,8 @@ class Resource:
         if endpoint.browser and browser.SCOPE in key.scopes:
             if self._origins.of(headers) is None:
                 raise _wrong_origin(self._host.settings.server, headers)
+        elif endpoint.analyst and key.allows("analyst"):
+            pass
         elif endpoint.scope != ANY_KEY and not key.allows(endpoint.scope or "admin"):
             raise ProblemError(
                 "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"

@@ -23,6 +23,7 @@ from tactful.http.common import (
     stored,
 )
 from tactful.http.description import described
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
@@ -324,6 +325,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(

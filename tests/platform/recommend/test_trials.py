@@ -74,7 +74,7 @@ def recommender(engine: Engine, models: Path) -> Recommender:
 def copy_of(user: str) -> MadeUpPerson:
     """Make up a person who did the same as a real one."""
     events = [it for it in ENTRIES if isinstance(it, Event) and it.user_id == user]
-    (described,) = [it for it in ENTRIES if isinstance(it, User) and it.user_id == user] or [None]
+    described = [it for it in ENTRIES if isinstance(it, User) and it.user_id == user]
     return MadeUpPerson(
         events=tuple(
             PastEvent(
@@ -85,7 +85,7 @@ def copy_of(user: str) -> MadeUpPerson:
             )
             for event in events[-200:]
         ),
-        properties={} if described is None else described.properties,
+        properties=described[0].properties if described else {},
     )
 
 
