@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import caller_of, stored
+from tactful.http.audit import looked_at
 from tactful.http.items import described_item
 from tactful.schemas.items import CatalogueItem
 from tactful.schemas.problems import ProblemError
@@ -21,12 +20,11 @@ _decoder = msgspec.json.Decoder(TrialRequest)
 
 
 async def _post_trial(platform: Platform, call: Call) -> Reply:
-    trial, by = await call.json(_decoder), caller_of(call)
+    trial = await call.json(_decoder)
     if (person := trial.request.subject) is not None:
         if platform.permissions.is_erased(person):
             raise ProblemError("not_found", "this user was erased")
-        record = partial(platform.accesses.record, person, "look", by=by)
-        await stored(record, "accesses cannot be kept now")
+        await looked_at(platform, call, person, "try")
     at, variants = await platform.recommendations.attempt(trial)
     return json_reply(Trial(at=at, variants=variants, items=_items(platform, variants)))
 

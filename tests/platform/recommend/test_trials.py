@@ -212,7 +212,7 @@ def test_a_trial_is_answered_and_the_look_is_recorded(shop: Live) -> None:
     assert {item.title for item in trial.items.values()} <= {"Tea", "Mug"}
     assert {it.recommendation.items[0].item_id for it in trial.variants} <= trial.items.keys()
     seen = shop.http.get("/v1/users/ada/accesses").json()["accesses"]
-    assert [access["action"] for access in seen] == ["look"]
+    assert [access["action"] for access in seen] == ["try"]
     assert seen[0]["by"].startswith("key ")
     tried = trial.variants[0].recommendation.recommendation_id
     assert shop.http.get(f"/v1/explain/{tried}").status_code == 404
