@@ -9,7 +9,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, overview, released, system
+from tactful_ui.views import demo, items, overview, released, system, try_recommendation
 
 
 def main() -> None:
@@ -43,6 +43,13 @@ def _pages() -> list[st.Page]:
             icon=":material/home:",
             url_path="overview",
             default=True,
+        ),
+        st.Page(items.page, title=_("Items"), icon=":material/inventory_2:", url_path="items"),
+        st.Page(
+            try_recommendation.page,
+            title=_("Try"),
+            icon=":material/play_arrow:",
+            url_path="try",
         ),
         st.Page(
             released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"

@@ -206,7 +206,7 @@ class Recommendations:
             encoded = impression()
             if logged:
                 note(identifier, encoded)
-            explanation = await self.explain(logged_event(encoded))
+            explanation = await self._explained(encoded)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         elif impression is not None and logged:
             # After the response is sent, and before the next request is read.
@@ -261,7 +261,7 @@ class Recommendations:
             position = self.position
         explanation = None
         if impression is not None:
-            explanation = await self._explained(logged_event(impression))
+            explanation = await self._explained(impression)
         answer = msgspec.structs.replace(
             answer,
             explanation=explanation,
@@ -310,6 +310,11 @@ class Recommendations:
             return await asyncio.to_thread(self._recommender.explain, impression)
         except ModelError as error:
             raise ProblemError("not_found", str(error)) from None
+
+    async def _explained(self, encoded: bytes) -> Explanation:
+        impression = logged_event(encoded)
+        assert impression is not None, "the recommender encodes events"
+        return await self.explain(impression)
 
     def _timed(
         self, request: RecommendRequest, now: int, trusted: bool
