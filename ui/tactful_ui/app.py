@@ -10,7 +10,18 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import coupons, demo, experiments, overview, released, rollouts, system, tuner
+from tactful_ui.views import (
+    coupons,
+    demo,
+    experiments,
+    items,
+    overview,
+    released,
+    rollouts,
+    system,
+    try_recommendation,
+    tuner,
+)
 
 
 def main() -> None:
@@ -39,6 +50,8 @@ def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("items", _("Items"), "inventory_2", items.page),
+        _page("try", _("Try"), "play_arrow", try_recommendation.page),
         _page("experiments", _("Experiments"), "science", experiments.page),
         _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
         _page("tuner", _("Tuner"), "tune", tuner.page),

@@ -34,6 +34,7 @@ Access = Literal[
     "timeline",
     "devices",
     "recommendations",
+    "try",
 ]
 """Kinds of access to the data of a user."""
 
