@@ -17,8 +17,6 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
-AccessAction = Literal["find", "export", "erase", "letters", "stream"]
-
 EVERYBODY = "*"
 """Name in the trail for a look at the events of all users: `letters` or `stream`."""
 
@@ -35,8 +33,10 @@ Access = Literal[
     "devices",
     "recommendations",
     "try",
+    "letters",
+    "stream",
 ]
-"""Kinds of access to the data of a user."""
+"""Kinds of access to the data of a user, the last two to those of all users."""
 
 
 class AccessLog:
@@ -57,7 +57,6 @@ class AccessLog:
         self._clock = clock
 
     def record(self, person: str, action: Access, *, by: str) -> None:
-    def record(self, person: str, action: AccessAction, *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()
