@@ -24,14 +24,17 @@ from tactful.http.common import (
     stored,
 )
 from tactful.http.coupons import COUPON_ENDPOINTS
+from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.trials import TRIAL_ENDPOINTS
 from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
@@ -300,6 +303,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=Upserted,
     ),
     *IMPORT_ENDPOINTS,
+    *DEAD_LETTER_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -327,6 +331,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RecommendBatch,
         problems=("invalid", "not_ready"),
     ),
+    *TRIAL_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -355,6 +360,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
