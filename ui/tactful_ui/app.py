@@ -7,7 +7,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, overview, released, system
+from tactful_ui.views import demo, operations, overview, released
 
 
 def main() -> None:
@@ -43,7 +43,9 @@ def _pages() -> list[st.Page]:
         st.Page(
             released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
         ),
-        st.Page(system.page, title=_("System"), icon=":material/dns:", url_path="system"),
+        st.Page(
+            operations.page, title=_("Operations"), icon=":material/dns:", url_path="operations"
+        ),
         st.Page(
             demo.page,
             title=_("Demo"),

@@ -86,9 +86,9 @@ def test_live_demo_and_dark_charts(fake: FakePlatform, tmp_path: Path, chromium_
         background = read(dark).getpixel((1390, 600))
         assert isinstance(background, tuple) and max(background) < 64
         assert_drawn(dark, (1400, 1300), background=background, mark=(0x56, 0xB4, 0xE9))
-        page.open(f"{address}/system", height=1300)
-        page.wait_for(says("replay and ask"))
-        page.wait_for(says("3.11.7"))
+        page.open(f"{address}/operations", height=1300)
+        page.wait_for(says("All checks pass"))
+        page.wait_for(says("Freshness of features"))
 
 
 def read(path: Path) -> Image.Image:
