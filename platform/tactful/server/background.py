@@ -44,7 +44,7 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
-    5 s        continue erasures; move rollouts to their next stage
+    5 s        continue erasures and undos of imports; move rollouts to their next stage
     10 s       keep a point of the server's own metrics
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
@@ -85,6 +85,7 @@ class BackgroundTasks:
     def cancel(self) -> None:
         """Cancel all tasks; threads that erase or trim end at their next step."""
         self._platform.online_erasures.stop()
+        self._platform.import_undos.stop()
         if self._retention is not None:
             self._retention.stopping = True
         for task in self._tasks:
@@ -103,6 +104,8 @@ class BackgroundTasks:
         yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
         erase = platform.online_erasures.run
         yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        undo = platform.import_undos.run
+        yield _repeat(_ERASE_S, partial(run, undo), cleaning, "no undo of an import continued")
         yield _repeat(STEP_S, self._keep_metrics, (StorageError,), "metrics were not kept")
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
         yield _repeat(
@@ -149,6 +152,7 @@ class BackgroundTasks:
         platform.suppression.refresh()
         platform.consents.refresh()
         platform.keys.refresh()
+        platform.imports.flush()
         platform.publish_rollouts()
 
     async def _refresh_models(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
+from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.erasure.bulk import request_erasures
@@ -30,7 +31,16 @@ from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
+from tactful.experiments.stage_readout import ReadOuts
+from tactful.experiments.tuner_report import TunerReports
 from tactful.http.rate_limits import RateLimits
+from tactful.maintenance.import_undo import (
+    ImportUndos,
+    UndoTarget,
+    preview_undo,
+    problem_of,
+)
+from tactful.metadata.import_log import ImportLog
 from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -38,6 +48,7 @@ from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
+from tactful.schemas.imports import Import, UndoPreview
 from tactful.schemas.operations import JobInfo, SystemInfo
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
@@ -57,6 +68,7 @@ from tactful.server.sources import make_sources
 from tactful.server.system import describe_system, list_jobs
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
+from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
@@ -70,6 +82,7 @@ from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +106,7 @@ class Platform:
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
+        imports: imports of files.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -101,6 +115,7 @@ class Platform:
         applier: applies the log to the engine.
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
+        import_undos: undoes imports while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -112,6 +127,9 @@ class Platform:
         model_log: audit log of model changes.
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
+        read_outs: reads the effects of rollouts and experiments.
+        tuner_reports: reports the tuners of rollouts.
+        campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         started_at: time of the start, epoch milliseconds.
         version: version of the software.
@@ -134,6 +152,7 @@ class Platform:
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
+        self.imports = ImportLog(installation.metadata, clock=installation.clock)
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
@@ -167,7 +186,27 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self.campaigns: CampaignReports | None = None
+        if self.coupons is not None:
+            self.campaigns = CampaignReports(
+                resources.coupons,
+                installation.metadata,
+                self._measured_logs,
+                self.coupons.left,
+                clock=clock,
+            )
+        self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
+        self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
+
+    def _measured_logs(self) -> list[EventLog]:
+        """Return the partitions, with the events that may be used to measure."""
+        purpose = Purpose.MEASUREMENT
+
+        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
+            return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
+
+        return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
 
     def _charge(self, queries: Iterable[Query]) -> None:
         if self.statistics is not None:  # without published statistics there is no ledger
@@ -207,6 +246,15 @@ class Platform:
                 webhooks=resources.webhooks,
                 drop_recommendations=self.recent.forget,
                 rollouts=self.rollout_controller,
+            ),
+        )
+        self.import_undos = ImportUndos(
+            installation,
+            self.imports,
+            UndoTarget(
+                *(backend.engine, backend.state, self.applier, self.lock),
+                append=backend.append,
+                logs=backend.written,
             ),
         )
         self._background = BackgroundTasks(self)
@@ -266,6 +314,7 @@ class Platform:
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
+        await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -367,6 +416,15 @@ class Platform:
     def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
         """Request the erasure of many users; called in a thread, raises as `export`."""
         return request_erasures(self.resources.installation, requests, self.find_people, by=by)
+
+    def preview_undo(self, found: Import) -> UndoPreview:
+        """Count what the undo of an import takes out; called in a thread, raises as `export`."""
+        log = self.backend.written.get("log")
+        return preview_undo(self.settings, found, self.model_log, log)
+
+    def undo_problem(self) -> str:
+        """Return why no import can be undone; empty if it can."""
+        return problem_of(self.settings, self.backend.written.get("log"))
 
     def publish_rollouts(self) -> None:
         """Make the present stages known to all recommenders, or raise `StorageError`."""
