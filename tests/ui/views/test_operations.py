@@ -69,7 +69,7 @@ def test_the_page_shows_machine_metrics_and_jobs(open_page: Open, busy: FakePlat
     assert "All checks pass." in said
     jobs = page.dataframe[0].value
     assert list(jobs["State"]) == ["running", "killed"]
-    assert list(jobs["Progress"])[0] == "40 %"
+    assert jobs["Progress"][0] == "40 %"
     assert "ms over time: p99 now 5.000, at most 20.000; p50 now 2.000" in descriptions(page)[0]
     assert "in_future, event" in " ".join(descriptions(page))
     assert "no_consent" not in " ".join(descriptions(page)), "a line of zeros says nothing"
@@ -134,9 +134,15 @@ def test_a_refused_key_and_a_server_that_is_down(open_page: Open, busy: FakePlat
 
 def test_a_longer_time_asks_for_more(open_page: Open, busy: FakePlatform) -> None:
     since: list[int] = []
-    busy.answer("/v1/metrics", lambda query: since.append(int(query["since"])) or metrics(query))
+
+    def noted(query: dict[str, str]) -> dict[str, Any]:
+        since.append(int(query["since"]))
+        return metrics(query)
+
+    busy.answer("/v1/metrics", noted)
     page = open_page("operations")
-    page.button_group[0].set_value([24]).run()
+    page.session_state["operations-hours"] = 24
+    page.run()
     assert not page.exception
     assert since[0] - since[-1] == pytest.approx(23 * 3_600_000, abs=60_000)
 

@@ -86,7 +86,7 @@ def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: Fake
     page = open_page("demo")
     (bar,) = page.get("progress")
     assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 % of this stage")
-    assert asked(page).count("not in this report yet") == 6
+    assert asked(page).count("not in this report yet") == 8
     fake.publish(demo=sample.report())
     page.run()
     assert not page.get("progress")

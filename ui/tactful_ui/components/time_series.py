@@ -9,7 +9,7 @@ from datetime import UTC, datetime, tzinfo
 import altair as alt
 
 from tactful_ui.components import formats
-from tactful_ui.components.charts import Palette
+from tactful_ui.components.charts import Chart, Palette
 
 _HEIGHT = 200
 _TIME = "time"
@@ -33,7 +33,7 @@ def rows_of(times: Sequence[int], lines: Sequence[Line], zone: tzinfo) -> list[d
 
 def draw(
     title: str, times: Sequence[int], lines: Sequence[Line], palette: Palette, zone: tzinfo
-) -> alt.LayerChart | None:
+) -> Chart | None:
     """Draw lines over time, in the reader's zone; None without a number.
 
     Lines differ in colour and dashes; a gap in the numbers is a gap in the line.

@@ -42,6 +42,7 @@ def page() -> None:
         _("Time"),
         _HOURS,
         default=_HOURS[0],
+        key="operations-hours",
         format_func=lambda hours: _("last hour") if hours == 1 else _("{n} hours", n=hours),
     )
     st.fragment(partial(_live, hours or _HOURS[0], reader), run_every=LIVE_SECONDS)()
