@@ -58,6 +58,7 @@ _HELP = {
     "export": "Deliver recommendations or a segment of users to a webhook or to Redis.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
+    "top": "Show how a server does, in the terminal; its key needs the scope monitor.",
     "train": "Train a ranking model from the log and register it in MLflow.",
     "models": "List, promote, roll back, fetch and sign model versions.",
     "demo": "Replay real purchases through the platform and measure the recommendations.",
@@ -82,6 +83,7 @@ _MODULES = {
     **dict.fromkeys(("recommend", "dashboard"), "remote.recommend"),
     **dict.fromkeys(("import", "ingest"), "remote.import_file"),
     **{name: f"remote.{name}" for name in ("items", "export")},
+    "top": "monitoring.top",
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }
