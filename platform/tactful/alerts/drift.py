@@ -1,4 +1,4 @@
-"""Distances of two histograms: population stability index, Kolmogorov-Smirnov, Holm's correction."""
+"""Distances of two histograms (PSI, Kolmogorov-Smirnov), and Holm's correction."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _anomalies(
             season.record(hour, slot_of(hour, rule.season), reading.value)
         if expected is None:
             continue
-        deviation = expected.deviation(reading.value)
+        deviation = expected.deviation(reading.value, reading.weight)
         change = abs(reading.value - expected.median) / max(expected.median, 1e-9)
         judged = expected.median >= rule.least_value
         below = deviation < -rule.deviations and rule.direction != "above"

@@ -30,19 +30,27 @@ import msgspec
 import yaml
 
 from tactful.errors import ConfigError
-from tactful.schemas.alerts import AlertRule, Signal, ThresholdRule
 from tactful.schemas.alert_routes import AlertRoute
+from tactful.schemas.alerts import AlertRule, Signal, ThresholdRule
 from tactful_privacy.decoding import DECODE_ERRORS
 
 PACKAGED = Path(__file__).parents[1] / "alerts.yaml"
 """Packaged rules, for the whole chain."""
 
 
-class AlertFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of a file of alerts."""
+class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of a file."""
 
     rules: list[AlertRule] = []
     routes: list[AlertRoute] = []
+
+
+class AlertFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Rules and routes of files; `own` names the rules that the shop's file defines."""
+
+    rules: list[AlertRule] = []
+    routes: list[AlertRoute] = []
+    own: list[str] = []
 
 
 def read_alerts(path: Path) -> AlertFile:
@@ -58,7 +66,7 @@ def read_alerts(path: Path) -> AlertFile:
     except (yaml.YAMLError, *DECODE_ERRORS) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     try:
-        content = msgspec.convert({} if document is None else document, AlertFile)
+        content = msgspec.convert({} if document is None else document, _Document)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {_named(error, document)}") from error
     for kind, names in (
@@ -69,7 +77,7 @@ def read_alerts(path: Path) -> AlertFile:
             raise ConfigError(f"{path}: two {kind} have the name {twice[0]!r}")
     for rule in content.rules:
         check_rule(rule, where=str(path))
-    return content
+    return AlertFile(rules=content.rules, routes=content.routes)
 
 
 def load_alerts(own: Path = Path()) -> AlertFile:
@@ -81,7 +89,9 @@ def load_alerts(own: Path = Path()) -> AlertFile:
     content = read_alerts(PACKAGED)
     if own != Path():
         shop = read_alerts(own)
-        content = AlertFile(rules=merged(content.rules, shop.rules), routes=shop.routes)
+        rules = merged(content.rules, shop.rules)
+        own_rules = [rule.name for rule in shop.rules]
+        content = AlertFile(rules=rules, routes=shop.routes, own=own_rules)
     check_routes(content.rules, content.routes, where=str(own))
     return content
 

@@ -17,13 +17,15 @@ Labels = tuple[tuple[str, str], ...]
 class Reading(NamedTuple):
     """A value and its interval; of an exact value the interval is a point.
 
-    `text` shows the value to people; it is empty where the value must not be shown.
+    `text` shows the value to people; it is empty where the value must not be shown. `weight` is the
+    number of events behind a share; 1 of other values.
     """
 
     value: float
     low: float
     high: float
     text: str
+    weight: float = 1.0
 
 
 class Scrape(NamedTuple):
@@ -48,6 +50,6 @@ def signal_key(signal: Signal) -> bytes:
     return msgspec.json.encode(signal)
 
 
-def exact(value: float, text: str) -> Reading:
+def exact(value: float, text: str, weight: float = 1.0) -> Reading:
     """Return the reading of a value without noise."""
-    return Reading(value, value, value, text)
+    return Reading(value, value, value, text, weight)

@@ -1,8 +1,8 @@
 """Robust seasonal expectation of a value: median and MAD of the same hour in earlier periods.
 
-Numbers of events scatter about in proportion to their root, so all is done on square roots. The
-scale of an hour is the larger of its own MAD and that of all hours together: three or four values
-alone would often make it far too small.
+Numbers of events scatter about in proportion to their root, so all is done on square roots; so do
+shares, by the number of events behind them. The scale of an hour is the larger of its own MAD and
+that of all hours together: three or four values alone would often make it far too small.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ class Expected(NamedTuple):
     median: float  # of the value itself
     scale: float  # standard deviation of its root
 
-    def deviation(self, value: float) -> float:
-        """Return the distance of a value, in robust standard deviations, with its sign."""
-        return (math.sqrt(max(value, 0.0)) - math.sqrt(max(self.median, 0.0))) / self.scale
+    def deviation(self, value: float, weight: float = 1.0) -> float:
+        """Return the distance of a value, in robust standard deviations, with its sign.
+
+        A share that `weight` events are behind scatters at least as much as their number makes it.
+        """
+        scale = max(self.scale, _LEAST_SCALE / math.sqrt(max(weight, 1.0)))
+        return (math.sqrt(max(value, 0.0)) - math.sqrt(max(self.median, 0.0))) / scale
 
 
 def slot_of(hour: int, season: Literal["hour_of_week", "hour_of_day"]) -> int:
@@ -49,7 +53,7 @@ def expect(
     roots = [[math.sqrt(max(value, 0.0)) for value in values] for values in pair]
     medians = [statistics.median(values) for values in roots]
     own = max(map(_mad, roots))
-    scale = max(own, _common_scale(season, periods), _LEAST_SCALE)
+    scale = max(own, _common_scale(season, periods))
     # The root of the mixed medians: an hour that is half over holds half of each.
     mixed = (1 - part) * medians[0] ** 2 + part * medians[1] ** 2
     # Within the hour its events need not be spread evenly: the difference of the two may not count.

@@ -51,7 +51,7 @@ def read_signal(
         }
     wholes = _summed(signal, signal.share_of, grown)
     return {
-        labels: exact(part / total, f"at most {level(part, total):g}")
+        labels: exact(part / total, _share_text(signal, part, total), total)
         for labels, total in wholes.items()
         if total > 0 and total >= signal.least
         for part in [parts.get(labels, 0.0)]
@@ -110,6 +110,13 @@ def _matches(labels: Labels, conditions: Labels) -> bool:
 def _group(labels: Labels, by: tuple[str, ...]) -> Labels:
     own = dict(labels)
     return tuple((name, own.get(name, "")) for name in sorted(by))
+
+
+def _share_text(signal: Signal, part: float, whole: float) -> str:
+    """Show a share as `/metrics` would: rounded up, but of durations as it is."""
+    if signal.metric.endswith("_bucket"):
+        return f"{part / whole:.2f}"
+    return f"at most {level(part, whole):g}"
 
 
 def _is_failure(metric: str) -> bool:

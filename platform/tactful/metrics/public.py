@@ -32,7 +32,14 @@ _BETWEEN_S = 5.0
 _Labels = tuple[tuple[str, str], ...]
 _Numbers = Mapping[tuple[str, _Labels], float]
 
-FAILURES = frozenset({"tactful_answers", "tactful_impressions_lost", "tactful_commits_refused"})
+FAILURES = frozenset(
+    {
+        "tactful_answers",
+        "tactful_impressions_lost",
+        "tactful_commits_refused",
+        "tactful_federated_rounds",
+    }
+)
 """Counters of failures, published exactly; of responses only those with an error status."""
 
 _INGESTED = "tactful_ingested"
@@ -98,7 +105,9 @@ def _failures(family: Metric) -> Metric:
     failures.samples = [
         sample
         for sample in family.samples
-        if not sample.name.endswith("_created") and int(sample.labels.get("status", "500")) >= 400
+        if not sample.name.endswith("_created")
+        and int(sample.labels.get("status", "500")) >= 400
+        and sample.labels.get("result") != "done"
     ]
     return failures
 

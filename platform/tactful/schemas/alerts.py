@@ -68,30 +68,30 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     releases: Annotated[int, Meta(ge=1, le=20)] = 1
 
 
+def _said(text: str) -> Meta:
+    """Describe a field that rules of all kinds have, for the OpenAPI document."""
+    return Meta(description=text)
+
+
 class _Rule(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    """What rules of all kinds have.
+    """What rules of all kinds have."""
 
-    Attributes:
-        name: name of the rule, and of its section in the runbook.
-        summary: what is wrong when it fires, for people.
-        value: the value it looks at.
-        hold: time for which the condition must hold before the alert opens.
-        clear_for: time for which it must no longer hold before the alert clears.
-        severity: `info`, `warning` or `critical`.
-        route: route of its messages; empty: all routes that take its severity.
-        enabled: whether it is evaluated.
-    """
-
-    name: RuleName
-    summary: _Text
-    value: Signal
-    hold: Duration = msgspec.field(default="1m", name="for")
-    clear_for: Duration = "1m"
-    severity: Severity = "warning"
-    route: Annotated[str, Meta(max_length=64)] = ""
-    enabled: bool = True
+    name: Annotated[RuleName, _said("name of the rule, and of its section in the runbook")]
+    summary: Annotated[_Text, _said("what is wrong when it fires, for people")]
+    value: Annotated[Signal, _said("value that it looks at")]
+    hold: Annotated[
+        Duration, _said("time for which the condition must hold before the alert opens")
+    ] = msgspec.field(default="1m", name="for")
+    clear_for: Annotated[
+        Duration, _said("time for which it must no longer hold before the alert clears")
+    ] = "1m"
+    severity: Annotated[Severity, _said("severity of its alerts")] = "warning"
+    route: Annotated[
+        str, Meta(max_length=64), _said("route of its messages; empty: all of its severity")
+    ] = ""
+    enabled: Annotated[bool, _said("whether it is evaluated")] = True
 
     @property
     def kind(self) -> str:
@@ -105,6 +105,7 @@ class ThresholdRule(_Rule, frozen=True, kw_only=True, tag="threshold"):
     Of a published statistic the whole released interval must lie beyond the level.
 
     Attributes:
+        kind: `threshold`.
         above: it fires above this level …
         below: … or below this one.
         clear: level at which it clears; none: the same level.
@@ -119,6 +120,7 @@ class ChangeRule(_Rule, frozen=True, kw_only=True, tag="change"):
     """Fires while a value differs from its own mean of the time before.
 
     Attributes:
+        kind: `change`.
         against: span of that mean.
         rises: relative rise that fires; 1 means twice the mean. 0 for none.
         falls: relative fall that fires; 0.5 means half of the mean. 0 for none.
@@ -132,13 +134,18 @@ class ChangeRule(_Rule, frozen=True, kw_only=True, tag="change"):
 
 
 class AbsenceRule(_Rule, frozen=True, kw_only=True, tag="absence"):
-    """Fires while a value is missing, or a counter no longer grows, that did before."""
+    """Fires while a value is missing, or a counter no longer grows, that did before.
+
+    Attributes:
+        kind: `absence`.
+    """
 
 
 class AnomalyRule(_Rule, frozen=True, kw_only=True, tag="anomaly"):
     """Fires while a value is unusual for its hour, by median and MAD of earlier periods.
 
     Attributes:
+        kind: `anomaly`.
         season: the hours that are compared with each other.
         deviations: number of robust standard deviations that fires.
         direction: which side fires.
@@ -163,6 +170,7 @@ class DriftRule(_Rule, frozen=True, kw_only=True, tag="drift"):
     evaluation.
 
     Attributes:
+        kind: `drift`.
         reference: span of the histogram to compare with, before `value.within`.
         psi: least population stability index.
         alpha: level of all drift tests of one evaluation together.
@@ -195,7 +203,13 @@ class AlertRuleInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AlertRules(msgspec.Struct, kw_only=True, frozen=True):
-    """One page of the rules, by name; routes on the first page."""
+    """One page of the rules, by name.
+
+    Attributes:
+        rules: the rules.
+        routes: names of the routes, on the first page.
+        next_cursor: send it as ``cursor`` for the next page; None at the end.
+    """
 
     rules: list[AlertRuleInfo]
     routes: list[str] = []
@@ -239,7 +253,14 @@ class AlertInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AlertPage(msgspec.Struct, kw_only=True, frozen=True):
-    """One page of alerts, newest first, with the number of open ones."""
+    """One page of alerts, newest first.
+
+    Attributes:
+        alerts: the alerts.
+        open: number of all open alerts.
+        evaluated_at: time of the last evaluation, epoch milliseconds; None before the first.
+        next_cursor: send it as ``cursor`` for the next page; None at the end.
+    """
 
     alerts: list[AlertInfo]
     open: int
@@ -248,7 +269,11 @@ class AlertPage(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """That somebody has seen an alert and takes care of it."""
+    """That somebody has seen an alert and takes care of it.
+
+    Attributes:
+        note: words for the others.
+    """
 
     note: Annotated[str, Meta(max_length=2_000)] = ""
 
@@ -270,7 +295,17 @@ class NewSilence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Silence(msgspec.Struct, kw_only=True, frozen=True):
-    """A silence: what it is for, from when to when, and who made it."""
+    """A silence of some alerts.
+
+    Attributes:
+        id: its number.
+        rule: name of a rule; `*` stands for anything.
+        labels: labels that an alert must have, too.
+        begins_at: epoch milliseconds.
+        ends_at: epoch milliseconds.
+        made_by: who made it.
+        reason: why.
+    """
 
     id: int
     rule: str
@@ -282,20 +317,34 @@ class Silence(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Silences(msgspec.Struct, kw_only=True, frozen=True):
-    """Silences that have not ended, newest first."""
+    """Silences that have not ended, newest first.
+
+    Attributes:
+        silences: the silences.
+        next_cursor: send it as ``cursor`` for the next page; None at the end.
+    """
 
     silences: list[Silence]
     next_cursor: str | None = None
 
 
 class AlertTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A route that a test message is sent to."""
+    """A route that a test message is sent to.
+
+    Attributes:
+        route: name of the route.
+    """
 
     route: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class AlertTestResult(msgspec.Struct, kw_only=True, frozen=True):
-    """Result of a test message, by sink: empty for success, else the reason of the failure."""
+    """Result of a test message.
+
+    Attributes:
+        route: name of the route.
+        results: by sink: empty for success, else the reason of the failure.
+    """
 
     route: str
     results: dict[str, str]

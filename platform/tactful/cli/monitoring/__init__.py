@@ -1,0 +1,4 @@
+"""Commands that watch a running server: its alerts.
+
+They may import every other sub-package of `tactful`. Begin with `alerts`.
+"""
