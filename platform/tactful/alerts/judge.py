@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tactful.alerts.drift import holm, ks_distance, ks_p_value, psi
 from tactful.alerts.memory import POINTS, Memory, Season, series_key, split_key
 from tactful.alerts.samples import Labels, Reading, Scrape
-from tactful.alerts.seasonal import HOUR_MS, expect, slot_of
+from tactful.alerts.seasonal import HOUR_MS, expect, record, slot_of
 from tactful.alerts.signals import histogram, read_signal
 from tactful.schemas.alerts import (
     AbsenceRule,
@@ -136,7 +136,7 @@ def _anomalies(
         expected = expect(season, now, rule.season, rule.least_periods)
         hour = now // HOUR_MS
         if hour > season.hour and now - hour * HOUR_MS < HOUR_MS // 4:
-            season.record(hour, slot_of(hour, rule.season), reading.value)
+            record(season, hour, slot_of(hour, rule.season), reading.value, rule.least_periods)
         if expected is None:
             continue
         deviation = expected.deviation(reading.value, reading.weight)

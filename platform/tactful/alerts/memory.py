@@ -16,7 +16,6 @@ from tactful.alerts.samples import Labels
 POINTS = 60
 """Number of points that are kept of a span: an increase is exact to a sixtieth of it."""
 
-_SEASONS = 8
 _PLAIN = " /:@"  # not escaped in the values of labels
 
 
@@ -52,19 +51,11 @@ class Counter(msgspec.Struct, array_like=True):
 
 
 class Season(msgspec.Struct, array_like=True):
-    """Values of earlier hours, by slot of the day or week, and the hour recorded last."""
+    """Values of earlier hours; see `tactful.alerts.seasonal`."""
 
-    slots: dict[int, list[float]]
-    hour: int = 0
-
-    def record(self, hour: int, slot: int, value: float) -> None:
-        """Add the value of a full hour once; the oldest of nine is dropped."""
-        if hour <= self.hour:
-            return
-        self.hour = hour
-        values = self.slots.setdefault(slot, [])
-        values.append(value)
-        del values[:-_SEASONS]
+    slots: dict[int, list[float]]  # by slot of the day or week, oldest first
+    hour: int = 0  # the hour that was recorded last
+    scale: float = 0.0  # common scale of all slots
 
 
 class AlertState(msgspec.Struct, array_like=True):

@@ -142,6 +142,8 @@ def _mistake_of_signal(signal: Signal, *, histogram: bool) -> str:
         return "value.keys and value.over belong to a statistic"
     if signal.share_of is not None and signal.change != "increase":
         return "value.share_of needs change: increase"
+    if signal.whole and signal.share_of is None:
+        return "value.whole needs share_of"
     if histogram and signal.statistic:
         return "drift compares the histogram of a metric, not a statistic"
     return ""

@@ -15,6 +15,7 @@ from tactful.alerts.memory import Season
 
 HOUR_MS = 3_600_000
 _MAD_TO_SIGMA = 1.4826
+_PERIODS = 8
 _LEAST_SCALE = 0.5  # the standard deviation of the root of a Poisson number
 
 
@@ -38,6 +39,17 @@ def slot_of(hour: int, season: Literal["hour_of_week", "hour_of_day"]) -> int:
     return hour % (168 if season == "hour_of_week" else 24)
 
 
+def record(season: Season, hour: int, slot: int, value: float, periods: int) -> None:
+    """Add the value of a full hour once; the oldest of nine is dropped."""
+    if hour <= season.hour:
+        return
+    season.hour = hour
+    values = season.slots.setdefault(slot, [])
+    values.append(value)
+    del values[:-_PERIODS]
+    season.scale = _common_scale(season, periods)
+
+
 def expect(
     season: Season, now: int, kind: Literal["hour_of_week", "hour_of_day"], periods: int
 ) -> Expected | None:
@@ -53,7 +65,7 @@ def expect(
     roots = [[math.sqrt(max(value, 0.0)) for value in values] for values in pair]
     medians = [statistics.median(values) for values in roots]
     own = max(map(_mad, roots))
-    scale = max(own, _common_scale(season, periods))
+    scale = max(own, season.scale)
     # The root of the mixed medians: an hour that is half over holds half of each.
     mixed = (1 - part) * medians[0] ** 2 + part * medians[1] ** 2
     # Within the hour its events need not be spread evenly: the difference of the two may not count.

@@ -28,27 +28,23 @@ def read_signal(
     if signal.statistic:
         released = scrape.released.get(signal_key(signal))
         return {} if released is None else {(): released}
-    samples = scrape.samples.get(signal.metric, {})
     if signal.change == "none":
-        groups = _grouped(signal, signal.labels, samples)
+        groups = _grouped(signal, signal.labels, scrape.samples.get(signal.metric, {}))
         merge = _AGGREGATES[signal.aggregate]
         return {
             labels: exact(value, f"{value:.6g}")
             for labels, values in groups.items()
             for value in [merge(values)]
         }
-    span = milliseconds(signal.within)
-    grown: dict[Labels, float] = {}
-    for labels, raw in samples.items():
-        counter = memory.count(signal.metric, labels, raw, now, span)
-        if not whole or counter.covers(now, span):
-            grown[labels] = counter.increase(now, span)
+    grown = _grown(signal.metric, signal, scrape, now, memory, whole=whole)
     parts = _summed(signal, signal.labels, grown)
     if signal.share_of is None:
         shown = _is_failure(signal.metric)
         return {
             labels: exact(value, f"{value:.6g}" if shown else "") for labels, value in parts.items()
         }
+    if signal.whole:
+        grown = _grown(signal.whole, signal, scrape, now, memory, whole=whole)
     wholes = _summed(signal, signal.share_of, grown)
     return {
         labels: exact(part / total, _share_text(signal, part, total), total)
@@ -56,6 +52,18 @@ def read_signal(
         if total > 0 and total >= signal.least
         for part in [parts.get(labels, 0.0)]
     }
+
+
+def _grown(
+    metric: str, signal: Signal, scrape: Scrape, now: int, memory: Memory, *, whole: bool
+) -> dict[Labels, float]:
+    """Return the increases of all series of a metric."""
+    span, grown = milliseconds(signal.within), {}
+    for labels, raw in scrape.samples.get(metric, {}).items():
+        counter = memory.count(metric, labels, raw, now, span)
+        if not whole or counter.covers(now, span):
+            grown[labels] = counter.increase(now, span)
+    return grown
 
 
 def histogram(

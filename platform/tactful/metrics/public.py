@@ -42,6 +42,9 @@ FAILURES = frozenset(
 )
 """Counters of failures, published exactly; of responses only those with an error status."""
 
+UNPUBLISHED = frozenset({"tactful_recommendation_score"})
+"""Histograms that are not published: a minute may hold the scores of one user alone."""
+
 _INGESTED = "tactful_ingested"
 _RECORDS = "tactful_engine_records"
 _LETTERS = "tactful_dead_letters"
@@ -75,7 +78,7 @@ class PublicMetrics:
         for family in families:
             if family.type == "gauge":
                 yield family
-            elif family.type == "histogram":
+            elif family.type == "histogram" and family.name not in UNPUBLISHED:
                 yield _quantiles(family, grown)
             elif family.name in FAILURES:
                 yield _failures(family)

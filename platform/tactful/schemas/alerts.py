@@ -44,6 +44,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         within: span of an increase.
         share_of: labels of the whole: the value is then the share of the increase of `labels`
             in that of `share_of`.
+        whole: metric of the whole; empty for the same metric.
         least: least increase of the whole; below it, a share has no value.
         aggregate: how several samples become one value.
         statistic: name of a published statistic: the value is its latest release, an interval.
@@ -59,6 +60,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     change: Literal["none", "increase"] = "none"
     within: Duration = "5m"
     share_of: _Labels | None = None
+    whole: _Metric = ""
     least: Annotated[float, Meta(ge=0)] = 0.0
     aggregate: Literal["sum", "max", "min"] = "sum"
     statistic: _Key = ""
