@@ -153,14 +153,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
-    _count(host, request, answer)
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
-def _count(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
     """Count a recommendation that is shown to somebody now."""
     if request.as_of is None and request.timestamp is None:
-        host.metrics.recommended(request.count, [item.score for item in answer.items])
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -171,7 +171,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
-            _count(host, request, answer)
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))

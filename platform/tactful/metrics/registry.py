@@ -93,8 +93,8 @@ class Metrics:
             buckets=_FRESHNESS_BUCKETS,
             registry=registry,
         )
-        text = "Recommendations by result: whole, short or empty"
-        self._recommended = counter("tactful_recommendations_total", text, "result")
+        text = "Recommendations by length: whole, short or empty"
+        self._lists = counter("tactful_recommended_lists_total", text, "result")
         text = "Steps of visits: recommendation, click, add_to_cart, purchase"
         self._steps = counter("tactful_steps_total", text, "step")
         text = "Federated rounds by result: done or failed"
@@ -134,10 +134,10 @@ class Metrics:
         if count:
             self._series_of_applied(result).inc(count)
 
-    def recommended(self, asked: int, scores: Sequence[float]) -> None:
+    def listed(self, asked: int, scores: Sequence[float]) -> None:
         """Count a recommendation of `asked` items by the scores of those that were found."""
         result = "whole" if len(scores) >= asked else "short" if scores else "empty"
-        self._recommended.labels(result).inc()
+        self._lists.labels(result).inc()
         self._steps.labels("recommendation").inc()
         if scores:
             self._scores.observe(scores[0])
