@@ -23,12 +23,16 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -72,10 +76,11 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
         count = partial(platform.rates.count, call.browser_key)
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
     else:
-        options = {"place": place_of(call.headers)}
+        options = {"place": place_of(call.headers), "import_id": await import_of(platform, call)}
     if opts_out(platform, call):
         options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
+    _count(platform, options.get("import_id"), accepted)
     if call.public:
         # The length of the log is an exact number about all users, and a duplicate about a device.
         sent = accepted.accepted + accepted.duplicates
@@ -84,16 +89,26 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
 
 
 async def _put_items(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.items, call)
+    return await _upserted(platform, platform.ingest.items, call)
 
 
 async def _put_users(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.users, call)
+    return await _upserted(platform, platform.ingest.users, call)
 
 
-async def _upserted(upsert: Callable[..., Awaitable[Upserted]], call: Call) -> Reply:
-    place = place_of(call.headers)
-    return json_reply(await upsert(await call.body(), call.content_type, place=place), 202)
+async def _upserted(
+    platform: Platform, upsert: Callable[..., Awaitable[Upserted]], call: Call
+) -> Reply:
+    place, import_id = place_of(call.headers), await import_of(platform, call)
+    body = await call.body()
+    accepted = await upsert(body, call.content_type, place=place, import_id=import_id)
+    _count(platform, import_id, accepted)
+    return json_reply(accepted, 202)
+
+
+def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted | Upserted) -> None:
+    if import_id is not None:
+        platform.imports.count(import_id, accepted.accepted, len(accepted.rejected))
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
@@ -284,6 +299,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         body=NewUser | list[NewUser],
         answer=Upserted,
     ),
+    *IMPORT_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -381,6 +397,9 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
+    *TUNER_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

@@ -52,10 +52,13 @@ from tactful.schemas.recommendations import (
     Recommendation,
     RecommendRequest,
 )
+from tactful.server.gauges import rounded
 from tactful.server.overload import AdmissionControl, CheaperAnswers
+from tactful.server.recommendations import kind_of
 from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
+from tactful.util.machine_memory import own_memory
 from tactful.workers import ipc
 from tactful.workers.remote_features import RemoteFeatures
 from tactful.workers.status import served
@@ -122,6 +125,8 @@ class ServingWorker:
         self._cheaper = CheaperAnswers()
         text = "Recommendations waiting for their turn"
         self.metrics.gauge("recommend_waiting", text, lambda: self._admission.waiting)
+        text = "Memory of the server's processes, in whole megabytes"
+        self.metrics.gauge("memory_bytes", text, lambda: rounded(own_memory()))
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """Answer one request of a caller without the rights of an administrator."""
@@ -143,6 +148,7 @@ class ServingWorker:
                 self._source.begin(None, None)
                 answer, _ = self._recommender.recommend(cheaper, now=self._clock())
             impression, answer = None, msgspec.structs.replace(answer, fallback=OVERLOADED)
+        self.metrics.recommended(kind_of(answer.fallback))
         position = self._source.position
         if impression is not None:
             self._client.notify(ipc.ImpressionNotice(answer.recommendation_id, impression))
