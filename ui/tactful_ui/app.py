@@ -24,6 +24,7 @@ def main() -> None:
             _who(shell.reader())
         except SourceError as failure:
             refused = failure
+            _way_out()
         words.choose()
         times.choose()
         st.caption(_("Server `{url}`", url=shell.settings().url))
@@ -61,6 +62,14 @@ def _pages() -> list[st.Page]:
 def _who(reader: shell.Reader) -> None:
     """Draw who reads, and the way out."""
     st.caption(_("Signed in as {name}", name=reader.name))
+    _way_out()
+    if shell.shares_a_key():
+        with st.popover(_("Sign in"), icon=":material/login:"):
+            shell.sign_in()
+
+
+def _way_out() -> None:
+    """Draw the button of a reader who has signed in."""
     if shell.signed_in() and st.button(_("Sign out"), icon=":material/logout:"):
         shell.sign_out()
         st.rerun()

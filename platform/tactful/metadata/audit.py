@@ -1,7 +1,7 @@
 """Audit trail of an installation: one list of all changes and of all looks at users.
 
-Models, rollouts, definitions, imports and accesses to users keep logs of their own, which are read here;
-every other change is written by `AuditTrail.record_change`.
+Models, rollouts, definitions, imports and accesses to users keep logs of their own, which are read
+here; every other change is written by `AuditTrail.record_change`.
 """
 
 from __future__ import annotations
