@@ -1,4 +1,4 @@
-"""Readers sign in and out, and a session ends with its key; an account of the shop, in a browser."""
+"""Readers sign in and out, and a session ends with its key; accounts of the shop, in a browser."""
 
 from __future__ import annotations
 

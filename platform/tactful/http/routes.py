@@ -28,6 +28,8 @@ from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -356,6 +358,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli.main import main
+from tactful.schemas.privacy import PrivacyLedger
 from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
-from tactful.statistics.ledger_view import PrivacyLedger, as_text, report_month
+from tactful.statistics.ledger_view import as_text, report_month
 from tactful.statistics.service import PrivateStatistics
 from tactful_privacy.ledger.budget import Budget, date_of
 from tactful_privacy.ledger.composition import compose
