@@ -72,6 +72,12 @@ def test_a_month_adds_up_by_hand(ledger: Ledger) -> None:
     asked = by_line["default", "research"]
     assert (asked.days, asked.spent, asked.each_day) == (2, Fraction(1, 4), Fraction(0))
     assert asked.forecast == asked.spent
+    for spend in odometer.spends:
+        assert len(spend.daily) == 31 and sum(spend.daily) == spend.forecast
+    assert sales.daily[:10] == (
+        *(Fraction(n, 4) for n in (1, 0, 0, 1, 0, 0, 0, 0, 0)),
+        sales.daily[9],
+    )
     whole = odometer.spends[0]
     assert whole.days == 5
     assert whole.spent == views.spent + sales.spent + asked.spent
