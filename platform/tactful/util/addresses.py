@@ -29,7 +29,9 @@ def is_secure(address: str) -> bool:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         return False
-    return bool(host) if parts.scheme == "https" else parts.scheme == "http" and is_loopback(host)
+    return (parts.scheme == "https" and bool(host)) or (
+        parts.scheme == "http" and is_loopback(host)
+    )
 
 
 def with_scheme(address: str) -> str:
