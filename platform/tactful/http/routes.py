@@ -31,6 +31,8 @@ from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -371,6 +373,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ITEM_ENDPOINTS,
     *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
