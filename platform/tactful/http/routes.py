@@ -24,6 +24,7 @@ from tactful.http.common import (
     stored,
 )
 from tactful.http.coupons import COUPON_ENDPOINTS
+from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
@@ -302,6 +303,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=Upserted,
     ),
     *IMPORT_ENDPOINTS,
+    *DEAD_LETTER_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",

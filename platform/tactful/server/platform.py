@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -111,6 +112,8 @@ class Platform:
         imports: imports of files.
         accesses: accesses to the data of users.
         audit: all changes and accesses.
+        hash_secret: key of the hashes in place of ids, new at each start.
+        redriving: held while dead letters are sent again.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -162,6 +165,8 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
+        self.redriving = asyncio.Lock()
+        self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.statistics = resources.statistics
