@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
+from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
@@ -152,7 +153,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+
+
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+    """Count a recommendation that is shown to somebody now."""
+    if request.as_of is None and request.timestamp is None:
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -163,6 +171,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -406,6 +415,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
+    *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import streamlit as st
 
-from tactful.schemas.readouts import Bounds, Effect, GuardrailPoint, ReadOutMessage
+from tactful.client.routes.experiments import Bounds, Effect, GuardrailPoint, ReadOutMessage
 from tactful_ui.components import charts, formats, shell, tables, times
 from tactful_ui.components.words import text as _
 

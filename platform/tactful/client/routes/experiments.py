@@ -7,10 +7,43 @@ from typing import Any
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.coupons import CampaignIndex, CampaignReport
-from tactful.schemas.readouts import ReadOutMessage, Source
-from tactful.schemas.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
-from tactful.schemas.tuner import TunerIndex
+from tactful.schemas.coupons import CampaignIndex, CampaignInfo, CampaignReport
+from tactful.schemas.readouts import Bounds, Effect, GuardrailPoint, ReadOutMessage, Source
+from tactful.schemas.rollouts import (
+    RolloutDetails,
+    RolloutForecast,
+    RolloutIndex,
+    RolloutInfo,
+    Step,
+)
+from tactful.schemas.tuner import Regret, TunerIndex, TunerInfo, Verdict
+
+__all__ = [
+    "Bounds",
+    "CampaignIndex",
+    "CampaignInfo",
+    "CampaignReport",
+    "Effect",
+    "GuardrailPoint",
+    "ReadOutMessage",
+    "Regret",
+    "RolloutDetails",
+    "RolloutForecast",
+    "RolloutInfo",
+    "Step",
+    "TunerInfo",
+    "Verdict",
+    "campaign",
+    "campaigns",
+    "define",
+    "move",
+    "plan",
+    "read_out",
+    "rollout",
+    "rollouts",
+    "tuners",
+    "worth",
+]
 
 
 def rollouts(*, cursor: str | None = None, limit: int | None = None) -> Request[RolloutIndex]:
@@ -79,6 +112,11 @@ def move(
     """Move a rollout by hand; the reason is for the audit log."""
     body = {"reason": reason} | ({} if decision is None else {"decision": decision})
     return Request("POST", f"/v1/experiments/{segment(key)}/{step}", RolloutDetails, body=body)
+
+
+def worth(*, source: Source | None = None, days: float | None = None) -> Request[ReadOutMessage]:
+    """Request the effect of personal recommendations against the permanent holdout."""
+    return Request("GET", "/v1/worth", ReadOutMessage, params={"source": source, "days": days})
 
 
 def tuners(*, days: float | None = None, cursor: str | None = None) -> Request[TunerIndex]:
