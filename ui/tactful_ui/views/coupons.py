@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tactful.client.messages import CampaignIndex, CampaignInfo, CampaignReport
 from tactful.client.routes import experiments as routes
 from tactful.client.routes.experiments import CampaignIndex, CampaignInfo, CampaignReport
 from tactful_ui.components import charts, formats, readouts, shell, tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tactful.client.messages import RolloutDetails, RolloutInfo, Step
 from tactful.client.routes import experiments as routes
 from tactful.client.routes.experiments import RolloutDetails, RolloutInfo, Step
 from tactful_ui.components import formats, readouts, shell, tables, times

@@ -44,6 +44,10 @@ __all__ = [
     "tuners",
     "worth",
 ]
+from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport
+from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
+from tactful.schemas.experiments.tuner import TunerIndex
 
 
 def rollouts(*, cursor: str | None = None, limit: int | None = None) -> Request[RolloutIndex]:
