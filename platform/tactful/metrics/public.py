@@ -38,6 +38,7 @@ FAILURES = frozenset(
         "tactful_impressions_lost",
         "tactful_commits_refused",
         "tactful_logged_errors",
+        "tactful_task_failures",
     }
 )
 """Counters of failures, published exactly; of responses only those with an error status."""

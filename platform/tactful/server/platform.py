@@ -158,6 +158,7 @@ class Platform:
         self.lock = CountedLock()
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
+        self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.rollouts = resources.rollouts

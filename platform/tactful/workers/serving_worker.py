@@ -113,6 +113,7 @@ class ServingWorker:
         self.keys = ValidKeys()
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
+        recommender.observe = self.metrics.stage
         self._source = source
         self._client = client
         self._refresh_client = refresh_client
