@@ -177,6 +177,7 @@ class Platform:
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
+        self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.rollouts = resources.rollouts

@@ -3,4 +3,7 @@
 """Commands that watch a running server: its alerts.
 
 They may import every other sub-package of `tactful`. Begin with `alerts`.
+"""Commands that watch an installation: alerts, metrics.
+
+They may import every other sub-package of `tactful`. Begin with `top`.
 """
