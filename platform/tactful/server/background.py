@@ -131,11 +131,11 @@ class BackgroundTasks:
         if not settings.log.in_files or platform.notices.receivers:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
-            yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
+            yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
         if settings.alerts.enabled:
             evaluate = partial(run, platform.alerts.run)
-            yield _repeat(settings.alerts.every_s, evaluate, (Exception,), "no alert was evaluated")
-            yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
+            every = settings.alerts.every_s
+            yield again(every, evaluate, (Exception,), "no alert was evaluated", "alerts")
         if settings.training.recall_seconds:
             logs = platform.backend.partitions
             yield again(

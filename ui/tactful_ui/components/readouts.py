@@ -10,7 +10,6 @@ import streamlit as st
 
 from tactful.client.messages import Bounds, Effect, GuardrailPoint, ReadOutMessage
 from tactful.client.routes import experiments as routes
-from tactful.client.routes.experiments import Bounds, Effect, GuardrailPoint, ReadOutMessage
 from tactful_ui.components import charts, formats, shell, tables, times
 from tactful_ui.components.words import text as _
 

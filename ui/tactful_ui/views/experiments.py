@@ -10,7 +10,6 @@ import yaml
 
 from tactful.client.messages import RolloutForecast
 from tactful.client.routes import experiments as routes
-from tactful.client.routes.experiments import RolloutForecast
 from tactful_ui.components import formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
