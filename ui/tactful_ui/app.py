@@ -41,7 +41,7 @@ def main() -> None:
             _way_out()
         words.choose()
         times.choose()
-        st.caption(_("Server `{url}`", url=shell.settings().url))
+        st.markdown(_("Server `{url}`", url=shell.settings().url))
     if isinstance(refused, PermissionError):
         shell.explain(refused)
         shell.sign_in()
@@ -89,7 +89,7 @@ def _page(
 
 def _who(reader: shell.Reader) -> None:
     """Draw who reads, and the way out."""
-    st.caption(_("Signed in as {name}", name=reader.name))
+    st.markdown(_("Signed in as {name}", name=reader.name))
     _way_out()
     if shell.shares_a_key():
         with st.popover(_("Sign in"), icon=":material/login:"):
