@@ -184,8 +184,8 @@ def _recommend(
 ) -> None:
     draw = registry.noise
     short = draw.binomial(lines, faults.short)
-    registry.add("tactful_recommendations_total", lines - short, result="whole")
-    registry.add("tactful_recommendations_total", short, result="short")
+    registry.add("tactful_recommended_lists_total", lines - short, result="whole")
+    registry.add("tactful_recommended_lists_total", short, result="short")
     registry.add("tactful_impressions_lost_total", draw.binomial(lines, faults.lost))
     clicks = draw.binomial(lines, _CTR * faults.clicks)
     for step, count in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import msgspec
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     LogPageQuery,
     PageQuery,
@@ -23,12 +24,21 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.experiments.coupons import COUPON_ENDPOINTS
+from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
+from tactful.http.experiments.tuner import TUNER_ENDPOINTS
+from tactful.http.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
-from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.trials import TRIAL_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -48,7 +58,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
-from tactful_streaming.contract.log_entries import BROWSER
+from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -72,10 +82,11 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
         count = partial(platform.rates.count, call.browser_key)
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
     else:
-        options = {"place": place_of(call.headers)}
+        options = {"place": place_of(call.headers), "import_id": await import_of(platform, call)}
     if opts_out(platform, call):
         options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
+    _count(platform, options.get("import_id"), accepted)
     if call.public:
         # The length of the log is an exact number about all users, and a duplicate about a device.
         sent = accepted.accepted + accepted.duplicates
@@ -84,27 +95,49 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
 
 
 async def _put_items(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.items, call)
+    return await _upserted(platform, platform.ingest.items, call)
 
 
 async def _put_users(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.users, call)
+    return await _upserted(platform, platform.ingest.users, call)
 
 
-async def _upserted(upsert: Callable[..., Awaitable[Upserted]], call: Call) -> Reply:
-    place = place_of(call.headers)
-    return json_reply(await upsert(await call.body(), call.content_type, place=place), 202)
+async def _upserted(
+    platform: Platform, upsert: Callable[..., Awaitable[Upserted]], call: Call
+) -> Reply:
+    place, import_id = place_of(call.headers), await import_of(platform, call)
+    body = await call.body()
+    accepted = await upsert(body, call.content_type, place=place, import_id=import_id)
+    _count(platform, import_id, accepted)
+    return json_reply(accepted, 202)
+
+
+def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted | Upserted) -> None:
+    if import_id is not None:
+        platform.imports.count(import_id, accepted.accepted, len(accepted.rejected))
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
+    request = await call.json(request_decoder)
+    await _explained_to(platform, call, [request])
+    return await recommend_one(platform, call, request, recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
+    await _explained_to(platform, call, batch.requests)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
     return await recommend_each(platform, call, batch, recommend)
+
+
+async def _explained_to(
+    platform: Platform, call: Call, requests: Sequence[RecommendRequest]
+) -> None:
+    """Record the look at each user whose recommendation is explained to the caller."""
+    subjects = {request.subject for request in requests if request.explain and call.trusted}
+    for person in filter(None, subjects):
+        await looked_at(platform, call, person, "explain")
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
@@ -122,14 +155,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
-    _count(host, request, answer)
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
-def _count(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
     """Count a recommendation that is shown to somebody now."""
     if request.as_of is None and request.timestamp is None:
-        host.metrics.recommended(request.count, [item.score for item in answer.items])
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -140,7 +173,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
-            _count(host, request, answer)
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -148,7 +181,10 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
+    impression = await platform.recommendations.find(call.path["recommendation_id"])
+    if (person := subject_key(impression)) is not None:
+        await looked_at(platform, call, person, "explain")
+    return json_reply(await platform.recommendations.explain(impression))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -156,6 +192,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     user = person_of(call)
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, user, "features")
     return json_reply(platform.features(user, at))
 
 
@@ -276,6 +313,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         body=NewUser | list[NewUser],
         answer=Upserted,
     ),
+    *IMPORT_ENDPOINTS,
+    *DEAD_LETTER_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -303,6 +342,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RecommendBatch,
         problems=("invalid", "not_ready"),
     ),
+    *TRIAL_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -331,7 +371,11 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
+    *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
         "GET",
@@ -372,6 +416,9 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
+    *TUNER_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(

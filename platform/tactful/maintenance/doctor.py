@@ -43,7 +43,7 @@ from tactful_streaming.rules.rules import load_rules
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
 
-_EXTRAS = ("federated", "dashboard", "kafka", "redis", "mysql", "demo")
+_EXTRAS = ("federated", "dashboard", "terminal", "kafka", "redis", "mysql", "demo")
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0
@@ -73,6 +73,17 @@ def examine(settings: Settings) -> Iterator[Check]:
             finding = "failed", str(error)
         yield Check(name, *finding)
     yield from _metadata(settings)
+
+
+def examine_running(settings: Settings) -> Iterator[Check]:
+    """Run the checks that are useful beside a running server, and disturb it in nothing."""
+    checks = {"space": _room, "permissions": _permissions, "model": _model}
+    for name, check in (checks | {"retention": _retention}).items():
+        try:
+            finding = check(settings)
+        except (OSError, TactfulError, StreamingError, PrivacyError) as error:
+            finding = "failed", str(error)
+        yield Check(name, *finding)
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Finding]]]:

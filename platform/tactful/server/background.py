@@ -15,6 +15,7 @@ from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.maintenance.retention import Retention
+from tactful.metrics.history import STEP_S
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
@@ -25,6 +26,9 @@ from tactful_streaming.errors import StreamingError
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
+Work = Callable[[], Awaitable[object]]
+Failures = tuple[type[Exception], ...]
+
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25  # a new item is recommended within a second, whatever else runs
@@ -32,6 +36,7 @@ _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
+_ROOT = "tactful"
 
 
 class BackgroundTasks:
@@ -42,6 +47,8 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
+    5 s        continue erasures and undos of imports; move rollouts to their next stage
+    10 s       keep a point of the server's own metrics
     5 s        continue erasures; move rollouts to their next stage
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
@@ -55,6 +62,8 @@ class BackgroundTasks:
         self._platform = platform
         self._tasks: list[asyncio.Task[None]] = []
         self._retention: Retention | None = None
+        self._reader = platform.metrics.reader()
+        self._errors = ErrorCounter(platform.metrics.errors.inc)
         self._planned = False  # whether the file of rollouts was applied
         installation = platform.resources.installation
         if (log := platform.backend.written.get("log")) is not None:
@@ -72,6 +81,7 @@ class BackgroundTasks:
         `refresh` takes over new models and items; it runs in a thread.
         """
         self._refresh_recommender = refresh
+        logging.getLogger(_ROOT).addHandler(self._errors)
         await self._refresh_models()
         if self._platform.resources.webhooks is not None:
             self._platform.resources.webhooks.start()
@@ -80,6 +90,7 @@ class BackgroundTasks:
     def cancel(self) -> None:
         """Cancel all tasks; threads that erase or trim end at their next step."""
         self._platform.online_erasures.stop()
+        self._platform.import_undos.stop()
         if self._retention is not None:
             self._retention.stopping = True
         for task in self._tasks:
@@ -88,41 +99,59 @@ class BackgroundTasks:
     async def ended(self) -> None:
         """Wait for the end of all tasks."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        logging.getLogger(_ROOT).removeHandler(self._errors)
 
     def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
         platform, run = self._platform, asyncio.to_thread
         settings, recommend = platform.settings, platform.settings.recommend
         cleaning = (StorageError, StreamingError, OSError, BrokenExecutor)
+
+        def again(
+            seconds: float, work: Work, failures: Failures, message: str, task: str
+        ) -> Coroutine[Any, Any, None]:
+            return _repeat(seconds, work, failures, message, partial(platform.metrics.failed, task))
+
         yield self._refresh()
-        yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
+        yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
         erase = platform.online_erasures.run
-        yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        yield again(_ERASE_S, partial(run, erase), cleaning, "no erasure continued", "erasure")
+        undo = platform.import_undos.run
+        yield again(_ERASE_S, partial(run, undo), cleaning, "no undo went on", "import_undo")
+        yield again(STEP_S, self._keep_metrics, (StorageError,), "metrics were not kept", "metrics")
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
-        yield _repeat(
+        yield again(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
             partial(self._control_rollouts, recorder),
             (TactfulError, StreamingError, ExperimentError, OSError),
             "rollouts were not evaluated",
+            "rollouts",
         )
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
         if not settings.log.in_files or platform.notices.receivers:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
-            yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
+            yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
         if settings.alerts.enabled:
             evaluate = partial(run, platform.alerts.run)
-            yield _repeat(settings.alerts.every_s, evaluate, (Exception,), "no alert was evaluated")
+            every = settings.alerts.every_s
+            yield again(every, evaluate, (Exception,), "no alert was evaluated", "alerts")
         if settings.training.recall_seconds:
             logs = platform.backend.partitions
-            yield _repeat(
+            yield again(
                 settings.training.recall_seconds,
                 RecallLearner(settings, lambda: [log.end for log in logs()]).run,
                 (TactfulError, StreamingError, OSError),
                 "recall was not learned",
+                "recall",
             )
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
+
+    async def _keep_metrics(self) -> None:
+        """Add the present metrics to the history, on the disk in a thread."""
+        now = self._platform.resources.installation.clock()
+        await asyncio.to_thread(self._platform.history.add, now, self._reader.take())
 
     async def _refresh(self) -> None:
         """Read the changes of other processes: models, keys, and offsets of workers."""
@@ -140,6 +169,7 @@ class BackgroundTasks:
         platform.suppression.refresh()
         platform.consents.refresh()
         platform.keys.refresh()
+        platform.imports.flush()
         platform.publish_rollouts()
 
     async def _refresh_models(self) -> None:
@@ -162,6 +192,7 @@ class BackgroundTasks:
                     continue
             except (TactfulError, StreamingError, ExperimentError, ProblemError, OSError) as error:
                 logger.warning("no coupon was decided: %s", error)
+                self._platform.metrics.failed("coupons")
                 coupons.rewind()
             await asyncio.sleep(_COUPON_S)
 
@@ -211,13 +242,23 @@ class BackgroundTasks:
         return needed if webhooks is None else min(needed, *webhooks.positions)
 
 
+class ErrorCounter(logging.Handler):
+    """Log handler that counts lines of errors; others it drops."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        """Call `count` for each error, in the thread that logs it."""
+        super().__init__(logging.ERROR)
+        self._count = count
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one line."""
+        self._count()
+
+
 async def _repeat(
-    seconds: float,
-    work: Callable[[], Awaitable[object]],
-    failures: tuple[type[Exception], ...],
-    message: str,
+    seconds: float, work: Work, failures: Failures, message: str, failed: Callable[[], None]
 ) -> None:
-    """Run `work` for ever, with a pause before each run; log `failures`.
+    """Run `work` for ever, with a pause before each run; log `failures` and call `failed`.
 
     Other errors end the loop.
     """
@@ -227,3 +268,4 @@ async def _repeat(
             await work()
         except failures as error:
             logger.warning("%s: %s", message, error)
+            failed()

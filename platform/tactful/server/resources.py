@@ -21,11 +21,13 @@ from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import MetadataStore
+from tactful.metrics.registry import Stage
 from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
 from tactful.recommend.item_lists import ItemLists
+from tactful.recommend.trials import Attempt, TrialOptions
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore, default_purposes, note_of_server
@@ -52,8 +54,17 @@ class Recommender(Protocol):
         it is called once, after the response is sent and before the next request.
         """
 
+    def attempt(self, request: RecommendRequest, options: TrialOptions, *, now: int) -> Attempt:
+        """Answer to try a recommendation out; see `tactful.recommend.recommender.Recommender`."""
+
+    def load_to_compare(self, version: str) -> None:
+        """Load a version of the model for `attempt`, in a thread, or raise `ModelError`."""
+
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""
+
+    # called with the name and the seconds of each step of a request; None for nobody
+    observe: Callable[[Stage, float], None] | None
 
     @property
     def latest_event(self) -> int:

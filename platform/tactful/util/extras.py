@@ -8,6 +8,7 @@ from collections.abc import Iterable
 EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair"),
+    "terminal": ("textual",),
     "kafka": ("confluent_kafka",),
     "redis": ("redis",),
     "mysql": ("pymysql",),
@@ -17,6 +18,7 @@ EXTRAS = {
     "tuner": ("torch", "gymnasium"),
     "onnx": ("onnx",),
     "ray": ("ray",),
+    "oidc": ("joserfc",),
     "noise": ("opendp", "diffprivlib"),
 }
 """Modules that each extra installs; of several extras with one module the first is suggested."""

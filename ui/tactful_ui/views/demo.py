@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats, shell
+from tactful_ui.components import charts, formats, shell, times
 from tactful_ui.report import METRICS, Experiment, Federated, Model, Report, Statistics
 
 _MOST_GAINS = 12
@@ -29,6 +29,7 @@ def _draw(report: Report) -> None:
     _model(report.model)
     _statistics(report.statistics)
     _real_and_simulated(report.real_and_simulated)
+    _machine(report)
 
 
 def _progress(report: Report) -> None:
@@ -36,9 +37,9 @@ def _progress(report: Report) -> None:
         seconds = None
         if report.started_at and report.finished_at:
             seconds = (report.finished_at - report.started_at).total_seconds()
-        state = f"finished {formats.moment(report.finished_at)}, took {formats.duration(seconds)}"
+        state = f"finished {times.moment(report.finished_at)}, took {formats.duration(seconds)}"
     else:
-        state = f"started {formats.moment(report.started_at)}"
+        state = f"started {times.moment(report.started_at)}"
     size = "quick slice" if report.quick else "full run"
     size += "" if report.questions is None else f" · {formats.count(report.questions)} questions"
     st.markdown(f"**{formats.plain(report.data or report.name)}** · {size} · {state}")
@@ -226,3 +227,19 @@ def _real_and_simulated(lines: tuple[str, ...]) -> None:
         shell.pending("List of real and simulated parts")
         return
     st.markdown("\n".join(f"- {formats.plain(line)}" for line in lines))
+
+
+def _machine(report: Report) -> None:
+    """Draw the time of each stage, and the machine of the run."""
+    st.subheader("Timings", anchor=False)
+    if report.timings:
+        chart = charts.bars(report.timings, "Time by stage (seconds)", shell.palette())
+        st.altair_chart(chart, width="stretch")
+    else:
+        shell.pending("Timings by stage")
+    st.subheader("Environment", anchor=False)
+    if report.environment:
+        names, values = (map(formats.plain, part) for part in zip(*report.environment, strict=True))
+        st.table({"Environment": list(names), "Value": list(values)}, hide_index=True)
+    else:
+        shell.pending("The environment of the run")

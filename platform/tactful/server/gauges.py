@@ -1,0 +1,156 @@
+"""Gauges of a server, which are read when its metrics are read."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args
+
+from tactful.errors import TactfulError
+from tactful.schemas.operations import JobInfo, JobState
+from tactful.util.jobs import jobs_of
+from tactful.util.machine_memory import own_memory
+from tactful_privacy.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from tactful.server.platform import Platform
+
+_MEGABYTE = 2**20
+_KEPT_S = 30.0
+
+T = TypeVar("T")
+
+
+def rounded(size: float) -> float:
+    """Round bytes to whole megabytes: exact ones would reveal each new user."""
+    return _MEGABYTE * round(size / _MEGABYTE)
+
+
+def add_gauges(platform: Platform) -> None:
+    """Register the gauges of a server."""
+    backend, engine, gauge = platform.backend, platform.engine, platform.metrics.gauge
+    webhooks = platform.resources.webhooks
+
+    def state_bytes() -> float:
+        with platform.lock:
+            size = engine.nbytes
+        return rounded(size)
+
+    def watermark_age() -> float:
+        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
+
+    gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
+    text = "About how much memory the state of entities takes, in whole megabytes"
+    gauge("engine_state_bytes", text, state_bytes)
+    text = "Age of the event time up to which events are expected to be complete"
+    gauge("watermark_age_seconds", text, watermark_age)
+    gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
+    text = "Recommendations waiting for their turn"
+    gauge("recommend_waiting", text, lambda: platform.recommendations.admission.waiting)
+    text = "Features that are to be computed from the log"
+    gauge("features_missing", text, lambda: len(engine.missing))
+    text = "Whether the event log takes no events at present"
+    gauge("log_unreachable", text, lambda: backend.problem() is not None)
+    gauge("log_spooled", "Records that wait on disk for an absent broker", backend.spooled)
+    if (copied := backend.copied) is not None:
+        text = "Bytes that wait for the online store"
+        gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
+    text = "Receivers of erasures whose last attempt failed"
+    gauge("erasure_receivers_failing", text, lambda: platform.notices.failing)
+    if webhooks is not None:
+        text = "Attempts that failed and are repeated"
+        gauge("webhooks_failed", text, lambda: webhooks.failed)
+        gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
+    if backend.rules is not None:
+        platform.metrics.rules(backend.rules.report)
+    _add_machine(platform)
+    _add_stages(platform)
+
+
+def _add_machine(platform: Platform) -> None:
+    """Register the gauges of memory, disk and uptime."""
+    gauge, data = platform.metrics.gauge, platform.settings.storage.data
+    clock, started_at = platform.resources.installation.clock, platform.started_at
+    text = "Memory of the server's processes, in whole megabytes"
+    gauge("memory_bytes", text, lambda: rounded(own_memory()))
+    text = "Free space of the disk with the data directory, in whole megabytes"
+    gauge("disk_free_bytes", text, lambda: rounded(shutil.disk_usage(data).free))
+    text = "Size of the disk with the data directory"
+    gauge("disk_bytes", text, lambda: shutil.disk_usage(data).total)
+    gauge("uptime_seconds", "Time since the start", lambda: (clock() - started_at) / 1000)
+
+
+def _add_stages(platform: Platform) -> None:
+    """Register the gauges of models, jobs, rollouts and privacy budgets."""
+    metrics, data = platform.metrics, platform.settings.storage.data
+    clock = platform.resources.installation.clock
+
+    def model_age() -> float:
+        champion = platform.recommender.describe().get("champion") or {}
+        trained = champion.get("trained_until")
+        return math.nan if trained is None else max(0.0, (clock() - trained) / 1000)
+
+    def backup_age() -> float:
+        ended = (job.ended_at or 0 for job in jobs_of(data) if _succeeded(job, "backup"))
+        latest = max(ended, default=0)
+        return (clock() - latest) / 1000 if latest else math.nan
+
+    def jobs() -> dict[str, float]:
+        return _counted((job.state for job in jobs_of(data)), get_args(JobState))
+
+    def rollouts() -> dict[str, float]:
+        states = (str(each.rollout.state) for each in platform.rollouts.all() if not each.archived)
+        return _counted(states, ())
+
+    metrics.gauge("model_age_seconds", "Age of the newest event the champion learned", model_age)
+    text = "Age of the last backup that succeeded"
+    metrics.gauge("backup_age_seconds", text, Kept(backup_age, math.nan))
+    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, {}))
+    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, {}))
+    if (statistics := platform.statistics) is not None:
+
+        def spent() -> float:
+            shares = (it.largest_day / it.epsilon for it in statistics.ledger().budgets)
+            return max(shares, default=0.0)
+
+        text = "Largest share of a budget of privacy that was granted on a day of the month"
+        metrics.gauge("budget_spent_share", text, Kept(spent, math.nan))
+
+
+class Kept(Generic[T]):
+    """Number that is read from a disk or a database, at most twice a minute.
+
+    While it cannot be read it is unknown: other metrics are shown all the same.
+    """
+
+    def __init__(
+        self, read: Callable[[], T], unknown: T, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Return what `read` returns, or `unknown`; `clock` returns monotonic seconds."""
+        self._read = read
+        self._unknown = unknown
+        self._clock = clock
+        self._at = -math.inf
+        self._value = unknown
+
+    def __call__(self) -> T:
+        """Return the number."""
+        if self._clock() - self._at >= _KEPT_S:
+            try:
+                self._value = self._read()
+            except (TactfulError, PrivacyError, OSError):
+                self._value = self._unknown
+            self._at = self._clock()
+        return self._value
+
+
+def _succeeded(job: JobInfo, kind: str) -> bool:
+    return job.kind == kind and job.state == "done"
+
+
+def _counted(values: Iterable[str], known: Iterable[str]) -> dict[str, float]:
+    """Count values; `known` ones are there with 0, too."""
+    return {**dict.fromkeys(known, 0.0), **Counter(values)}
