@@ -11,6 +11,7 @@ from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.views import (
+    alerts,
     coupons,
     demo,
     experiments,
@@ -62,6 +63,7 @@ def _pages() -> list[st.Page]:
         _page("coupons", _("Coupons"), "loyalty", coupons.page),
         _page("privacy", _("Privacy"), "shield_lock", privacy.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("alerts", _("Alerts"), "notifications", alerts.page),
         _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
