@@ -26,6 +26,7 @@ from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
@@ -282,6 +283,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *IMPORT_ENDPOINTS,
     *DEAD_LETTER_ENDPOINTS,
+    *QUALITY_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",

@@ -101,7 +101,7 @@ class Platform:
         erasures: requested erasures and their receipts.
         imports: imports of files.
         hash_secret: key of the hashes in place of ids, new at each start.
-        redriving: held while dead letters are sent again.
+        redriving: held while dead letters are sent again; `checking` while data are checked.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -144,7 +144,7 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
-        self.redriving = asyncio.Lock()
+        self.redriving, self.checking = asyncio.Lock(), asyncio.Lock()
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender

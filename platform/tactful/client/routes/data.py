@@ -6,6 +6,7 @@ from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.dead_letters import DeadLetterPage, NewRedrive, Redriven, RulesInfo
 from tactful.schemas.imports import Import, Imports, NewImport, UndoPreview
+from tactful.schemas.quality import Quality
 
 
 def imports(*, cursor: str | None = None, limit: int = 100) -> Request[Imports]:
@@ -54,3 +55,8 @@ def redrive(rules: list[str], *, restart: bool = False, most: int = 5_000) -> Re
     """Send dead letters of some rules again, of all for none."""
     body = NewRedrive(rules=rules, restart=restart, most=most)
     return Request("POST", "/v1/dead-letters/redrive", Redriven, body=body)
+
+
+def quality(*, latest: int = 20_000) -> Request[Quality]:
+    """Request the quality of the latest events, and of the items."""
+    return Request("GET", "/v1/data/quality", Quality, params={"latest": latest})
