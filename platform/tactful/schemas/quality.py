@@ -67,7 +67,7 @@ class SourceVolume(msgspec.Struct, kw_only=True, frozen=True):
     """Elements of one source.
 
     Attributes:
-        source: ``browser``, ``server``, ``source``, ``platform``, ``file``, or ``import`` and its id.
+        source: kind of the key, ``platform``, ``file``, or ``import`` and its id.
         before: elements in the first half.
         after: elements in the second half.
     """

@@ -72,8 +72,6 @@ _EXAMPLES = cli.example(
     "tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin",
     "tactful import ratings.tsv --columns user,item,rating,timestamp",
     "tactful import products.xml",
-    "tactful import list",
-    "tactful import undo 9f3c5e0a1b2c4d5e9f3c5e0a1b2c4d5e",
 )
 
 
