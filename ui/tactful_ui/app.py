@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import streamlit as st
 
-from tactful_ui.components import shell, words
+from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, overview, released, system
+from tactful_ui.views import (
+    coupons,
+    demo,
+    experiments,
+    items,
+    overview,
+    released,
+    rollouts,
+    system,
+    try_recommendation,
+    tuner,
+)
 
 
 def main() -> None:
     """Draw the navigation and the chosen page; without rights a form to sign in."""
-    st.set_page_config(page_title="tactful", page_icon=":material/monitoring:", layout="wide")
+    # The browser would ask a server of Google for an icon of Streamlit's own set.
+    icon = str(Path(__file__).with_name("assets") / "icon.svg")
+    st.set_page_config(page_title="tactful", page_icon=icon, layout="wide")
     page = st.navigation(_pages())
     refused: SourceError | None = None
     with st.sidebar:
@@ -21,6 +37,7 @@ def main() -> None:
         except SourceError as failure:
             refused = failure
         words.choose()
+        times.choose()
         st.caption(_("Server `{url}`", url=shell.settings().url))
     if isinstance(refused, PermissionError):
         shell.explain(refused)
@@ -32,25 +49,37 @@ def main() -> None:
 def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
-        st.Page(
-            overview.page,
-            title=_("Overview"),
-            icon=":material/home:",
-            url_path="overview",
-            default=True,
-        ),
-        st.Page(
-            released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
-        ),
-        st.Page(system.page, title=_("System"), icon=":material/dns:", url_path="system"),
-        st.Page(
-            demo.page,
-            title=_("Demo"),
-            icon=":material/play_circle:",
-            url_path="demo",
-            visibility="visible" if shell.has_report() else "hidden",
-        ),
+        _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("items", _("Items"), "inventory_2", items.page),
+        _page("try", _("Try"), "play_arrow", try_recommendation.page),
+        _page("experiments", _("Experiments"), "science", experiments.page),
+        _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
+        _page("tuner", _("Tuner"), "tune", tuner.page),
+        _page("coupons", _("Coupons"), "loyalty", coupons.page),
+        _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("system", _("System"), "dns", system.page),
+        _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
+
+
+def _page(
+    path: str,
+    title: str,
+    icon: str,
+    draw: Callable[[], None],
+    *,
+    default: bool = False,
+    hidden: bool = False,
+) -> st.Page:
+    """Return a page at ``/path``; a hidden one is not in the menu, but has its address."""
+    return st.Page(
+        draw,
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=path,
+        default=default,
+        visibility="hidden" if hidden else "visible",
+    )
 
 
 def _who(reader: shell.Reader) -> None:

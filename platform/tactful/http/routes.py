@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     LogPageQuery,
     PageQuery,
@@ -22,15 +23,20 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.trials import TRIAL_ENDPOINTS
+from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -50,7 +56,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
-from tactful_streaming.contract.log_entries import BROWSER
+from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -111,13 +117,25 @@ def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted |
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
+    request = await call.json(request_decoder)
+    await _explained_to(platform, call, [request])
+    return await recommend_one(platform, call, request, recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
+    await _explained_to(platform, call, batch.requests)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
     return await recommend_each(platform, call, batch, recommend)
+
+
+async def _explained_to(
+    platform: Platform, call: Call, requests: Sequence[RecommendRequest]
+) -> None:
+    """Record the look at each user whose recommendation is explained to the caller."""
+    subjects = {request.subject for request in requests if request.explain and call.trusted}
+    for person in filter(None, subjects):
+        await looked_at(platform, call, person, "explain")
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
@@ -153,7 +171,10 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
+    impression = await platform.recommendations.find(call.path["recommendation_id"])
+    if (person := subject_key(impression)) is not None:
+        await looked_at(platform, call, person, "explain")
+    return json_reply(await platform.recommendations.explain(impression))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -161,6 +182,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     user = person_of(call)
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, user, "features")
     return json_reply(platform.features(user, at))
 
 
@@ -311,6 +333,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RecommendBatch,
         problems=("invalid", "not_ready"),
     ),
+    *TRIAL_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -339,7 +362,9 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
         "GET",
@@ -380,6 +405,9 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
+    *TUNER_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

@@ -126,6 +126,23 @@ imports = _table(
     sa.Column("refused", sa.BigInteger, nullable=False),
     sa.Column("report", _long_text, nullable=False),
 )
+changes = _table(
+    "changes",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+privacy_audits = _table(
+    "privacy_audits",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("passed", sa.Integer, nullable=False),
+    sa.Column("trustworthy", sa.Integer, nullable=False),
+    sa.Column("report", _long_text, nullable=False),
+)
 rollouts = _table(
     "rollouts",
     sa.Column("key", sa.String(64), primary_key=True),

@@ -41,6 +41,7 @@ from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
+from tactful.util.jobs import Job, tracked
 from tactful.util.process_tuning import return_large_pieces
 from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
@@ -79,6 +80,8 @@ def run_training(
     with contextlib.ExitStack() as stack:
         log, definitions = stack.enter_context(open_training_log(settings))
         checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
+        job = stack.enter_context(tracked(settings.storage.data, "training"))
+        say = _both(say, job)
         if fresh:
             checkpoint.clear()
         audit = stack.enter_context(open_model_log(settings))
@@ -258,6 +261,16 @@ def _parameters(options: TrainingOptions, trained: Trained) -> dict[str, Any]:
     chosen = asdict(options)
     del chosen["name"], chosen["threads"]
     return {**chosen, "read_until": trained.reach, "replayed_from": trained.replayed_from}
+
+
+def _both(say: Progress, job: Job) -> Progress:
+    """Return a callback that reports to `say` and to the job."""
+
+    def both(stage: str, done: int, total: int) -> None:
+        job.advance(done, total, stage)
+        say(stage, done, total)
+
+    return both
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:

@@ -185,7 +185,7 @@ class EventIngest:
         self._order.note(place.batch)
         position = await self._written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
-        self._count("event", len(fresh), duplicates, len(refusals))
+        self._count("event", len(fresh), duplicates, refusals)
         return EventsAccepted(
             accepted=len(fresh),
             duplicates=duplicates,
@@ -285,7 +285,7 @@ class EventIngest:
         writes = {self._append(entries, ())} if entries else set()
         self._order.note(place.batch)
         position = await self._written(writes)
-        self._count(kind, len(entries), 0, len(refusals))
+        self._count(kind, len(entries), 0, refusals)
         return Upserted(accepted=len(entries), rejected=_rejections(refusals), position=position)
 
     def _decode(
@@ -443,10 +443,13 @@ class EventIngest:
             self._log_failed = False
         return self._backend.show(offsets)
 
-    def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:
+    def _count(
+        self, kind: str, accepted: int, duplicates: int, refusals: Sequence[wire.Rejection]
+    ) -> None:
         self._metrics.ingested(kind, "accepted", accepted)
         self._metrics.ingested(kind, "duplicate", duplicates)
-        self._metrics.ingested(kind, "rejected", rejected)
+        self._metrics.ingested(kind, "rejected", len(refusals))
+        self._metrics.rejected(kind, (refusal.code for refusal in refusals))
 
 
 def _no_consent(index: int) -> wire.Rejection:

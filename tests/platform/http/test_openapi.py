@@ -89,6 +89,9 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
         if endpoint.path in ("/v1/explain/{recommendation_id}", "/v1/erasures/{receipt}"):
             assert answer.status_code == 404, "ids are drawn"
             continue
+        if endpoint.path == "/v1/coupons/{name}":
+            assert answer.status_code == 404, "this server has no campaign"
+            continue
         assert answer.status_code == endpoint.status, (endpoint.path, answer.text)
         if answer.status_code == 204:
             assert (answer.content, "content-type" in answer.headers) == (b"", False)

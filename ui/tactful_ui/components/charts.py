@@ -52,7 +52,7 @@ def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         name: name of the CSV file, without its ending.
         rows: data of the chart, the same columns in each.
     """
-    st.altair_chart(chart.configure(usermeta=_menu(name)), width="stretch")
+    st.altair_chart(chart.properties(usermeta=_menu(name)), width="stretch")
     tables.download(rows, name)
 
 
@@ -165,6 +165,13 @@ def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: P
             f"between {min(numbers):,.0f} and {max(numbers):,.0f} events per pane."
         ),
     )
+
+
+def span(cells: Sequence[Count]) -> tuple[float, float]:
+    """Return a scale with zero that holds all intervals, to make heights comparable."""
+    lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in cells]
+    highs = [cell.value.value if cell.value.high is None else cell.value.high for cell in cells]
+    return min(0.0, *lows, 0.0), max(1.0, *highs, 1.0)
 
 
 def bars(

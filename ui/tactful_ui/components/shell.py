@@ -11,7 +11,7 @@ import streamlit as st
 
 from tactful.client import Request
 from tactful.client.routes import access as routes
-from tactful_ui.components import charts, formats, words
+from tactful_ui.components import charts, formats, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import NoReport, ServerDown, SourceError, TooBroadKey, Unauthorised
 from tactful_ui.report import Report
@@ -122,7 +122,7 @@ def signed_in() -> bool:
 def sign_out() -> None:
     """Forget the reader's key, and everything that was read with it."""
     for name in list(st.session_state):
-        if name != words.KEY:
+        if name not in (words.KEY, times.KEY):
             del st.session_state[name]
 
 

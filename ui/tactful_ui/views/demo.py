@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats, shell
+from tactful_ui.components import charts, formats, shell, times
 from tactful_ui.report import METRICS, Experiment, Federated, Model, Report, Statistics
 
 _MOST_GAINS = 12
@@ -36,9 +36,9 @@ def _progress(report: Report) -> None:
         seconds = None
         if report.started_at and report.finished_at:
             seconds = (report.finished_at - report.started_at).total_seconds()
-        state = f"finished {formats.moment(report.finished_at)}, took {formats.duration(seconds)}"
+        state = f"finished {times.moment(report.finished_at)}, took {formats.duration(seconds)}"
     else:
-        state = f"started {formats.moment(report.started_at)}"
+        state = f"started {times.moment(report.started_at)}"
     size = "quick slice" if report.quick else "full run"
     size += "" if report.questions is None else f" · {formats.count(report.questions)} questions"
     st.markdown(f"**{formats.plain(report.data or report.name)}** · {size} · {state}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tactful_ui.components import formats, shell
+from tactful_ui.components import formats, shell, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.report import parse_time
@@ -42,7 +42,7 @@ def _state(health: Health, models: Mapping[str, Any]) -> None:
     version = str(known.get("version") or "") or _("none yet")
     model.metric(_("Champion"), formats.plain(version), border=True)
     until = parse_time(known.get("trained_until"))
-    trained.metric(_("Trained until"), formats.moment(until), border=True)
+    trained.metric(_("Trained until"), times.moment(until), border=True)
 
 
 def _first_steps(models: Mapping[str, Any]) -> None:
