@@ -12,6 +12,7 @@ from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.views import (
     coupons,
+    data,
     demo,
     experiments,
     items,
@@ -50,6 +51,7 @@ def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("data", _("Data"), "database", data.page),
         _page("items", _("Items"), "inventory_2", items.page),
         _page("try", _("Try"), "play_arrow", try_recommendation.page),
         _page("experiments", _("Experiments"), "science", experiments.page),
