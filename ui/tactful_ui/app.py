@@ -16,10 +16,10 @@ from tactful_ui.views import (
     demo,
     experiments,
     items,
+    operations,
     overview,
     released,
     rollouts,
-    system,
     try_recommendation,
     tuner,
 )
@@ -59,7 +59,7 @@ def _pages() -> list[st.Page]:
         _page("tuner", _("Tuner"), "tune", tuner.page),
         _page("coupons", _("Coupons"), "loyalty", coupons.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
-        _page("system", _("System"), "dns", system.page),
+        _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
 

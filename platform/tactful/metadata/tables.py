@@ -164,6 +164,11 @@ rollout_looks = _table(
     sa.Column("stage", sa.Integer, nullable=False),
     sa.Column("said", sa.Text, nullable=False),
 )
+worth_releases = _table(
+    "worth_releases",
+    sa.Column("week", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("released", sa.Text, nullable=False),
+)
 rollout_changes = _table(
     "rollout_changes",
     sa.Column("key", sa.String(64), primary_key=True),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.request_context import FeatureSource, RequestContext, build_context
 from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
+from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
 from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused, rare_last
@@ -90,6 +91,8 @@ class _RequestState:
     policy: Policy
     rules: Sequence[PlacementRule]
     latest: int  # time of the latest event, 0 while it is unknown
+    # the request with its user, for the log; `request` has none for users who are held out
+    named: RecommendRequest
     candidates: Candidates = field(init=False)
     learned: bool = field(init=False)
     features: NDArray[np.float32] | None = None
@@ -147,6 +150,7 @@ class Recommender:
         self._own = own_columns(source.definitions)
         self._explainer = Explainer(options.models, options.trusted)
         self._default_policy = Policy(quotas=options.quotas)
+        self._holdout = experiment_at(HOLDOUT, 1 - options.holdout) if options.holdout else None
         self._policies = policies(options.experiment, default=self._default_policy)
         load_add_panes()  # or the first request would wait for it
         load_gather()
@@ -271,7 +275,10 @@ class Recommender:
         started = self._options.stopwatch()
         check_request(request)
         self._read_first_items()
-        serving = self._models.current
+        serving, named = self._models.current, request
+        held = self._hold_out(request)
+        if held is not None and held.arm == CONTROL:
+            request = request.anonymous()
         if request.subject is None:
             serving = replace(serving, view=serving.view.anonymous())
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
@@ -286,6 +293,8 @@ class Recommender:
             asked=request.context,
         )
         drawn = self._draw(request, serving, at)
+        if held is not None:
+            drawn = replace(drawn, assignments=(held, *drawn.assignments))
         policy = self._policies.get(assignment.arm or "", self._default_policy)
         return _RequestState(
             request=request,
@@ -296,6 +305,7 @@ class Recommender:
             drawn=drawn,
             policy=drawn.over(policy) if drawn.parts else policy,
             latest=self.latest_event,
+            named=named,
             rules=()
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),
@@ -422,7 +432,7 @@ class Recommender:
             return random
         arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
         arms |= state.drawn.to_log_fields()
-        return ids.sign(random, state.context.at, state.request.subject, arms)
+        return ids.sign(random, state.context.at, state.named.subject, arms)
 
     def _response(self, state: _RequestState) -> Recommendation:
         order, candidates, drawn = state.arrangement.order, state.candidates, state.drawn
@@ -479,7 +489,7 @@ class Recommender:
         # Candidates that nothing is known of have no features.
         known = msgspec.structs.replace(answer, items=answer.items[: len(order)])
         return encode_impression(
-            state.request,
+            state.named,
             known,
             state.assignment,
             at=state.context.at,
@@ -498,6 +508,11 @@ class Recommender:
             return self._models.rollouts.draw(request.subject, request.force, has_model, at=at)
         except AssignmentError as error:
             raise ProblemError("invalid", str(error), field="$.force") from None
+
+    def _hold_out(self, request: RecommendRequest) -> Assignment | None:
+        """Assign the user to the permanent holdout or not; None without one."""
+        held_out, unit = self._holdout, request.subject
+        return None if held_out is None or unit is None or request.force else assign(held_out, unit)
 
     def _allowed(self, state: _RequestState) -> NDArray[np.bool_]:
         """Find the rows that pass the filters and the daily caps of the user."""

@@ -67,6 +67,9 @@ class RecommenderOptions:
     discovery: float | None = None
     minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
+    # share of the users who get recommendations that are not personal, to measure what these are
+    # worth
+    holdout: float = 0.0
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
     # seconds that never go back; popularity is counted anew every so often

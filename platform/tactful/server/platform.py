@@ -34,6 +34,7 @@ from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
+from tactful.experiments.worth import Worth
 from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
@@ -135,6 +136,7 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
@@ -206,6 +208,14 @@ class Platform:
                 self.coupons.left,
                 clock=clock,
             )
+        self.worth = Worth(
+            installation.metadata,
+            outcomes,
+            holdout=settings.recommend.holdout,
+            epsilon=settings.recommend.holdout_epsilon,
+            clock=clock,
+            charge=self._charge,
+        )
         self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()

@@ -81,6 +81,11 @@ def move(
     return Request("POST", f"/v1/experiments/{segment(key)}/{step}", RolloutDetails, body=body)
 
 
+def worth(*, source: Source | None = None, days: float | None = None) -> Request[ReadOutMessage]:
+    """Request the effect of personal recommendations against the permanent holdout."""
+    return Request("GET", "/v1/worth", ReadOutMessage, params={"source": source, "days": days})
+
+
 def tuners(*, days: float | None = None, cursor: str | None = None) -> Request[TunerIndex]:
     """Request the tuners of rollouts, with weights over so many days."""
     return Request("GET", "/v1/tuner", TunerIndex, params={"days": days, "cursor": cursor})

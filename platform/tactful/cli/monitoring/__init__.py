@@ -1,0 +1,1 @@
+"""Commands that watch an installation: alerts, metrics."""
