@@ -119,7 +119,7 @@ def test_an_undo_is_counted_before_it_can_be_pressed(open_page: Open, fake: Fake
     assert "People and devices: 310" in said
     assert "ranker 7" in said
     assert "The undo has begun" in press(page, "Undo this import")
-    assert ("DELETE", f"/v1/imports/{IMPORT}") in fake.changed
+    assert fake.deleted == [f"/v1/imports/{IMPORT}"]
 
 
 def test_what_cannot_be_undone_has_no_button(open_page: Open, fake: FakePlatform) -> None:
