@@ -59,14 +59,19 @@ def _imports(found: Imports) -> None:
 
 def _row(each: Import) -> dict[str, object]:
     steps = [] if each.undo is None else each.undo.steps
+    words = {
+        **{"events": _("events"), "items": _("items"), "users": _("users")},
+        **{"running": _("running"), "done": _("done")},
+        **{"undoing": _("undoing"), "undone": _("undone")},
+    }
     return {
         _("File"): each.name,
-        _("Kind"): _(each.kind),
+        _("Kind"): words[each.kind],
         _("Begun"): times.moment(each.begun_at),
         _("By"): each.begun_by,
         _("Accepted"): each.accepted,
         _("Refused"): each.refused,
-        _("State"): _(each.state),
+        _("State"): words[each.state],
         _("Undo"): ", ".join(f"{step.place} {step.removed:,}" for step in steps),
         _("Id"): each.id,
     }
