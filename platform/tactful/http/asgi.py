@@ -58,7 +58,9 @@ PARAMETERS = "path_params"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 # Without a type, and of the types that browsers and curl give to a text, a body is JSON, too.
 _READABLE = re.compile(
-    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
+    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded"
+    rb"|application/octet-stream)",
+    re.IGNORECASE,
 )
 ANY_KEY = "any"
 """Scope of an endpoint that any valid key may call."""

@@ -69,6 +69,7 @@ from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
 from tactful.server.system import describe_system, list_jobs
+from tactful.server.uploads import Uploads
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
@@ -124,6 +125,7 @@ class Platform:
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
         import_undos: undoes imports while the server runs.
+        uploads: files that are imported by the server.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -278,6 +280,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.uploads = Uploads(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
@@ -324,12 +327,14 @@ class Platform:
         self.recent.begin()
         self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
+        self.uploads.resume()
         self._status = "ok"
 
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
         self._background.cancel()
+        await self.uploads.stop()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
