@@ -29,6 +29,7 @@ from tactful.http.description import described
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.live import LIVE_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
@@ -306,6 +307,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *IMPORT_ENDPOINTS,
     *DEAD_LETTER_ENDPOINTS,
     *QUALITY_ENDPOINTS,
+    *LIVE_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",

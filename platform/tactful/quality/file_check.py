@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -54,14 +55,14 @@ def check(job: Job, *, now: int, advanced: Callable[[int], object] = lambda unit
 
 def _judge(profile: Profile, kind: str, lines: list[bytes], now: int, half: float) -> None:
     """Decode elements as the server does, and add them; from index `half` on, they are late."""
-    decode = {
+    decoders: dict[str, Callable[..., Any]] = {
         "events": partial(wire.decode_events, sender="file"),
         "items": wire.decode_items,
         "users": wire.decode_users,
-    }[kind]
+    }
     body = b"\n".join(line.strip() for line in lines)
     try:
-        decoded, rejected = decode(
+        decoded, rejected = decoders[kind](
             body, now=now, limits=_LIMITS, content_type="application/x-ndjson"
         )
     except PayloadError as error:

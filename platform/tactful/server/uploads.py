@@ -226,7 +226,7 @@ class _LoopTransport(httpx.AsyncBaseTransport):
     """Sends requests of another event loop to an application on its own."""
 
     def __init__(self, application: Application, loop: asyncio.AbstractEventLoop) -> None:
-        self._inner = httpx.ASGITransport(application)  # type: ignore[arg-type]
+        self._inner = httpx.ASGITransport(application)
         self._loop = loop
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

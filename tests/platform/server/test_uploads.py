@@ -113,7 +113,7 @@ def test_what_is_wrong_is_said_and_leaves_the_server_alone(platform: Platform) -
         everything = b"user,item,type,timestamp\n" + b"u,i,view,2999-01-01T00:00:00Z\n" * 700
         client.run(routes.upload(IMPORT, 0, everything))
         client.run(routes.start_import(IMPORT, ImportMapping(kind="events")))
-        wait_until(lambda: client.run(routes.import_(IMPORT)).problem)
+        wait_until(lambda: bool(client.run(routes.import_(IMPORT)).problem))
         assert "rejected" in client.run(routes.import_(IMPORT)).problem
 
 
