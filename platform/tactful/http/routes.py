@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
+from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
@@ -23,21 +24,26 @@ from tactful.http.common import (
     person_of,
     stored,
 )
-from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.experiments.coupons import COUPON_ENDPOINTS
+from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
+from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.live import LIVE_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+<<<<<<< HEAD
 from tactful.http.quality import QUALITY_ENDPOINTS
+=======
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
+>>>>>>> dfd785bf1c6ae8a126302371e11fdd78ef5c2c63
 from tactful.http.rights import RIGHTS_ENDPOINTS
-from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.http.trials import TRIAL_ENDPOINTS
-from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -154,7 +160,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+
+
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+    """Count a recommendation that is shown to somebody now."""
+    if request.as_of is None and request.timestamp is None:
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -165,6 +178,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -366,6 +380,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ITEM_ENDPOINTS,
     *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
@@ -410,6 +426,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
+    *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

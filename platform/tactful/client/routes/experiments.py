@@ -7,10 +7,10 @@ from typing import Any
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.coupons import CampaignIndex, CampaignReport
-from tactful.schemas.readouts import ReadOutMessage, Source
-from tactful.schemas.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
-from tactful.schemas.tuner import TunerIndex
+from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport
+from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
+from tactful.schemas.experiments.tuner import TunerIndex
 
 
 def rollouts(*, cursor: str | None = None, limit: int | None = None) -> Request[RolloutIndex]:
