@@ -10,21 +10,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import (
-    alerts,
-    coupons,
-    demo,
-    experiments,
-    items,
-    operations,
-    overview,
-    people,
-    privacy,
-    released,
-    rollouts,
-    try_recommendation,
-    tuner,
-)
+from tactful_ui.views import (alerts, coupons, data, demo, experiments, items, operations, overview, people, privacy, released, rollouts, try_recommendation, tuner)
 
 
 def main() -> None:
@@ -54,6 +40,7 @@ def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("data", _("Data"), "database_upload", data.page),
         _page("items", _("Items"), "inventory_2", items.page),
         _page("people", _("People"), "group", people.page),
         _page("try", _("Try"), "play_arrow", try_recommendation.page),
