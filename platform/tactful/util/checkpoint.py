@@ -27,6 +27,7 @@ from tactful_privacy.durable_files import replace_file, replacing
 
 _STALE_S = 86_400
 _KEPT_S = 14 * 86_400
+_RUN = "mlflow-run"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -90,7 +91,7 @@ class Checkpoint:
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """Delete the checkpoint and begin another training, with what was kept for it."""
-        self._delete(but=("lock", "kept"))
+        self._delete(but=("lock", "kept", _RUN))
         replace_file(self._directory / "about.json", msgspec.json.encode(about))
 
     def end(self) -> None:
@@ -102,7 +103,18 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Delete the checkpoint, and what was kept for the next training."""
-        self._delete(but=("lock",))
+        self._delete(but=("lock", _RUN))
+
+    def note_run(self, run_id: str) -> None:
+        """Keep the id of the run of MLflow until the training has ended well."""
+        replace_file(self._directory / _RUN, run_id.encode())
+
+    def run(self) -> str | None:
+        """Return the id that `note_run` kept last, or None."""
+        try:
+            return (self._directory / _RUN).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def discard_old(self) -> None:
         """Delete what was kept for the next training two weeks ago, and a checkpoint of that age.
