@@ -31,6 +31,7 @@ from tactful.http.openapi import example_of
 from tactful.http.paths import Paths
 from tactful.http.routes import ENDPOINTS
 from tactful.maintenance.backup import Manifest, read_signed_manifest, write_manifest
+from tactful.metadata.key_cache import ApiKey
 from tactful.ranking.forest import BinnedForest
 from tactful.ranking.model import load_trees, read_manifest, read_pointer
 from tactful.recall.index import RecallIndex
@@ -187,7 +188,8 @@ def _call(body: bytes = b"", query: bytes = b"") -> Call:
         return {"type": "http.request", "body": body}
 
     scope = {"query_string": query, ARRIVED: lambda: True}
-    return Call(scope, receive, {}, True, "", 1 << 20, 5.0)
+    key = ApiKey("", frozenset({"admin"}), "", 0, None)
+    return Call(scope, receive, {}, key, 1 << 20, 5.0)
 
 
 def _run(work: Coroutine[Any, Any, object]) -> None:

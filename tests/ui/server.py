@@ -33,11 +33,16 @@ class FakePlatform:
         self.answer("/readyz", {"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}})
         self.answer("/v1/statistics", {"statistics": [], "next_cursor": None})
         self.answer("/v1/models", {})
+        self.sign_in_as("analyst", "monitor")
         self.publish()
 
     def answer(self, path: str, value: Any, status: int = 200) -> None:
         """Answer `path` with `value` from now on."""
         self.routes[path] = (status, value)
+
+    def sign_in_as(self, *scopes: str) -> None:
+        """Give the reader these scopes from now on."""
+        self.answer("/v1/me", {"name": "key 0f3a9c21", "note": "", "scopes": list(scopes)})
 
     def publish(self, **reports: Any) -> None:
         """Offer exactly these reports."""

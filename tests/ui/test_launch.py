@@ -21,12 +21,14 @@ CONFIG = Path(".streamlit") / "config.toml"
 
 
 @pytest.mark.parametrize("entry", [UI / "app.py", ENTRY], ids=["checkout", "package"])
-def test_entry_opens_demo(entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_opens_the_overview(
+    entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TACTFUL_URL", fake.url)
     fake.publish(demo=sample.report())
     page = AppTest.from_file(entry, default_timeout=30).run()
     assert not page.exception
-    assert "Demo" in [title.value for title in page.title]
+    assert "Overview" in [title.value for title in page.title]
     assert fake.url in words(page)
 
 
@@ -39,7 +41,7 @@ def test_key_from_streamlit_secrets(fake: FakePlatform, monkeypatch: pytest.Monk
     page.secrets = {"TACTFUL_URL": fake.url, "TACTFUL_API_KEY": "sesame"}
     page.run()
     assert not page.exception and not page.error
-    assert "beats every baseline" in words(page)
+    assert "The server is ready" in words(page)
     assert "sesame" not in words(page)
 
 
@@ -88,3 +90,48 @@ def test_streamlit_reads_the_configuration_beside_the_entry(tmp_path: Path) -> N
         check=True,
     )
     assert ran.stdout.split() == ["False"] * 3
+
+
+def _entry(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch, key: str | None) -> AppTest:
+    monkeypatch.setenv("TACTFUL_URL", fake.url)
+    if key is None:
+        monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
+    else:
+        monkeypatch.setenv("TACTFUL_API_KEY", key)
+    return AppTest.from_file(ENTRY, default_timeout=30).run()
+
+
+def test_a_reader_signs_in_and_out(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.key = "sesame"
+    page = _entry(fake, monkeypatch, None)
+    assert "does not accept the key" in words(page)
+    page.text_input[0].set_value("wrong")
+    page.button[0].click().run()
+    assert "does not accept the key" in words(page)
+    fake.sign_in_as("admin")
+    page.text_input[0].set_value(" sesame ")
+    page.button[0].click().run()
+    assert "The server is ready" in words(page) and "Signed in as key 0f3a9c21" in words(page)
+    assert "sesame" not in words(page) and not page.query_params
+    next(button for button in page.button if button.label == "Sign out").click().run()
+    assert "does not accept the key" in words(page)
+
+
+def test_a_shared_key_must_not_do_more_than_read(
+    fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.key = "sesame"
+    fake.sign_in_as("analyst", "admin")
+    page = _entry(fake, monkeypatch, "sesame")
+    assert "may do more than read" in words(page) and "admin" in words(page)
+    assert "The server is ready" not in words(page)
+    fake.sign_in_as("analyst", "monitor")
+    page = _entry(fake, monkeypatch, "sesame")
+    assert "The server is ready" in words(page)
+    assert not [button for button in page.button if button.label == "Sign out"]
+
+
+def test_the_pages_speak_chinese(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _entry(fake, monkeypatch, None)
+    page.selectbox(key="chosen_language").set_value("zh").run()
+    assert "概览" in [title.value for title in page.title] and "服务器已就绪" in words(page)

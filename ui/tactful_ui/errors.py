@@ -19,6 +19,10 @@ class Unauthorised(SourceError, PermissionError):
     """The server rejects the key, or requires one."""
 
 
+class TooBroadKey(SourceError, PermissionError):
+    """The key that all readers share may do more than read."""
+
+
 class NoReport(SourceError, LookupError):
     """The server has no report, statistic or model of that name yet."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from tactful.client import Client, with_scheme
+from tactful.client import Client, Request, with_scheme
 from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
 from tactful_ui.report import Count, Estimate, Report, Statistics, parse_time
 
@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 5.0
 _NOT_FOUND = 404
 _UNAVAILABLE = 503
 
-_Answer = TypeVar("_Answer")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class ReportSource:
     def __init__(self, settings: Settings) -> None:
         """Create the client without sending a request."""
         self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
+
+    def run(self, request: Request[T]) -> T:
+        """Send a request of `tactful.client.routes`."""
+        return _call(lambda: self._client.run(request))
 
     def health(self) -> Health:
         """Return readiness, version and checks of the server."""
@@ -121,7 +125,7 @@ def connect(settings: Settings) -> ReportSource:
         raise BadAnswer(str(error)) from error
 
 
-def _call(ask: Callable[[], _Answer]) -> _Answer:
+def _call(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except Exception as error:

@@ -7,6 +7,7 @@ Begin with `sync`.
 from tactful.client.aio import AsyncClient
 from tactful.client.calls import Flushed, Kind, RecommendFields, Record
 from tactful.client.offline_queue import OfflineQueue
+from tactful.client.request import Request
 from tactful.client.sync import Client
 from tactful.util.addresses import with_scheme
 
@@ -18,5 +19,6 @@ __all__ = [
     "OfflineQueue",
     "RecommendFields",
     "Record",
+    "Request",
     "with_scheme",
 ]

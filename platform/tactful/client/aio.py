@@ -14,6 +14,7 @@ import httpx
 from tactful.client.calls import Calls
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.offline_queue import OfflineQueue
+from tactful.client.request import Request, call_of
 from tactful.util.addresses import with_scheme
 
 P = ParamSpec("P")
@@ -65,6 +66,7 @@ class AsyncClient:
             transport=transport,
         )
         policy = Policy(base_url, retries, 0.1, longest_pause, jitter, clock)
+        self._policy = policy
         self._calls = Calls(policy, queue)
         self._queue = queue
         self._sleep = sleep
@@ -139,6 +141,10 @@ class AsyncClient:
     """`Client.define_rollout` as a coroutine."""
     health = _awaited(Calls.health)
     """`Client.health` as a coroutine."""
+
+    async def run(self, request: Request[T]) -> T:
+        """Send a request that a function of `tactful.client.routes` made."""
+        return await self._run(call_of(request, self._policy))
 
     async def _run(self, call: Call[T]) -> T:
         result: Any = None

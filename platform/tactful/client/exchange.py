@@ -101,8 +101,12 @@ def limits(connections: int) -> httpx.Limits:
     return httpx.Limits(max_connections=connections, max_keepalive_connections=min(20, connections))
 
 
-def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
+def exchange(
+    policy: Policy, request: Send, kind: type[T], *, retries: int | None = None
+) -> Call[T]:
     """Send `request`, again if need be, and read the answer as a `kind`.
+
+    `retries` replaces the number of `policy`.
 
     Raises:
         ConnectionFailed: if no attempt got a response.
@@ -110,8 +114,9 @@ def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
         ClientError: if the response is no `kind`.
     """
     attempt = 0
+    most = policy.retries if retries is None else retries
     while True:
-        last = attempt >= policy.retries
+        last = attempt >= most
         asked: float | None = None
         try:
             response: httpx.Response = yield request
@@ -162,6 +167,8 @@ def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
     if not response.is_success:
         raise _error(response, None)
     try:
+        if kind is bytes:
+            return response.content  # type: ignore[return-value]
         return msgspec.json.decode(response.content, type=kind)
     except DECODE_ERRORS as error:
         raise ClientError(

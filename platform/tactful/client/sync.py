@@ -17,6 +17,7 @@ from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.item_calls import ItemFilter, ListOptions
 from tactful.client.offline_queue import OfflineQueue
+from tactful.client.request import Request, call_of
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
@@ -98,6 +99,7 @@ class Client:
             transport=transport,
         )
         policy = Policy(base_url, retries, 0.1, longest_pause, jitter, clock)
+        self._policy = policy
         self._calls = Calls(policy, queue)
         self._queue = queue
         self._sleep = sleep
@@ -306,6 +308,10 @@ class Client:
             Busy: if it is alive but not ready.
         """
         return self._run(self._calls.health())
+
+    def run(self, request: Request[T]) -> T:
+        """Send a request that a function of `tactful.client.routes` made."""
+        return self._run(call_of(request, self._policy))
 
     def _run(self, call: Call[T]) -> T:
         result: Any = None

@@ -60,6 +60,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _READABLE = re.compile(
     rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
 )
+ANY_KEY = "any"
+"""Scope of an endpoint that any valid key may call."""
+
+_NO_KEY = ApiKey("", frozenset(), "", 0, None)
+_EVERY_RIGHT = ApiKey("", frozenset({"admin"}), "", 0, None)
 _THIS_MACHINE = browser.Origins(this_machine=True)
 _encoder = msgspec.json.Encoder()
 
@@ -125,7 +130,8 @@ class Endpoint:
     path: str  # template, e.g. ``/v1/users/{user_id}/features``
     summary: str
     handle: Callable[[Any, Call], Awaitable[Reply]]
-    scope: str | None = None  # scope the API key must have; None for public endpoints
+    # scope the API key must have, or `ANY_KEY`; None for public endpoints
+    scope: str | None = None
     # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
     # whether programs that others have written call it: keys as the user name of Basic
@@ -158,8 +164,7 @@ class Call:
 
     Attributes:
         headers: by lower-case name; the last of repeated ones.
-        trusted: whether the caller has the rights of an administrator.
-        browser_key: id of the key if it lies in a web page, where everybody can read it; else "".
+        key: the key of the caller; one without a scope on a public path.
     """
 
     def __init__(
@@ -167,8 +172,7 @@ class Call:
         scope: Scope,
         receive: Receive,
         headers: Mapping[bytes, bytes],
-        trusted: bool,
-        browser_key: str,
+        key: ApiKey,
         limit: int,
         timeout: float,
         gzip: bool = False,
@@ -182,16 +186,29 @@ class Call:
         self._timeout = timeout
         self._gzip = gzip
         self.headers = headers
-        self.trusted = trusted
-        self.browser_key = browser_key
+        self.key = key
         self.path: Mapping[str, str] = scope.get(PARAMETERS) or {}
         kind = headers.get(b"content-type")
         self.content_type = None if kind is None else kind.decode("latin-1")
 
     @property
+    def trusted(self) -> bool:
+        """Whether the caller has the rights of an administrator."""
+        return self.key.allows("admin")
+
+    @property
     def public(self) -> bool:
-        """Whether the key lies in a web page."""
-        return bool(self.browser_key)
+        """Whether the key lies in a web page, where everybody can read it."""
+        return browser.SCOPE in self.key.scopes
+
+    @property
+    def browser_key(self) -> str:
+        """Id of a key that lies in a web page; "" for another."""
+        return self.key.id if self.public else ""
+
+    def limit_body(self, most: int) -> None:
+        """Lower the limit of the body to `most` bytes."""
+        self._limit = min(self._limit, most)
 
     async def body(self) -> bytes:
         """Return the body, which is read once and must not be larger than allowed."""
@@ -334,20 +351,18 @@ class Resource:
             raise ProblemError("method_not_allowed", headers=((b"allow", self._allow),))
         settings = self._host.settings
         server = settings.server
-        trusted, browser_key = server.dev, ""
+        key = _NO_KEY
         if server.dev:
             _check_host(headers)
+            key = _EVERY_RIGHT
         elif endpoint.scope is not None:
             key = self._authorise(headers, endpoint, scope["query_string"])
-            trusted = key.allows("admin")
-            if browser.SCOPE in key.scopes:
-                browser_key = key.id
-                self._host.rates.count(browser_key)
         limit = settings.limits.body_bytes
-        if browser_key:
-            limit = min(limit, settings.limits.browser_body_bytes)
         timeout, gzip = server.body_timeout_s, endpoint.foreign
-        call = Call(scope, receive, headers, trusted, browser_key, limit, timeout, gzip)
+        call = Call(scope, receive, headers, key, limit, timeout, gzip)
+        if call.public:
+            self._host.rates.count(key.id)
+            call.limit_body(settings.limits.browser_body_bytes)
         if scope["query_string"] and endpoint.query is NoQuery:
             call.query(_KeyInQuery if endpoint.takes_key_in_query else NoQuery)
         return await endpoint.handle(self._host, call)
@@ -372,7 +387,7 @@ class Resource:
         if endpoint.browser and browser.SCOPE in key.scopes:
             if self._origins.of(headers) is None:
                 raise _wrong_origin(self._host.settings.server, headers)
-        elif not key.allows(endpoint.scope or "admin"):
+        elif endpoint.scope != ANY_KEY and not key.allows(endpoint.scope or "admin"):
             raise ProblemError(
                 "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
             )

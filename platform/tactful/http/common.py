@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import re
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -22,8 +21,6 @@ from tactful_streaming.errors import StreamingError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_KEY_ID = re.compile(rb"tactful_([0-9a-f]{8})_")
 
 Cursor = Annotated[str, Meta(max_length=512)]
 NumberCursor = Annotated[Cursor, Meta(extra_json_schema={"pattern": "^[0-9]{0,18}$"})]
@@ -68,9 +65,7 @@ def cursor_number(cursor: str) -> int | None:
 
 def caller_of(call: Call) -> str:
     """Return the public part of the API key, for the audit log."""
-    sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"")
-    key_id = _KEY_ID.search(sent)
-    return f"key {key_id[1].decode()}" if key_id else "the API without keys"
+    return f"key {call.key.id}" if call.key.id else "the API without keys"
 
 
 async def stored(work: Callable[[], T], unavailable: str) -> T:

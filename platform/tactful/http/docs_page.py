@@ -130,7 +130,7 @@ def _scopes(operation: Schema) -> str:
         scope for scheme in operation["security"] for scopes in scheme.values() for scope in scopes
     )
     named = ", ".join(f"<code>{escape(scope)}</code>" for scope in found)
-    return named or "none: no key is needed"
+    return named or ("any key" if operation["security"] else "none: no key is needed")
 
 
 def _codes(response: Schema) -> str:

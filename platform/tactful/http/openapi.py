@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from tactful.experiments.messages import STEPS
-from tactful.http.asgi import Endpoint
+from tactful.http.asgi import ANY_KEY, Endpoint
 from tactful.http.sources import SEGMENT_LIKE
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
@@ -116,7 +116,9 @@ def problem_codes(endpoint: Endpoint) -> list[str]:
     """Return the codes of all problems that `endpoint` can respond with."""
     codes = list(endpoint.problems)
     if endpoint.scope is not None:
-        codes += ["no_key", "missing_scope"]
+        codes.append("no_key")
+    if endpoint.scope not in (None, ANY_KEY):
+        codes.append("missing_scope")
     if endpoint.browser:
         codes += ["wrong_origin", "too_many_requests"]
     if endpoint.body is not None:
@@ -140,7 +142,9 @@ def _operation(
     if endpoint.scope is not None:
         scopes = [endpoint.scope, *([browser.SCOPE] if endpoint.browser else [])]
         operation["security"] = [
-            {scheme: [scope]} for scope in scopes for scheme in ("bearer", "header")
+            {scheme: [] if scope == ANY_KEY else [scope]}
+            for scope in scopes
+            for scheme in ("bearer", "header")
         ]
         if endpoint.takes_key_in_query:
             operation["security"].append({"query": [browser.SCOPE]})

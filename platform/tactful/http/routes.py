@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.common import (
     LogPageQuery,
@@ -319,6 +320,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=UserFeatures,
         problems=("not_found", "not_ready"),
     ),
+    *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *STATISTICS_ENDPOINTS,

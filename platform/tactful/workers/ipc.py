@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tactful.metadata.key_cache import ApiKey
 from tactful.schemas.positions import Position
 from tactful.schemas.problems import ProblemError
 
@@ -129,8 +130,7 @@ class ForwardRequest(_Message, frozen=True, array_like=True, tag=True):
     parameters: dict[str, str]
     query: bytes
     headers: dict[bytes, bytes]
-    trusted: bool
-    browser_key: str
+    key: ApiKey
     body: bytes
 
 

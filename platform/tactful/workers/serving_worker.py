@@ -172,8 +172,7 @@ class ServingWorker:
             dict(call.path),
             call.query_string,
             headers,  # without the encoding: the body is inflated
-            call.trusted,
-            call.browser_key,
+            call.key,
             body,
         )
         return await self._client.request(request, Reply)

@@ -139,8 +139,7 @@ class StateServer:
             {"query_string": request.query, PARAMETERS: request.parameters},
             receive,
             request.headers,
-            request.trusted,
-            request.browser_key,
+            request.key,
             settings.limits.body_bytes,
             settings.server.body_timeout_s,
         )

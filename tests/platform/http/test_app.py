@@ -15,7 +15,7 @@ import httpx
 import pytest
 from tests.platform.support import Live, now_ms, view, wait_until
 
-from tactful.http.asgi import Endpoint
+from tactful.http.asgi import ANY_KEY, Endpoint
 from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 from tactful.metadata.api_keys import SCOPES
@@ -503,11 +503,11 @@ def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
     scopes = [scope for scope in SCOPES if scope != "browser"]  # it has tests of its own
     keys = {scope: locked.create_key(scope) for scope in scopes}
     needed = {endpoint.scope for endpoint in ENDPOINTS}
-    assert needed == {None, "ingest", "recommend", "source", "analyst", "monitor", "admin"}
+    assert needed == {None, ANY_KEY, "ingest", "recommend", "source", "analyst", "monitor", "admin"}
     for endpoint in ENDPOINTS:
         for scope in scopes:
             answer = _call(endpoint, locked.http, keys[scope])
-            allowed = endpoint.scope in (None, scope) or scope == "admin"
+            allowed = endpoint.scope in (None, ANY_KEY, scope) or scope == "admin"
             assert (answer.status_code != 403) == allowed, (endpoint.path, scope)
             if not allowed:
                 assert problem_of(answer) == (403, "missing_scope")

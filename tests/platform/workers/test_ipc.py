@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tactful.metadata.key_cache import ApiKey
 from tactful.schemas.problems import ProblemError
 from tactful.workers import ipc
 from tactful.workers.ipc import AsyncClient, BlockingClient, FeaturesResponse, PositionRequest
@@ -38,8 +39,9 @@ def test_responses_in_any_order_match_their_requests() -> None:
 
 
 def test_a_request_and_a_problem_arrive_unchanged() -> None:
+    key = ApiKey("0f3a9c21", frozenset({"admin"}), "é", 5, None)
     place, headers = ("PUT", "/v1/items", {"a": "é"}, b"q=1"), {b"x": b"\xff"}
-    forward = ipc.ForwardRequest(*place, headers, True, "key", b"\x00")
+    forward = ipc.ForwardRequest(*place, headers, key, b"\x00")
     features = FeaturesResponse({"a": 1.0, "b": {"x": 2.0}, "c": [("i", 3)]}, None, "0:1")
     ours, theirs = socket.socketpair()
 

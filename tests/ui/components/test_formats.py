@@ -28,7 +28,6 @@ STATISTICS = Statistics("views", 0.5, 20, "user-day", None, ())
         (formats.duration(221.0), "3 min 41 s"),
         (formats.duration(3661), "1 h 1 min"),
         (formats.duration(None), "–"),
-        (formats.moment(None), "–"),
         (formats.signed(0.057), "+0.057"),
         (formats.signed(-0.057), "−0.057"),
         (formats.estimate(Estimate(0.5, 0.25, 0.75), 2), "0.50 [0.25, 0.75]"),

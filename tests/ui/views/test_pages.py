@@ -31,7 +31,7 @@ def asked(page: AppTest) -> str:
 
 @pytest.mark.parametrize(
     ("name", "state"),
-    [(name, state) for name in PAGES for state in STATES] + [("overview", state) for state in ONLY],
+    [(name, state) for name in PAGES for state in STATES] + [("demo", state) for state in ONLY],
 )
 def test_no_report_breaks_pages(open_page: Open, fake: FakePlatform, name: str, state: str) -> None:
     fake.publish(demo=(STATES | ONLY)[state])
@@ -58,7 +58,7 @@ def test_server_failures_are_explained(open_page: Open, fake: FakePlatform, name
 
 
 def test_no_report_names_the_demo(open_page: Open) -> None:
-    said = asked(open_page("overview"))
+    said = asked(open_page("demo"))
     assert "no report yet" in said and "scripts/demo" in said
     assert "No statistic has been released yet" in asked(open_page("released"))
     assert "not in this report yet" in asked(open_page("system"))
@@ -69,7 +69,7 @@ def test_no_report_names_the_demo(open_page: Open) -> None:
 
 def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
-    page = open_page("overview")
+    page = open_page("demo")
     said = asked(page)
     results = (
         "0.412 [0.397, 0.427]|+0.057 vs Own frequency|Recommend p50: 3.42 ms"
@@ -84,7 +84,7 @@ def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlat
 
 def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.partial("train the ranker", 0.4))
-    page = open_page("overview")
+    page = open_page("demo")
     (bar,) = page.get("progress")
     assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 % of this stage")
     assert asked(page).count("not in this report yet") == 6
@@ -99,7 +99,7 @@ def test_a_lost_comparison_points_down_and_warns(open_page: Open, fake: FakePlat
     raw["quality"][0]["hr20"] = {"value": 0.3, "low": 0.29, "high": 0.31}
     raw["verdict"] = "The served ranking does not beat Own frequency."
     fake.publish(demo=raw)
-    page = open_page("overview")
+    page = open_page("demo")
     (lead,) = [metric for metric in page.metric if metric.delta]
     assert lead.delta == "-0.055 vs Own frequency"
     assert lead.proto.direction == lead.proto.MetricDirection.DOWN
@@ -112,7 +112,7 @@ def test_text_of_the_server_is_never_markup(open_page: Open, fake: FakePlatform)
     raw["verdict"] = "[click](https://example.org) <b>bold</b> :red[alarm] $x^2$"
     raw["real_and_simulated"] = ["![picture](https://example.org/p.png)"]
     fake.publish(demo=raw)
-    page = open_page("overview")
+    page = open_page("demo")
     shown = [str(element.value) for element in [*page.markdown, *page.success, *page.warning]]
     assert formats.plain(raw["verdict"]) in shown
     assert f"- {formats.plain(raw['real_and_simulated'][0])}" in shown
@@ -120,7 +120,7 @@ def test_text_of_the_server_is_never_markup(open_page: Open, fake: FakePlatform)
 
 def test_the_reader_chooses_among_reports(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(a_first=sample.partial(), demo=sample.report())
-    page = open_page("overview")
+    page = open_page("demo")
     assert page.selectbox(key="report").value == "demo"
     page.selectbox(key="report").select("a_first").run()
     assert "train the ranker" in page.get("progress")[0].proto.text
@@ -131,7 +131,7 @@ def test_the_words_of_the_report_come_first(open_page: Open, fake: FakePlatform)
     raw["experiment"]["words"] = "learned minus heuristic +0.009; inconclusive"
     raw["federated"] = {"skipped": "torch is not installed", "households": 0, "rounds": []}
     fake.publish(demo=raw)
-    said = asked(open_page("overview"))
+    said = asked(open_page("demo"))
     assert raw["experiment"]["words"] in said and "The arms differ" not in said
     assert "Not trained in this run: torch is not installed" in said
 

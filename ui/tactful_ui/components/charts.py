@@ -8,13 +8,14 @@ No information depends on colour alone, and every chart carries a description fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import altair as alt
+import streamlit as st
 
-from tactful_ui.components import formats
+from tactful_ui.components import formats, tables
 from tactful_ui.report import Arm, Count, Estimate, Federated, Ranking
 
 Chart: TypeAlias = alt.LayerChart | alt.FacetChart
@@ -41,6 +42,24 @@ _MAX_BARS = 60
 _KNOWN_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 _NAMES = alt.Axis(labelLimit=220, labelOverlap=False, ticks=False, domain=False, grid=False)
 _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d' : '%H:%M')"
+
+
+def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a chart with its data as CSV; its own menu saves it as PNG.
+
+    Args:
+        chart: an Altair chart with a description.
+        name: name of the CSV file, without its ending.
+        rows: data of the chart, the same columns in each.
+    """
+    st.altair_chart(chart.configure(usermeta=_menu(name)), width="stretch")
+    tables.download(rows, name)
+
+
+def _menu(name: str) -> dict[str, Any]:
+    """Return the options of Vega-Embed: save as PNG or SVG, nothing else."""
+    actions = {"export": {"png": True, "svg": True}, "source": False, "editor": False}
+    return {"embedOptions": {"actions": actions, "downloadFileName": name}}
 
 
 def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart | None:

@@ -6,7 +6,6 @@ A missing number is an en dash. A negative number has a true minus sign.
 from __future__ import annotations
 
 import re
-from datetime import datetime
 
 from tactful_ui.report import Estimate, Experiment, Statistics
 
@@ -59,11 +58,6 @@ def duration(seconds: float | None) -> str:
     return (
         f"{minutes} min {remainder} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
     )
-
-
-def moment(value: datetime | None) -> str:
-    """Format a time to the minute, in UTC."""
-    return MISSING if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
 
 
 def estimate(value: Estimate | None, digits: int = 3) -> str:

@@ -1,13 +1,19 @@
-"""Shared parts of the pages: connection, report choice, refresh, errors."""
+"""Shared parts of the pages: connection, reader, report choice, refresh, errors."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats
-from tactful_ui.errors import NoReport, ServerDown, SourceError, Unauthorised
+from tactful.client import Request
+from tactful.client.routes import access as routes
+from tactful_ui.components import charts, formats, times, words
+from tactful_ui.components.words import text as _
+from tactful_ui.errors import NoReport, ServerDown, SourceError, TooBroadKey, Unauthorised
 from tactful_ui.report import Report
 from tactful_ui.source import ReportSource, Settings, connect
 
@@ -18,6 +24,11 @@ IDLE_SECONDS = 30
 """Refresh interval of a finished report; a new run of the demo appears within it."""
 
 DEFAULT_REPORT = "demo"
+
+T = TypeVar("T")
+
+_API_KEY, _CONNECTION, _READER, _REPORTS = "api_key", "connection", "reader", "reports"
+_READER_SECONDS = 60
 
 
 def settings() -> Settings:
@@ -30,13 +41,100 @@ def settings() -> Settings:
 
 
 def source() -> ReportSource:
-    """Return the connection to the server, shared by all pages and sessions."""
-    return _connection(settings())
+    """Return the reader's connection to the server, for all pages of this session."""
+    server = _server()
+    known = st.session_state.get(_CONNECTION)
+    if known is None or known[0] != server:
+        known = st.session_state[_CONNECTION] = (server, connect(server))
+    return known[1]
 
 
-@st.cache_resource(show_spinner=False)
-def _connection(server: Settings) -> ReportSource:
-    return connect(server)
+def _server() -> Settings:
+    """Return the address with the key of the reader, else with that of the environment."""
+    server, own = settings(), st.session_state.get(_API_KEY)
+    return replace(server, api_key=own) if own else server
+
+
+def ask(request: Request[T]) -> T:
+    """Send a request with the reader's key.
+
+    Raises:
+        SourceError: if the server does not answer, or refuses.
+    """
+    return source().run(request)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reader of the pages.
+
+    Attributes:
+        name: as the audit logs name it.
+        scopes: rights of the key.
+    """
+
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def admin(self) -> bool:
+        """Whether the reader may see people and exact numbers, and change things."""
+        return "admin" in self.scopes
+
+    def may(self, scope: str) -> bool:
+        """Return whether the reader has a right."""
+        return self.admin or scope in self.scopes
+
+
+def reader() -> Reader:
+    """Return who reads, asked of the server once a minute.
+
+    Raises:
+        SourceError: if the server does not answer, or does not accept the key.
+        TooBroadKey: if the key of the environment may do more than read.
+    """
+    server = _server()
+    known = st.session_state.get(_READER)
+    if known is None or known[0] != server or time.monotonic() - known[1] > _READER_SECONDS:
+        caller = ask(routes.me())
+        found = Reader(caller.name, frozenset(caller.scopes))
+        broad = found.scopes - {"analyst", "monitor"}
+        if server.api_key is not None and server.api_key == settings().api_key and broad:
+            raise TooBroadKey(", ".join(sorted(broad)))
+        known = st.session_state[_READER] = (server, time.monotonic(), found)
+    return known[2]
+
+
+def sign_in() -> None:
+    """Draw the form for a reader's own key, which stays in this session."""
+    with st.form("sign_in", width=480):
+        key = st.text_input(_("API key"), type="password", autocomplete="off")
+        if st.form_submit_button(_("Sign in")) and key.strip():
+            st.session_state[_API_KEY] = key.strip()
+            st.rerun()
+
+
+def signed_in() -> bool:
+    """Return whether the reader has given a key of their own."""
+    return _API_KEY in st.session_state
+
+
+def sign_out() -> None:
+    """Forget the reader's key, and everything that was read with it."""
+    for name in list(st.session_state):
+        if name not in (words.KEY, times.KEY):
+            del st.session_state[name]
+
+
+def section(title: str, fetch: Callable[[], T], draw: Callable[[T], None]) -> None:
+    """Draw a section; a failure to fetch its data is explained in its place."""
+    st.subheader(title, anchor=False)
+    try:
+        data = fetch()
+    except SourceError as failure:
+        explain(failure)
+    else:
+        draw(data)
 
 
 def palette() -> charts.Palette:
@@ -67,6 +165,19 @@ def report_if_any(server: ReportSource) -> Report | None:
         return current_report(server)
     except NoReport:
         return None
+
+
+def has_report() -> bool:
+    """Return whether the server has a report, asked once a minute."""
+    server = _server()
+    known = st.session_state.get(_REPORTS)
+    if known is None or known[0] != server or time.monotonic() - known[1] > _READER_SECONDS:
+        try:
+            found = bool(source().report_names())
+        except SourceError:
+            found = False
+        known = st.session_state[_REPORTS] = (server, time.monotonic(), found)
+    return bool(known[2])
 
 
 def live(draw: Callable[[Report], None]) -> None:
@@ -116,6 +227,16 @@ def explain(failure: SourceError) -> None:
         )
         st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language="bash")
         st.caption("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
+    elif isinstance(failure, TooBroadKey):
+        st.error(
+            _(
+                "**The key of the environment may do more than read** (it has the scope {scope}). "
+                "Everybody who opens this page would have these rights. Give `TACTFUL_API_KEY` a "
+                "key with `analyst` and `monitor` only, and sign in with a key of your own:",
+                scope=str(failure),
+            ),
+            icon=":material/key_off:",
+        )
     elif isinstance(failure, NoReport):
         st.info(
             "**There is no report yet.** The demo replays real shopping data and writes one:",

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats, shell
+from tactful_ui.components import charts, formats, shell, times
 from tactful_ui.errors import SourceError
 from tactful_ui.report import Report, flatten, parse_time
 from tactful_ui.source import Health
@@ -54,7 +54,7 @@ def _models(models: Mapping[str, Any]) -> None:
     if not isinstance(champion, Mapping):
         st.caption("No ranking model is in use yet.")
     elif trained := parse_time(champion.get("trained_until")):
-        models = {**models, "champion": {**champion, "trained_until": formats.moment(trained)}}
+        models = {**models, "champion": {**champion, "trained_until": times.moment(trained)}}
     if facts := dict(flatten(models)):
         _table("Models in use", facts)
 

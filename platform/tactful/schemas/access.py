@@ -1,0 +1,19 @@
+"""Caller of the HTTP API, as it is told to itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Caller(msgspec.Struct, kw_only=True, frozen=True):
+    """Who sends a request, and what it may do.
+
+    Attributes:
+        name: as the audit logs name it: the public part of its key.
+        note: owner or purpose of the key; empty for none.
+        scopes: rights; ``admin`` has all.
+    """
+
+    name: str
+    note: str
+    scopes: list[str]
