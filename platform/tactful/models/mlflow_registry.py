@@ -62,9 +62,9 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 
 _DESCRIPTION = (
-    "Ranking model of tactful. The alias champion serves, previous served before it, and challenger "
-    "is the newest version that has not served. Input: the columns of feature_schema.json, null for "
-    "missing; output: a score for each row, larger is better."
+    "Ranking model of tactful. The alias champion serves, previous served before it, and "
+    "challenger is the newest version that has not served. Input: the columns of "
+    "feature_schema.json, null for missing; output: a score for each row, larger is better."
 )
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
 _LOCKED_S = 60.0  # that another process may hold the file of MLflow's store
@@ -202,8 +202,8 @@ class Registry:
             mlflow.log_artifact(str(path), "figures")
         if record is not None:
             log_curve(run.info.run_id, "ndcg20_by_tree", record.curve, at=record.trained_at)
-            path = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            write_record(directory, msgspec.structs.replace(record, run_path=path))
+            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            write_record(directory, msgspec.structs.replace(record, run_path=page))
         if self._key is not None:
             sign_directory(directory, self._key)
         logged = log_ranker(directory, manifest, example)

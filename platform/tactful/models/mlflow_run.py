@@ -128,8 +128,9 @@ def log_data(manifest: Manifest) -> None:
     until = dt.datetime.fromtimestamp(manifest.trained_until / 1000, dt.UTC)
     columns = Schema([ColSpec(DataType.float, name) for name in manifest.features])
     source = CodeDatasetSource({"source": "event log", "until": f"{until:%Y-%m-%dT%H:%M:%SZ}"})
+    described: Any = MetaDataset  # mypy takes its optional profile for abstract
     mlflow.log_input(
-        MetaDataset(source, name="event log", digest=manifest.data_hash[:36], schema=columns),
+        described(source, name="event log", digest=manifest.data_hash[:36], schema=columns),
         context="training",
         tags={"rows": str(manifest.rows), "questions": str(manifest.questions)},
     )
@@ -153,7 +154,7 @@ def log_ranker(directory: Path, manifest: Manifest, example: NDArray[np.float32]
         for name in ("manifest.json", "model.ubj"):
             shutil.copy(directory / name, scratch)
         scores = np.asarray(ranker_scoring.Ranker(Path(scratch)).predict(rows), np.float64)
-        return mlflow.pyfunc.log_model(
+        logged: ModelInfo = mlflow.pyfunc.log_model(
             name=manifest.name,
             loader_module=ranker_scoring.__name__.rpartition(".")[2],
             data_path=scratch,
@@ -163,6 +164,7 @@ def log_ranker(directory: Path, manifest: Manifest, example: NDArray[np.float32]
             # Given, because inferring them starts another interpreter for seconds.
             pip_requirements=[*requirements, f"xgboost-cpu=={xgboost.__version__}"],
         )
+        return logged
 
 
 def describe_version(manifest: Manifest, intervals: Mapping[str, Any], trees: int) -> str:

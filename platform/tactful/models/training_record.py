@@ -11,40 +11,10 @@ from pathlib import Path
 import msgspec
 
 from tactful.errors import ModelError
-from tactful.training.ablation import Loss
+from tactful.schemas.models import Bounds, Loss, ServedDrift
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _FILE = "training.json"
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """95 % interval over users.
-
-    Attributes:
-        low: lower end.
-        high: upper end.
-    """
-
-    low: float
-    high: float
-
-
-class ServedDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """Drift and skew of the version that served while another one was trained.
-
-    Attributes:
-        version: version that served; empty for none.
-        drift: population stability index by column, of its latest 500 recommendations against its
-            first 500, largest first; empty with fewer.
-        skew: share of served values that differ from those computed again; None if none was
-            compared.
-        skew_by_feature: share by column, where there are differences.
-    """
-
-    version: str = ""
-    drift: dict[str, float] = {}
-    skew: float | None = None
-    skew_by_feature: dict[str, float] = {}
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):

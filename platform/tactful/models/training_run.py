@@ -22,7 +22,8 @@ from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
-from tactful.models.training_record import Bounds, ServedDrift, TrainingRecord
+from tactful.models.training_progress import kept_progress, training_directory
+from tactful.models.training_record import TrainingRecord
 from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import (
     checked_version,
@@ -32,6 +33,7 @@ from tactful.ranking.model import (
     read_pointer,
 )
 from tactful.ranking.own_columns import own_columns
+from tactful.schemas.models import Bounds, ServedDrift
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.baselines import doubts
@@ -80,7 +82,7 @@ def run_training(
     author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
         log, definitions = stack.enter_context(open_training_log(settings))
-        checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
+        checkpoint = stack.enter_context(Checkpoint.hold(training_directory(settings.models)))
         if fresh:
             checkpoint.clear()
         audit = stack.enter_context(open_model_log(settings))
@@ -97,6 +99,7 @@ def run_training(
         keeper = None
         if settings.log.in_files:
             keeper = Keeper(checkpoint, settings.storage.data / "state", definitions)
+        say = kept_progress(settings.models, say)
         work = partial(train, identity=identity, checkpoint=checkpoint, keeper=keeper, progress=say)
         with checkpoint.cleared_on_failure(but=LogUnreachableError):
             trained = work(log, definitions, model, options)

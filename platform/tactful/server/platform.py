@@ -32,6 +32,7 @@ from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
+from tactful.models.commands import ModelCommands
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
@@ -134,6 +135,7 @@ class Platform:
         self.recommender = resources.recommender
         self.statistics = resources.statistics
         self.model_log = resources.model_log
+        self.model_commands = ModelCommands(settings)
         self.rollouts = resources.rollouts
         self.version = metadata.version("tactful")
         self.workers: Callable[[], list[WorkerHealth]] | None = None
@@ -250,6 +252,7 @@ class Platform:
         self._background.cancel()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        await self.model_commands.stop()
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)

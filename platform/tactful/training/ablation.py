@@ -1,16 +1,15 @@
 """Loss of quality without the columns of one kind: real-time, offline, content and intent.
 
-The columns are neutralised when the held-back lists are scored: each takes its median over all rows,
-or is missing where it is missing in most of them. A constant column orders nothing. The forest is
-not trained again, so the loss is an upper bound: a forest that never had the columns would make
-more of the others.
+The columns are neutralised when the held-back lists are scored: each takes its median over all
+rows, or is missing where it is missing in most of them. A constant column orders nothing. The
+forest is not trained again, so the loss is an upper bound: a forest that never had the columns
+would make more of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 import xgboost
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from tactful.ranking.model import margins_of
 from tactful.ranking.rates import RATES
 from tactful.ranking.request_columns import MATCHES, PLAIN
 from tactful.recall.popularity import NOW, SEEN, SOLD
+from tactful.schemas.models import Loss
 from tactful.training.evaluation import FIGURES, list_figures, user_intervals
 from tactful.training.replay_rows import Rows
 
@@ -55,20 +55,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 shop's own features are real-time if they are of the visit, else offline."""
 
 _REPORTED = ("hr20", "ndcg20")
-
-
-class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """Loss of a figure without some columns; negative where it is better without them.
-
-    Attributes:
-        value: figure with all columns minus that without.
-        low: lower end of the 95 % interval over users.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def columns_of(group: str, names: Sequence[str]) -> list[int]:

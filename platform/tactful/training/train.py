@@ -27,14 +27,14 @@ from tactful.ranking.model import START, Manifest, gains, margins_of, save_model
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.interactions import at_least
+from tactful.schemas.models import Loss
 from tactful.schemas.positions import Position
-from tactful.training.ablation import Loss, losses
+from tactful.training.ablation import losses
 from tactful.training.boosting import fit
 from tactful.training.discovery import choose_discovery
-from tactful.training.evaluation import (
-    NdcgByTree,
-)
+from tactful.training.evaluation import NdcgByTree
 from tactful.training.history import History
+from tactful.training.judging import calibrated, intervals, measure
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import (

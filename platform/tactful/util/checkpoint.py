@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -28,8 +28,19 @@ from tactful_privacy.durable_files import replace_file, replacing
 _STALE_S = 86_400
 _KEPT_S = 14 * 86_400
 _RUN = "mlflow-run"
+_ATTEMPTS = 4  # to lock the directory
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def _locked(holder: IO[bytes], *, pause: float = 0.05) -> bool:
+    """Lock a file; if another process holds it, wait a moment, as that may only have looked."""
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(pause)
+        return False
+    return True
 
 
 class Checkpoint:
@@ -52,13 +63,20 @@ class Checkpoint:
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (directory / "lock").open("ab") as holder:
-            try:
-                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not any(map(_locked, itertools.repeat(holder, _ATTEMPTS))):
                 raise TrainingBusy(
                     f"{directory}: another process trains this model; wait until it has ended"
-                ) from None
+                )
             yield cls(directory, clock)
+
+    @staticmethod
+    def is_held(directory: Path) -> bool:
+        """Return whether a process trains there; it holds the lock for a moment."""
+        try:
+            with (directory / "lock").open("rb") as holder:
+                return not _locked(holder, pause=0.0)
+        except OSError:
+            return False
 
     @contextlib.contextmanager
     def cleared_on_failure(self, *, but: type[Exception]) -> Iterator[None]:

@@ -22,13 +22,7 @@ from tests.platform.support import wait_until
 from tactful.errors import ModelError
 from tactful.models.mlflow_registry import Registry
 from tactful.models.mlflow_run import code_version, training_run
-from tactful.models.training_record import (
-    Bounds,
-    ServedDrift,
-    TrainingRecord,
-    read_record,
-    write_record,
-)
+from tactful.models.training_record import TrainingRecord, read_record, write_record
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import (
     load_model,
@@ -38,7 +32,7 @@ from tactful.ranking.model import (
     version_directory,
 )
 from tactful.recall.index import RecallIndex
-from tactful.training.ablation import Loss
+from tactful.schemas.models import Bounds, Loss, ServedDrift
 from tactful.util.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
