@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, Part, main, measure
+from benchmarks.pipeline.dashboard import PAGE_FIGURES, dashboard_pages
 from benchmarks.pipeline.first_day import LIST_STAGES, MODEL_STAGES, csv_to_model, first_list
 from tactful.client import Client
 from tactful.demo.datasets import Replay, completejourney
@@ -31,7 +32,7 @@ _RECOVERIES = 5
 
 
 _DEMO_NAMES = ("demo_quick_s", "demo_full_s")
-_PARTS = ("demo", "recovery", "setup", "first-list", "csv-to-model")
+_PARTS = ("demo", "recovery", "setup", "first-list", "csv-to-model", "dashboard")
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -48,6 +49,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
             (("setup_cold_s",), lambda: [_setup(scratch / "setup" / "clone", quick)]),
             (list_names, lambda: first_list(scratch / "first-list")),
             (model_names, lambda: csv_to_model(scratch / "csv-to-model", quick=quick)),
+            (PAGE_FIGURES, lambda: dashboard_pages(scratch / "dashboard", quick=quick)),
         ]
         parts = [
             Part(part, [(figure, "s") for figure in names], work)

@@ -56,6 +56,10 @@ class ApiKeyError(TactfulError, ValueError):
     """An API key cannot be made or revoked as asked."""
 
 
+class ImportRefused(TactfulError, ValueError):
+    """An import is undone, or its id is used for another one."""
+
+
 class RequestRefused(TactfulError):
     """A server that is not ours, such as Flink, refused a request."""
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tests.journeys.installation import Shop, Terminal
 from tests.sdk.shop import serving
-from tests.ui.browser import Page, browser
+
+from benchmarks.browser import Page, browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.service("chromium")]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.platform.support import Live, build, small_settings, wait_until
 from tests.sdk.shop import Gate, gate, pages
-from tests.ui.browser import Page, browser
 
+from benchmarks.browser import Page, browser
 from tactful.server.platform import Platform
 
 _visits = itertools.count()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from tactful_ui.components import shell, times, words
@@ -12,7 +14,9 @@ from tactful_ui.views import demo, overview, released, system
 
 def main() -> None:
     """Draw the navigation and the chosen page; without rights a form to sign in."""
-    st.set_page_config(page_title="tactful", page_icon=":material/monitoring:", layout="wide")
+    # The browser would ask a server of Google for an icon of Streamlit's own set.
+    icon = str(Path(__file__).with_name("assets") / "icon.svg")
+    st.set_page_config(page_title="tactful", page_icon=icon, layout="wide")
     page = st.navigation(_pages())
     refused: SourceError | None = None
     with st.sidebar:

@@ -98,7 +98,7 @@ def redrive(
     return done
 
 
-_LOGGED = ("kind", "received_at", "sender")  # fields that only the log has
+_LOGGED = ("kind", "received_at", "sender", "import_id")  # fields that only the log has
 
 
 def as_sent(event: Event | Item) -> dict[str, Any]:

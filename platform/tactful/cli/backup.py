@@ -25,6 +25,7 @@ from tactful.models.mlflow_registry import audited_registry
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
+from tactful.util.jobs import tracked
 from tactful.util.signing import open_signing_key, read_public_key
 
 
@@ -58,7 +59,8 @@ def backup(
             check_origin(target, read_signed_manifest(target)[1], own, trust)
             manifest = check_backup(target, copied=_counting(bar))
         else:
-            manifest = make_backup(settings, target, clock=now_ms, copied=_counting(bar))
+            with tracked(settings.storage.data, "backup"):
+                manifest = make_backup(settings, target, clock=now_ms, copied=_counting(bar))
     if as_json:
         counts = {"files": len(manifest.files), "bytes": manifest.size}
         cli.print_json(msgspec.to_builtins(manifest) | counts)
@@ -102,7 +104,7 @@ def restore(
     if (source is None) != finish:
         raise click.UsageError("name the backup, or say --finish")
     told: dict[str, Any] = {"data": str(settings.storage.data)}
-    with exclusive(settings.storage.data):
+    with exclusive(settings.storage.data), tracked(settings.storage.data, "restore") as job:
         if source is not None:
             with cli.progress_bar(
                 quiet=as_json, unit="B", unit_scale=True, desc=source.name
@@ -115,6 +117,7 @@ def restore(
                     without_tombstones=without_tombstones,
                     trust=_trust(verify_key, accept_unsigned),
                     copied=_counting(bar),
+                    say=lambda stage: job.advance(0, 0, stage),
                 )
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
             told |= {"files": len(manifest.files), "bytes": manifest.size, "parts": parts}

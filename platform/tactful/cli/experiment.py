@@ -29,6 +29,7 @@ _HELP = {
     "shadow": "Start the shadow of the rollout KEY alone.",
     "start": "Start the first stage of the rollout KEY.",
     "advance": "Start the first stage of KEY after its shadow, or continue after a hold.",
+    "hold": "Hold KEY in its stage, which `advance` begins again; harm still rolls back.",
     "rollback": "End KEY and serve everybody as before it.",
     "decide": "End KEY by hand before its last stage is over.",
     "archive": "Archive KEY, which has ended; its change is no longer served.",
@@ -37,6 +38,10 @@ _HELP = {
 _ROLLOUTS = {
     name: LazyCommand(f"tactful.cli.rollout:{name}_command", text) for name, text in _HELP.items()
 }
+_ROLLOUTS["readout"] = LazyCommand(
+    "tactful.cli.readout:readout_command",
+    "Show the effects of the rollout or experiment KEY on each metric, with intervals.",
+)
 
 
 _share = click.FloatRange(0, 1, min_open=True, max_open=True)

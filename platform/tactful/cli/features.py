@@ -23,6 +23,7 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
+from tactful.util.jobs import tracked
 from tactful.util.signals import on_stop_signals
 from tactful_streaming.definitions.model import dump_definitions
 from tactful_streaming.definitions.reader import load_definitions
@@ -159,7 +160,8 @@ def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
         suppression = open_suppression(settings, metadata, clock=now_ms)
         parts = stack.enter_context(opened_parts(settings, definitions, suppression.suppressed))
         bar = stack.enter_context(cli.progress_bar(quiet=as_json, unit="record", desc="backfill"))
-        work = Backfill(parts, definitions, metadata, suppression, cli.advance(bar))
+        job = stack.enter_context(tracked(settings.storage.data, "backfill"))
+        work = Backfill(parts, definitions, metadata, suppression, cli.advance(bar, job))
         stack.callback(work.close)
         work.compute_ahead()
         try:
@@ -222,6 +224,7 @@ def rescale(
         on_stop_signals(stopping.set),
         cli.progress_bar(quiet=as_json, unit="key", desc="rescale") as bar,
         cli.reported_as(StorageError, StreamingError),
+        tracked(settings.storage.data, "rescale") as job,
         contextlib.ExitStack() as stack,
     ):
         seal = open_seal(settings, clock=now_ms)
@@ -234,7 +237,7 @@ def rescale(
             matches_topic=matches_topic,
             erasures=erasures,
             seal=seal,
-            progress=cli.advance(bar),
+            progress=cli.advance(bar, job),
             stop=stopping.is_set,
         )
     if done is None:

@@ -19,6 +19,7 @@ from tactful.config.load import load_settings
 from tactful.errors import TactfulError
 from tactful.metadata.directory_lock import open_directory
 from tactful.util.addresses import with_scheme
+from tactful.util.jobs import Job
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -169,12 +170,14 @@ def progress_bar(*, quiet: bool = False, **options: Any) -> tqdm[Any]:
     return tqdm(disable=quiet or not sys.stderr.isatty(), **options)
 
 
-def advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
-    """Return a callback that sets a bar to (done, total)."""
+def advance(bar: tqdm[Any], job: Job | None = None) -> Callable[[int, int], None]:
+    """Return a callback that sets a bar, and the progress of a job, to (done, total)."""
 
     def progress(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)
+        if job is not None:
+            job.advance(done, total)
 
     return progress
 

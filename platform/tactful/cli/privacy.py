@@ -21,6 +21,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.statistics.export import publish
 from tactful.statistics.ledger_view import as_text, day_of, report_month
 from tactful.util.clock import now_ms
+from tactful.util.jobs import tracked
 from tactful_privacy.audit.audit import QUICK, THOROUGH, audit
 from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.budget import date_of
@@ -143,7 +144,11 @@ def rotate_command(
         raise click.UsageError("give --master-key-file, --pseudonyms or both")
     told: dict[str, object] = {}
     if master_key_file is not None:
-        with exclusive(settings.storage.data), cli.progress_bar(quiet=as_json, unit="key") as bar:
+        with (
+            exclusive(settings.storage.data),
+            tracked(settings.storage.data, "key_rotation"),
+            cli.progress_bar(quiet=as_json, unit="key") as bar,
+        ):
             changed = change_master_key(settings, master_key_file, advanced=bar.update)
         told |= msgspec.to_builtins(changed)
     if pseudonyms:

@@ -183,6 +183,9 @@ start_command = _mover("start", "Start the first stage of the rollout KEY.")
 advance_command = _mover(
     "advance", "Start the first stage of KEY after its shadow, or continue after a hold."
 )
+hold_command = _mover(
+    "hold", "Hold KEY in its stage, which `advance` begins again; harm still rolls back."
+)
 rollback_command = _mover("rollback", "End KEY and serve everybody as before it.")
 decide_command = _mover(
     "decide",

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -55,6 +55,9 @@ LETTERS = export.LETTERS
 BACKFILL = "backfill"
 """Folder of a backfill's states in the data directory."""
 
+UNDO = "undo"
+"""Folder of the undo of imports in the data directory."""
+
 RESCALING = ("partitions.rescaling", "rescaling.json")
 """Files of an unfinished rescaling in the data directory; without them it restarts."""
 
@@ -86,7 +89,7 @@ def purge_log(installation: Installation, result: SearchResult) -> ErasureStep:
     def written(segment: Path) -> None:
         hashes.update(hashlib.sha256(segment.read_bytes()).digest())
 
-    with blanking(installation, result) as (needles, replace):
+    with blanking(installation.settings, result, clock=installation.clock) as (needles, replace):
         done = redact(path, needles, replace, written=written)
     return ErasureStep(
         place="log",
@@ -115,7 +118,7 @@ def purge_letters(installation: Installation, name: str, result: SearchResult) -
     """Blank the dead letters in a folder of the data directory."""
     path = installation.data / name
     _cut_torn_tail(path)
-    with blanking(installation, result) as (needles, replace):
+    with blanking(installation.settings, result, clock=installation.clock) as (needles, replace):
         done = redact(path, needles, blank_letter(replace))
     return ErasureStep(place=name, removed=done.records)
 
@@ -126,20 +129,35 @@ def _cut_torn_tail(path: Path) -> None:
         EmbeddedLog(path).close()
 
 
+class RecordOwner(Protocol):
+    """Owner of records of the log: users, or an import."""
+
+    @property
+    def needles(self) -> frozenset[bytes]:
+        """Bytes of which one occurs in each record that is not sealed."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys under which records may be sealed."""
+
+    def owns_payload(self, offset: int, payload: bytes) -> bool:
+        """Return whether a record at an offset belongs to the owner."""
+
+
 @contextlib.contextmanager
 def blanking(
-    installation: Installation, result: SearchResult
+    settings: Settings, owner: RecordOwner, *, clock: Callable[[], int]
 ) -> Iterator[tuple[frozenset[bytes], Blank]]:
-    """Give the bytes that occur in users' records of the log, and their replacement."""
-    needles = result.needles
-    seal = open_seal(installation.settings, clock=installation.clock)
+    """Give the bytes that occur in an owner's records of the log, and their replacement."""
+    needles = owner.needles
+    seal = open_seal(settings, clock=clock)
     if seal is not None:
-        needles |= seal.references(result.keys)
+        needles |= seal.references(owner.keys)
 
     def replace(offset: int, payload: bytes) -> bytes | None:
         if seal is not None:
             (payload,) = seal.open([payload])
-        return BLANK if result.owns_payload(offset, payload) else None
+        return BLANK if owner.owns_payload(offset, payload) else None
 
     with contextlib.nullcontext() if seal is None else contextlib.closing(seal):
         yield needles, replace
@@ -192,13 +210,13 @@ def purge_webhooks(path: Path, result: SearchResult) -> ErasureStep:
 def purge_unfinished(
     settings: Settings, definitions: Definitions, traces: SubjectIds
 ) -> ErasureStep:
-    """Delete users from an unfinished backfill, and discard an unfinished rescaling.
+    """Delete users from an unfinished backfill or undo, and discard an unfinished rescaling.
 
-    The backfill can be resumed; the rescaling starts again. StorageError while one of them runs;
-    it may be repeated after a StateError of the disk.
+    Backfill and undo can be resumed; the rescaling starts again. StorageError while one of them
+    runs; it may be repeated after a StateError of the disk.
     """
     data, removed = settings.storage.data, 0
-    for path in _states_in(data / BACKFILL):
+    for path in [*_states_in(data / BACKFILL), *_states_in(data / UNDO)]:
         with _held(path) as store:
             removed += delete_subjects(store, traces, definitions, {})
             store.purge()
@@ -221,8 +239,8 @@ def _held(path: Path) -> contextlib.closing[RocksState]:
         return contextlib.closing(RocksState(path))
     except StateError as error:
         raise StorageError(
-            f"{path}: a backfill or rescaling uses this state; run the erasure again when it has "
-            f"ended: {error}"
+            f"{path}: a backfill, rescaling or undo uses this state; run the erasure again when it "
+            f"has ended: {error}"
         ) from error
 
 

@@ -3,11 +3,8 @@
 The server deletes users first from its memory and from stores that it holds open (`LiveStores`),
 so that no begun sequence leads to an action. Their bytes leave the state's files by a compaction.
 
-Only the process that writes to a log may change it. It ends the current segment; another process,
-of low priority, writes the ended segments that hold records of the users anew, beside their place;
-then the first replaces each by a rename between two appends. Readers finish with the file that
-they have open. A log in Kafka stays as it is: the keys of its sealed records are deleted, and
-workers are asked to purge their stores.
+Logs are rewritten by `tactful.erasure.rewrite_log`. A log in Kafka stays as it is: the keys of its
+sealed records are deleted, and workers are asked to purge their stores.
 
 At the end every file is searched for all ids. Each step may be repeated: a killed job is finished
 by the next start, or by the next server.
@@ -37,12 +34,11 @@ from tactful.erasure.erase import (
 )
 from tactful.erasure.offline_stores import (
     LETTERS,
-    blank_letter,
-    blanking,
     find_person,
     purge_training,
 )
 from tactful.erasure.personal_stores import LiveStores, PersonalStore, StepReport, personal_stores
+from tactful.erasure.rewrite_log import rewrite_log
 from tactful.erasure.verify import still_there
 from tactful.metadata.connections import open_installation
 from tactful.schemas.users import ErasureStep
@@ -54,7 +50,6 @@ from tactful.util.process_tuning import low_priority
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import SubjectReferences, find_references
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import draft_segment
 from tactful_streaming.state.store import open_beside
 
 logger = logging.getLogger(__name__)
@@ -217,17 +212,13 @@ class OnlineErasures:
         self, executor: Executor, name: str, log: EmbeddedLog, result: SearchResult
     ) -> ErasureStep | None:
         """Remove records from a log by segments; None if the server stops meanwhile."""
-        settings = self._installation.settings
-        replaced = written = 0
-        for segment in log.seal():
-            if self._stopping:
-                return None
-            with log.rewriting:
-                drafted = executor.submit(_draft, settings, name, segment, result).result()
-                adopted = drafted is not None and log.adopt(drafted[0])
-            if drafted is not None and adopted:
-                replaced += drafted[1]
-                written += 1
+        done = rewrite_log(
+            *(executor, self._installation.settings, name, log, result),
+            stopping=lambda: self._stopping,
+        )
+        if done is None:
+            return None
+        written, replaced = done
         removed = replaced if name in LETTERS else max(replaced, result.records)
         note = f"{written} segments were written anew while the server ran"
         return ErasureStep(place=name, removed=removed, note=note)
@@ -250,22 +241,6 @@ def _find(
         return result, SubjectReferences()
     with contextlib.closing(open_beside(state)) as store:
         return result, find_references(store, result.traces, load_definitions(settings.features))
-
-
-def _draft(
-    settings: Settings, name: str, segment: Path, result: SearchResult
-) -> tuple[Path, int] | None:
-    """Write one segment anew; None if it holds no record of the users."""
-    with contextlib.ExitStack() as stack:
-        try:
-            installation = stack.enter_context(_installation(settings))
-            needles, replace = stack.enter_context(blanking(installation, result))
-            if name in LETTERS:
-                replace = blank_letter(replace)
-            draft, count = draft_segment(segment, needles, replace)
-        except FileNotFoundError:  # retention has removed it
-            return None
-    return None if draft is None else (draft, count)
 
 
 @contextlib.contextmanager

@@ -35,11 +35,12 @@ import msgspec
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.recipients import Recipients
 from tactful.experiments.definitions import CHANGE, CONTROL, RolloutDefinition, load_rollouts
-from tactful.experiments.messages import NOT_JUDGED, LookRecord
+from tactful.experiments.messages import NOT_JUDGED
 from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful.experiments.tally import FirstList, Tally, read_on
+from tactful.schemas.rollouts import LookRecord
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
@@ -63,11 +64,12 @@ from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
-# Some servers may make lists by the former stage for so long after a stage began.
-_SETTLE_MS = 2_000
 # By arm: noisy counts of the users who took something, and of those who did not.
 _Released = Mapping[str, tuple[int, int]]
 _PRIVATE_METRIC = "takers"
+SETTLE_MS = 2_000
+"""Time after a stage began in which some servers may recommend by the former stage."""
+
 PRIVATE_LOOKS = 24
 """Number of private looks of a stage, about: noise adds up look by look."""
 
@@ -217,7 +219,7 @@ class RolloutController:
         if watched is None or watched.stage != stage:
             tally = Tally(
                 stored.key,
-                since=rollout.since + _SETTLE_MS,
+                since=rollout.since + SETTLE_MS,
                 types=definition.outcomes,
                 lasts=definition.lasts,
                 allows=self._allows,
@@ -258,14 +260,15 @@ def _exact(rollout: Rollout, tally: Tally) -> StageObservations:
     """Return the exact outcomes that a look uses inside the trusted zone."""
     seen = tally.outcomes()
     arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
-    pairs = {guard.metric: _pair(guard.metric, *arms) for guard in rollout.plan.guardrails}
+    pairs = {guard.metric: pair_of(guard.metric, *arms) for guard in rollout.plan.guardrails}
     units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
     return StageObservations(units, pairs)
 
 
-def _pair(
+def pair_of(
     metric: str, control: Mapping[str, Sample], change: Mapping[str, Sample]
 ) -> tuple[Sample, Sample] | None:
+    """Return both arms' outcomes of a guardrail; None where a look can judge nothing yet."""
     if metric not in control or metric not in change:
         return None
     pair = control[metric], change[metric]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tactful.experiments.metrics import METRICS
 from tactful.experiments.tally import ArmOutcomes, PersonOutcome
@@ -119,9 +120,14 @@ def to_response(result: ReadOut) -> dict[str, Any]:
 
 def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
     """Return the outcomes of one arm by metric; metrics with fewer than two users are left out."""
+    return column_samples(np.array(list(people.values()), np.float64))
+
+
+def column_samples(people: NDArray[np.float64]) -> dict[str, Sample]:
+    """Return the outcomes of `samples` from rows of `PersonOutcome`, ``[users, 7]``."""
     if len(people) < 2:
         return {}
-    columns = np.array(list(people.values()), np.float64).T
+    columns = people.T
     shown, took, revenue, latency, timed, failed, flat = columns
     metrics: dict[str, Sample] = {
         "taken_lists": Ratio.from_units(took, shown),

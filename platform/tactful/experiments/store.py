@@ -19,10 +19,10 @@ import sqlalchemy as sa
 
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.definitions import RolloutDefinition
-from tactful.experiments.messages import LookRecord, RolloutChange, Waiting
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
 from tactful.rerank.tuned_objective import require_better
+from tactful.schemas.rollouts import LookRecord, RolloutChange, Waiting
 from tactful_bandits.errors import LifecycleError
 from tactful_bandits.rollouts.lifecycle import (
     SYSTEM,

@@ -47,6 +47,10 @@ class PersonOutcome(NamedTuple):
     failed: int = 0  # number of them whose model failed
     flat: int = 0  # number of them whose scores were all equal, or not all numbers
 
+    def plus(self, more: PersonOutcome) -> PersonOutcome:
+        """Return the outcomes with those of other recommendations."""
+        return PersonOutcome(*map(add, self, more))
+
 
 class FirstList(NamedTuple):
     """Outcome of the first recommendation that a user was shown."""
@@ -176,14 +180,20 @@ class Tally:
                 break
         for identity in over:
             shown = self._open.pop(identity)
-            known = self._people.get(shown.person, PersonOutcome(0, 0))
             timed = shown.latency_ms is not None
             money, latency_ms = shown.revenue, shown.latency_ms or 0.0
-            more = (1, shown.took, money, latency_ms, timed, shown.failed, shown.flat)
-            self._people[shown.person] = PersonOutcome(*map(add, known, more))
+            outcome = PersonOutcome(
+                1, shown.took, money, latency_ms, timed, shown.failed, shown.flat
+            )
+            self._count(shown.person, shown.at + self._lasts, outcome)
             self._last[shown.person] = max(shown.at, self._last.get(shown.person, 0))
             first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
             self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
+
+    def _count(self, person: str, over: int, outcome: PersonOutcome) -> None:
+        """Add the outcome of one recommendation, whose outcome time was over at a time."""
+        known = self._people.get(person, PersonOutcome(0, 0))
+        self._people[person] = known.plus(outcome)
 
     def forget(self, traces: SubjectIds) -> None:
         """Remove erased users from all counts."""

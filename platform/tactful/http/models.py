@@ -10,7 +10,6 @@ import msgspec
 from tactful.errors import ModelError, TrainingBusy, UnknownVersion
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.models.training_progress import running_training
 from tactful.models.version_list import describe_training, list_versions
 from tactful.schemas.models import (
     ModelVersionDetails,
@@ -23,6 +22,7 @@ from tactful.schemas.models import (
 )
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges
+from tactful.util.jobs import jobs_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,15 +122,21 @@ async def _get_training(platform: Platform, call: Call) -> Reply:
 async def _state(platform: Platform) -> TrainingState:
     commands, settings = platform.model_commands, platform.settings
 
-    def read() -> dict[str, Any]:
+    def read() -> TrainingState:
         latest = platform.model_log.latest("train", settings.training.name)
-        progress = running_training(settings.models)
-        found: dict[str, Any] = {} if progress is None else msgspec.structs.asdict(progress)
-        if latest is not None:
-            found["latest"] = msgspec.convert(latest, ModelChangeInfo, from_attributes=True)
-        return {**found, "running": commands.training or progress is not None}
+        jobs = (job for job in jobs_of(settings.storage.data) if job.kind == "training")
+        job = next((job for job in jobs if job.state == "running"), None)
+        return TrainingState(
+            running=commands.training or job is not None,
+            stage="" if job is None else job.stage,
+            progress=None if job is None else job.progress,
+            latest=None
+            if latest is None
+            else msgspec.convert(latest, ModelChangeInfo, from_attributes=True),
+            error=commands.error,
+        )
 
-    return TrainingState(**await _read(read), error=commands.error)
+    return await _read(read)
 
 
 MODEL_ENDPOINTS: tuple[Endpoint, ...] = (

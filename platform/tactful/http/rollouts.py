@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
@@ -10,23 +11,23 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
-from tactful.experiments.messages import (
+from tactful.experiments.messages import details, move, rollout_info
+from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.common import PageQuery, caller_of, stored
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.readouts import ReadOutMessage, Source
+from tactful.schemas.rollouts import (
     STEPS,
     RolloutDetails,
     RolloutForecast,
     RolloutIndex,
     RolloutStep,
-    details,
-    move,
-    rollout_info,
 )
-from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import PageQuery, caller_of, stored
-from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.experiments.planning import Given
     from tactful.server.platform import Platform
+    from tactful_bandits.assignment.assign import Experiment
 
 T = TypeVar("T")
 
@@ -41,6 +42,21 @@ class ForecastQuery(msgspec.Struct, forbid_unknown_fields=True):
 
     people_per_day: Annotated[float, Meta(ge=1, le=1e9)] | None = None
     rate: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
+
+class ReadOutQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Choices of a read-out.
+
+    Attributes:
+        source: `exact` needs `admin`; absent: the exact numbers for `admin` unless the rollout has
+            `epsilon`, else the released ones.
+        stage: of a rollout; absent: its last one with a control.
+        days: of an experiment: days of recommendations.
+    """
+
+    source: Source | None = None
+    stage: Annotated[int, Meta(ge=0, le=1_000)] | None = None
+    days: Annotated[float, Meta(gt=0, le=400)] = 28.0
 
 
 _new = msgspec.json.Decoder(RolloutDefinition)
@@ -97,6 +113,37 @@ async def _move(platform: Platform, call: Call) -> Reply:
     )
     await _stored(platform.publish_rollouts)
     return json_reply(await _details(platform, key))
+
+
+async def _read_out(platform: Platform, call: Call) -> Reply:
+    query, key = call.query(ReadOutQuery), call.path["key"]
+    if query.source == "exact" and not call.trusted:
+        raise ProblemError("missing_scope", "exact numbers need the scope admin")
+    rollout = await _stored(lambda: platform.rollouts.find(key))
+    if rollout is not None:
+        private = rollout.definition.epsilon is not None or not call.trusted
+        exact = query.source == "exact" or (query.source is None and not private)
+        read = partial(platform.read_outs.of_rollout, rollout, exact=exact, stage=query.stage)
+        return json_reply(await _stored(read))
+    experiments = {it.key: it for it in await _stored(partial(_experiments, platform))}
+    if key not in experiments:
+        raise ProblemError("not_found", "GET /v1/experiments lists all rollouts")
+    if not call.trusted or query.source == "released":
+        raise ProblemError(
+            "missing_scope", "an experiment releases no numbers: exact ones need admin"
+        )
+    read = partial(platform.read_outs.of_experiment, experiments[key], days=query.days)
+    return json_reply(await _stored(read))
+
+
+def _experiments(platform: Platform) -> list[Experiment]:
+    from tactful_bandits.assignment.definitions import load_experiments
+    from tactful_bandits.errors import DefinitionError
+
+    try:
+        return list(load_experiments(platform.settings.experiments))
+    except DefinitionError as error:
+        raise ConfigError(str(error)) from error
 
 
 async def _details(
@@ -161,6 +208,23 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RolloutForecast,
         problems=("invalid", "not_ready"),
     ),
+    # Before the steps, whose path matches it, too.
+    Endpoint(
+        "GET",
+        "/v1/experiments/{key}/readout",
+        "Read the effects of a rollout or experiment",
+        _read_out,
+        details=(
+            "The sample ratio first, then by metric the values of both arms, their difference with "
+            "an interval for one look and one for any number of looks, the chance to win and "
+            "expected losses, and the same over time. `analyst` gets the counts that private looks "
+            "have released; exact numbers need `admin`, and may take as long as reading the log."
+        ),
+        scope="analyst",
+        query=ReadOutQuery,
+        answer=ReadOutMessage,
+        problems=("invalid", "not_found", "not_ready"),
+    ),
     Endpoint(
         "POST",
         "/v1/experiments/{key}/{step}",
@@ -168,7 +232,8 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         _move,
         details=(
             "`shadow` begins the shadow phase, `start` the first stage; `advance` begins it after "
-            "a shadow, or continues after a hold; `rollback`, `decide` and `archive` end it. "
+            "a shadow, or its stage again after a hold; `hold` stops it in its stage, where harm "
+            "still rolls back; `rollback`, `decide` and `archive` end it. "
             "Between stages it moves by itself. Caller and reason are recorded in the audit log."
         ),
         scope="admin",

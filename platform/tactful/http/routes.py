@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     PageQuery,
     moment_of,
@@ -20,13 +21,17 @@ from tactful.http.common import (
     person_of,
     stored,
 )
+from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
+from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -46,7 +51,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
-from tactful_streaming.contract.log_entries import BROWSER
+from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -70,10 +75,11 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
         count = partial(platform.rates.count, call.browser_key)
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
     else:
-        options = {"place": place_of(call.headers)}
+        options = {"place": place_of(call.headers), "import_id": await import_of(platform, call)}
     if opts_out(platform, call):
         options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
+    _count(platform, options.get("import_id"), accepted)
     if call.public:
         # The length of the log is an exact number about all users, and a duplicate about a device.
         sent = accepted.accepted + accepted.duplicates
@@ -82,27 +88,49 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
 
 
 async def _put_items(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.items, call)
+    return await _upserted(platform, platform.ingest.items, call)
 
 
 async def _put_users(platform: Platform, call: Call) -> Reply:
-    return await _upserted(platform.ingest.users, call)
+    return await _upserted(platform, platform.ingest.users, call)
 
 
-async def _upserted(upsert: Callable[..., Awaitable[Upserted]], call: Call) -> Reply:
-    place = place_of(call.headers)
-    return json_reply(await upsert(await call.body(), call.content_type, place=place), 202)
+async def _upserted(
+    platform: Platform, upsert: Callable[..., Awaitable[Upserted]], call: Call
+) -> Reply:
+    place, import_id = place_of(call.headers), await import_of(platform, call)
+    body = await call.body()
+    accepted = await upsert(body, call.content_type, place=place, import_id=import_id)
+    _count(platform, import_id, accepted)
+    return json_reply(accepted, 202)
+
+
+def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted | Upserted) -> None:
+    if import_id is not None:
+        platform.imports.count(import_id, accepted.accepted, len(accepted.rejected))
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
+    request = await call.json(request_decoder)
+    await _explained_to(platform, call, [request])
+    return await recommend_one(platform, call, request, recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
+    await _explained_to(platform, call, batch.requests)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
     return await recommend_each(platform, call, batch, recommend)
+
+
+async def _explained_to(
+    platform: Platform, call: Call, requests: Sequence[RecommendRequest]
+) -> None:
+    """Record the look at each user whose recommendation is explained to the caller."""
+    subjects = {request.subject for request in requests if request.explain and call.trusted}
+    for person in filter(None, subjects):
+        await looked_at(platform, call, person, "explain")
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
@@ -138,7 +166,10 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
+    impression = await platform.recommendations.find(call.path["recommendation_id"])
+    if (person := subject_key(impression)) is not None:
+        await looked_at(platform, call, person, "explain")
+    return json_reply(await platform.recommendations.explain(impression))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -146,6 +177,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     user = person_of(call)
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, user, "features")
     return json_reply(platform.features(user, at))
 
 
@@ -251,6 +283,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         body=NewUser | list[NewUser],
         answer=Upserted,
     ),
+    *IMPORT_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -307,6 +340,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
         "GET",
@@ -329,6 +363,9 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *MODEL_ENDPOINTS,
     *ROLLOUT_ENDPOINTS,
+    *COUPON_ENDPOINTS,
+    *TUNER_ENDPOINTS,
+    *OPERATIONS_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

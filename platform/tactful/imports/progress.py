@@ -35,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         place: place up to which the server has all elements.
         done: whether the file was sent to its end.
         sent_at: time of the record in epoch milliseconds.
+        import_id: id of the import at the server; empty for none.
     """
 
     file: str
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     done: bool = False
     sent_at: int = 0
+    import_id: str = ""
 
 
 class ProgressStore:

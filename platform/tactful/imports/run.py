@@ -3,23 +3,28 @@
 ::
 
     job = prepare(path, options, url, store, restart=False)
+    await begin(job, client)
     outcome = await run(
         job, client, batch=500, in_flight=4, advanced=bar.update, now_ms=now_ms
     )
+    await end(job, client, outcome)
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from tactful.client import AsyncClient, Kind
-from tactful.errors import DatasetError
+from tactful.client.routes import data as routes
+from tactful.errors import BadRequest, DatasetError
 from tactful.imports.batches import Count, Source, batches_of
 from tactful.imports.formats.open_file import open_file
 from tactful.imports.formats.rows import (
@@ -35,6 +40,7 @@ from tactful.imports.options import ImportOptions
 from tactful.imports.plan import Guess, Plan
 from tactful.imports.progress import ProgressStore, Record
 from tactful.imports.send import Sender, Sent
+from tactful.schemas.imports import NewImport
 from tactful.schemas.positions import Position
 
 _PREVIEWED = 5  # elements
@@ -49,6 +55,7 @@ class Job:
         guess: the plan with remarks.
         start: place behind what an earlier run has sent.
         notes: remarks on the earlier run.
+        import_id: id of the import at the server, the same in every run; empty before `begin`.
     """
 
     reader: Reader
@@ -58,6 +65,7 @@ class Job:
     store: ProgressStore
     start: Place = field(default_factory=Place)
     notes: list[str] = field(default_factory=list)
+    import_id: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +78,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         rejected: number of rejected rows.
         rejections: the first of them.
         rejected_by_code: number of rejected rows by code.
+        refused_unsent: rejected rows that were not sent.
         skipped: rows that the plan skips.
         repeated: descriptions that were equal to the one before, and not sent.
         resumed_at: first row of the run, from 1.
@@ -83,6 +92,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     rejections: Sequence[RejectedRow]
     rejected_by_code: dict[str, int]
+    refused_unsent: int
     skipped: int
     repeated: int
     resumed_at: int
@@ -105,12 +115,14 @@ def prepare(
         if record is not None and _fits(record.plan, reader):
             # An appended part must not change how the file is understood.
             understood = Guess(record.plan, "as in the last run")
-            return Job(reader, understood, options, url, store, record.place)
+            job = Job(reader, understood, options, url, store, record.place)
+            job.import_id = record.import_id
+            return job
         understood = _guessed(reader, options)
     job = Job(reader, understood, options, url, store)
     record = None if restart else store.load(path, url, understood.plan.kind)
     if record is not None and record.plan == understood.plan:
-        job.start = record.place
+        job.start, job.import_id = record.place, record.import_id
     elif record is not None:
         job.notes.append(
             "the last run had other options or columns: this one starts at the beginning"
@@ -162,6 +174,50 @@ def preview(job: Job) -> tuple[list[msgspec.Raw], RejectedRows]:
             if len(found) >= _PREVIEWED:
                 break
     return found[:_PREVIEWED], rejections
+
+
+async def begin(job: Job, client: AsyncClient) -> None:
+    """Begin the import at the server, or go on with that of the earlier run.
+
+    If that was undone, all of the file is sent again. Servers of earlier versions keep no imports.
+
+    Raises:
+        ClientError: if the server refuses.
+    """
+    resumed = bool(job.import_id)
+    job.import_id = job.import_id or uuid.uuid4().hex
+    try:
+        await _register(job, client)
+    except BadRequest as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            job.import_id = ""
+            job.notes.append("the server keeps no imports, so this one cannot be undone")
+        elif resumed:
+            job.start, job.import_id = Place(), uuid.uuid4().hex
+            job.notes.append("the earlier import was undone: this one sends the whole file")
+            await _register(job, client)
+        else:
+            raise
+
+
+async def end(job: Job, client: AsyncClient, outcome: Outcome) -> None:
+    """Tell the server that all of the file was sent.
+
+    Raises:
+        ClientError: if the server refuses.
+    """
+    if job.import_id:
+        await _register(job, client, done=True, refused=outcome.refused_unsent)
+
+
+async def _register(job: Job, client: AsyncClient, *, done: bool = False, refused: int = 0) -> None:
+    new = NewImport(
+        name=job.reader.path.name[:255],
+        kind=job.guess.plan.kind,
+        state="done" if done else "running",
+        refused=refused,
+    )
+    await client.run(routes.register_import(job.import_id, new))
 
 
 async def run(
@@ -220,7 +276,15 @@ async def _run(
 
     kind = job.guess.plan.kind
     proved = job.start.rows > 0
-    sender = Sender(client, kind, in_flight=in_flight, proved=proved, saved=save, advanced=advanced)
+    sender = Sender(
+        client,
+        kind,
+        in_flight=in_flight,
+        proved=proved,
+        saved=save,
+        advanced=advanced,
+        import_id=job.import_id,
+    )
     try:
         source = Source(job.reader, job.guess.plan)
         for ready in batches_of(source, job.start, batch, counts, advanced):
@@ -246,6 +310,7 @@ def _record(job: Job, place: Place, *, done: bool, sent_at: int) -> Record:
         place=place,
         done=done,
         sent_at=sent_at,
+        import_id=job.import_id,
     )
 
 
@@ -271,6 +336,7 @@ def _outcome(job: Job, counts: Count, sent: Sent) -> Outcome:
         rejected=sent.rejections.count,
         rejections=sent.rejections.first,
         rejected_by_code=dict(sent.rejections.by_code),
+        refused_unsent=counts.rejected.count,
         skipped=counts.skipped,
         repeated=counts.repeated,
         resumed_at=job.start.rows + 1,

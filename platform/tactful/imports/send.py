@@ -15,6 +15,7 @@ from itertools import count
 from tactful.client import AsyncClient, Kind
 from tactful.errors import DatasetError
 from tactful.imports.formats.rows import Place, RejectedRow, RejectedRows
+from tactful.schemas.imports import IMPORT_HEADER
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.positions import Position
 
@@ -75,8 +76,9 @@ class Sender:
         proved: bool,
         saved: Callable[[Place], object],
         advanced: Callable[[int], object],
+        import_id: str = "",
     ) -> None:
-        """Send elements of a kind.
+        """Send elements of a kind; `import_id` marks them, if there is one.
 
         `proved` says that the server has accepted elements of the file in an earlier run. `saved`
         is called with the place of settled batches, four times a second and at the end; `advanced`
@@ -85,6 +87,7 @@ class Sender:
         self.sent = Sent()
         self._flying: deque[Batch] = deque()
         self._client, self._kind = client, kind
+        self._mark = {IMPORT_HEADER: import_id} if import_id else {}
         self._in_flight = in_flight
         self._save, self._advanced = saved, advanced
         self._names = (f"{uuid.uuid4().hex[:16]}.{number}" for number in count())
@@ -114,7 +117,7 @@ class Sender:
                 body,
                 new_id=None if batch.identified else partial(_event_id, batch),
                 identified=batch.identified,
-                headers=partial(_headers, batch.name, before),
+                headers=lambda: self._mark | _headers(batch.name, before),
             )
             batch.answer = asyncio.create_task(call)
         self._flying.append(batch)

@@ -14,10 +14,12 @@ from tactful.config.settings import Settings
 from tactful.errors import BackupError
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.file_identity import MARK
+from tactful.metrics.history import FILE as METRICS
+from tactful.util.jobs import FOLDER as JOBS
 from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY
 
-# Files of unfinished jobs. The progress of retention may be ahead of the copied log.
-_JOBS = ("backfill", "erasures", PROGRESS)
+# Files of unfinished jobs, and charts. The progress of retention may be ahead of the copied log.
+_JOBS = ("backfill", "erasures", JOBS, PROGRESS, METRICS)
 _CURE = "use another backup"
 _CODE = (".nbc", ".nbi", ".pyc", ".pyo")
 

@@ -75,6 +75,17 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield from _metadata(settings)
 
 
+def examine_running(settings: Settings) -> Iterator[Check]:
+    """Run the checks that are useful beside a running server, and disturb it in nothing."""
+    checks = {"space": _room, "permissions": _permissions, "model": _model}
+    for name, check in (checks | {"retention": _retention}).items():
+        try:
+            finding = check(settings)
+        except (OSError, TactfulError, StreamingError, PrivacyError) as error:
+            finding = "failed", str(error)
+        yield Check(name, *finding)
+
+
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Finding]]]:
     yield "features", _features
     if settings.engine.rules != Path():

@@ -57,8 +57,10 @@ from tactful.metadata.directory_lock import foreign_file
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.metadata.store import open_metadata
 from tactful.metadata.tables import api_keys, consent_decisions, erasures, suppressions
+from tactful.metrics.history import FILE as METRICS
 from tactful.statistics.counter import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
+from tactful.util.jobs import FOLDER as JOBS
 from tactful.util.signing import SigningKey, check_directory, open_signing_key, sign_directory
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import KeyringError, PrivacyError
@@ -72,6 +74,7 @@ from tactful_streaming.state.store import RocksState
 _logger = logging.getLogger(__name__)
 
 _DAY_MS = 86_400_000
+_STAYS = ("lock", RESTORING, JOBS, METRICS)  # what is about the machine, not its data
 
 
 def check_backup(source: Path, *, copied: Copied = lambda size: None) -> Manifest:
@@ -110,7 +113,7 @@ def restore_backup(
     check_origin(source, signer, key.public, trust)
     secrets = secret_files(settings)
     _check_target(data, source, manifest, secrets, replace=replace)
-    present = sorted(path.name for path in data.iterdir() if path.name not in ("lock", RESTORING))
+    present = sorted(path.name for path in data.iterdir() if path.name not in _STAYS)
     restoring = data / RESTORING
     staged = restoring / STAGED
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tactful.errors import StorageError
 from tactful.metadata.restore_journal import RESTORING, finish_restore
+from tactful.util.jobs import FOLDER as JOBS
 from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY, open_signing_key
 from tactful_privacy.errors import PermissionsError
 from tactful_privacy.permissions import secure_directory
@@ -17,6 +18,7 @@ from tactful_privacy.permissions import secure_directory
 _MARKS = ("log", "state", "metadata.db", "ledger.db", "vault.db", "keyring.json")
 _NEW = (
     "lock",
+    JOBS,
     "lost+found",
     RESTORING,
     SIGNING_KEY,

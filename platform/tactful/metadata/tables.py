@@ -112,6 +112,37 @@ person_accesses = _table(
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("accessed_by", sa.Text, nullable=False),
 )
+imports = _table(
+    "imports",
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("number", _number, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("begun_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Column("begun_by", sa.Text, nullable=False),
+    sa.Column("accepted", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+    sa.Column("report", _long_text, nullable=False),
+)
+changes = _table(
+    "changes",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+privacy_audits = _table(
+    "privacy_audits",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("passed", sa.Integer, nullable=False),
+    sa.Column("trustworthy", sa.Integer, nullable=False),
+    sa.Column("report", _long_text, nullable=False),
+)
 rollouts = _table(
     "rollouts",
     sa.Column("key", sa.String(64), primary_key=True),

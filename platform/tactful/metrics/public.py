@@ -32,13 +32,22 @@ _BETWEEN_S = 5.0
 _Labels = tuple[tuple[str, str], ...]
 _Numbers = Mapping[tuple[str, _Labels], float]
 
-FAILURES = frozenset({"tactful_answers", "tactful_impressions_lost", "tactful_commits_refused"})
+FAILURES = frozenset(
+    {
+        "tactful_answers",
+        "tactful_impressions_lost",
+        "tactful_commits_refused",
+        "tactful_logged_errors",
+    }
+)
 """Counters of failures, published exactly; of responses only those with an error status."""
 
 _INGESTED = "tactful_ingested"
 _RECORDS = "tactful_engine_records"
 _LETTERS = "tactful_dead_letters"
 _SOURCED = "tactful_source_messages"
+_REJECTIONS = "tactful_rejections"
+_RECOMMENDED = "tactful_recommendations"
 
 
 class PublicMetrics:
@@ -73,6 +82,8 @@ class PublicMetrics:
             elif family.name in FAILURES:
                 yield _failures(family)
         yield from _shares(grown)
+        yield _rejection_shares(grown)
+        yield _recommendation_shares(grown)
         yield _source_shares(grown)
 
     def _grown(self, now: _Numbers) -> _Numbers:
@@ -163,6 +174,46 @@ def _shares(grown: _Numbers) -> Iterator[Metric]:
         "Share of events that rules set aside, rounded up",
         value=level(letters, max(seen, letters)),
     )
+
+
+def _rejection_shares(grown: _Numbers) -> Metric:
+    """Return the rejected elements by code, as shares of all of their kind."""
+    shares = GaugeMetricFamily(
+        "tactful_rejections_share",
+        "Share of elements that were rejected with a code, rounded up",
+        labels=["kind", "code"],
+    )
+    whole: dict[str, float] = {}
+    for labels, value in _of(grown, _INGESTED):
+        whole[labels["kind"]] = whole.get(labels["kind"], 0.0) + value
+    for labels, value in _of(grown, _REJECTIONS):
+        kind = labels["kind"]
+        shares.add_metric([kind, labels["code"]], level(value, whole.get(kind, 0.0)))
+    return shares
+
+
+def _recommendation_shares(grown: _Numbers) -> Metric:
+    """Return the incomplete recommendations, as shares of all."""
+    shares = GaugeMetricFamily(
+        "tactful_recommendations_share",
+        "Share of recommendations that are not complete, rounded up",
+        labels=["kind"],
+    )
+    counts = _of(grown, _RECOMMENDED)
+    whole = sum(value for _, value in counts)
+    for labels, value in counts:
+        if labels["kind"] != "complete":
+            shares.add_metric([labels["kind"]], level(value, whole))
+    return shares
+
+
+def _of(grown: _Numbers, name: str) -> list[tuple[dict[str, str], float]]:
+    """List the labels and increases of one counter, in order."""
+    return [
+        (dict(labels), value)
+        for (sample, labels), value in sorted(grown.items())
+        if sample == f"{name}_total"
+    ]
 
 
 def _source_shares(grown: _Numbers) -> Metric:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily
@@ -17,10 +18,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from tactful.metrics.public import PublicMetrics
+from tactful.metrics.readings import Reader
 from tactful_streaming.rules.rules import RuleReport
 
 SampleRow = tuple[str, dict[str, str], float]
 """Name, labels and value of a sample: ``("tactful_answers_total", {"status": "200"}, 17.0)``."""
+
+RecommendationKind = Literal["complete", "fallback", "not_personal", "overloaded"]
+"""How complete a recommendation is: with fewer items, without consent, or under overload."""
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 _GROWING = ("_total", "_bucket", "_count", "_sum")
@@ -44,12 +49,19 @@ class Metrics:
         self._registry = registry
         self.others = SummedRegistry(registry)
         self._public = PublicMetrics(self.others, clock)
+        self._clock = clock
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
         text = "Elements of ingestion requests, by kind and result"
         self._ingested = counter("tactful_ingested_total", text, "kind", "result")
+        text = "Elements of ingestion requests that were rejected, by kind and code"
+        self._rejected = counter("tactful_rejections_total", text, "kind", "code")
+        text = "Recommendations, by how complete they are"
+        self._recommended = counter("tactful_recommendations_total", text, "kind")
+        text = "Error lines of the server's log"
+        self.errors = counter("tactful_logged_errors_total", text)
         text = "Messages of other programs, by source, kind and result"
         self._sourced = counter("tactful_source_messages_total", text, "source", "kind", "result")
         text = "Answers by route and status"
@@ -79,11 +91,21 @@ class Metrics:
         self._series_of_ingested = functools.cache(self._ingested.labels)
         self._series_of_applied = functools.cache(self._applied.labels)
         self._series_of_sourced = functools.cache(self._sourced.labels)
+        self._series_of_recommended = functools.cache(self._recommended.labels)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
         if count:
             self._series_of_ingested(kind, result).inc(count)
+
+    def rejected(self, kind: str, codes: Iterable[str]) -> None:
+        """Count rejected elements by code, as the API documents the codes."""
+        for code in codes:
+            self._rejected.labels(kind, code).inc()
+
+    def recommended(self, kind: RecommendationKind) -> None:
+        """Count a recommendation."""
+        self._series_of_recommended(kind).inc()
 
     def sourced(self, source: str, kind: str, result: str, count: int) -> None:
         """Count messages of a source; kinds are those of `tactful.sources.mapping`."""
@@ -110,6 +132,10 @@ class Metrics:
             for sample in family.samples
             if not sample.name.endswith("_created")
         ]
+
+    def reader(self) -> Reader:
+        """Return a reader of all metrics as numbers, of this process and of `others`."""
+        return Reader(self.others, self._public, self._clock)
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""

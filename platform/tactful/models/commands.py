@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from tactful.config.settings import Settings
 from tactful.errors import ModelError, TrainingBusy
 from tactful.models.schedule import environment, run_command, training_options
-from tactful.models.training_progress import training_directory
 from tactful.ranking.model import Pointer, read_pointer, version_directory
 from tactful.util.checkpoint import Checkpoint
 
@@ -75,7 +74,7 @@ class ModelCommands:
         Raises:
             TrainingBusy: if one runs, whoever started it.
         """
-        if self.training or Checkpoint.is_held(training_directory(self._settings.models)):
+        if self.training or Checkpoint.is_held(self._settings.models / "training"):
             raise TrainingBusy("a training is running; wait until it has ended")
         self.error = ""
         arguments = [*training_options(self._settings.training), f"--by={by}"]

@@ -11,12 +11,17 @@ import os
 import sys
 from typing import Any
 
+import msgspec
+
 from tactful.config.settings import Settings
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, TactfulError
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.models.mlflow_registry import audited_registry
+from tactful.models.rollout_effects import figures_of, recorded_effects
 from tactful.models.schedule import environment, run_command
 from tactful.ranking.model import read_pointer
+from tactful.schemas.readouts import ReadOutMessage
+from tactful_streaming.errors import StreamingError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ def record(store: RolloutStore, settings: Settings, key: str) -> str:
         return stored.run_id
     if stored.rollout.decision == "ship" and stored.definition.model:
         _promote(settings, stored)
-    run_id = _log_run(store, stored)
+    run_id = _log_run(store, stored, _effects(settings, store, stored))
     store.record_run(key, run_id)
     return run_id
 
@@ -85,7 +90,19 @@ def _promote(settings: Settings, stored: StoredRollout) -> None:
         registry.promote(version, reason="its rollout ended well")
 
 
-def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
+def _effects(
+    settings: Settings, store: RolloutStore, stored: StoredRollout
+) -> ReadOutMessage | None:
+    """Return the effects of the last stage with a control; None where they cannot be read."""
+    try:
+        return recorded_effects(settings, store, stored)
+    except (TactfulError, StreamingError) as error:
+        # The end of a rollout is recorded without its effects rather than not at all.
+        logger.warning("the effects of rollout %s were not recorded: %s", stored.key, error)
+        return None
+
+
+def _log_run(store: RolloutStore, stored: StoredRollout, effects: ReadOutMessage | None) -> str:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 
@@ -108,4 +125,9 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
         mlflow.set_tag("rollout", stored.key)
         mlflow.log_metrics({"looks": stored.looks, "stage": rollout.stage})
         mlflow.log_dict({"history": history}, "history.json")
+        if effects is not None:
+            mlflow.set_tag("source", effects.source)
+            mlflow.set_tag("sample_ratio", effects.sample_ratio.verdict)
+            mlflow.log_metrics(figures_of(effects))
+            mlflow.log_dict(msgspec.to_builtins(effects), "effects.json")
     return str(run.info.run_id)

@@ -22,7 +22,6 @@ from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
-from tactful.models.training_progress import kept_progress, training_directory
 from tactful.models.training_record import TrainingRecord
 from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import (
@@ -45,6 +44,7 @@ from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
+from tactful.util.jobs import Job, tracked
 from tactful.util.process_tuning import return_large_pieces
 from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
@@ -82,7 +82,9 @@ def run_training(
     author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
         log, definitions = stack.enter_context(open_training_log(settings))
-        checkpoint = stack.enter_context(Checkpoint.hold(training_directory(settings.models)))
+        checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
+        job = stack.enter_context(tracked(settings.storage.data, "training"))
+        say = _both(say, job)
         if fresh:
             checkpoint.clear()
         audit = stack.enter_context(open_model_log(settings))
@@ -99,7 +101,6 @@ def run_training(
         keeper = None
         if settings.log.in_files:
             keeper = Keeper(checkpoint, settings.storage.data / "state", definitions)
-        say = kept_progress(settings.models, say)
         work = partial(train, identity=identity, checkpoint=checkpoint, keeper=keeper, progress=say)
         with checkpoint.cleared_on_failure(but=LogUnreachableError):
             trained = work(log, definitions, model, options)
@@ -301,6 +302,16 @@ def _record(trained: Trained, served: ServedDrift, *, begun: int) -> TrainingRec
         losses={group: dict(lost) for group, lost in trained.losses.items()},
         served=served,
     )
+
+
+def _both(say: Progress, job: Job) -> Progress:
+    """Return a callback that reports to `say` and to the job."""
+
+    def both(stage: str, done: int, total: int) -> None:
+        job.advance(done, total, stage)
+        say(stage, done, total)
+
+    return both
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:

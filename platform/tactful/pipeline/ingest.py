@@ -145,12 +145,14 @@ class EventIngest:
         count: Callable[[int, list[str | None]], None] | None = None,
         opted_out: bool = False,
         place: Place = _ANYWHERE,
+        import_id: str | None = None,
     ) -> EventsAccepted:
         """Accept the events of one body; `forbidden` returns a reason to reject an event.
 
         `sender` is the kind of key that sent them: an event counts once within its sender.
         `count` receives the number of events and their devices, and may refuse them all. With
-        `opted_out` no event claims consent. They are appended at their `place`.
+        `opted_out` no event claims consent. They are appended at their `place`. `import_id` is the
+        import that they belong to.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
@@ -158,7 +160,7 @@ class EventIngest:
         await self._order.reach(place.after)  # until it is appended, nothing suspends it any more
         now = self._clock()
         decode = functools.partial(wire.decode_events, received_at=now, sender=sender)
-        decoded, refused = self._decode(decode, body, content_type)
+        decoded, refused = self._decode(decode, body, content_type, import_id)
         if count is not None:
             count(len(decoded) + len(refused), [event.device_id for _, event in decoded])
         self._forget_applied()
@@ -183,7 +185,7 @@ class EventIngest:
         self._order.note(place.batch)
         position = await self._written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
-        self._count("event", len(fresh), duplicates, len(refusals))
+        self._count("event", len(fresh), duplicates, refusals)
         return EventsAccepted(
             accepted=len(fresh),
             duplicates=duplicates,
@@ -238,16 +240,26 @@ class EventIngest:
         return None
 
     async def items(
-        self, body: bytes, content_type: str | None = None, *, place: Place = _ANYWHERE
+        self,
+        body: bytes,
+        content_type: str | None = None,
+        *,
+        place: Place = _ANYWHERE,
+        import_id: str | None = None,
     ) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""
-        return await self._upserts("item", wire.decode_items, body, content_type, place)
+        return await self._upserts("item", wire.decode_items, body, content_type, place, import_id)
 
     async def users(
-        self, body: bytes, content_type: str | None = None, *, place: Place = _ANYWHERE
+        self,
+        body: bytes,
+        content_type: str | None = None,
+        *,
+        place: Place = _ANYWHERE,
+        import_id: str | None = None,
     ) -> Upserted:
         """Accept the users of one body; the last version of a user counts; see `events`."""
-        return await self._upserts("user", wire.decode_users, body, content_type, place)
+        return await self._upserts("user", wire.decode_users, body, content_type, place, import_id)
 
     async def _upserts(
         self,
@@ -256,9 +268,10 @@ class EventIngest:
         body: bytes,
         content_type: str | None,
         place: Place,
+        import_id: str | None,
     ) -> Upserted:
         await self._order.reach(place.after)
-        decoded, refused = self._decode(decode, body, content_type)
+        decoded, refused = self._decode(decode, body, content_type, import_id)
         describe = self._options.describe
         users = [entry for _, entry in decoded if isinstance(entry, User)]
         unwanted = await describe(users) if users and describe is not None else ()
@@ -272,11 +285,15 @@ class EventIngest:
         writes = {self._append(entries, ())} if entries else set()
         self._order.note(place.batch)
         position = await self._written(writes)
-        self._count(kind, len(entries), 0, len(refusals))
+        self._count(kind, len(entries), 0, refusals)
         return Upserted(accepted=len(entries), rejected=_rejections(refusals), position=position)
 
     def _decode(
-        self, decode: Callable[..., Decoded[_T]], body: bytes, content_type: str | None
+        self,
+        decode: Callable[..., Decoded[_T]],
+        body: bytes,
+        content_type: str | None,
+        import_id: str | None,
     ) -> Decoded[_T]:
         self._applier.check()
         if self._applier.lag > self._options.engine_lag:
@@ -291,6 +308,9 @@ class EventIngest:
             raise ProblemError("bad_body", error.message) from None
         if (minimise := self._options.minimise) is not None:
             decoded = [(index, minimise(element)) for index, element in decoded]
+        if import_id is not None:
+            marked = functools.partial(msgspec.structs.replace, import_id=import_id)
+            decoded = [(index, marked(element)) for index, element in decoded]
         return decoded, refused
 
     def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
@@ -423,10 +443,13 @@ class EventIngest:
             self._log_failed = False
         return self._backend.show(offsets)
 
-    def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:
+    def _count(
+        self, kind: str, accepted: int, duplicates: int, refusals: Sequence[wire.Rejection]
+    ) -> None:
         self._metrics.ingested(kind, "accepted", accepted)
         self._metrics.ingested(kind, "duplicate", duplicates)
-        self._metrics.ingested(kind, "rejected", rejected)
+        self._metrics.ingested(kind, "rejected", len(refusals))
+        self._metrics.rejected(kind, (refusal.code for refusal in refusals))
 
 
 def _no_consent(index: int) -> wire.Rejection:

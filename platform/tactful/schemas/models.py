@@ -205,15 +205,13 @@ class TrainingState(msgspec.Struct, kw_only=True, frozen=True):
         running: whether one runs.
         stage: what it does: ``read``, ``index``, ``replay``, ``fit``, ``compare`` or ``register``;
             empty while it starts.
-        done: how much of the stage is done.
-        total: how much there is of it.
+        progress: share of the stage that is done; None if unknown.
         latest: latest entry of the audit log about a training.
         error: why the latest training that this server was asked for has failed; else empty.
     """
 
     running: bool
     stage: str = ""
-    done: int = 0
-    total: int = 0
+    progress: float | None = None
     latest: ModelChangeInfo | None = None
     error: str = ""

@@ -218,13 +218,14 @@ class ErasureResults(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
-    """A look-up, export or erasure of a user's data.
+    """An access to a user's data.
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export` or `erase`.
+        action: `find`, `export`, `erase`, or what was read: `consent`, `features`, `timeline`,
+            `devices`, `recommendations`, or an explained recommendation as `explain`.
         at: time of the request, epoch milliseconds.
-        by: the API key by its public part, or login and host of a command.
+        by: a signed-in person, the API key by its public part, or login and host of a command.
     """
 
     id: int

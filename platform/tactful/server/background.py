@@ -15,6 +15,7 @@ from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.maintenance.retention import Retention
+from tactful.metrics.history import STEP_S
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
@@ -32,6 +33,7 @@ _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
+_ROOT = "tactful"
 
 
 class BackgroundTasks:
@@ -42,7 +44,8 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
-    5 s        continue erasures; move rollouts to their next stage
+    5 s        continue erasures and undos of imports; move rollouts to their next stage
+    10 s       keep a point of the server's own metrics
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
     hours      train, if `training.every_hours` or `training.drift_psi` is set
@@ -54,6 +57,8 @@ class BackgroundTasks:
         self._platform = platform
         self._tasks: list[asyncio.Task[None]] = []
         self._retention: Retention | None = None
+        self._reader = platform.metrics.reader()
+        self._errors = ErrorCounter(platform.metrics.errors.inc)
         self._planned = False  # whether the file of rollouts was applied
         installation = platform.resources.installation
         if (log := platform.backend.written.get("log")) is not None:
@@ -71,6 +76,7 @@ class BackgroundTasks:
         `refresh` takes over new models and items; it runs in a thread.
         """
         self._refresh_recommender = refresh
+        logging.getLogger(_ROOT).addHandler(self._errors)
         await self._refresh_models()
         if self._platform.resources.webhooks is not None:
             self._platform.resources.webhooks.start()
@@ -79,6 +85,7 @@ class BackgroundTasks:
     def cancel(self) -> None:
         """Cancel all tasks; threads that erase or trim end at their next step."""
         self._platform.online_erasures.stop()
+        self._platform.import_undos.stop()
         if self._retention is not None:
             self._retention.stopping = True
         for task in self._tasks:
@@ -87,6 +94,7 @@ class BackgroundTasks:
     async def ended(self) -> None:
         """Wait for the end of all tasks."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        logging.getLogger(_ROOT).removeHandler(self._errors)
 
     def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
         platform, run = self._platform, asyncio.to_thread
@@ -96,6 +104,9 @@ class BackgroundTasks:
         yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
         erase = platform.online_erasures.run
         yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        undo = platform.import_undos.run
+        yield _repeat(_ERASE_S, partial(run, undo), cleaning, "no undo of an import continued")
+        yield _repeat(STEP_S, self._keep_metrics, (StorageError,), "metrics were not kept")
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
         yield _repeat(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
@@ -120,6 +131,11 @@ class BackgroundTasks:
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
 
+    async def _keep_metrics(self) -> None:
+        """Add the present metrics to the history, on the disk in a thread."""
+        now = self._platform.resources.installation.clock()
+        await asyncio.to_thread(self._platform.history.add, now, self._reader.take())
+
     async def _refresh(self) -> None:
         """Read the changes of other processes: models, keys, and offsets of workers."""
         while True:
@@ -136,6 +152,7 @@ class BackgroundTasks:
         platform.suppression.refresh()
         platform.consents.refresh()
         platform.keys.refresh()
+        platform.imports.flush()
         platform.publish_rollouts()
 
     async def _refresh_models(self) -> None:
@@ -205,6 +222,19 @@ class BackgroundTasks:
             needed = min(needed, *self._platform.coupons.needed)
         webhooks = self._platform.resources.webhooks
         return needed if webhooks is None else min(needed, *webhooks.positions)
+
+
+class ErrorCounter(logging.Handler):
+    """Log handler that counts lines of errors; others it drops."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        """Call `count` for each error, in the thread that logs it."""
+        super().__init__(logging.ERROR)
+        self._count = count
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one line."""
+        self._count()
 
 
 async def _repeat(

@@ -20,6 +20,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
+from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.erasure.bulk import request_erasures
@@ -30,7 +31,18 @@ from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
+from tactful.experiments.stage_readout import ReadOuts
+from tactful.experiments.tuner_report import TunerReports
+from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
+from tactful.maintenance.import_undo import (
+    ImportUndos,
+    UndoTarget,
+    preview_undo,
+    problem_of,
+)
+from tactful.metadata.import_log import ImportLog
+from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
 from tactful.models.commands import ModelCommands
 from tactful.pipeline.applier import ApplierOptions, LogApplier
@@ -38,6 +50,8 @@ from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.health import Health, WorkerHealth
+from tactful.schemas.imports import Import, UndoPreview
+from tactful.schemas.operations import JobInfo, SystemInfo
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
@@ -47,13 +61,16 @@ from tactful.schemas.users import (
     UserFeatures,
 )
 from tactful.server.background import BackgroundTasks
+from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
+from tactful.server.system import describe_system, list_jobs
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
+from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
@@ -67,10 +84,9 @@ from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
-
-_MEGABYTE = 2**20
 
 
 class Platform:
@@ -86,11 +102,16 @@ class Platform:
         resources: open stores.
         settings: checked settings.
         metrics: metrics of this process.
+        history: metrics of the last day, a point each ten seconds.
         rates: rates of browser keys and devices.
         keys: API keys.
+        tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
+        imports: imports of files.
+        accesses: accesses to the data of users.
+        audit: all changes and accesses.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -99,6 +120,7 @@ class Platform:
         applier: applies the log to the engine.
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
+        import_undos: undoes imports while the server runs.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -110,7 +132,11 @@ class Platform:
         model_log: audit log of model changes.
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
+        read_outs: reads the effects of rollouts and experiments.
+        tuner_reports: reports the tuners of rollouts.
+        campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
+        started_at: time of the start, epoch milliseconds.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
@@ -122,12 +148,18 @@ class Platform:
         self.resources = resources
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
+        self.history = MetricHistory(settings.storage.data / FILE)
+        resources.closing.callback(self.history.close)
+        self.started_at = clock()
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
+        self.tokens = open_tokens(settings, clock=clock)
         self.consents = resources.consents
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
+        self.imports = ImportLog(installation.metadata, clock=installation.clock)
+        self.audit = installation.audit
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
@@ -162,7 +194,27 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self.campaigns: CampaignReports | None = None
+        if self.coupons is not None:
+            self.campaigns = CampaignReports(
+                resources.coupons,
+                installation.metadata,
+                self._measured_logs,
+                self.coupons.left,
+                clock=clock,
+            )
+        self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
+        self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
+
+    def _measured_logs(self) -> list[EventLog]:
+        """Return the partitions, with the events that may be used to measure."""
+        purpose = Purpose.MEASUREMENT
+
+        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
+            return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
+
+        return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
 
     def _charge(self, queries: Iterable[Query]) -> None:
         if self.statistics is not None:  # without published statistics there is no ledger
@@ -180,7 +232,13 @@ class Platform:
         self.sources = make_sources(self)
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
-            resources, self.applier, self.visibility, self.recent, self.permissions, self.lock
+            resources,
+            self.applier,
+            self.visibility,
+            self.recent,
+            self.permissions,
+            self.lock,
+            self.metrics.recommended,
         )
         self.notices = ErasureNotices(installation.settings)
         self.online_erasures = OnlineErasures(
@@ -196,6 +254,15 @@ class Platform:
                 webhooks=resources.webhooks,
                 drop_recommendations=self.recent.forget,
                 rollouts=self.rollout_controller,
+            ),
+        )
+        self.import_undos = ImportUndos(
+            installation,
+            self.imports,
+            UndoTarget(
+                *(backend.engine, backend.state, self.applier, self.lock),
+                append=backend.append,
+                logs=backend.written,
             ),
         )
         self._background = BackgroundTasks(self)
@@ -256,6 +323,7 @@ class Platform:
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
+        await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -300,6 +368,14 @@ class Platform:
             total = len(workers)
             checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
         return Health(status=status, version=self.version, checks=checks, workers=workers)
+
+    def system(self) -> SystemInfo:
+        """Describe the server and its machine; called in a thread."""
+        return describe_system(self)
+
+    def jobs(self) -> list[JobInfo]:
+        """List the long jobs of the installation, newest first; called in a thread."""
+        return list_jobs(self)
 
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""
@@ -349,6 +425,15 @@ class Platform:
     def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
         """Request the erasure of many users; called in a thread, raises as `export`."""
         return request_erasures(self.resources.installation, requests, self.find_people, by=by)
+
+    def preview_undo(self, found: Import) -> UndoPreview:
+        """Count what the undo of an import takes out; called in a thread, raises as `export`."""
+        log = self.backend.written.get("log")
+        return preview_undo(self.settings, found, self.model_log, log)
+
+    def undo_problem(self) -> str:
+        """Return why no import can be undone; empty if it can."""
+        return problem_of(self.settings, self.backend.written.get("log"))
 
     def publish_rollouts(self) -> None:
         """Make the present stages known to all recommenders, or raise `StorageError`."""
@@ -419,43 +504,3 @@ class Platform:
         claim = claimed(event.context.get(CLAIM)) if event.context else None
         allowed = self.permissions.of(event.user_id, event.device_id, event.timestamp, claim)
         return Purpose.MEASUREMENT in allowed
-
-
-def add_gauges(platform: Platform) -> None:
-    """Register the gauges of a server, which are read when Prometheus scrapes."""
-    backend, engine, gauge = platform.backend, platform.engine, platform.metrics.gauge
-    webhooks = platform.resources.webhooks
-
-    def state_bytes() -> float:
-        with platform.lock:
-            size = engine.nbytes
-        # Exact bytes would reveal each new user.
-        return _MEGABYTE * round(size / _MEGABYTE)
-
-    def watermark_age() -> float:
-        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
-
-    gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
-    text = "About how much memory the state of entities takes, in whole megabytes"
-    gauge("engine_state_bytes", text, state_bytes)
-    text = "Age of the event time up to which events are expected to be complete"
-    gauge("watermark_age_seconds", text, watermark_age)
-    gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
-    text = "Recommendations waiting for their turn"
-    gauge("recommend_waiting", text, lambda: platform.recommendations.admission.waiting)
-    text = "Features that are to be computed from the log"
-    gauge("features_missing", text, lambda: len(engine.missing))
-    text = "Whether the event log takes no events at present"
-    gauge("log_unreachable", text, lambda: backend.problem() is not None)
-    gauge("log_spooled", "Records that wait on disk for an absent broker", backend.spooled)
-    if (copied := backend.copied) is not None:
-        text = "Bytes that wait for the online store"
-        gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
-    text = "Receivers of erasures whose last attempt failed"
-    gauge("erasure_receivers_failing", text, lambda: platform.notices.failing)
-    if webhooks is not None:
-        text = "Attempts that failed and are repeated"
-        gauge("webhooks_failed", text, lambda: webhooks.failed)
-        gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
-    if backend.rules is not None:
-        platform.metrics.rules(backend.rules.report)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
 from tactful.errors import ModelError
 from tactful.event_log.impressions import logged_event
+from tactful.metrics.registry import RecommendationKind
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
@@ -32,6 +33,10 @@ from tactful.subjects.permissions import Permissions
 from tactful_streaming.contract.log_entries import Event
 
 _MARKS_S = 0.003
+_KINDS: Mapping[str, RecommendationKind] = {
+    NOT_PERSONALISED: "not_personal",
+    OVERLOADED: "overloaded",
+}
 
 
 class VisibilityTracker:
@@ -110,6 +115,13 @@ class VisibilityTracker:
             self._marks = {**self._marks, **marks}
 
 
+def kind_of(fallback: str | None) -> RecommendationKind:
+    """Return the kind of a recommendation by its reason for being incomplete."""
+    if fallback is None:
+        return "complete"
+    return _KINDS.get(fallback, "fallback")
+
+
 class Recommendations:
     """Answers requests for recommendations, on the event loop.
 
@@ -128,8 +140,12 @@ class Recommendations:
         recent: RecentRecommendations,
         permissions: Permissions,
         lock: AbstractContextManager[object],
+        count: Callable[[RecommendationKind], None],
     ) -> None:
-        """Recommend from `resources`; `lock` is held while the engine is read."""
+        """Recommend from `resources`; `lock` is held while the engine is read.
+
+        `count` is called with the kind of each recommendation.
+        """
         server = resources.installation.settings.server
         self._recommender = resources.recommender
         self._backend = resources.backend
@@ -141,6 +157,7 @@ class Recommendations:
         self._recent = recent
         self._permissions = permissions
         self._lock = lock
+        self._count = count
         self.ready = False  # whether the recommender has read the items of the recovered log
         self.admission = AdmissionControl(server)  # queue of waiting requests
         self._cheaper = CheaperAnswers()
@@ -179,12 +196,13 @@ class Recommendations:
                 answer, _ = self._recommender.answer(cheaper, now=now)
                 position = self.position
             impression, fallback = None, OVERLOADED
+        self._count(kind_of(fallback))
         identifier, note = answer.recommendation_id, self._recent.note
         if impression is not None and request.explain:
             encoded = impression()
             if logged:
                 note(identifier, encoded)
-            explanation = await self._explained(logged_event(encoded))
+            explanation = await self.explain(logged_event(encoded))
             answer = msgspec.structs.replace(answer, explanation=explanation)
         elif impression is not None and logged:
             # After the response is sent, and before the next request is read.
@@ -211,20 +229,22 @@ class Recommendations:
             self._applier.check()
             raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
 
-    async def explain(self, recommendation_id: str) -> Explanation:
-        """Explain a recent recommendation.
+    async def find(self, recommendation_id: str) -> Event:
+        """Return the event of a recent recommendation.
 
         Raises:
             ProblemError: if it is neither among the latest recommendations nor among the latest
-                records of the log, or cannot be explained.
+                records of the log.
         """
-        return await self._explained(await self._recent.find(recommendation_id))
-
-    async def _explained(self, impression: Event | None) -> Explanation:
+        impression = await self._recent.find(recommendation_id)
         if impression is None:
             raise ProblemError(
                 "not_found", "no recent recommendation has this id: only recent ones are explained"
             )
+        return impression
+
+    async def explain(self, impression: Event) -> Explanation:
+        """Explain a recommendation by its event, or raise `ProblemError`."""
         try:
             return await asyncio.to_thread(self._recommender.explain, impression)
         except ModelError as error:

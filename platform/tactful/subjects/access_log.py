@@ -1,4 +1,4 @@
-"""Trail of who found, exported or erased a user's data, and when.
+"""Trail of who found, read, exported or erased a user's data, and when.
 
 Users stand in it as keyed hashes, so that the trail of an erased user holds no id of theirs.
 """
@@ -19,6 +19,19 @@ from tactful_privacy.people.pseudonyms import Keyring
 
 _table = person_accesses.c
 
+Access = Literal[
+    "find",
+    "export",
+    "erase",
+    "consent",
+    "features",
+    "explain",
+    "timeline",
+    "devices",
+    "recommendations",
+]
+"""Kinds of access to the data of a user."""
+
 
 class AccessLog:
     """The accesses of one installation; StorageError if database or keyring cannot be used.
@@ -37,7 +50,7 @@ class AccessLog:
         self._keyring = keyring
         self._clock = clock
 
-    def record(self, person: str, action: Literal["find", "export", "erase"], *, by: str) -> None:
+    def record(self, person: str, action: Access, *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()

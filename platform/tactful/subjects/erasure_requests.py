@@ -75,6 +75,12 @@ class ErasureJobs:
         """Count incomplete erasures, also those that only wait for the removal of the id."""
         return self._count(_table.state != "done")
 
+    def oldest(self) -> int | None:
+        """Return the time of the oldest incomplete request, epoch milliseconds; None for none."""
+        query = sa.select(sa.func.min(_table.requested_at)).where(_table.state != "done")
+        found = self._metadata.fetch(query)[0][0]
+        return None if found is None else int(found)
+
     def overdue(self) -> int:
         """Count incomplete erasures that are past their due time."""
         return self._count(_table.state != "done", _table.due_at < self._clock())

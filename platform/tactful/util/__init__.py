@@ -1,5 +1,5 @@
 """Small helpers without a subject of their own: files, signals, memory, background work.
 
-It may import `kernels`, `metrics`.
+It may import `kernels`, `metrics`, `schemas`.
 Begin with `checkpoint`.
 """

@@ -31,6 +31,7 @@ from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
+from tactful.http.credentials import open_tokens
 from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
@@ -51,10 +52,13 @@ from tactful.schemas.recommendations import (
     Recommendation,
     RecommendRequest,
 )
+from tactful.server.gauges import rounded
 from tactful.server.overload import AdmissionControl, CheaperAnswers
+from tactful.server.recommendations import kind_of
 from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
+from tactful.util.machine_memory import own_memory
 from tactful.workers import ipc
 from tactful.workers.remote_features import RemoteFeatures
 from tactful.workers.status import served
@@ -108,6 +112,7 @@ class ServingWorker:
         )
         self.version = metadata.version("tactful")
         self.keys = ValidKeys()
+        self.tokens = open_tokens(settings, clock=clock)
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
         self._source = source
@@ -120,6 +125,8 @@ class ServingWorker:
         self._cheaper = CheaperAnswers()
         text = "Recommendations waiting for their turn"
         self.metrics.gauge("recommend_waiting", text, lambda: self._admission.waiting)
+        text = "Memory of the server's processes, in whole megabytes"
+        self.metrics.gauge("memory_bytes", text, lambda: rounded(own_memory()))
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """Answer one request of a caller without the rights of an administrator."""
@@ -141,6 +148,7 @@ class ServingWorker:
                 self._source.begin(None, None)
                 answer, _ = self._recommender.recommend(cheaper, now=self._clock())
             impression, answer = None, msgspec.structs.replace(answer, fallback=OVERLOADED)
+        self.metrics.recommended(kind_of(answer.fallback))
         position = self._source.position
         if impression is not None:
             self._client.notify(ipc.ImpressionNotice(answer.recommendation_id, impression))

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Annotated, Literal, overload
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.errors import EntryError
@@ -57,6 +57,7 @@ class Event(
         sender: kind of the key that sent it, :data:`BROWSER`, :data:`SERVER` or :data:`SOURCE`.
             Only the server writes it; None for events of the platform and in logs of earlier
             versions.
+        import_id: the import that brought it. Only the server writes it.
     """
 
     event_id: str
@@ -71,6 +72,7 @@ class Event(
     context: dict[str, Scalar] = {}
     received_at: Timestamp | None = None
     sender: str | None = None
+    import_id: str | UnsetType = UNSET
 
 
 class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="kind"):
@@ -84,6 +86,7 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
         price: in the currency of the shop, not negative.
         available: whether it can be bought now.
         properties: anything else.
+        import_id: the import that brought the description. Only the server writes it.
     """
 
     item_id: str
@@ -93,14 +96,19 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
     price: float | None = None
     available: bool = True
     properties: dict[str, Property] = {}
+    import_id: str | UnsetType = UNSET
 
 
 class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="kind"):
-    """The latest description of a user, with demographics, membership and such as properties."""
+    """The latest description of a user, with demographics, membership and such as properties.
+
+    Only the server writes `import_id`, the import that brought the description.
+    """
 
     user_id: str
     timestamp: Timestamp
     properties: dict[str, Property] = {}
+    import_id: str | UnsetType = UNSET
 
 
 class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="kind"):
@@ -188,6 +196,14 @@ def decode_entry(payload: bytes) -> Entry:
 def is_json(payload: bytes) -> bool:
     """Whether a payload is an entry in JSON rather than in msgpack."""
     return payload[:1] == b"{"
+
+
+def import_of(entry: Entry) -> str | None:
+    """Return the import that brought an entry; None for others."""
+    if isinstance(entry, Restricted | Forwarded):
+        entry = entry.event
+    given = entry.import_id if isinstance(entry, Event | Item | User) else UNSET
+    return None if given is UNSET else given
 
 
 def event_for(entry: Entry, purpose: str) -> Event | None:

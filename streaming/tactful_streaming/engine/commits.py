@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 
 import msgspec
@@ -82,8 +82,8 @@ class EngineCommits:
         if state.mirror is not None:
             state.mirror.flush(state.offset)
 
-    def restore(self) -> None:
-        """Read the committed state, if any; StateError if it is damaged."""
+    def restore(self, *, consumers: bool = True) -> None:
+        """Read the committed state, if any, with `consumers`; StateError if it is damaged."""
         state = self._state
         meta = layout.read_meta(state.store)
         if meta is None:
@@ -109,7 +109,9 @@ class EngineCommits:
             for key, blob in layout.named(state.store, layout.operator_prefix(operator.name)):
                 operator.unpack(key, blob)
         self._restore_items()
-        self._restore_consumers(set(meta.consumers))
+        if consumers:
+            self.restore_consumers(set(meta.consumers), state.options.consumers)
+        self.restore_cleaner()
         if state.mirror is not None:
             state.mirror.resume(state.offset)
 
@@ -164,8 +166,11 @@ class EngineCommits:
             if isinstance(entry, Item):
                 admission.catalogue[entry.item_id] = entry
 
-    def _restore_consumers(self, known: set[str]) -> None:
-        for name, consumer in self._state.options.consumers.items():
+    def restore_consumers(
+        self, known: Collection[str], consumers: Mapping[str, CoCommittedConsumer]
+    ) -> None:
+        """Restore consumers from their snapshots; those that are not `known` have none."""
+        for name, consumer in consumers.items():
             if name not in known:
                 message = "consumer %s has no stored state: it counts from offset %d on"
                 _logger.warning(message, name, self._state.offset)
@@ -173,7 +178,6 @@ class EngineCommits:
             snapshot = self._state.store.get(layout.CONSUMER + name.encode())
             if snapshot is not None:
                 restore_consumer(name, consumer, snapshot)
-        self.restore_cleaner()
 
     def _pack(self) -> None:
         """Pack the changed entities, to be written by the next commit."""

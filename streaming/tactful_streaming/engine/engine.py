@@ -10,7 +10,9 @@ The results follow from the log alone, never from its division into batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from tactful_streaming.contract.log_entries import Entry, Event, Record, from_offset
 from tactful_streaming.definitions.model import Definitions
@@ -21,7 +23,8 @@ from tactful_streaming.engine.erasure import EngineErasure
 from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
 from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.reads import EngineReads
-from tactful_streaming.state.store import StateStore
+from tactful_streaming.state.key_layout import ENTITY
+from tactful_streaming.state.store import Change, StateStore
 
 
 class Engine(EngineReads):
@@ -64,12 +67,17 @@ class Engine(EngineReads):
         Raises:
             StateError: if the state is damaged or of another version.
         """
-        super().__init__(EngineState(definitions, store, options))
-        self._applier = BatchApplier(self._state)
-        self._commits = EngineCommits(self._state)
-        self._commits.restore()
-        self.erasure = EngineErasure(self._state, self._commits)
-        self.transfers: Outbox[Entry] = self._state.transfers
+        state = EngineState(definitions, store, options)
+        commits = EngineCommits(state)
+        commits.restore()
+        self._use(state, commits)
+
+    def _use(self, state: EngineState, commits: EngineCommits) -> None:
+        super().__init__(state)
+        self._applier = BatchApplier(state)
+        self._commits = commits
+        self.erasure = EngineErasure(state, commits)
+        self.transfers: Outbox[Entry] = state.transfers
 
     @property
     def nbytes(self) -> int:
@@ -132,6 +140,37 @@ class Engine(EngineReads):
                 writes it.
         """
         self._commits.commit()
+
+    def adopt(
+        self,
+        changes: Sequence[Change],
+        *,
+        consumers: Collection[str] = (),
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Commit, write changes that another computation found, and read the state again.
+
+        They are those of :func:`~tactful_streaming.engine.recompute.changes_to`, up to the same
+        offset; they are written at once. The new state is read while readers use the old one,
+        which takes its memory twice; `lock` is held, briefly, for the exchange. `consumers` are
+        restored from their stored snapshots, the others go on. After a StateError call it again.
+        """
+        old = self._state
+        self._commits.commit()
+        old.store.write(changes)
+        state = EngineState(old.definitions, old.store, replace(old.options, rebuild=False))
+        state.outbox, state.transfers = old.outbox, old.transfers  # some were sent, not read yet
+        commits = EngineCommits(state)
+        if state.mirror is not None:
+            for key, blob in changes:
+                if key.startswith(ENTITY):
+                    kind, _, name = key[len(ENTITY) :].decode().partition(":")
+                    state.mirror.put(kind, {name: blob})
+        commits.restore(consumers=False)
+        chosen = {name: state.options.consumers[name] for name in consumers}
+        with nullcontext() if lock is None else lock:
+            commits.restore_consumers(consumers, chosen)
+            self._use(state, commits)
 
     def outbox(self) -> list[Event]:
         """Return actions that are committed and, as far as is known, not in the log yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
 from tactful.config.recommendation import CouponSettings
+from tactful.coupons.campaign_report import CampaignReports, Funnel, read_funnel
 from tactful.coupons.decisions import CouponIssuer, code_of, group_of
 from tactful.coupons.definitions import (
     OFFER,
@@ -32,6 +34,7 @@ from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_o
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers
+from tactful.schemas.coupons import CampaignReport
 from tactful.server.platform import Platform
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import (
@@ -42,6 +45,7 @@ from tactful_streaming.contract.log_entries import (
     named_keys,
 )
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.log.event_log import EventLog
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
@@ -472,6 +476,17 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
         desk = live.platform.coupons
         assert desk is not None
         wait_until(lambda: desk.left("cart") == 1000.0 - 6 * 3.0)
+        listed = live.http.get("/v1/coupons").json()
+        (shown,) = listed["campaigns"]
+        counted = {name: shown[name] for name in ("eligible", "withheld", "offered", "redeemed")}
+        assert counted == {"eligible": 12, "withheld": 6, "offered": 6, "redeemed": 6}
+        assert (shown["left"], shown["expired"], listed["webhook"]) == (982.0, 0, None)
+        told = live.http.get("/v1/coupons/cart?hours=1e-9&margin=0.5").json()
+        assert (told["matched"], told["decided"], told["offered"]) == (12, 12, 6)
+        assert told["withheld"] == {"held out": 6}
+        assert (told["people"], told["sample_ratio"]["people"]["holdout"]) == (12, 6)
+        assert live.http.get("/v1/coupons/none").status_code == 404
+        assert live.http.get("/v1/coupons/cart?margin=2").status_code == 400
     # Again in another run of the server: they have had theirs, and the cap holds.
     with Live(Platform.open(settings, build)) as live:
         leave(live, given, 1)
@@ -488,6 +503,58 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
     )
     assert told.exit_code == 0, told.output
     assert json.loads(told.output)["sample_ratio_mismatch"] is False
+
+
+def test_a_funnel_counts_each_action_and_decision_once(tmp_path: Path) -> None:
+    definition = campaign()
+    offer = Event(
+        event_id="coupon:a",
+        type=OFFER,
+        timestamp=BEGIN,
+        user_id="ann",
+        properties={"campaign": "cart", "group": "explore"},
+    )
+    held = msgspec.structs.replace(offer, event_id="coupon:b", type=WITHHELD)
+    forged = msgspec.structs.replace(offer, event_id="other:c")
+    foreign = msgspec.structs.replace(
+        offer, event_id="coupon:d", properties={"campaign": "another"}
+    )
+    made = [*[action("ann")] * 2, action("bob"), *[offer] * 2, held, forged, foreign]
+    with contextlib.closing(write_log(tmp_path / "log", made)) as log:
+        assert read_funnel(log, definition) == Funnel(2, 1, {"": 1})
+
+
+def test_partitions_are_reported_together(sqlite: MetadataStore, tmp_path: Path) -> None:
+    definition = campaign(holdout=0.4)
+    made = history(definition, 2_000)
+    halves: list[list[Entry]] = [[], []]
+    for entry in made:
+        assert isinstance(entry, Event)
+        halves[int(str(entry.user_id)[1:]) % 2].append(entry)
+    with contextlib.ExitStack() as stack:
+        whole, *parts = (
+            stack.enter_context(contextlib.closing(write_log(tmp_path / f"log{number}", entries)))
+            for number, entries in enumerate([made, *halves])
+        )
+        clock = Clock()
+        clock.at = BEGIN + 2 * DAY
+
+        def report(*logs: EventLog) -> CampaignReport:
+            reports = CampaignReports(
+                [definition], sqlite, lambda: logs, lambda name: 7.0, clock=clock
+            )
+            return reports.of("cart", margin=0.5, hours=24)
+
+        together = report(*parts)
+        assert together == report(whole)
+        assert together.people == 2_000
+        seen = read_coupon_outcomes(whole, definition, until=clock.at, lasts=DAY)
+        expected = lift(seen, definition, margin=0.5)
+    assert expected is not None
+    revenue, margin = together.effects
+    assert revenue.difference == pytest.approx(expected.revenue.difference)
+    assert margin.anytime.low == pytest.approx(expected.profit.anytime.low)
+    assert together.cap == expected.cap
 
 
 def decided(live: Live) -> list[Event]:

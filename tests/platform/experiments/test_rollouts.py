@@ -510,6 +510,14 @@ def test_http_and_commands_move_a_rollout_with_its_author(
         assert "it is canary, not shadow" in wrong.text
         assert live.http.post("/v1/experiments/varied/fly", json={"reason": "r"}).status_code == 404
         assert live.http.get("/v1/experiments/none").status_code == 404
+        assert live.http.get("/v1/experiments/none/readout").status_code == 404
+        found = live.http.get("/v1/experiments/varied/readout").json()
+        assert (found["source"], found["stage"], found["effects"]) == ("exact", 0, [])
+        told = live.http.get("/v1/experiments/varied/readout?source=released").json()
+        assert "no released numbers" in told["reason"]
+        assert live.http.get("/v1/experiments/varied/readout?stage=3").status_code == 422
+        ranking = live.http.get("/v1/experiments/ranking/readout?days=2").json()
+        assert ranking["sample_ratio"]["expected"] == {"heuristic": 0.1, "learned": 0.9}
         data = ["--data", str(settings.storage.data)]
         command = ["experiment", "rollback", "varied", "--reason", "odd", "--by", "eve", *data]
         told = CliRunner().invoke(main, command)
@@ -524,6 +532,19 @@ def test_http_and_commands_move_a_rollout_with_its_author(
         assert "varied  rolled back: keep" in listed.output
         shown = CliRunner().invoke(main, ["experiment", "show", "varied", *data])
         assert "canary → rolled back" in shown.output
+
+
+def test_analysts_read_no_exact_number(locked: Live) -> None:
+    key, _ = locked.platform.keys.create({"analyst"})
+    locked.platform.keys.refresh()
+    headers = {"X-API-Key": key}
+    locked.platform.rollouts.apply(definition(), by="ann", reason="r")
+    wait_until(lambda: locked.http.get("/v1/experiments", headers=headers).status_code == 200)
+    for path in ("ranking/readout", "cheaper/readout?source=exact"):
+        answer = locked.http.get(f"/v1/experiments/{path}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope")
+    told = locked.http.get("/v1/experiments/cheaper/readout", headers=headers).json()
+    assert (told["source"], told["effects"]) == ("released", [])
 
 
 def test_a_change_is_recorded_with_the_key_that_made_it(locked: Live) -> None:

@@ -19,11 +19,11 @@ from tactful.client.routes import models as routes
 from tactful.errors import ApiError
 from tactful.models.commands import ModelCommands
 from tactful.models.mlflow_registry import audited_registry
-from tactful.models.training_progress import kept_progress, training_directory
 from tactful.models.training_record import write_record
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.models import ServedDrift, TrainingState
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.jobs import tracked
 
 
 def keep(models: Path, number: int, **changes: Any) -> None:
@@ -130,10 +130,11 @@ def test_a_training_is_started_once_and_watched(live: Live, tmp_path: Path) -> N
         (tmp_path / "go").touch()
         wait_until(lambda: not client.run(routes.training()).running)
         assert client.run(routes.training()).error == "too little to learn from"
-        with Checkpoint.hold(training_directory(models)):
-            kept_progress(models, lambda *_: None)("fit", 120, 300)
+        data = live.platform.settings.storage.data
+        with Checkpoint.hold(models / "training"), tracked(data, "training") as job:
+            job.advance(120, 300, "fit")
             state = client.run(routes.training())
-            assert (state.running, state.stage, state.done, state.total) == (True, "fit", 120, 300)
+            assert (state.running, state.stage, state.progress) == (True, "fit", 0.4)
             with pytest.raises(ApiError, match="a training is running"):
                 client.run(routes.train(reason="beside the command line"))
         assert not client.run(routes.training()).running

@@ -59,7 +59,7 @@ def test_a_shipped_model_becomes_champion(tmp_path: Path, monkeypatch: pytest.Mo
 
     place = "tactful.models.record_rollout"
     monkeypatch.setattr(f"{place}.audited_registry", lambda *_, **__: nullcontext(Registry()))
-    monkeypatch.setattr(f"{place}._log_run", lambda store, stored: "run")
+    monkeypatch.setattr(f"{place}._log_run", lambda store, stored, effects: "run")
     definition = RolloutDefinition(key="seven", change={"model": "7"}, start=True)
     store.apply(definition, by="ann", reason="r")
     move(store, "seven", "decide", by="ann", reason="a gain", decision="ship")

@@ -33,7 +33,8 @@ from tactful.errors import StorageError
 from tactful.metrics.registry import Metrics
 from tactful.recommend.build import build as recommender
 from tactful.schemas.recommendations import OVERLOADED, RecommendRequest
-from tactful.server.platform import Platform, add_gauges
+from tactful.server.gauges import add_gauges
+from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, encode_entry
 
 
@@ -338,6 +339,8 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         notices=SimpleNamespace(failing=0),
         recommendations=SimpleNamespace(admission=SimpleNamespace(waiting=0)),
         resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
+        settings=SimpleNamespace(storage=SimpleNamespace(data="/")),
+        started_at=0,
     )
     add_gauges(platform)
     shown = metrics.render().decode()

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from tests.platform.support import wait_until
 from tests.ui import sample
-from tests.ui.browser import browser
 from tests.ui.server import FakePlatform
 
+from benchmarks.browser import browser
 from benchmarks.ports import free_port
 from tactful_ui import ENTRY
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import msgspec
 
 from tactful.cli import options as cli
 from tactful.cli.exit_codes import ExitCode
-from tactful.client import AsyncClient, Kind
-from tactful.errors import ConfigError
+from tactful.client import AsyncClient, Client, Kind
+from tactful.client.routes import data as routes
+from tactful.errors import ConfigError, StorageError
 from tactful.imports.options import Format, ImportOptions
 from tactful.imports.plan import as_json, described
 from tactful.imports.progress import ProgressStore, state_directory
-from tactful.imports.run import Job, Outcome, prepare, preview, run
+from tactful.imports.run import Job, Outcome, begin, end, prepare, preview, run
+from tactful.schemas.imports import Import, UndoPreview
 from tactful.util.clock import now_ms
 
 
@@ -155,10 +158,31 @@ _EXAMPLES = cli.example(
     "tactful import orders.csv --map user=customer_no --time-zone Europe/Berlin",
     "tactful import ratings.tsv --columns user,item,rating,timestamp",
     "tactful import products.xml",
+    "tactful import list",
+    "tactful import undo 9f3c5e0a1b2c4d5e9f3c5e0a1b2c4d5e",
 )
 
 
-@click.command("import", epilog=_EXAMPLES, context_settings={"show_default": True})
+class _ImportCommand(click.Command):
+    """Command with a file, and with the words `list` and `undo` in its place."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Use the command that the first argument names."""
+        other = {"list": list_imports, "undo": undo_import}.get(args[0] if args else "")
+        if other is None:
+            return super().make_context(info_name, args, parent, **extra)
+        return other.make_context(f"{info_name} {other.name}", args[1:], parent, **extra)
+
+
+@click.command(
+    "import", cls=_ImportCommand, epilog=_EXAMPLES, context_settings={"show_default": True}
+)
 @_grouped
 def import_(
     file: Path,
@@ -172,6 +196,8 @@ def import_(
 
     FILE is CSV, TSV, JSON lines, a JSON array, Parquet, Excel, a Google Merchant product feed or
     Shopify's product CSV; text may be packed by gzip. Columns are guessed and shown.
+
+    `tactful import list` lists what was imported, `tactful import undo ID` takes one import out.
     """
     options = given.checked()
     store = ProgressStore(state_directory(os.environ, _home()))
@@ -216,7 +242,11 @@ async def _send(
     )
     with bar:
         async with AsyncClient(url, cli.api_key(key_file)) as client:
-            return await run(
+            shown = len(job.notes)
+            await begin(job, client)
+            for note in job.notes[shown:] if not as_json else ():
+                click.echo(f"note: {note}", err=True)
+            outcome = await run(
                 job,
                 client,
                 batch=sending.batch,
@@ -224,6 +254,8 @@ async def _send(
                 advanced=bar.update,
                 now_ms=now_ms,
             )
+            await end(job, client, outcome)
+            return outcome
 
 
 def _show_plan(job: Job, *, err: bool = True) -> None:
@@ -288,3 +320,81 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+@click.command("list", epilog=cli.example("tactful import list --json"))
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, help="Number of imports.")
+@cli.url_option
+@cli.key_file_option
+@cli.json_option
+def list_imports(limit: int, url: str, key_file: Path | None, as_json: bool) -> None:
+    """List the imports of a server, newest first; needs the scope admin."""
+    with Client(url, cli.api_key(key_file)) as client:
+        page = client.run(routes.imports(limit=limit))
+    if as_json:
+        cli.print_json(page)
+        return
+    for each in page.imports:
+        counts = f"{each.accepted:,} accepted, {each.refused:,} refused"
+        click.echo(f"{each.id}  {_day(each.begun_at)}  {each.state:8}  {each.kind:6}  {counts}")
+        click.echo(f"    {each.name}, by {each.begun_by}{_steps_of(each)}")
+    if not page.imports:
+        click.echo("nothing was imported yet: tactful import FILE")
+
+
+@click.command("undo", epilog=cli.example("tactful import undo 9f3c5e0a1b2c4d5e9f3c5e0a1b2c4d5e"))
+@click.argument("import_id", metavar="ID")
+@click.option("--preview", "--dry-run", "only_preview", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cli.url_option
+@cli.key_file_option
+@cli.json_option
+def undo_import(
+    import_id: str, only_preview: bool, yes: bool, url: str, key_file: Path | None, as_json: bool
+) -> None:
+    """Take an import out of log, state and features, while the server runs.
+
+    It is counted and asked first. Published statistics, trained models and sent actions stay.
+    """
+    with Client(url, cli.api_key(key_file)) as client:
+        seen = client.run(routes.preview_undo(import_id))
+        if as_json and only_preview:
+            cli.print_json(seen)
+        elif not as_json:
+            _show_undo(seen)
+        if only_preview:
+            return
+        if seen.problem:
+            raise StorageError(f"the import cannot be undone: {seen.problem}")
+        if not yes and not as_json:
+            click.confirm("Undo it?", abort=True)
+        undone = client.run(routes.undo_import(import_id))
+    if as_json:
+        cli.print_json(undone)
+    else:
+        click.echo(f"{undone.state}: tactful import list shows the steps")
+
+
+def _show_undo(seen: UndoPreview) -> None:
+    click.echo(f"{seen.events:,} events, {seen.users:,} users and {seen.items:,} items")
+    click.echo(f"{seen.people:,} people and devices lose what it brought of them")
+    click.echo(
+        f"{seen.restored_items:,} items get their other description back, "
+        f"{seen.withdrawn_items:,} become unavailable"
+    )
+    for model in seen.models:
+        click.echo(f"{model.name} {model.version} was trained since, and keeps what it learned")
+    if seen.problem:
+        click.echo(f"it cannot be undone: {seen.problem}", err=True)
+
+
+def _day(at: int) -> str:
+    return f"{dt.datetime.fromtimestamp(at / 1000, dt.UTC):%Y-%m-%d %H:%M}"
+
+
+def _steps_of(each: Import) -> str:
+    if each.undo is None:
+        return ""
+    steps = ", ".join(f"{step.place} {step.removed:,}" for step in each.undo.steps) or "no step yet"
+    waits = f"; waits: {each.undo.problem}" if each.undo.problem else ""
+    return f"; undo by {each.undo.requested_by}: {steps}{waits}"

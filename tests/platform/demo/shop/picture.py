@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.platform.demo.shop.shop_process import open_shop
-from tests.ui.browser import browser
+
+from benchmarks.browser import browser
 
 _STEPS = """
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.platform.demo.shop.shop_process import open_shop
-from tests.ui.browser import Page, browser
+
+from benchmarks.browser import Page, browser
 
 ROOT = Path(__file__).resolve().parents[4]
 AXE = ROOT / "sdk" / "web" / "node_modules" / "axe-core" / "axe.min.js"

@@ -21,6 +21,7 @@ class Page:
     """One tab of the browser; `complaints` are the errors that it wrote to the console."""
 
     def __init__(self, connection: ClientConnection) -> None:
+        """Drive the tab at the other end of `connection`."""
         self._connection = connection
         self._sent = 0
         self.complaints: list[str] = []

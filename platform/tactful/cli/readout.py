@@ -1,0 +1,80 @@
+"""The command ``tactful experiment readout``: effects with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from tactful.cli import options as cli
+from tactful.config.settings import Settings
+from tactful.models.rollout_effects import read_key
+from tactful.schemas.readouts import Bounds, Effect, ReadOutMessage
+
+
+@click.command("readout", epilog=cli.example("tactful experiment readout new-model"))
+@cli.with_settings
+@click.argument("key")
+@click.option(
+    "--source",
+    type=click.Choice(["exact", "released"]),
+    help="Exact outcomes from the log, or counts that private looks released; the default is what "
+    "the rollout is judged by.",
+)
+@click.option("--stage", type=click.IntRange(min=0), help="Number of the stage, from 0.")
+@click.option(
+    "--days",
+    type=click.FloatRange(0, 400, min_open=True),
+    default=28.0,
+    help="Of an experiment: days of recommendations.",
+)
+@cli.json_option
+def readout_command(
+    settings: Settings, key: str, source: str | None, stage: int | None, days: float, as_json: bool
+) -> None:
+    """Show the effects of the rollout or experiment KEY on each metric, with intervals."""
+    found = read_key(settings, key, source=source, stage=stage, days=days)
+    if as_json:
+        cli.print_json(found)
+        return
+    for line in readout_lines(found):
+        click.echo(line)
+
+
+def readout_lines(found: ReadOutMessage) -> Iterator[str]:
+    """Describe a read-out, the sample ratio first."""
+    ratio = found.sample_ratio
+    people = ", ".join(f"{arm} {count:,}" for arm, count in ratio.people.items())
+    stage = "" if found.stage is None else f", stage {found.stage}"
+    yield f"{found.key}{stage}, {found.source} numbers"
+    yield f"sample ratio: {ratio.verdict}" + (f" ({people})" if people else "")
+    if ratio.verdict == "mismatch":
+        yield "The arms do NOT have the people they should: find out why first."
+    if found.reason:
+        yield found.reason
+    for effect in found.effects:
+        yield from _effect_lines(effect)
+
+
+def _effect_lines(effect: Effect) -> Iterator[str]:
+    control, treatment = effect.control, effect.treatment
+    capped = "" if effect.cap is None else f" (at most {effect.cap:g} of each)"
+    yield f"{effect.metric}: {effect.words}{capped}"
+    yield (
+        f"  {control.arm} {control.value:.4g} of {control.people:,}, "
+        f"{treatment.arm} {treatment.value:.4g} of {treatment.people:,}"
+    )
+    relative = "" if effect.relative is None else f" ({effect.relative:+.1%})"
+    yield f"  difference {effect.difference:+.4g}{relative}: {effect.verdict}"
+    yield f"  interval at any look {_range(effect.anytime)}, at one look {_range(effect.fixed)}"
+    if effect.chance_to_win is not None:
+        yield (
+            f"  chance to win {effect.chance_to_win:.1%}, expected loss of {treatment.arm} "
+            f"{effect.loss_of_treatment:.3g}, of {control.arm} {effect.loss_of_control:.3g}"
+        )
+
+
+def _range(bounds: Bounds) -> str:
+    low = "-∞" if bounds.low is None else f"{bounds.low:+.4g}"
+    high = "∞" if bounds.high is None else f"{bounds.high:+.4g}"
+    return f"[{low}, {high}]"

@@ -1,0 +1,32 @@
+"""Requests about data: imports and their undo, dead letters, rules, quality."""
+
+from __future__ import annotations
+
+from tactful.client.exchange import segment
+from tactful.client.request import Request
+from tactful.schemas.imports import Import, Imports, NewImport, UndoPreview
+
+
+def imports(*, cursor: str | None = None, limit: int = 100) -> Request[Imports]:
+    """Request a page of the imports, newest first."""
+    return Request("GET", "/v1/imports", Imports, params={"cursor": cursor, "limit": limit})
+
+
+def import_(import_id: str) -> Request[Import]:
+    """Request one import."""
+    return Request("GET", f"/v1/imports/{segment(import_id)}", Import)
+
+
+def register_import(import_id: str, new: NewImport) -> Request[Import]:
+    """Begin or end an import."""
+    return Request("PUT", f"/v1/imports/{segment(import_id)}", Import, body=new)
+
+
+def preview_undo(import_id: str) -> Request[UndoPreview]:
+    """Request what the undo of an import takes out."""
+    return Request("GET", f"/v1/imports/{segment(import_id)}/undo", UndoPreview)
+
+
+def undo_import(import_id: str) -> Request[Import]:
+    """Undo an import."""
+    return Request("DELETE", f"/v1/imports/{segment(import_id)}", Import)

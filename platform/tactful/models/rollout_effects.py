@@ -1,0 +1,103 @@
+"""Read the effects of a rollout or experiment beside the server, and turn them into figures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from tactful.config.settings import Settings
+from tactful.errors import ConfigError
+from tactful.experiments.baseline import ExactOutcomes
+from tactful.experiments.stage_readout import ReadOuts
+from tactful.experiments.store import RolloutStore, StoredRollout
+from tactful.metadata.connections import open_installation
+from tactful.schemas.readouts import ReadOutMessage
+from tactful.subjects.consented_log import PermittedLog, measured_partitions
+from tactful.util.clock import now_ms
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.errors import DefinitionError
+
+
+def read_key(
+    settings: Settings,
+    key: str,
+    *,
+    source: str | None = None,
+    stage: int | None = None,
+    days: float = 28.0,
+) -> ReadOutMessage:
+    """Read the rollout or experiment of a key; `source` as in `tactful.http.rollouts`.
+
+    Raises:
+        ConfigError: if there is none, or the stage has not begun.
+        StorageError: if log or database cannot be used.
+    """
+    with contextlib.closing(open_installation(settings)) as metadata:
+        store = RolloutStore(metadata, clock=now_ms)
+        stored = store.find(key)
+        with _read_outs(settings, store) as read_outs:
+            if stored is not None:
+                return effects_of_rollout(read_outs, stored, source=source, stage=stage)
+            try:
+                experiments = {it.key: it for it in load_experiments(settings.experiments)}
+            except (OSError, DefinitionError) as error:
+                raise ConfigError(str(error)) from error
+            if key not in experiments:
+                known = ", ".join([*(it.key for it in store.all()), *experiments])
+                raise ConfigError(f"there is no rollout or experiment {key!r}; there are {known}")
+            if source == "released":
+                raise ConfigError("an experiment releases no numbers: leave the source out")
+            return read_outs.of_experiment(experiments[key], days=days)
+
+
+def effects_of_rollout(
+    read_outs: ReadOuts,
+    stored: StoredRollout,
+    *,
+    source: str | None = None,
+    stage: int | None = None,
+) -> ReadOutMessage:
+    """Read a rollout by exact numbers, or by released ones if that is what it is judged by."""
+    exact = source == "exact" or (source is None and stored.definition.epsilon is None)
+    return read_outs.of_rollout(stored, exact=exact, stage=stage)
+
+
+def recorded_effects(
+    settings: Settings, store: RolloutStore, stored: StoredRollout
+) -> ReadOutMessage:
+    """Read the effects that a run of MLflow records; raise as `read_key`."""
+    with _read_outs(settings, store) as read_outs:
+        return effects_of_rollout(read_outs, stored)
+
+
+def figures_of(found: ReadOutMessage) -> dict[str, float]:
+    """Return the effects as named figures, such as `takers.difference`."""
+    figures: dict[str, float] = {}
+    for effect in found.effects:
+        values = {
+            "control": effect.control.value,
+            "change": effect.treatment.value,
+            "difference": effect.difference,
+            "relative": effect.relative,
+            "low": effect.fixed.low,
+            "high": effect.fixed.high,
+            "anytime_low": effect.anytime.low,
+            "anytime_high": effect.anytime.high,
+            "chance_to_win": effect.chance_to_win,
+            "loss_of_change": effect.loss_of_treatment,
+            "loss_of_control": effect.loss_of_control,
+            "people_control": float(effect.control.people),
+            "people_change": float(effect.treatment.people),
+        }
+        figures |= {f"{effect.metric}.{name}": it for name, it in values.items() if it is not None}
+    return figures
+
+
+@contextlib.contextmanager
+def _read_outs(settings: Settings, store: RolloutStore) -> Iterator[ReadOuts]:
+    with contextlib.ExitStack() as stack:
+
+        def logs() -> list[PermittedLog]:
+            return stack.enter_context(measured_partitions(settings, clock=now_ms))
+
+        yield ReadOuts(store, ExactOutcomes(logs), clock=now_ms)

@@ -1,0 +1,72 @@
+"""How a server and its machine do: checks, jobs, last backup."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tactful.maintenance.doctor import examine_running
+from tactful.schemas.operations import JobInfo, SystemCheck, SystemInfo
+from tactful.server.gauges import rounded
+from tactful.util.jobs import jobs_of
+from tactful.util.machine_memory import own_memory
+
+if TYPE_CHECKING:
+    from tactful.server.platform import Platform
+
+_MEMORY = "tactful_memory_bytes"
+
+
+def describe_system(platform: Platform) -> SystemInfo:
+    """Describe a running server; called in a thread."""
+    settings, health, latest = platform.settings, platform.health(), platform.history.latest
+    disk = shutil.disk_usage(settings.storage.data)
+    memory = rounded(own_memory()) if latest is None else latest.public.get(_MEMORY, 0)
+    succeeded = (job for job in jobs_of(settings.storage.data) if job.state == "done")
+    return SystemInfo(
+        status=health.status,
+        version=health.version,
+        started_at=platform.started_at,
+        log=settings.log.kind,
+        lag=platform.applier.lag,
+        watermark_at=platform.engine.watermark if platform.engine.watermark > 0 else None,
+        memory_bytes=round(memory),
+        disk_free_bytes=round(rounded(disk.free)),
+        disk_bytes=disk.total,
+        cpus=len(os.sched_getaffinity(0)),
+        checks=[*_checks(platform, health.checks)],
+        workers=health.workers,
+        last_backup=next((job for job in succeeded if job.kind == "backup"), None),
+    )
+
+
+def _checks(platform: Platform, checks: dict[str, str]) -> Iterator[SystemCheck]:
+    """Yield the checks of readiness, then those of the doctor."""
+    for name, finding in checks.items():
+        yield SystemCheck(name=name, state="ok" if finding == "ok" else "failed", finding=finding)
+    for check in examine_running(platform.settings):
+        yield SystemCheck(name=check.name, state=check.state, finding=check.said)
+
+
+def list_jobs(platform: Platform) -> list[JobInfo]:
+    """List the long jobs of the installation, newest first; called in a thread.
+
+    Erasures that wait are one job without number or person.
+    """
+    jobs = jobs_of(platform.settings.storage.data)
+    waiting = platform.erasures.oldest()
+    if waiting is not None:
+        overdue = bool(platform.erasures.overdue())
+        now = platform.resources.installation.clock()
+        erasure = JobInfo(
+            id=f"{waiting}-erasure",
+            kind="erasure",
+            state="running",
+            started_at=waiting,
+            updated_at=now,
+            stage="overdue" if overdue else "waiting",
+        )
+        jobs = sorted([*jobs, erasure], key=lambda job: job.id, reverse=True)
+    return jobs

@@ -1,0 +1,155 @@
+"""Somebody who reads the dashboard in a browser, and presses what its pages offer."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from tests.journeys.installation import Terminal, wait_until
+
+from benchmarks.browser import Page
+from benchmarks.ports import free_port
+from tactful_ui import ENTRY
+
+_VISIBLE = "((it) => it.offsetParent !== null)"
+_BUSY = "document.querySelector('[data-testid=stStatusWidget], [data-stale=true]') !== null"
+
+
+@dataclass
+class Reader:
+    """A reader of the dashboard.
+
+    Attributes:
+        page: tab of the browser.
+        address: address of the dashboard.
+    """
+
+    page: Page
+    address: str
+
+    def open(self, path: str = "", *, title: str, dark: bool = False, width: int = 1400) -> None:
+        """Open a page by its address, and wait for its title."""
+        self.page.open(f"{self.address}/{path}", height=1400, dark=dark, width=width)
+        titles = "[...document.querySelectorAll('h1')].map((it) => it.innerText)"
+        self.page.wait_for(f"{titles}.includes({json.dumps(title)})")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the page has run to its end."""
+        self.page.wait_for(f"!({_BUSY})")
+
+    def sign_in(self, key: str) -> None:
+        """Enter a key and sign in."""
+        self.fill("API key", key)
+        self.press("Sign in")
+        self.page.wait_for(f"!({_says('does not accept the key')})")
+
+    def fill(self, label: str, value: str) -> None:
+        """Write into a field with this label."""
+        self.page.run(f"""
+            const label = {json.dumps(label)};
+            const fields = [...document.querySelectorAll('input, textarea')];
+            const field = fields.find((it) => it.getAttribute('aria-label') === label);
+            if (!field) throw new Error('no field ' + label);
+            const kind = field.tagName === 'INPUT' ? HTMLInputElement : HTMLTextAreaElement;
+            const set = Object.getOwnPropertyDescriptor(kind.prototype, 'value').set;
+            field.focus();
+            set.call(field, {json.dumps(value)});
+            field.dispatchEvent(new Event('input', {{bubbles: true}}));
+            field.blur();
+        """)
+        self.settle()
+
+    def press(self, label: str) -> None:
+        """Press the first button or tab that can be seen and begins with this label."""
+        self.page.wait_for(f"!!{_button(label)}")
+        self.page.run(f"{_button(label)}.click()")
+        self.settle()
+
+    def offers(self, label: str) -> bool:
+        """Return whether there is such a button."""
+        return bool(self.page.evaluate(f"!!{_button(label)}"))
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose an option of the selection with this label."""
+        self.page.run(f"""
+            const field = [...document.querySelectorAll('input[role=combobox]')]
+                .find((it) => (it.getAttribute('aria-label') || '').includes({json.dumps(label)}));
+            if (!field) throw new Error('no selection ' + {json.dumps(label)});
+            const down = new MouseEvent('mousedown', {{bubbles: true}});
+            field.closest('[data-baseweb=select]').firstChild.dispatchEvent(down);
+            field.click();
+        """)
+        found = (
+            "[...document.querySelectorAll('[role=option]')]"
+            f".find((it) => it.innerText.trim() === {json.dumps(option)})"
+        )
+        self.page.wait_for(f"!!{found}")
+        self.page.run(f"{found}.click()")
+        self.settle()
+
+    def wait_for(self, text: str, seconds: float = 60.0) -> None:
+        """Wait until the page says something."""
+        self.page.wait_for(_says(text), seconds=seconds)
+
+    def says(self, text: str) -> bool:
+        """Return whether the page says something now."""
+        return bool(self.page.evaluate(_says(text)))
+
+    def numbers(self) -> list[str]:
+        """Return all numbers of the page's own part, without those of the menu."""
+        said = self.page.evaluate("document.querySelector('[data-testid=stMain]').innerText")
+        return re.findall(r"\d[\d,.]*", str(said))
+
+
+@contextmanager
+def dashboard(terminal: Terminal, url: str) -> Iterator[str]:
+    """Serve the dashboard of a server until the end of the block; yield its address."""
+    port = free_port()
+    log = terminal.folder / f"dashboard-{port}.log"
+    variables = {**terminal.variables, "TACTFUL_URL": url, "STREAMLIT_SERVER_HEADLESS": "true"}
+    own = Terminal(terminal.programs, terminal.folder, terminal.before, variables)
+    with log.open("wb") as out:
+        process = own.start(
+            f"{sys.executable} -m streamlit run {ENTRY} --server.port={port}",
+            stdout=out,
+            stderr=out,
+        )
+        address = f"http://127.0.0.1:{port}"
+
+        def served() -> bool:
+            assert process.poll() is None, log.read_text(errors="replace")
+            with suppress(httpx.TransportError):
+                return httpx.get(f"{address}/_stcore/health", trust_env=False).is_success
+            return False
+
+        try:
+            wait_until(served)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def picture(page: Page, folder: Path, name: str) -> None:
+    """Keep a picture of the window, for somebody to look at."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(folder / f"{name}.png")
+
+
+def _says(text: str) -> str:
+    return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
+
+
+def _button(label: str) -> str:
+    return (
+        "[...document.querySelectorAll('button, [role=tab], summary, a')]"
+        f".filter({_VISIBLE})"
+        f".find((it) => it.innerText.trim().split('\\n').includes({json.dumps(label)}))"
+    )
