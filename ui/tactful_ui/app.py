@@ -9,7 +9,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, overview, released, system
+from tactful_ui.views import demo, models, overview, released, system
 
 
 def main() -> None:
@@ -43,6 +43,9 @@ def _pages() -> list[st.Page]:
             icon=":material/home:",
             url_path="overview",
             default=True,
+        ),
+        st.Page(
+            models.page, title=_("Models"), icon=":material/model_training:", url_path="models"
         ),
         st.Page(
             released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
