@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -37,28 +38,32 @@ def main() -> None:
 def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
-        st.Page(
-            overview.page,
-            title=_("Overview"),
-            icon=":material/home:",
-            url_path="overview",
-            default=True,
-        ),
-        st.Page(
-            models.page, title=_("Models"), icon=":material/model_training:", url_path="models"
-        ),
-        st.Page(
-            released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
-        ),
-        st.Page(system.page, title=_("System"), icon=":material/dns:", url_path="system"),
-        st.Page(
-            demo.page,
-            title=_("Demo"),
-            icon=":material/play_circle:",
-            url_path="demo",
-            visibility="visible" if shell.has_report() else "hidden",
-        ),
+        _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("models", _("Models"), "model_training", models.page),
+        _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("system", _("System"), "dns", system.page),
+        _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
+
+
+def _page(
+    path: str,
+    title: str,
+    icon: str,
+    draw: Callable[[], None],
+    *,
+    default: bool = False,
+    hidden: bool = False,
+) -> st.Page:
+    """Return a page at ``/path``; a hidden one is not in the menu, but has its address."""
+    return st.Page(
+        draw,
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=path,
+        default=default,
+        visibility="hidden" if hidden else "visible",
+    )
 
 
 def _who(reader: shell.Reader) -> None:

@@ -52,7 +52,7 @@ def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         name: name of the CSV file, without its ending.
         rows: data of the chart, the same columns in each.
     """
-    st.altair_chart(chart.configure(usermeta=_menu(name)), width="stretch")
+    st.altair_chart(chart.properties(usermeta=_menu(name)), width="stretch")
     tables.download(rows, name)
 
 
