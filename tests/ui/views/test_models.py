@@ -168,10 +168,10 @@ def test_a_refused_rollback_says_why(open_page: Open, shop: FakePlatform) -> Non
 
 
 def test_a_training_is_started_and_watched(open_page: Open, shop: FakePlatform) -> None:
-    page = opened(open_page)
     running = {"running": True, "stage": "fit", "progress": 0.4}
+    shop.answer("/v1/models/train", lambda query: running if shop.sent else IDLE)
+    page = opened(open_page)
     fill(page, "Reason of the training", "new items")
-    shop.answer("/v1/models/train", running)
     page = press(page, "Train now")
     assert shop.sent == [("/v1/models/train", {"reason": "new items", "promote": False})]
     assert not any(it.label == "Train now" for it in page.button)
