@@ -10,7 +10,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, models, overview, released, system
+from tactful_ui.views import demo, federated, models, overview, released, system
 
 
 def main() -> None:
@@ -40,6 +40,7 @@ def _pages() -> list[st.Page]:
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
         _page("models", _("Models"), "model_training", models.page),
+        _page("federated", _("Federated"), "devices", federated.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
         _page("system", _("System"), "dns", system.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),

@@ -23,6 +23,7 @@ from tactful.http.common import (
 )
 from tactful.http.coupons import COUPON_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.federated import FEDERATED_ENDPOINTS
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
@@ -362,6 +363,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("not_found", "not_ready"),
     ),
     *MODEL_ENDPOINTS,
+    *FEDERATED_ENDPOINTS,
     *ROLLOUT_ENDPOINTS,
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,

@@ -41,6 +41,7 @@ from tactful.maintenance.import_undo import (
     preview_undo,
     problem_of,
 )
+from tactful.metadata.federated_runs import FederatedRunStore
 from tactful.metadata.import_log import ImportLog
 from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
@@ -168,6 +169,7 @@ class Platform:
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.model_commands = ModelCommands(settings)
+        self.federated_runs = FederatedRunStore(installation.metadata, clock=clock)
         self.rollouts = resources.rollouts
         self.version = metadata.version("tactful")
         self.workers: Callable[[], list[WorkerHealth]] | None = None

@@ -164,8 +164,8 @@ def test_a_version_is_promoted_and_rolled_back_by_http(live: Live, tracking_uri:
                 figures={},
             )
     with Client(live.url) as client:
-        for number in ("1", "2"):
-            promoted = client.run(routes.promote(number, reason="good"))
+        for version in ("1", "2"):
+            promoted = client.run(routes.promote(version, reason="good"))
         assert (promoted.version, promoted.previous) == ("2", "1")
         back = client.run(routes.roll_back(reason="fewer clicks"))
         assert (back.version, back.previous) == ("1", "2")

@@ -119,6 +119,7 @@ def test_a_run_holds_curve_data_and_descriptions(
     steps = client.get_metric_history(run_id, "ndcg20_by_tree")
     assert [(it.step, it.value) for it in steps] == [(1, 0.1), (2, 0.125), (3, 0.12)]
     assert steps[RECORD.trees - 1].value == run.data.metrics["ndcg20"], "one NDCG, not two"
+    assert run.inputs is not None
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.digest == "hash-1"
     assert {it.key: it.value for it in data.tags}["mlflow.data.context"] == "training"

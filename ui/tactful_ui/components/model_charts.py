@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
-from tactful_ui.components.charts import Palette
+from tactful_ui.components.charts import Chart, Palette
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -16,7 +16,7 @@ _AXIS_HEIGHT = 60
 _NAMES = alt.Axis(labelLimit=220, labelOverlap=False, ticks=False, domain=False, grid=False)
 
 
-def intervals(rows: Rows, title: str, palette: Palette) -> alt.LayerChart:
+def intervals(rows: Rows, title: str, palette: Palette) -> Chart:
     """Draw values with 95 % intervals, one row per `name`, in order; `low` may be None."""
     base = alt.Chart(_data(rows)).encode(y=alt.Y("name:N", sort=None, title=None, axis=_NAMES))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=12))
@@ -37,9 +37,7 @@ def intervals(rows: Rows, title: str, palette: Palette) -> alt.LayerChart:
     )
 
 
-def curve(
-    rows: Rows, x: str, y: str, palette: Palette, *, mark: float | None = None
-) -> alt.LayerChart:
+def curve(rows: Rows, x: str, y: str, palette: Palette, *, mark: float | None = None) -> Chart:
     """Draw a curve of numbers; a vertical line at `mark`. `x` and `y` are keys and titles."""
     base = alt.Chart(_data([{"x": row[x], "y": row[y]} for row in rows]))
     layers = [
@@ -59,7 +57,7 @@ def curve(
     )
 
 
-def days(rows: Rows, title: str, palette: Palette) -> alt.LayerChart:
+def days(rows: Rows, title: str, palette: Palette) -> Chart:
     """Draw a figure by `day`, with its 95 % interval where `low` and `high` are known."""
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("day:T", title=None, axis=alt.Axis(grid=False, format="%b %d", labelOverlap=True))
@@ -83,7 +81,7 @@ def days(rows: Rows, title: str, palette: Palette) -> alt.LayerChart:
     )
 
 
-def calibration(rows: Rows, x: str, y: str, palette: Palette) -> alt.LayerChart:
+def calibration(rows: Rows, x: str, y: str, palette: Palette) -> Chart:
     """Draw observed shares by predicted ones, beside the line on which they agree."""
     points = [{"x": row[x], "y": row[y]} for row in rows]
     top = max((max(row["x"], row["y"]) for row in points), default=1.0)
