@@ -22,14 +22,14 @@ class FakePlatform:
             value, raw bytes, or a function of the query that returns a JSON value.
         key: API key that ``/v1`` demands; None lets everybody in.
         asked: the paths asked for, in order.
-        sent: path and body of every POST, in order.
+        posted: path and JSON of each ``POST``, in order.
     """
 
     def __init__(self) -> None:
         self.routes: dict[str, tuple[int, Any]] = {}
         self.key: str | None = None
         self.asked: list[str] = []
-        self.sent: list[tuple[str, Any]] = []
+        self.posted: list[tuple[str, Any]] = []
         self.url = ""
         self.answer("/healthz", {"status": "ok", "version": "0.1.0"})
         self.answer("/readyz", {"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}})
@@ -95,8 +95,8 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
             self.wfile.write(body)
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            platform.sent.append((self.path, json.loads(self.rfile.read(length) or b"null")))
+            sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            platform.posted.append((urlsplit(self.path).path, json.loads(sent or b"null")))
             self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:

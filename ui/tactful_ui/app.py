@@ -10,7 +10,20 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, federated, models, overview, released, system
+from tactful_ui.views import (
+    coupons,
+    demo,
+    experiments,
+    federated,
+    items,
+    models,
+    operations,
+    overview,
+    released,
+    rollouts,
+    try_recommendation,
+    tuner,
+)
 
 
 def main() -> None:
@@ -39,10 +52,16 @@ def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("items", _("Items"), "inventory_2", items.page),
+        _page("try", _("Try"), "play_arrow", try_recommendation.page),
+        _page("experiments", _("Experiments"), "science", experiments.page),
+        _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
+        _page("tuner", _("Tuner"), "tune", tuner.page),
+        _page("coupons", _("Coupons"), "loyalty", coupons.page),
         _page("models", _("Models"), "model_training", models.page),
         _page("federated", _("Federated"), "devices", federated.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
-        _page("system", _("System"), "dns", system.page),
+        _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
 

@@ -145,6 +145,8 @@ class Endpoint:
     scope: str | None = None
     # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
+    # whether keys with the scope ``analyst`` may call it, too: nothing in it is about people
+    analyst: bool = False
     # whether programs that others have written call it: keys as the user name of Basic
     # authentication or as the query parameter `secret`, and bodies that gzip has compressed
     foreign: bool = False
@@ -409,7 +411,8 @@ class Resource:
 
 def _allowed(key: ApiKey, endpoint: Endpoint) -> ApiKey:
     """Return the key of a caller who may call an endpoint, or raise `ProblemError`."""
-    if endpoint.scope != ANY_KEY and not key.allows(endpoint.scope or "admin"):
+    analyst = endpoint.analyst and key.allows("analyst")
+    if endpoint.scope != ANY_KEY and not analyst and not key.allows(endpoint.scope or "admin"):
         raise ProblemError("missing_scope", f"this needs a key with the scope {endpoint.scope!r}")
     return key
 

@@ -141,6 +141,7 @@ def _operation(
         operation["description"] = endpoint.details
     if endpoint.scope is not None:
         scopes = [endpoint.scope, *([browser.SCOPE] if endpoint.browser else [])]
+        scopes += ["analyst"] if endpoint.analyst else []
         operation["security"] = [
             {scheme: [] if scope == ANY_KEY else [scope]}
             for scope in scopes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
+from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
@@ -22,9 +23,11 @@ from tactful.http.common import (
     stored,
 )
 from tactful.http.coupons import COUPON_ENDPOINTS
+from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.federated import FEDERATED_ENDPOINTS
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
@@ -32,6 +35,7 @@ from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.trials import TRIAL_ENDPOINTS
 from tactful.http.tuner import TUNER_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
@@ -149,7 +153,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+
+
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+    """Count a recommendation that is shown to somebody now."""
+    if request.as_of is None and request.timestamp is None:
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -160,6 +171,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -285,6 +297,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=Upserted,
     ),
     *IMPORT_ENDPOINTS,
+    *DEAD_LETTER_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -312,6 +325,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RecommendBatch,
         problems=("invalid", "not_ready"),
     ),
+    *TRIAL_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -340,6 +354,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
@@ -368,6 +383,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
+    *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

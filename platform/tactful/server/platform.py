@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -27,12 +28,14 @@ from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
+from tactful.errors import StorageError
 from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
+from tactful.experiments.worth import Worth
 from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
@@ -61,6 +64,7 @@ from tactful.schemas.users import (
     PersonMatches,
     UserFeatures,
 )
+from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
 from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
@@ -113,6 +117,8 @@ class Platform:
         imports: imports of files.
         accesses: accesses to the data of users.
         audit: all changes and accesses.
+        hash_secret: key of the hashes in place of ids, new at each start.
+        redriving: held while dead letters are sent again.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -134,10 +140,12 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         started_at: time of the start, epoch milliseconds.
+        alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
@@ -164,6 +172,8 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
+        self.redriving = asyncio.Lock()
+        self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.statistics = resources.statistics
@@ -205,6 +215,14 @@ class Platform:
                 self.coupons.left,
                 clock=clock,
             )
+        self.worth = Worth(
+            installation.metadata,
+            outcomes,
+            holdout=settings.recommend.holdout,
+            epsilon=settings.recommend.holdout_epsilon,
+            clock=clock,
+            charge=self._charge,
+        )
         self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
@@ -267,6 +285,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
@@ -322,11 +341,18 @@ class Platform:
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
         await self.model_commands.stop()
+        await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
+
+    def _end_alerts(self) -> None:
+        try:
+            self.alerts.close()
+        except StorageError as error:
+            logger.warning("the state of alerts was not saved: %s", error)
 
     def close(self) -> None:
         """Close all stores, as they are."""

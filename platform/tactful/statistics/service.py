@@ -72,6 +72,11 @@ class PrivateStatistics:
         }
         self._means = {definition.name: definition for definition in counter.means}
 
+    @property
+    def counts(self) -> Collection[StatisticDefinition]:
+        """Definitions of the counts and sums, without the means."""
+        return tuple(self._definitions)
+
     def index(self) -> StatisticsIndex:
         """Return what is published."""
         return StatisticsIndex(

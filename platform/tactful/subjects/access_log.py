@@ -17,6 +17,9 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
+EVERYBODY = "*"
+"""Name in the trail for a look at the events of all users: `letters` or `stream`."""
+
 _table = person_accesses.c
 
 Access = Literal[
@@ -29,8 +32,11 @@ Access = Literal[
     "timeline",
     "devices",
     "recommendations",
+    "try",
+    "letters",
+    "stream",
 ]
-"""Kinds of access to the data of a user."""
+"""Kinds of access to the data of a user, the last two to those of all users."""
 
 
 class AccessLog:

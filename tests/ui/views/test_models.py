@@ -150,11 +150,11 @@ def test_failures_are_explained(open_page: Open, shop: FakePlatform) -> None:
 
 def test_a_promotion_needs_a_reason_and_is_sent(open_page: Open, shop: FakePlatform) -> None:
     page = press(opened(open_page), "Promote")
-    assert "Give a reason" in words(page) and not shop.sent
+    assert "Give a reason" in words(page) and not shop.posted
     shop.answer("/v1/models/promote", {"version": "3", "previous": "2"})
     fill(page, "Reason of the promotion", " better carts ")
     page = press(page, "Promote")
-    assert shop.sent == [("/v1/models/promote", {"version": "3", "reason": "better carts"})]
+    assert shop.posted == [("/v1/models/promote", {"version": "3", "reason": "better carts"})]
     assert "Version 3 is the champion." in words(page)
 
 
@@ -164,16 +164,16 @@ def test_a_refused_rollback_says_why(open_page: Open, shop: FakePlatform) -> Non
     page = opened(open_page)
     fill(page, "Reason of the rollback", "fewer clicks")
     assert "a rollout compares the champion" in words(press(page, "Roll back"))
-    assert shop.sent == [("/v1/models/rollback", {"reason": "fewer clicks"})]
+    assert shop.posted == [("/v1/models/rollback", {"reason": "fewer clicks"})]
 
 
 def test_a_training_is_started_and_watched(open_page: Open, shop: FakePlatform) -> None:
     running = {"running": True, "stage": "fit", "progress": 0.4}
-    shop.answer("/v1/models/train", lambda query: running if shop.sent else IDLE)
+    shop.answer("/v1/models/train", lambda query: running if shop.posted else IDLE)
     page = opened(open_page)
     fill(page, "Reason of the training", "new items")
     page = press(page, "Train now")
-    assert shop.sent == [("/v1/models/train", {"reason": "new items", "promote": False})]
+    assert shop.posted == [("/v1/models/train", {"reason": "new items", "promote": False})]
     assert not any(it.label == "Train now" for it in page.button)
     shop.answer("/v1/models/train", IDLE | {"error": "too little to learn from"})
     page.run()
