@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from tactful.client.routes import federated as routes
-from tactful.schemas.federated import (
+from tactful.client.routes.federated import (
     FederatedRound,
     FederatedRounds,
     FederatedRun,

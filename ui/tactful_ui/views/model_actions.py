@@ -8,8 +8,7 @@ import streamlit as st
 
 from tactful.client import Request
 from tactful.client.routes import models as routes
-from tactful.schemas.models import ModelVersions, TrainingState
-from tactful.schemas.reports import ModelChanges
+from tactful.client.routes.models import ModelChanges, ModelVersions, TrainingState
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError

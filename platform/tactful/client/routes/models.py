@@ -7,6 +7,7 @@ from typing import Any
 from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.models import (
+    ModelVersion,
     ModelVersionDetails,
     ModelVersions,
     Promoted,
@@ -16,6 +17,22 @@ from tactful.schemas.models import (
     TrainRequest,
 )
 from tactful.schemas.reports import ModelChanges
+
+__all__ = [
+    "ModelChanges",
+    "ModelVersion",
+    "ModelVersionDetails",
+    "ModelVersions",
+    "TrainingState",
+    "in_use",
+    "log",
+    "promote",
+    "roll_back",
+    "train",
+    "training",
+    "version",
+    "versions",
+]
 
 
 def in_use() -> Request[dict[str, Any]]:
