@@ -10,7 +10,7 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import (alerts, coupons, data, demo, experiments, items, operations, overview, people, privacy, released, rollouts, try_recommendation, tuner)
+from tactful_ui.views import (alerts, coupons, data, demo, experiments, federated, items, models, operations, overview, people, privacy, released, rollouts, try_recommendation, tuner)
 
 
 def main() -> None:
@@ -47,9 +47,11 @@ def _pages() -> list[st.Page]:
         _page("experiments", _("Experiments"), "science", experiments.page),
         _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
         _page("tuner", _("Tuner"), "tune", tuner.page),
+        _page("models", _("Models"), "model_training", models.page),
         _page("coupons", _("Coupons"), "loyalty", coupons.page),
         _page("privacy", _("Privacy"), "shield_lock", privacy.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("federated", _("Federated"), "hub", federated.page),
         _page("alerts", _("Alerts"), "notifications", alerts.page),
         _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
