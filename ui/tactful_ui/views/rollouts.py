@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful.client.messages import RolloutDetails, RolloutInfo, Step
+from tactful.client.messages import RolloutDetails, RolloutInfo, Source, Step
 from tactful.client.routes import experiments as routes
 from tactful_ui.components import formats, readouts, shell, tables, times
 from tactful_ui.components.words import text as _
@@ -189,12 +189,13 @@ def _actions(chosen: RolloutInfo) -> None:
 
 def _effects(chosen: RolloutInfo, *, admin: bool) -> None:
     st.subheader(_("Effects"), anchor=False)
-    source = None
+    source: Source | None = None
+    sources: list[Source] = ["exact", "released"]
     if admin:
         words = {"exact": _("exact"), "released": _("released with noise")}
         source = st.segmented_control(
             _("Numbers"),
-            ["exact", "released"],
+            sources,
             format_func=words.__getitem__,
             key=f"source-{chosen.key}",
             default=None,
