@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from tests.ui.server import FakePlatform, running
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("demo", "released", "system")
+PAGES = ("demo", "released")
 
 Open = Callable[..., AppTest]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tactful.config.alerts import AlertSettings
 from tactful.config.engine import EngineSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
@@ -75,6 +76,7 @@ class Settings:
     coupons: CouponSettings = field(default_factory=CouponSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property

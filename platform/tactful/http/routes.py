@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
+from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
@@ -32,6 +33,8 @@ from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
@@ -152,7 +155,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+
+
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+    """Count a recommendation that is shown to somebody now."""
+    if request.as_of is None and request.timestamp is None:
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -163,6 +173,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -362,6 +373,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ITEM_ENDPOINTS,
     *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
@@ -406,6 +419,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
+    *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

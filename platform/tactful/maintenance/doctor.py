@@ -43,7 +43,7 @@ from tactful_streaming.rules.rules import load_rules
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
 
-_EXTRAS = ("federated", "dashboard", "kafka", "redis", "mysql", "demo")
+_EXTRAS = ("federated", "dashboard", "terminal", "kafka", "redis", "mysql", "demo")
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0

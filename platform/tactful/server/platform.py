@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +28,7 @@ from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
+from tactful.errors import StorageError
 from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
@@ -57,10 +58,12 @@ from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
+    FeatureMeaning,
     PersonExport,
     PersonMatches,
     UserFeatures,
 )
+from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
 from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
@@ -73,6 +76,7 @@ from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
+from tactful.subjects.history import meanings
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -84,6 +88,7 @@ from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.log.event_log import EventLog
 
@@ -141,6 +146,7 @@ class Platform:
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         started_at: time of the start, epoch milliseconds.
+        alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
@@ -171,6 +177,7 @@ class Platform:
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
+        self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.rollouts = resources.rollouts
@@ -278,6 +285,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
@@ -332,11 +340,18 @@ class Platform:
         self._background.cancel()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
+
+    def _end_alerts(self) -> None:
+        try:
+            self.alerts.close()
+        except StorageError as error:
+            logger.warning("the state of alerts was not saved: %s", error)
 
     def close(self) -> None:
         """Close all stores, as they are."""
@@ -400,7 +415,18 @@ class Platform:
         with self.lock:
             features = self.backend.source.read("user", user, time)
             position = self.position
-        return UserFeatures(user_id=user, at=time, position=position, features=dict(features))
+        return UserFeatures(
+            user_id=user,
+            at=time,
+            position=position,
+            features=dict(features),
+            meanings=self._meanings,
+        )
+
+    @cached_property
+    def _meanings(self) -> list[FeatureMeaning]:
+        """What the features of users compute."""
+        return meanings(load_definitions(self.settings.features))
 
     def export(self, user: str) -> PersonExport:
         """Return everything that is stored about a user; called in a thread.

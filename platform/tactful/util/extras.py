@@ -8,6 +8,7 @@ from collections.abc import Iterable
 EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair"),
+    "terminal": ("textual",),
     "kafka": ("confluent_kafka",),
     "redis": ("redis",),
     "mysql": ("pymysql",),

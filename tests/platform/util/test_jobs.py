@@ -109,7 +109,7 @@ def test_old_jobs_go_but_the_last_success_of_a_kind_stays(
 
 def test_readers_never_see_a_torn_file(tmp_path: Path) -> None:
     stop = threading.Event()
-    seen = []
+    seen: list[str] = []
 
     def read() -> None:
         while not stop.is_set():

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from tests.platform.support import wait_until
 from tests.ui import sample
+from tests.ui.machine import job, metrics, system
 from tests.ui.server import FakePlatform
 
 from benchmarks.browser import browser
@@ -23,15 +24,15 @@ pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
 
 
 @contextmanager
-def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
-    """The dashboard's address; it is served until the block ends."""
-    port = free_port()
+def dashboard(url: str, folder: Path, *, port: int = 0) -> Iterator[str]:
+    """The address of the dashboard of the server at `url`; it is served until the block ends."""
+    port = port or free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ENTRY)]
     command += ["--server.headless=true", f"--server.port={port}"]
     log = folder / "streamlit.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": fake.url}
+            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": url}
         )
         address = f"http://127.0.0.1:{port}"
 
@@ -60,12 +61,15 @@ def test_live_demo_and_dark_charts(fake: FakePlatform, tmp_path: Path, chromium_
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     report = sample.report()
     report["verdict"] += " [click](https://example.org) <i id=planted>x</i>"
-    with dashboard(fake, tmp_path) as address, browser(chromium_path, tmp_path / "profile") as page:
-        page.open(address, height=2900)
+    with (
+        dashboard(fake.url, tmp_path) as address,
+        browser(chromium_path, tmp_path / "profile") as page,
+    ):
+        page.open(f"{address}/demo", height=2900)
         page.wait_for(says("train the ranker · 40 %"))
         fake.publish(demo=report)
         page.wait_for(says("0.412 [0.397, 0.427]"))
-        page.wait_for("document.querySelectorAll('.marks').length == 8")
+        page.wait_for("document.querySelectorAll('.marks').length == 9")
         page.wait_for(f"!{says('train the ranker · 40 %')}")
         page.wait_for(says("beats every baseline"))
         page.wait_for(says("[click](https://example.org) <i id=planted>x</i>"))
@@ -86,9 +90,12 @@ def test_live_demo_and_dark_charts(fake: FakePlatform, tmp_path: Path, chromium_
         background = read(dark).getpixel((1390, 600))
         assert isinstance(background, tuple) and max(background) < 64
         assert_drawn(dark, (1400, 1300), background=background, mark=(0x56, 0xB4, 0xE9))
-        page.open(f"{address}/system", height=1300)
-        page.wait_for(says("replay and ask"))
-        page.wait_for(says("3.11.7"))
+        fake.answer("/v1/system", system())
+        fake.answer("/v1/metrics", metrics)
+        fake.answer("/v1/jobs", {"jobs": [job("training", "running")], "next_cursor": None})
+        page.open(f"{address}/operations", height=2200)
+        page.wait_for(says("All checks pass"))
+        page.wait_for("document.querySelectorAll('.marks').length == 3")
 
 
 def read(path: Path) -> Image.Image:

@@ -61,7 +61,6 @@ def test_no_report_names_the_demo(open_page: Open) -> None:
     said = asked(open_page("demo"))
     assert "no report yet" in said and "scripts/demo" in said
     assert "No statistic has been released yet" in asked(open_page("released"))
-    assert "not in this report yet" in asked(open_page("system"))
 
 
 # The demo page.
@@ -77,7 +76,7 @@ def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlat
         "|0f3c9a7be1d24c55|Real: nothing.|took 3 min 41 s|4,213 questions"
     )
     assert [text for text in results.split("|") if text not in said] == []
-    assert len(charts(page)) == 8
+    assert len(charts(page)) == 9
     assert not page.get("progress")
     assert "not in this report yet" not in said
 
@@ -87,7 +86,7 @@ def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: Fake
     page = open_page("demo")
     (bar,) = page.get("progress")
     assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 % of this stage")
-    assert asked(page).count("not in this report yet") == 6
+    assert asked(page).count("not in this report yet") == 8
     fake.publish(demo=sample.report())
     page.run()
     assert not page.get("progress")
@@ -207,25 +206,3 @@ def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatf
     assert "**DAIRY** (events per pane, UTC): 72 of 72 intervals exclude zero" in said
     assert "**BAKED GOODS** (events per pane, UTC): 0 of 72 intervals exclude zero" in said
     assert "noise would make about 4 do so" in said
-
-
-# The system page.
-
-
-def test_system_shows_health_models_and_environment(open_page: Open, fake: FakePlatform) -> None:
-    fake.publish(demo=sample.report())
-    fake.answer("/v1/models", {"champion": {"version": "3", "trained_until": 1614556800000}})
-    page = open_page("system")
-    said = asked(page)
-    for expected in ("State: ready", "engine", "champion.version", "3.11.7", "Version: 0.1.0"):
-        assert expected in said
-    assert "2021-03-01 00:00 UTC" in said
-    assert "replay and ask 88.1" in descriptions(page)[0]
-
-
-def test_system_says_why_the_server_is_not_ready(open_page: Open, fake: FakePlatform) -> None:
-    problem = {"title": "Not ready", "status": 503, "detail": "engine: catching up"}
-    fake.answer("/readyz", problem, 503)
-    said = asked(open_page("system"))
-    assert "State: not ready" in said and "catching up" in said
-    assert "No ranking model is in use yet" in said

@@ -29,6 +29,7 @@ def _draw(report: Report) -> None:
     _model(report.model)
     _statistics(report.statistics)
     _real_and_simulated(report.real_and_simulated)
+    _machine(report)
 
 
 def _progress(report: Report) -> None:
@@ -226,3 +227,19 @@ def _real_and_simulated(lines: tuple[str, ...]) -> None:
         shell.pending("List of real and simulated parts")
         return
     st.markdown("\n".join(f"- {formats.plain(line)}" for line in lines))
+
+
+def _machine(report: Report) -> None:
+    """Draw the time of each stage, and the machine of the run."""
+    st.subheader("Timings", anchor=False)
+    if report.timings:
+        chart = charts.bars(report.timings, "Time by stage (seconds)", shell.palette())
+        st.altair_chart(chart, width="stretch")
+    else:
+        shell.pending("Timings by stage")
+    st.subheader("Environment", anchor=False)
+    if report.environment:
+        names, values = (map(formats.plain, part) for part in zip(*report.environment, strict=True))
+        st.table({"Environment": list(names), "Value": list(values)}, hide_index=True)
+    else:
+        shell.pending("The environment of the run")

@@ -27,7 +27,7 @@ from tactful_ui.errors import SourceError
 
 _CHANNEL_COUNT = 10
 _EXPLAINED = 10
-_TRIAL = "trial"
+_TRIAL = "answer of the trial"
 _TYPES = ("view", "click", "add_to_cart", "purchase", "rating", "dislike", "hide")
 
 
@@ -108,7 +108,7 @@ def _person(who: str) -> tuple[MadeUpPerson | None, dict[str, Any]]:
         ),
     }
     first = st.session_state.get("made_up_events")
-    empty: dict[str, list[Any]] = {"item_id": [], "type": [], "minutes_ago": []}
+    empty: dict[str, list[Any]] = {"item_id": [""], "type": ["view"], "minutes_ago": [0]}
     rows = st.data_editor(
         first or empty,
         num_rows="dynamic",

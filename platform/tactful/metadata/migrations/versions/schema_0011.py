@@ -8,7 +8,7 @@ from alembic import op
 from tactful.metadata.migrations import TABLE_OPTIONS
 
 revision = "0011"
-down_revision = "0013"
+down_revision = "0010"
 
 
 def upgrade() -> None:
