@@ -105,11 +105,16 @@ def _state(chosen: RolloutInfo, details: RolloutDetails | None) -> None:
     share.metric(_("Share of the people"), formats.percent(chosen.share), border=True)
     stage.metric(_("Stage"), str(chosen.stage + 1), border=True)
     st.caption(_("Change: {change}", change=formats.plain(str(chosen.change))))
+    if chosen.stages:
+        steps = [formats.percent(share, 0) for share in chosen.stages]
+        if chosen.state in ("canary", "held"):
+            steps[chosen.stage] = f"**{steps[chosen.stage]}**"
+        st.markdown(_("Stages: {stages}", stages=" → ".join(steps)))
     if details is None:
         return
     if details.reason:
         st.info(formats.plain(details.reason), icon=":material/hourglass:")
-    if details.history and chosen.state in ("rolled back", "decided", "held"):
+    if details.history and chosen.state in ("rolled back", "decided"):
         last = details.history[-1]
         st.markdown(
             _(
