@@ -299,3 +299,4 @@ def test_the_command_and_the_record_say_the_same(tmp_path: Path, clock: Clock) -
         assert wrong.exit_code == 2 and "there are cheaper, ranking" in wrong.stderr
         assert run("cheaper", "--stage", "4").exit_code == 2
         assert "too few data" in run("ranking").stdout
+        assert "nobody is held out" in run("permanent-holdout").stdout
