@@ -99,6 +99,9 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
             platform.posted.append((urlsplit(self.path).path, json.loads(sent or b"null")))
             self.do_GET()
 
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output quiet."""
 
