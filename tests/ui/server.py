@@ -108,6 +108,7 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
             platform.put.append((urlsplit(self.path).path, json.loads(sent or b"null")))
         def do_DELETE(self) -> None:
             platform.deleted.append(urlsplit(self.path).path)
+        def do_DELETE(self) -> None:
             self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
