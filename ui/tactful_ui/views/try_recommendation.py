@@ -20,7 +20,7 @@ from tactful.client.messages import (
     TriedVariant,
 )
 from tactful.client.routes import recommend as routes
-from tactful_ui.components import contributions, formats, shell, tables, times
+from tactful_ui.components import charts, contributions, formats, shell, tables, times
 from tactful_ui.components import items as cards
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
@@ -188,9 +188,11 @@ def _way(place: Any, ways: Mapping[str, TrialVariant], number: int) -> TrialVari
 
 def _draw(trial: Trial) -> None:
     st.caption(_("Answered for {at}.", at=times.moment(trial.at)))
-    for place, tried in zip(st.columns(len(trial.variants)), trial.variants, strict=True):
+    places = st.columns(len(trial.variants))
+    for number, (place, tried) in enumerate(zip(places, trial.variants, strict=True)):
         with place:
             _recommendation(tried, trial.items, wide=len(trial.variants) == 1)
+            tables.download(_rows(tried, trial.items), f"recommendation {number + 1}")
     st.subheader(_("What each recall channel alone proposes"), anchor=False)
     for number, tried in enumerate(trial.variants):
         if number and tried.channels == trial.variants[0].channels:
@@ -198,6 +200,23 @@ def _draw(trial: Trial) -> None:
         if len(trial.variants) > 1:
             st.markdown(f"**{formats.plain(_name(tried))}**")
         _channels(tried, trial.items, number)
+
+
+def _rows(tried: TriedVariant, items: Mapping[str, CatalogueItem]) -> list[dict[str, Any]]:
+    """Return one row for each item, with the contribution of every feature."""
+    explanation = tried.recommendation.explanation
+    explained = {it.item_id: it for it in (explanation.items if explanation else [])}
+    return [
+        {
+            "place": place,
+            "item_id": item.item_id,
+            "title": cards.title_of(item.item_id, items),
+            "channel": item.channel,
+            "score": item.score,
+        }
+        | ((explained[item.item_id].contributions or {}) if item.item_id in explained else {})
+        for place, item in enumerate(tried.recommendation.items, start=1)
+    ]
 
 
 def _name(tried: TriedVariant) -> str:
@@ -245,7 +264,8 @@ def _why(item: ExplainedItem | None, *, drawn: bool) -> None:
         return
     if drawn:
         title = _("Contributions to the score")
-        st.altair_chart(contributions.chart(rows, title, shell.palette()), width="stretch")
+        chart = contributions.chart(rows, title, shell.palette())
+        charts.draw(chart, f"contributions to {item.item_id}" if item is not None else title)
     else:
         said = ", ".join(f"{name} {formats.signed(value, 2)}" for name, value in rows[:3])
         st.caption(formats.plain(said))
