@@ -17,6 +17,8 @@ from tactful_ui.views import (
     items,
     operations,
     overview,
+    people,
+    privacy,
     released,
     rollouts,
     try_recommendation,
@@ -36,6 +38,7 @@ def main() -> None:
             _who(shell.reader())
         except SourceError as failure:
             refused = failure
+            _way_out()
         words.choose()
         times.choose()
         st.caption(_("Server `{url}`", url=shell.settings().url))
@@ -51,11 +54,13 @@ def _pages() -> list[st.Page]:
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
         _page("items", _("Items"), "inventory_2", items.page),
+        _page("people", _("People"), "group", people.page),
         _page("try", _("Try"), "play_arrow", try_recommendation.page),
         _page("experiments", _("Experiments"), "science", experiments.page),
         _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
         _page("tuner", _("Tuner"), "tune", tuner.page),
         _page("coupons", _("Coupons"), "loyalty", coupons.page),
+        _page("privacy", _("Privacy"), "shield_lock", privacy.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
         _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
@@ -85,6 +90,14 @@ def _page(
 def _who(reader: shell.Reader) -> None:
     """Draw who reads, and the way out."""
     st.caption(_("Signed in as {name}", name=reader.name))
+    _way_out()
+    if shell.shares_a_key():
+        with st.popover(_("Sign in"), icon=":material/login:"):
+            shell.sign_in()
+
+
+def _way_out() -> None:
+    """Draw the button of a reader who has signed in."""
     if shell.signed_in() and st.button(_("Sign out"), icon=":material/logout:"):
         shell.sign_out()
         st.rerun()

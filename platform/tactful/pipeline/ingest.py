@@ -13,6 +13,7 @@ import collections
 import functools
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -362,7 +363,11 @@ class EventIngest:
     def _write(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
         payloads = [encode_entry(entry, self._backend.format) for entry in entries]
         keys = [route_key(entry) for entry in entries]
+        began = time.perf_counter()
         written = asyncio.ensure_future(self._backend.commit.append_keyed(payloads, keys))
+        written.add_done_callback(
+            lambda written: self._metrics.stage("log", time.perf_counter() - began)
+        )
         self._writing[written] = now = self._clock()
         self.unwritten_since = self.unwritten_since or now
         return written

@@ -157,6 +157,8 @@ class Recommender:
         load_gather()
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
+        # called with the name and the seconds of each step of a request
+        self.observe: Callable[[str, float], None] | None = None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
@@ -184,12 +186,21 @@ class Recommender:
 
         Call the returned function once, before the next request.
         """
+        watch, observe = self._options.stopwatch, self.observe
         with self._changing:
             state = self._begin(request, now)
+            began = watch()
             self._recall(state)
+            recalled = watch()
             self._rank(state)
+            ranked = watch()
             self._arrange(state)
+            arranged = watch()
             answer = self._response(state)
+        if observe is not None:
+            observe("recall", recalled - began)
+            observe("rank", ranked - recalled)
+            observe("arrange", arranged - ranked)
         logged = bool(len(state.arrangement.order)) and not request.items
         return answer, partial(self._encode, state, answer) if logged else None
 

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from typing import Any
 
@@ -58,6 +58,7 @@ from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
+    FeatureMeaning,
     PersonExport,
     PersonMatches,
     UserFeatures,
@@ -75,6 +76,7 @@ from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
+from tactful.subjects.history import meanings
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -86,6 +88,7 @@ from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.log.event_log import EventLog
 
@@ -174,6 +177,7 @@ class Platform:
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
+        self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.rollouts = resources.rollouts
@@ -411,7 +415,18 @@ class Platform:
         with self.lock:
             features = self.backend.source.read("user", user, time)
             position = self.position
-        return UserFeatures(user_id=user, at=time, position=position, features=dict(features))
+        return UserFeatures(
+            user_id=user,
+            at=time,
+            position=position,
+            features=dict(features),
+            meanings=self._meanings,
+        )
+
+    @cached_property
+    def _meanings(self) -> list[FeatureMeaning]:
+        """What the features of users compute."""
+        return meanings(load_definitions(self.settings.features))
 
     def export(self, user: str) -> PersonExport:
         """Return everything that is stored about a user; called in a thread.

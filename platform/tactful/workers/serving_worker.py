@@ -115,6 +115,7 @@ class ServingWorker:
         self.tokens = open_tokens(settings, clock=clock)
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
+        recommender.observe = self.metrics.stage
         self._source = source
         self._client = client
         self._refresh_client = refresh_client

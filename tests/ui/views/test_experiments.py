@@ -34,6 +34,7 @@ def shop(fake: FakePlatform) -> FakePlatform:
     fake.answer("/v1/experiments/ranking/readout", {**read_out, "key": "ranking", "stage": None})
     fake.answer("/v1/experiments/plan", example("/v1/experiments/plan", "POST"))
     fake.answer("/v1/experiments/cheaper-first/hold", details)
+    fake.answer("/v1/worth", example("/v1/worth"))
     fake.answer("/v1/tuner", example("/v1/tuner"))
     fake.answer("/v1/coupons", example("/v1/coupons"))
     fake.answer("/v1/coupons/abandoned-cart", example("/v1/coupons/{name}"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from tactful.client.messages import ReadOutMessage
 from tactful.client.routes import alerts, experiments, operations
 from tactful_ui.components import formats, readouts, shell, times
 from tactful_ui.components.words import text as _
@@ -130,7 +131,7 @@ def _steps_or_worth(reader: shell.Reader) -> None:
     shell.section(title, lambda: shell.ask(experiments.worth()), _worth)
 
 
-def _worth(found: experiments.ReadOutMessage) -> None:
+def _worth(found: ReadOutMessage) -> None:
     if found.effects:
         readouts.draw(found, "worth")
         return
