@@ -101,6 +101,7 @@ class _RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+    tried: bool = False  # whether it is only tried out, so that its id needs no signature
 
     @property
     def only_common(self) -> CommonItems | None:
@@ -250,6 +251,7 @@ class Recommender:
             if options.model:
                 request = self._ranked_by_model(request)
             state = self._begin(request, now, options.person)
+            state.tried = True
             if options.model:
                 state.drawn = replace(state.drawn, model=options.model)
             self._recall(state)
@@ -439,7 +441,7 @@ class Recommender:
     def _new_id(self, state: _RequestState) -> str:
         """Make the id of a recommendation, signed for its user and arms."""
         random, ids, drawn = self._options.new_id(), self._options.ids, state.assignment
-        if ids is None:
+        if ids is None or state.tried:
             return random
         arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
         arms |= state.drawn.to_log_fields()
