@@ -10,7 +10,24 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import (alerts, coupons, data, demo, experiments, federated, items, models, operations, overview, people, privacy, released, rollouts, try_recommendation, tuner)
+from tactful_ui.views import (
+    alerts,
+    coupons,
+    data,
+    demo,
+    experiments,
+    federated,
+    items,
+    models,
+    operations,
+    overview,
+    people,
+    privacy,
+    released,
+    rollouts,
+    try_recommendation,
+    tuner,
+)
 
 
 def main() -> None:
