@@ -70,7 +70,7 @@ class TunerReports:
         self._fresh: FreshValues[list[TunerInfo]] = FreshValues(_FRESH_MS, clock)
 
     def all(self, *, days: float, exact: bool) -> list[TunerInfo]:
-        """Report all tuners, by key of the rollout; outcomes of users only if `exact`.
+        """Report all tuners, by key of the rollout; nothing of the log unless `exact`.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -105,7 +105,8 @@ class TunerReports:
             trained_in=manifest.trained_in,
             noise=manifest.noise,
             weights=weight_ranges(tuner, now),
-            series=self._series(stored.key, since, now),
+            # A mean of one hour may be that of a single user.
+            series=self._series(stored.key, since, now) if exact else [],
             figures=manifest.figures,
             verdict=read_verdict(directory) if exact else None,
             regret=regret,
