@@ -42,8 +42,8 @@ TUNER_ENDPOINTS: tuple[Endpoint, ...] = (
         "List the tuners of rollouts",
         _get_tuners,
         details=(
-            "Bounds and present weights of each tuner. `admin` also gets the weights over time, the "
-            "verdict of its evaluation, and its regret against the best fixed weights near its "
+            "Bounds and present weights of each tuner. `admin` also gets the weights over time, "
+            "the verdict of its evaluation, and its regret against the best fixed weights near its "
             "own, by an off-policy estimate. That reads the log, at most once a minute."
         ),
         scope="analyst",
