@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tactful.schemas.readouts import ArmLevel, Bounds, Effect, RatioCheck, ReadOutMessage
+from tactful.schemas.experiments.readouts import (
+    ArmLevel,
+    Bounds,
+    Effect,
+    RatioCheck,
+    ReadOutMessage,
+)
 from tests.platform.client.test_frames import cell, page
 
 from tactful.client.plots import effects, learning_curve, released
