@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.platform.client.test_frames import cell, page
+
+from tactful.client.plots import effects, learning_curve, released
 from tactful.schemas.experiments.readouts import (
     ArmLevel,
     Bounds,
@@ -11,9 +14,6 @@ from tactful.schemas.experiments.readouts import (
     RatioCheck,
     ReadOutMessage,
 )
-from tests.platform.client.test_frames import cell, page
-
-from tactful.client.plots import effects, learning_curve, released
 
 
 def values(chart: Any) -> list[dict[str, Any]]:
