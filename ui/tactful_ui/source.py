@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
 from tactful.client import Client, Request, with_scheme
+from tactful.schemas.live import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
     NoReport,
@@ -82,6 +83,13 @@ class ReportSource:
     def run(self, request: Request[T]) -> T:
         """Send a request of `tactful.client.routes`."""
         return _call(lambda: self._client.run(request))
+
+    def follow(self) -> Iterator[LiveMessage]:
+        """Yield what comes at the server, once a second, until it ends the stream."""
+        try:
+            yield from self._client.follow()
+        except Exception as error:
+            raise _translated(error) from error
 
     def health(self) -> Health:
         """Return readiness, version and checks of the server."""

@@ -148,8 +148,11 @@ async def _post_redrive(platform: Platform, call: Call) -> Reply:
     )
     path = platform.settings.storage.data / "dead-letters" / _PROGRESS
 
+    by = caller_of(call)
+
     def send() -> Redriven:
         rules = request.rules or sorted({letter.rule for _, letter in letters.read()})
+        platform.audit.record_change(by, "letters.redrive", ", ".join(rules))
         restart, most = request.restart, request.most
         return redrive(sender, letters, path, rules, restart=restart, most=most)
 

@@ -92,7 +92,13 @@ async def _get_undo(platform: Platform, call: Call) -> Reply:
 async def _delete_import(platform: Platform, call: Call) -> Reply:
     if problem := platform.undo_problem():
         raise ProblemError("invalid", problem)
-    undo = partial(platform.imports.request_undo, call.path["import_id"], by=caller_of(call))
+    import_id, by = call.path["import_id"], caller_of(call)
+
+    def undo() -> Import | None:
+        platform.audit.record_change(by, "import.undo", import_id)
+        return platform.imports.request_undo(import_id, by=by)
+
+    _known(await _find(platform, call))
     return json_reply(_known(await stored(undo, _UNAVAILABLE)), 202)
 
 
@@ -121,6 +127,8 @@ async def _post_preview(platform: Platform, call: Call) -> Reply:
 
 async def _post_start(platform: Platform, call: Call) -> Reply:
     found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
+    note = partial(platform.audit.record_change, caller_of(call), "import.start", found.id)
+    await stored(note, _UNAVAILABLE)
     await platform.uploads.begin(found.id, mapping)
     return json_reply(found, 202)
 

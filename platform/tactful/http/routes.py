@@ -34,12 +34,9 @@ from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.live import LIVE_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
-<<<<<<< HEAD
-from tactful.http.quality import QUALITY_ENDPOINTS
-=======
 from tactful.http.people import PEOPLE_ENDPOINTS
 from tactful.http.privacy import PRIVACY_ENDPOINTS
->>>>>>> dfd785bf1c6ae8a126302371e11fdd78ef5c2c63
+from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS

@@ -11,6 +11,7 @@ from tactful.schemas.quality import Quality
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
+from tactful_ui.views import live_events, upload
 
 _PREVIEWED = "undo_preview"
 _DONE = "data_done"
@@ -33,9 +34,14 @@ def page() -> None:
         return
     if done := st.session_state.pop(_DONE, ""):
         st.success(done, icon=":material/check:")
-    imports, aside, quality = st.tabs([_("Imports"), _("Set aside"), _("Quality")])
+    imports, live, aside, quality = st.tabs([_("Imports"), _("Live"), _("Set aside"), _("Quality")])
     with imports:
+        st.subheader(_("Import a file"), anchor=False)
+        upload.draw()
         shell.section(_("Imports"), lambda: shell.ask(routes.imports()), _imports)
+    with live:
+        st.subheader(_("Newest events"), anchor=False)
+        live_events.draw()
     with aside:
         shell.section(_("Rules"), lambda: shell.ask(routes.rules()), _rules)
     with quality:
