@@ -121,7 +121,7 @@ async def _put_file(platform: Platform, call: Call) -> Reply:
 
 async def _post_preview(platform: Platform, call: Call) -> Reply:
     found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
-    preview = partial(platform.uploads.preview, found.id, mapping)
+    preview = partial(platform.uploads.preview, found.id, found.name, mapping)
     return json_reply(await stored(preview, "the file cannot be read now"))
 
 

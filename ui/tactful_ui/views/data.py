@@ -53,12 +53,14 @@ def page() -> None:
 
 
 def _imports(found: Imports) -> None:
-    if not found.imports:
+    # A file that was only previewed has brought nothing.
+    imports = [each for each in found.imports if each.accepted or each.refused or each.ended_at]
+    if not imports:
         st.info(_("**Nothing was imported yet.** To import a file:"), icon=":material/upload_file:")
         st.code(f"tactful import events.csv --url {shell.settings().url}", language="bash")
         return
-    tables.show([_row(each) for each in found.imports], "imports")
-    undoable = [each for each in found.imports if each.undo is None]
+    tables.show([_row(each) for each in imports], "imports")
+    undoable = [each for each in imports if each.undo is None]
     if undoable:
         _undo(undoable)
 

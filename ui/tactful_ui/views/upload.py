@@ -15,7 +15,7 @@ from tactful_ui.components.words import text as _
 from tactful_ui.errors import BadAnswer, SourceError
 
 _PART = 1024 * 1024
-_UPLOAD, _STARTED = "upload", "started_import"
+_UPLOAD, _STARTED, _IMPORTED = "upload", "started_import", "imported_files"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def draw() -> None:
         _("Content"), list(kinds), default="events", format_func=kinds.__getitem__
     )
     file = st.file_uploader(
-        _("File: CSV, TSV, JSON lines, Parquet, Excel or a product feed"), key="file"
+        _("File: CSV, TSV, JSON lines, Parquet, Excel or a product feed"),
+        key=f"file-{st.session_state.get(_IMPORTED, 0)}",
     )
     if file is None or kind is None:
         return
@@ -57,6 +58,7 @@ def draw() -> None:
             shell.explain(failure)
             return
         st.session_state.pop(_UPLOAD, None)
+        st.session_state[_IMPORTED] = st.session_state.get(_IMPORTED, 0) + 1  # empties the field
         st.session_state[_STARTED] = upload.import_id
         st.rerun()
 
@@ -88,16 +90,27 @@ def _mapping(kind: ImportKind) -> ImportMapping:
             placeholder="user=customer_no\nprice=Preis",
             help=_("Field = column, as with `tactful import --map`."),
         )
+        values = st.text_area(
+            _("Values of all rows, one a line"),
+            placeholder="type=purchase",
+            help=_("Field = value, as with `tactful import --set`."),
+        )
         zone = st.text_input(_("Time zone"), placeholder="Europe/Berlin")
         signs = {"": _("guessed"), "point": "1.5", "comma": "1,5"}
         decimal = st.selectbox(_("Decimal sign"), list(signs), format_func=signs.__getitem__)
-    pairs = [line.partition("=") for line in text.splitlines() if line.strip()]
     return ImportMapping(
         kind=kind,
-        maps={target.strip(): column.strip() for target, _sign, column in pairs},
+        maps=_pairs(text),
+        constants=_pairs(values),
         time_zone=zone.strip() or None,
         decimal=cast(Literal["point", "comma"], decimal) if decimal else None,
     )
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Return the values by name of lines such as ``user=customer_no``."""
+    lines = [line.partition("=") for line in text.splitlines() if line.strip()]
+    return {name.strip(): value.strip() for name, _sign, value in lines}
 
 
 def _preview(seen: FilePreview) -> None:
