@@ -44,9 +44,11 @@ from tactful.maintenance.import_undo import (
     preview_undo,
     problem_of,
 )
+from tactful.metadata.federated_runs import FederatedRunStore
 from tactful.metadata.import_log import ImportLog
 from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
+from tactful.models.commands import ModelCommands
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
@@ -182,6 +184,8 @@ class Platform:
         self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
+        self.model_commands = ModelCommands(settings)
+        self.federated_runs = FederatedRunStore(installation.metadata, clock=clock)
         self.rollouts = resources.rollouts
         self.version = metadata.version("tactful")
         self.workers: Callable[[], list[WorkerHealth]] | None = None
@@ -345,6 +349,7 @@ class Platform:
         await self.uploads.stop()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        await self.model_commands.stop()
         await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
