@@ -39,9 +39,6 @@ def page() -> None:
         st.subheader(_("Import a file"), anchor=False)
         upload.draw()
         shell.section(_("Imports"), lambda: shell.ask(routes.imports()), _imports)
-    with live:
-        st.subheader(_("Newest events"), anchor=False)
-        live_events.draw()
     with aside:
         shell.section(_("Rules"), lambda: shell.ask(routes.rules()), _rules)
     with quality:
@@ -50,6 +47,9 @@ def page() -> None:
             shell.section(_("Result"), lambda: shell.ask(routes.quality()), _quality)
         st.caption(_("A file is checked before an import by:"))
         st.code("tactful check-data FILE --html report.html", language="bash")
+    with live:  # last: while it follows, nothing behind it is drawn
+        st.subheader(_("Newest events"), anchor=False)
+        live_events.draw()
 
 
 def _imports(found: Imports) -> None:
