@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from tactful.client import Client, Request, with_scheme
-from tactful.schemas.live import LiveMessage
+from tactful.client.messages import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
     NoReport,

@@ -21,10 +21,10 @@ from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
 from tactful.client.request import following as following_of
 from tactful.errors import ConnectionFailed
+from tactful.schemas.data.live import LiveMessage
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
-from tactful.schemas.live import LiveMessage
 from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (
     Explanation,

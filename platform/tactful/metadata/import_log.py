@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tactful.errors import ImportRefused
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import imports
-from tactful.schemas.imports import Import, ImportUndo, NewImport
+from tactful.schemas.data.imports import Import, ImportUndo, NewImport
 
 _table = imports.c
 _PROBLEM_LENGTH = 2_000

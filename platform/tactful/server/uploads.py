@@ -31,7 +31,7 @@ from tactful.imports.plan import as_json
 from tactful.imports.progress import ProgressStore
 from tactful.imports.run import Job, end, prepare, preview, run
 from tactful.metadata.key_cache import ApiKey
-from tactful.schemas.imports import FilePreview, ImportMapping, RefusedRow, Uploaded
+from tactful.schemas.data.imports import FilePreview, ImportMapping, RefusedRow, Uploaded
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:

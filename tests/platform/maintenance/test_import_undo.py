@@ -14,7 +14,7 @@ from tests.platform.support import AtOnce, Live, build, logged, small_settings
 
 from tactful.config.settings import Settings
 from tactful.errors import ImportRefused
-from tactful.schemas.imports import NewImport
+from tactful.schemas.data.imports import NewImport
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Item, import_of
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tactful.client.messages import (
+    DeadLetterPage,
+    Import,
+    Imports,
+    Quality,
+    RuleCounts,
+    RulesInfo,
+    UndoPreview,
+)
 from tactful.client.routes import data as routes
-from tactful.schemas.dead_letters import DeadLetterPage, RuleCounts, RulesInfo
-from tactful.schemas.imports import Import, Imports, UndoPreview
-from tactful.schemas.quality import Quality
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError

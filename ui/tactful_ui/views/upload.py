@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 import streamlit as st
 
+from tactful.client.messages import FilePreview, ImportKind, ImportMapping, NewImport
 from tactful.client.routes import data as routes
-from tactful.schemas.imports import FilePreview, ImportKind, ImportMapping, NewImport
 from tactful_ui.components import formats, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import BadAnswer, SourceError
@@ -118,7 +118,7 @@ def _preview(seen: FilePreview) -> None:
     columns = {column: field for field, column in seen.mapping.items()}
     tables.show(
         [
-            {_("Column"): column, _("Field"): columns.get(column, "")}
+            {_("Column of the file"): column, _("Field"): columns.get(column, "")}
             for column in dict.fromkeys((*columns, *seen.columns))
         ],
         "mapping",

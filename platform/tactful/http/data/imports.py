@@ -12,7 +12,7 @@ from msgspec import Meta
 from tactful.errors import ImportRefused
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.schemas.imports import (
+from tactful.schemas.data.imports import (
     IMPORT_HEADER,
     FilePreview,
     Import,

@@ -16,7 +16,7 @@ from tactful.cleaning.redrive import as_sent, redrive
 from tactful.errors import DatasetError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.schemas.dead_letters import (
+from tactful.schemas.data.dead_letters import (
     DeadLetterInfo,
     DeadLetterPage,
     NewRedrive,
