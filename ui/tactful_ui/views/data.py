@@ -171,7 +171,7 @@ def _rules(found: RulesInfo) -> None:
 def _rule_row(rule: RuleCounts) -> dict[str, object]:
     return {
         _("Rule"): rule.rule,
-        _("Action"): rule.action,
+        _("Action of the rule"): rule.action,
         _("Reason"): rule.reason,
         _("Events since the start"): rule.events,
         _("Dead letters"): rule.letters,
