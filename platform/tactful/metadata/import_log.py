@@ -78,6 +78,11 @@ class ImportLog:
         rows = self._metadata.fetch(sa.select(imports).where(_table.id == import_id))
         return _import(rows[0]) if rows else None
 
+    def accepts(self, import_id: str) -> bool:
+        """Return whether an import takes elements; asked for each request, so it writes nothing."""
+        rows = self._metadata.fetch(sa.select(_table.state).where(_table.id == import_id))
+        return bool(rows) and rows[0].state in ("running", "done")
+
     def page(self, *, limit: int, before: int | None = None) -> tuple[Sequence[Import], int | None]:
         """Return imports of a smaller number than `before`, newest first; and the next `before`."""
         self.flush()

@@ -201,7 +201,10 @@ def test_the_file_can_be_imported_again(settings: Settings) -> None:
         assert readable(live.platform) == before
 
 
-@pytest.mark.parametrize("place", ["items", "log", "models", "state"])
+@pytest.mark.parametrize(
+    "place",
+    ["log", *(pytest.param(name, marks=pytest.mark.slow) for name in ("items", "models", "state"))],
+)
 def test_an_undo_that_was_interrupted_goes_on(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,10 +46,8 @@ async def import_of(platform: Platform, call: Call) -> str | None:
     if sent is None:
         return None
     import_id = sent.decode("latin-1")
-    known = None
-    if _ID.fullmatch(import_id):
-        known = await stored(partial(platform.imports.find, import_id), _UNAVAILABLE)
-    if known is None or known.state not in ("running", "done"):
+    accepts = partial(platform.imports.accepts, import_id)
+    if not _ID.fullmatch(import_id) or not await stored(accepts, _UNAVAILABLE):
         raise ProblemError(
             "invalid",
             f"{IMPORT_HEADER} names no import that takes elements: begin one with "
