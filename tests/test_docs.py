@@ -280,7 +280,9 @@ def commands_of_the_product() -> dict[str, set[str]]:
 
 def command_rows(text: str) -> list[tuple[str, set[str]]]:
     """Rows of the tables of commands: the command without its arguments, and the options named."""
-    rows = re.findall(r"^\| `tactful ([a-z ]+?)(?: [A-Z_]+)*` \|.*\|(.*)\|$", text, re.MULTILINE)
+    word = "[a-z]+(?:-[a-z]+)*"
+    row = rf"^\| `tactful ({word}(?: {word})*?)(?: [A-Z_]+)*` \|.*\|(.*)\|$"
+    rows = re.findall(row, text, re.MULTILINE)
     return [(name, set(re.findall(r"`(--[\w-]+)`", options))) for name, options in rows]
 
 

@@ -53,8 +53,8 @@ from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
+from tactful.schemas.data.imports import Import, UndoPreview
 from tactful.schemas.health import Health, WorkerHealth
-from tactful.schemas.imports import Import, UndoPreview
 from tactful.schemas.operations import JobInfo, SystemInfo
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
