@@ -68,7 +68,9 @@ def recount(logged: Logged, day: int) -> dict[str, Any]:
         for it in logged.shown
         if it.at // DAY == day and it.at >= logged.since and it.at + OUTCOME <= logged.until
     ]
-    hits, gains, wanted = [], [], []
+    hits: list[bool] = []
+    gains: list[float] = []
+    wanted: list[str] = []
     for one in lists:
         taken = {
             take.item
@@ -141,7 +143,7 @@ def a_list(name: str, at: int, items: list[str], **properties: Any) -> Event:
         timestamp=at,
         user_id="u",
         recommendation_id=name,
-        properties={"items": items, **properties},
+        properties={"items": [*items], **properties},
     )
 
 
