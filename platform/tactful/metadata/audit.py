@@ -1,7 +1,7 @@
 """Audit trail of an installation: one list of all changes and of all looks at users.
 
-Models, rollouts, definitions and accesses to users keep logs of their own, which are read here;
-every other change is written by `AuditTrail.record_change`.
+Models, rollouts, definitions, imports and accesses to users keep logs of their own, which are read
+here; every other change is written by `AuditTrail.record_change`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import (
     changes,
     definition_versions,
+    imports,
     model_changes,
     person_accesses,
     rollout_changes,
@@ -98,6 +99,14 @@ _SOURCES = (
         definition_versions.c.applied_by,
         "apply",
         (definition_versions.c.fingerprint,),
+    ),
+    _Source(
+        "import",
+        imports.c.begun_at,
+        (imports.c.number,),
+        imports.c.begun_by,
+        "begin",
+        (imports.c.id, imports.c.name),
     ),
 )
 _Number = Annotated[int, Meta(ge=0, lt=2**62)]

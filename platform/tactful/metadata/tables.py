@@ -125,6 +125,7 @@ imports = _table(
     sa.Column("accepted", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.BigInteger, nullable=False),
     sa.Column("report", _long_text, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
 )
 changes = _table(
     "changes",

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from typing import Any
 
@@ -60,6 +60,7 @@ from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
+    FeatureMeaning,
     PersonExport,
     PersonMatches,
     UserFeatures,
@@ -73,10 +74,12 @@ from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
 from tactful.server.system import describe_system, list_jobs
+from tactful.server.uploads import Uploads
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
+from tactful.subjects.history import meanings
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -88,6 +91,7 @@ from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.log.event_log import EventLog
 
@@ -118,7 +122,7 @@ class Platform:
         accesses: accesses to the data of users.
         audit: all changes and accesses.
         hash_secret: key of the hashes in place of ids, new at each start.
-        redriving: held while dead letters are sent again.
+        redriving: held while dead letters are sent again; `checking` while data are checked.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -128,6 +132,7 @@ class Platform:
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
         import_undos: undoes imports while the server runs.
+        uploads: files that are imported by the server.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -172,10 +177,11 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
-        self.redriving = asyncio.Lock()
+        self.redriving, self.checking = asyncio.Lock(), asyncio.Lock()
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
+        self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
         self.model_commands = ModelCommands(settings)
@@ -285,6 +291,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.uploads = Uploads(self)
         self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
@@ -332,12 +339,14 @@ class Platform:
         self.recent.begin()
         self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
+        self.uploads.resume()
         self._status = "ok"
 
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
         self._background.cancel()
+        await self.uploads.stop()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
         await self.model_commands.stop()
@@ -416,7 +425,18 @@ class Platform:
         with self.lock:
             features = self.backend.source.read("user", user, time)
             position = self.position
-        return UserFeatures(user_id=user, at=time, position=position, features=dict(features))
+        return UserFeatures(
+            user_id=user,
+            at=time,
+            position=position,
+            features=dict(features),
+            meanings=self._meanings,
+        )
+
+    @cached_property
+    def _meanings(self) -> list[FeatureMeaning]:
+        """What the features of users compute."""
+        return meanings(load_definitions(self.settings.features))
 
     def export(self, user: str) -> PersonExport:
         """Return everything that is stored about a user; called in a thread.

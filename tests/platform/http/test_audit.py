@@ -77,3 +77,38 @@ def test_nobody_looks_while_the_trail_cannot_be_written(locked: Live) -> None:
         answer = locked.http.get(path)
         assert answer.status_code == 503, answer.text
         assert "zoe" not in answer.text
+
+
+def test_what_happened_to_a_person_is_shown_and_recorded(locked: Live) -> None:
+    admin = locked.create_key("admin")
+    http = locked.http
+    http.headers["x-api-key"] = admin
+    for number in range(3):
+        ok(http.post("/v1/events", json=view(number, "zoe", device_id="phone")))
+    body = {"user_id": "zoe", "after": ok(http.post("/v1/events", json=view(9, "bob"))).json()}
+    body["after"] = body["after"]["position"]
+    given = ok(http.post("/v1/recommend", json=body)).json()["recommendation_id"]
+    click = view(4, "zoe", type="click", recommendation_id=given)
+    ok(http.post("/v1/events", json=click))
+    first = ok(http.get("/v1/users/zoe/timeline", params={"limit": 3})).json()
+    rest = http.get(
+        "/v1/users/zoe/timeline", params={"limit": 3, "cursor": first["next_cursor"]}
+    ).json()
+    assert len(first["events"]) == 3 and rest["next_cursor"] is None
+    told = [event["event_id"] for page in (first, rest) for event in page["events"]]
+    assert {*told} == {"zoe-0", "zoe-1", "zoe-2", "zoe-4"}
+    (device,) = ok(http.get("/v1/users/zoe/devices")).json()["devices"]
+    assert (device["device_id"], device["events"]) == ("phone", 3)
+    (seen,) = ok(http.get("/v1/users/zoe/recommendations")).json()["recommendations"]
+    assert (seen["recommendation_id"], seen["answered"]) == (given, ["click"])
+    actions = [entry["action"] for entry in entries(locked, admin, action="person")]
+    assert actions == [
+        "person.recommendations",
+        "person.devices",
+        "person.timeline",
+        "person.timeline",
+    ]
+    ok(http.delete("/v1/users/zoe"))
+    for part in ("timeline", "devices", "recommendations"):
+        assert http.get(f"/v1/users/zoe/{part}").status_code == 404
+    assert http.get("/v1/users/bob/timeline", params={"cursor": "x"}).json()["code"] == "bad_query"

@@ -102,9 +102,9 @@ def test_foreign_cursors_are_refused(sqlite: MetadataStore, tmp_path: Path) -> N
     _, cursor = trail.entries(limit=1)
     assert cursor is not None
     draw = random.Random(7)
-    for cursor in ("x", "W10", "MQ", "WzEsMCxbXV0", "WzEsMCxbMSwyXV0", cursor[:-3], "\u2028"):
+    for wrong in ("x", "W10", "MQ", "WzEsMCxbXV0", "WzEsMCxbMSwyXV0", cursor[:-3], "\u2028"):
         with pytest.raises(ValueError):
-            trail.entries(cursor=cursor)
+            trail.entries(cursor=wrong)
     for _ in range(200):
         foreign = "".join(draw.choices("WzEsMCxbabc0123_-", k=draw.randrange(1, 30)))
         try:
