@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import httpx
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from joserfc import jwt
 from joserfc.errors import (
     BadSignatureError,
@@ -234,7 +235,8 @@ def _imported(data: Any) -> Any:
         return None
     try:
         key = JWKRegistry.import_key(data)
-        small = key.key_type == "RSA" and key.public_key.key_size < _SMALLEST_RSA_BITS
+        public = key.public_key
+        small = isinstance(public, RSAPublicKey) and public.key_size < _SMALLEST_RSA_BITS
     except (JoseError, ValueError, TypeError, KeyError):
         return None
     return None if small else key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def fill(database: MetadataStore, directory: Path, clock: Callable[[], int]) -> 
             pass
         rollout = {"key": f"r-{number % 2}", "number": number, "at": clock(), "share": 0.1}
         words = {"action": "start", "changed_by": "bob@shop", "reason": "as planned"}
-        row = sa.insert(rollout_changes).values(**rollout, **words)
-        database.change(lambda connection, row=row: connection.execute(row))
+        insert = sa.insert(rollout_changes).values(**rollout, **words)
+        database.change(methodcaller("execute", insert))
     database.record_definitions("f" * 64, "[]", applied_by="tactful serve")
     trail.record_change("ann@shop", "alerting.test", "sink")
     return trail
