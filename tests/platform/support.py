@@ -77,6 +77,7 @@ class TinyRecommender:
 
     counted_at = 0.0
     latest_event = 0
+    observe = None
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine

@@ -1,5 +1,20 @@
 """Types of requests and answers of the HTTP API, for programs that use the client."""
 
+from tactful.schemas.experiments.coupons import CampaignIndex as CampaignIndex
+from tactful.schemas.experiments.coupons import CampaignInfo as CampaignInfo
+from tactful.schemas.experiments.coupons import CampaignReport as CampaignReport
+from tactful.schemas.experiments.readouts import Bounds as Bounds
+from tactful.schemas.experiments.readouts import Effect as Effect
+from tactful.schemas.experiments.readouts import GuardrailPoint as GuardrailPoint
+from tactful.schemas.experiments.readouts import ReadOutMessage as ReadOutMessage
+from tactful.schemas.experiments.readouts import Source as Source
+from tactful.schemas.experiments.rollouts import RolloutDetails as RolloutDetails
+from tactful.schemas.experiments.rollouts import RolloutForecast as RolloutForecast
+from tactful.schemas.experiments.rollouts import RolloutInfo as RolloutInfo
+from tactful.schemas.experiments.rollouts import Step as Step
+from tactful.schemas.experiments.tuner import Regret as Regret
+from tactful.schemas.experiments.tuner import TunerInfo as TunerInfo
+from tactful.schemas.experiments.tuner import Verdict as Verdict
 from tactful.schemas.item_details import FacetCount as FacetCount
 from tactful.schemas.item_details import Facets as Facets
 from tactful.schemas.item_details import ItemNeighbours as ItemNeighbours

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from tactful.experiments.metrics import METRICS, Metric
 from tactful.experiments.readout import comparable, revenue_cap
-from tactful.schemas.readouts import ArmLevel, Bounds, Effect, EffectPoint, GuardrailPoint
+from tactful.schemas.experiments.readouts import (
+    ArmLevel,
+    Bounds,
+    Effect,
+    EffectPoint,
+    GuardrailPoint,
+)
 from tactful_bandits.analysis.bayesian import posterior
 from tactful_bandits.analysis.comparison import (
     Comparison,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tactful.errors import ConfigError
-from tactful.schemas.rollouts import (
+from tactful.schemas.experiments.rollouts import (
     LookRecord,
     RolloutChange,
     RolloutDetails,
@@ -36,6 +36,7 @@ def rollout_info(stored: StoredRollout) -> RolloutInfo:
         looked_at=stored.looked_at,
         archived=stored.archived,
         run_id=stored.run_id,
+        stages=list(rollout.plan.stages),
     )
 
 

@@ -21,8 +21,13 @@ from tactful.experiments.readout import column_samples
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.tally import read_on
 from tactful.experiments.timed_tally import OutcomesUntil, TimedTally
-from tactful.schemas.readouts import EffectPoint, GuardrailPoint, RatioCheck, ReadOutMessage
-from tactful.schemas.rollouts import LookRecord
+from tactful.schemas.experiments.readouts import (
+    EffectPoint,
+    GuardrailPoint,
+    RatioCheck,
+    ReadOutMessage,
+)
+from tactful.schemas.experiments.rollouts import LookRecord
 from tactful.util.fresh_values import FreshValues
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Sample

@@ -31,7 +31,7 @@ from tactful.experiments.worth_release import (
 from tactful.experiments.worth_tally import WorthTally, worth_samples
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import worth_releases
-from tactful.schemas.readouts import EffectPoint, ReadOutMessage
+from tactful.schemas.experiments.readouts import EffectPoint, ReadOutMessage
 from tactful.util.fresh_values import FreshValues
 from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.query import Query

@@ -39,6 +39,7 @@ FAILURES = frozenset(
         "tactful_commits_refused",
         "tactful_logged_errors",
         "tactful_federated_rounds",
+        "tactful_task_failures",
     }
 )
 """Counters of failures, published exactly; of responses only those with an error status."""

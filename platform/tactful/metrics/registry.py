@@ -9,11 +9,11 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -28,6 +28,26 @@ SampleRow = tuple[str, dict[str, str], float]
 RecommendationKind = Literal["complete", "fallback", "not_personal", "overloaded"]
 """How complete a recommendation is: with fewer items, without consent, or under overload."""
 
+Stage = Literal["log", "apply", "commit", "recall", "rank", "arrange"]
+"""Part of the work on events and requests."""
+
+LABELS = frozenset(
+    {
+        "code",
+        "kind",
+        "le",
+        "quantile",
+        "result",
+        "route",
+        "source",
+        "stage",
+        "state",
+        "status",
+        "task",
+    }
+)
+"""Names of all labels; each has a few values that the code names, and none is personal."""
+
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 _GROWING = ("_total", "_bucket", "_count", "_sum")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
@@ -38,6 +58,7 @@ STEPS = frozenset({"click", "add_to_cart", "purchase"})
 
 _SCORE_BUCKETS = (-10.0, -5.0, -2.0, -1.0, -0.5, -0.2, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
 _SCORE_BUCKETS += (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0)
+_STAGE_BUCKETS = (*(x / 10_000 for x in (1, 2, 5, 10, 20, 50, 100, 200, 500)), 0.1, 0.5, 2.0)
 _FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 
 
@@ -105,11 +126,21 @@ class Metrics:
             buckets=_SCORE_BUCKETS,
             registry=registry,
         )
+        self._stages = Histogram(
+            "tactful_stage_seconds",
+            "Time of a stage: log, apply, commit; recall, rank and arrange of a recommendation",
+            ("stage",),
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        text = "Attempts of background tasks that failed; each is tried again"
+        self._failed = counter("tactful_task_failures_total", text, "task")
         # Looking a series up by its labels at every request would be slow.
         self._series_of_ingested = functools.cache(self._ingested.labels)
         self._series_of_applied = functools.cache(self._applied.labels)
         self._series_of_sourced = functools.cache(self._sourced.labels)
         self._series_of_recommended = functools.cache(self._recommended.labels)
+        self._series_of_stage = functools.cache(self._stages.labels)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
@@ -124,6 +155,14 @@ class Metrics:
     def recommended(self, kind: RecommendationKind) -> None:
         """Count a recommendation."""
         self._series_of_recommended(kind).inc()
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        """Note the time of one stage."""
+        self._series_of_stage(stage).observe(seconds)
+
+    def failed(self, task: str) -> None:
+        """Count a failed attempt of a background task, by its name in the code."""
+        self._failed.labels(task).inc()
 
     def sourced(self, source: str, kind: str, result: str, count: int) -> None:
         """Count messages of a source; kinds are those of `tactful.sources.mapping`."""
@@ -151,6 +190,12 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Register a gauge; `read` is called when the metrics are read."""
         Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
+
+    def gauges(
+        self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Register gauges by the values of a label; `read` returns all of them."""
+        self._registry.register(_Gauges(f"tactful_{name}", text, label, read))
 
     def rules(self, report: Callable[[], RuleReport]) -> None:
         """Register the count of events that rules set aside."""
@@ -230,6 +275,27 @@ def _added(family: Metric, others: Sequence[dict[_Key, float]]) -> list[Sample]:
 
 def _key(name: str, labels: dict[str, str]) -> _Key:
     return name, tuple(sorted(labels.items()))
+
+
+class _Gauges(Collector):
+    """Collector of numbers by the values of one label."""
+
+    def __init__(
+        self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._text, labels=[self._label])
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for value, number in sorted(self._read().items()):
+            family.add_metric([value], number)
+        yield family
 
 
 class _DeadLetters(Collector):

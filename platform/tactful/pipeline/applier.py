@@ -347,6 +347,7 @@ class LogApplier:
             self.position = records[-1][0] + 1
             self.applied = dict(self._log.reached)
         now = self._clock()
+        self._metrics.stage("apply", now - started)
         self._untidy += len(records)
         if adapts:
             self._batch.note(len(records), now - started)
@@ -382,6 +383,7 @@ class LogApplier:
             return False
         self.committed = self.position
         now = self._clock()
+        self._metrics.stage("commit", now - started)
         self._share.note(count, now - started)
         self._rest_until = now + self._share.rest_s
         return True

@@ -101,6 +101,7 @@ class _RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+    tried: bool = False  # whether it is only tried out, so that its id needs no signature
 
     @property
     def only_common(self) -> CommonItems | None:
@@ -156,6 +157,8 @@ class Recommender:
         load_gather()
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
+        # called with the name and the seconds of each step of a request
+        self.observe: Callable[[str, float], None] | None = None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
@@ -183,12 +186,21 @@ class Recommender:
 
         Call the returned function once, before the next request.
         """
+        watch, observe = self._options.stopwatch, self.observe
         with self._changing:
             state = self._begin(request, now)
+            began = watch()
             self._recall(state)
+            recalled = watch()
             self._rank(state)
+            ranked = watch()
             self._arrange(state)
+            arranged = watch()
             answer = self._response(state)
+        if observe is not None:
+            observe("recall", recalled - began)
+            observe("rank", ranked - recalled)
+            observe("arrange", arranged - ranked)
         logged = bool(len(state.arrangement.order)) and not request.items
         return answer, partial(self._encode, state, answer) if logged else None
 
@@ -239,6 +251,7 @@ class Recommender:
             if options.model:
                 request = self._ranked_by_model(request)
             state = self._begin(request, now, options.person)
+            state.tried = True
             if options.model:
                 state.drawn = replace(state.drawn, model=options.model)
             self._recall(state)
@@ -428,7 +441,7 @@ class Recommender:
     def _new_id(self, state: _RequestState) -> str:
         """Make the id of a recommendation, signed for its user and arms."""
         random, ids, drawn = self._options.new_id(), self._options.ids, state.assignment
-        if ids is None:
+        if ids is None or state.tried:
             return random
         arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
         arms |= state.drawn.to_log_fields()

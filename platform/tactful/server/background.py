@@ -26,6 +26,9 @@ from tactful_streaming.errors import StreamingError
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
+Work = Callable[[], Awaitable[object]]
+Failures = tuple[type[Exception], ...]
+
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25  # a new item is recommended within a second, whatever else runs
@@ -102,36 +105,45 @@ class BackgroundTasks:
         platform, run = self._platform, asyncio.to_thread
         settings, recommend = platform.settings, platform.settings.recommend
         cleaning = (StorageError, StreamingError, OSError, BrokenExecutor)
+
+        def again(
+            seconds: float, work: Work, failures: Failures, message: str, task: str
+        ) -> Coroutine[Any, Any, None]:
+            return _repeat(seconds, work, failures, message, partial(platform.metrics.failed, task))
+
         yield self._refresh()
-        yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
+        yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
         erase = platform.online_erasures.run
-        yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        yield again(_ERASE_S, partial(run, erase), cleaning, "no erasure continued", "erasure")
         undo = platform.import_undos.run
-        yield _repeat(_ERASE_S, partial(run, undo), cleaning, "no undo of an import continued")
-        yield _repeat(STEP_S, self._keep_metrics, (StorageError,), "metrics were not kept")
+        yield again(_ERASE_S, partial(run, undo), cleaning, "no undo went on", "import_undo")
+        yield again(STEP_S, self._keep_metrics, (StorageError,), "metrics were not kept", "metrics")
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
-        yield _repeat(
+        yield again(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
             partial(self._control_rollouts, recorder),
             (TactfulError, StreamingError, ExperimentError, OSError),
             "rollouts were not evaluated",
+            "rollouts",
         )
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
         if not settings.log.in_files or platform.notices.receivers:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
-            yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
+            yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
         if settings.alerts.enabled:
             evaluate = partial(run, platform.alerts.run)
-            yield _repeat(settings.alerts.every_s, evaluate, (Exception,), "no alert was evaluated")
+            every = settings.alerts.every_s
+            yield again(every, evaluate, (Exception,), "no alert was evaluated", "alerts")
         if settings.training.recall_seconds:
             logs = platform.backend.partitions
-            yield _repeat(
+            yield again(
                 settings.training.recall_seconds,
                 RecallLearner(settings, lambda: [log.end for log in logs()]).run,
                 (TactfulError, StreamingError, OSError),
                 "recall was not learned",
+                "recall",
             )
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
@@ -180,6 +192,7 @@ class BackgroundTasks:
                     continue
             except (TactfulError, StreamingError, ExperimentError, ProblemError, OSError) as error:
                 logger.warning("no coupon was decided: %s", error)
+                self._platform.metrics.failed("coupons")
                 coupons.rewind()
             await asyncio.sleep(_COUPON_S)
 
@@ -243,12 +256,9 @@ class ErrorCounter(logging.Handler):
 
 
 async def _repeat(
-    seconds: float,
-    work: Callable[[], Awaitable[object]],
-    failures: tuple[type[Exception], ...],
-    message: str,
+    seconds: float, work: Work, failures: Failures, message: str, failed: Callable[[], None]
 ) -> None:
-    """Run `work` for ever, with a pause before each run; log `failures`.
+    """Run `work` for ever, with a pause before each run; log `failures` and call `failed`.
 
     Other errors end the loop.
     """
@@ -258,3 +268,4 @@ async def _repeat(
             await work()
         except failures as error:
             logger.warning("%s: %s", message, error)
+            failed()

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from typing import TYPE_CHECKING
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 
+from tactful.errors import TactfulError
+from tactful.schemas.operations import JobInfo, JobState
+from tactful.util.jobs import jobs_of
 from tactful.util.machine_memory import own_memory
+from tactful_privacy.errors import PrivacyError
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 _MEGABYTE = 2**20
+_KEPT_S = 30.0
+
+T = TypeVar("T")
 
 
 def rounded(size: float) -> float:
@@ -56,6 +67,7 @@ def add_gauges(platform: Platform) -> None:
     if backend.rules is not None:
         platform.metrics.rules(backend.rules.report)
     _add_machine(platform)
+    _add_stages(platform)
 
 
 def _add_machine(platform: Platform) -> None:
@@ -69,3 +81,76 @@ def _add_machine(platform: Platform) -> None:
     text = "Size of the disk with the data directory"
     gauge("disk_bytes", text, lambda: shutil.disk_usage(data).total)
     gauge("uptime_seconds", "Time since the start", lambda: (clock() - started_at) / 1000)
+
+
+def _add_stages(platform: Platform) -> None:
+    """Register the gauges of models, jobs, rollouts and privacy budgets."""
+    metrics, data = platform.metrics, platform.settings.storage.data
+    clock = platform.resources.installation.clock
+
+    def model_age() -> float:
+        champion = platform.recommender.describe().get("champion") or {}
+        trained = champion.get("trained_until")
+        return math.nan if trained is None else max(0.0, (clock() - trained) / 1000)
+
+    def backup_age() -> float:
+        ended = (job.ended_at or 0 for job in jobs_of(data) if _succeeded(job, "backup"))
+        latest = max(ended, default=0)
+        return (clock() - latest) / 1000 if latest else math.nan
+
+    def jobs() -> dict[str, float]:
+        return _counted((job.state for job in jobs_of(data)), get_args(JobState))
+
+    def rollouts() -> dict[str, float]:
+        states = (str(each.rollout.state) for each in platform.rollouts.all() if not each.archived)
+        return _counted(states, ())
+
+    metrics.gauge("model_age_seconds", "Age of the newest event the champion learned", model_age)
+    text = "Age of the last backup that succeeded"
+    metrics.gauge("backup_age_seconds", text, Kept(backup_age, math.nan))
+    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, {}))
+    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, {}))
+    if (statistics := platform.statistics) is not None:
+
+        def spent() -> float:
+            shares = (it.largest_day / it.epsilon for it in statistics.ledger().budgets)
+            return max(shares, default=0.0)
+
+        text = "Largest share of a budget of privacy that was granted on a day of the month"
+        metrics.gauge("budget_spent_share", text, Kept(spent, math.nan))
+
+
+class Kept(Generic[T]):
+    """Number that is read from a disk or a database, at most twice a minute.
+
+    While it cannot be read it is unknown: other metrics are shown all the same.
+    """
+
+    def __init__(
+        self, read: Callable[[], T], unknown: T, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Return what `read` returns, or `unknown`; `clock` returns monotonic seconds."""
+        self._read = read
+        self._unknown = unknown
+        self._clock = clock
+        self._at = -math.inf
+        self._value = unknown
+
+    def __call__(self) -> T:
+        """Return the number."""
+        if self._clock() - self._at >= _KEPT_S:
+            try:
+                self._value = self._read()
+            except (TactfulError, PrivacyError, OSError):
+                self._value = self._unknown
+            self._at = self._clock()
+        return self._value
+
+
+def _succeeded(job: JobInfo, kind: str) -> bool:
+    return job.kind == kind and job.state == "done"
+
+
+def _counted(values: Iterable[str], known: Iterable[str]) -> dict[str, float]:
+    """Count values; `known` ones are there with 0, too."""
+    return {**dict.fromkeys(known, 0.0), **Counter(values)}

@@ -21,6 +21,7 @@ from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import MetadataStore
+from tactful.metrics.registry import Stage
 from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
@@ -61,6 +62,9 @@ class Recommender(Protocol):
 
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""
+
+    # called with the name and the seconds of each step of a request; None for nobody
+    observe: Callable[[Stage, float], None] | None
 
     @property
     def latest_event(self) -> int:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -339,8 +340,11 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         notices=SimpleNamespace(failing=0),
         recommendations=SimpleNamespace(admission=SimpleNamespace(waiting=0)),
         resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
-        settings=SimpleNamespace(storage=SimpleNamespace(data="/")),
+        settings=SimpleNamespace(storage=SimpleNamespace(data=Path("/"))),
         started_at=0,
+        statistics=None,
+        rollouts=SimpleNamespace(all=lambda: []),
+        recommender=SimpleNamespace(describe=dict),
     )
     add_gauges(platform)
     shown = metrics.render().decode()

@@ -34,6 +34,7 @@ def shop(fake: FakePlatform) -> FakePlatform:
     fake.answer("/v1/experiments/ranking/readout", {**read_out, "key": "ranking", "stage": None})
     fake.answer("/v1/experiments/plan", example("/v1/experiments/plan", "POST"))
     fake.answer("/v1/experiments/cheaper-first/hold", details)
+    fake.answer("/v1/worth", example("/v1/worth"))
     fake.answer("/v1/tuner", example("/v1/tuner"))
     fake.answer("/v1/coupons", example("/v1/coupons"))
     fake.answer("/v1/coupons/abandoned-cart", example("/v1/coupons/{name}"))
@@ -91,7 +92,13 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     shop.sign_in_as("admin")
     page = open_page("rollouts")
     text = sound(page)
-    for expected in ("Sample ratio as expected", "takers", "inconclusive", "undecided"):
+    for expected in (
+        "1 % → **5 %** → 10 %",
+        "Sample ratio as expected",
+        "takers",
+        "inconclusive",
+        "undecided",
+    ):
         assert expected in text
     assert len(descriptions(page)) == 2
     page.radio(key="step").set_value("hold")

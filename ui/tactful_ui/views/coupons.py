@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tactful.client.messages import CampaignIndex, CampaignInfo, CampaignReport
 from tactful.client.routes import experiments as routes
-from tactful.client.routes.experiments import CampaignIndex, CampaignInfo, CampaignReport
 from tactful_ui.components import charts, formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError

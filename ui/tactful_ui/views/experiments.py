@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 import yaml
 
+from tactful.client.messages import RolloutForecast
 from tactful.client.routes import experiments as routes
-from tactful.client.routes.experiments import RolloutForecast
 from tactful_ui.components import formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
@@ -33,6 +33,7 @@ def page() -> None:
         return
     about: Mapping[str, Any] = running if isinstance(running, Mapping) else {}
     _running(about, admin=reader.admin)
+    readouts.worth_section()
     if reader.admin:
         _wizard()
     else:

@@ -7,8 +7,8 @@ from typing import Any
 import altair as alt
 import streamlit as st
 
+from tactful.client.messages import Regret, TunerInfo, Verdict
 from tactful.client.routes import experiments as routes
-from tactful.client.routes.experiments import Regret, TunerInfo, Verdict
 from tactful_ui.components import charts, formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError

@@ -1,6 +1,4 @@
-"""Commands that watch an installation: alerts, metrics."""
-
-"""Commands that watch a running server: its alerts.
+"""Commands that watch an installation: alerts, metrics.
 
 They may import every other sub-package of `tactful`. Begin with `alerts`.
 """

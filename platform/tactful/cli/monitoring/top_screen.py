@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -61,7 +61,7 @@ class Top(App[None]):
     CSS = """
     #summary { padding: 0 1; }
     #failure { padding: 0 1; color: $error; }
-    #graphs { height: auto; }
+    .graphs { height: auto; }
     .graph { height: 4; padding: 0 1; width: 1fr; }
     Sparkline { height: 2; }
     DataTable { height: auto; max-height: 14; }
@@ -147,19 +147,21 @@ class Top(App[None]):
         _fill(
             workers,
             (
-                (w.number, w.state, w.restarts, w.model_version or "–", w.items_behind)
+                (w.number, w.state, w.restarts, w.model_version, w.items_behind)
                 for w in state.system.workers or ()
             ),
         )
 
 
-def _fill(
-    table: DataTable[object], rows: Iterator[Sequence[object]] | map[tuple[str, ...]]
-) -> None:
+def _fill(table: DataTable[object], rows: Iterable[Sequence[object]]) -> None:
     """Replace the rows of a table; texts of the server are shown as they are, without markup."""
     table.clear()
     for row in rows:
-        table.add_row(*(Text(str(cell)) if not isinstance(cell, Text) else cell for cell in row))
+        table.add_row(*map(_cell, row))
+
+
+def _cell(value: object) -> Text:
+    return value if isinstance(value, Text) else Text("–" if value is None else str(value))
 
 
 def _summary(system: SystemInfo, now: float) -> str:

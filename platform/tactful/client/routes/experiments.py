@@ -7,43 +7,10 @@ from typing import Any
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.coupons import CampaignIndex, CampaignInfo, CampaignReport
-from tactful.schemas.readouts import Bounds, Effect, GuardrailPoint, ReadOutMessage, Source
-from tactful.schemas.rollouts import (
-    RolloutDetails,
-    RolloutForecast,
-    RolloutIndex,
-    RolloutInfo,
-    Step,
-)
-from tactful.schemas.tuner import Regret, TunerIndex, TunerInfo, Verdict
-
-__all__ = [
-    "Bounds",
-    "CampaignIndex",
-    "CampaignInfo",
-    "CampaignReport",
-    "Effect",
-    "GuardrailPoint",
-    "ReadOutMessage",
-    "Regret",
-    "RolloutDetails",
-    "RolloutForecast",
-    "RolloutInfo",
-    "Step",
-    "TunerInfo",
-    "Verdict",
-    "campaign",
-    "campaigns",
-    "define",
-    "move",
-    "plan",
-    "read_out",
-    "rollout",
-    "rollouts",
-    "tuners",
-    "worth",
-]
+from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport
+from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
+from tactful.schemas.experiments.tuner import TunerIndex
 
 
 def rollouts(*, cursor: str | None = None, limit: int | None = None) -> Request[RolloutIndex]:

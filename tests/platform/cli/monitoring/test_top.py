@@ -112,7 +112,7 @@ def test_a_server_that_is_down_is_told_and_asked_again() -> None:
             readings.answers = [state(workers=workers)]
             await pilot.press("r")
             await app.workers.wait_for_complete()
-            assert cells(app, "workers") == [["0", "down", "2", "–", "None"]]
+            assert cells(app, "workers") == [["0", "down", "2", "–", "–"]]
             assert len(cells(app, "jobs")) == 1, "rows are replaced"
             await pilot.press("q")
         assert readings.asked == 3

@@ -1,7 +1,6 @@
 """Structs of rollouts: ``/v1/experiments``.
 
-They hold words and shares, and no counts of users but released ones; `tactful.schemas.readouts` has
-the read-outs.
+They hold words and shares, and no counts of users but released ones.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):
         looked_at: time of the last look, epoch milliseconds; 0 for never.
         archived: whether it is archived.
         run_id: MLflow run that records its end; empty until then.
+        stages: share of the users who get the change, stage by stage.
     """
 
     key: str
@@ -40,6 +40,7 @@ class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):
     looked_at: int
     archived: bool
     run_id: str
+    stages: list[float] = []
 
 
 class RolloutIndex(msgspec.Struct, kw_only=True, frozen=True):

@@ -14,15 +14,15 @@ from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import details, move, rollout_info
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, stored
-from tactful.schemas.problems import ProblemError
-from tactful.schemas.readouts import ReadOutMessage, Source
-from tactful.schemas.rollouts import (
+from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.rollouts import (
     STEPS,
     RolloutDetails,
     RolloutForecast,
     RolloutIndex,
     RolloutStep,
 )
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.experiments.planning import Given
