@@ -110,9 +110,6 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
         def do_DELETE(self) -> None:
             platform.deleted.append(urlsplit(self.path).path)
 
-        def do_DELETE(self) -> None:
-            self.do_GET()
-
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output quiet."""
 
