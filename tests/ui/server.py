@@ -106,9 +106,11 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
         def do_PUT(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             platform.put.append((urlsplit(self.path).path, json.loads(sent or b"null")))
+            self.do_GET()
 
         def do_DELETE(self) -> None:
             platform.deleted.append(urlsplit(self.path).path)
+            self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output quiet."""

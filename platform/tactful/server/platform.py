@@ -291,11 +291,8 @@ class Platform:
                 logs=backend.written,
             ),
         )
-<<<<<<< HEAD
         self.uploads = Uploads(self)
-=======
         self.alerts = make_alerts(self)
->>>>>>> dfd785bf1c6ae8a126302371e11fdd78ef5c2c63
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
