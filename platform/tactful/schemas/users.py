@@ -234,7 +234,7 @@ class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export`, `erase`, or what was read: `consent`, `features`, `timeline`,
+        action: `find`, `export`, `erase`, or what was read: `consent` (changed: `decide`), `features`, `timeline`,
             `devices`, `recommendations`, or a recommendation that was explained as `explain`,
             or tried out as `try`; of all users, `letters` or `stream`.
         at: time of the request, epoch milliseconds.

@@ -156,6 +156,9 @@ def _decoded(cursor: str) -> tuple[int, int]:
     at, _, shown = cursor.partition(".")
     number = msgspec.json.Decoder(int)
     try:
-        return number.decode(at), max(0, number.decode(shown))
+        place = number.decode(at), number.decode(shown)
     except msgspec.DecodeError:
         raise ValueError("the cursor was not returned here") from None
+    if min(place) < 0:
+        raise ValueError("the cursor was not returned here")
+    return place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -297,6 +298,45 @@ def test_keys_are_fetched_once_and_again_when_they_change() -> None:
         for number in range(20):  # nobody makes the server ask the issuer at will
             refusal_code(checked, issuer.token(key=new_key_of(number)))
         assert len(issuer.requests) == asked
+
+
+def test_nobody_waits_for_an_issuer_that_hangs_while_its_keys_are_at_hand() -> None:
+    answers, hangs = threading.Event(), threading.Event()
+
+    def fetch(address: str) -> bytes:
+        if hangs.is_set():
+            assert answers.wait(30)
+        keys = {"keys": [KEY.as_dict(private=False)]}
+        about = {"issuer": "https://i.example", "jwks_uri": "https://i.example/k"}
+        return json.dumps(keys if address.endswith("/k") else about).encode()
+
+    clock = Clock()
+    checked = TokenVerifier(
+        OidcSettings(issuer="https://i.example", client_id=CLIENT, **GROUPS),
+        clock=lambda: round(time.time() * 1_000),
+        monotonic=clock,
+        fetch=fetch,
+    )
+    claims = {"iss": "https://i.example", "aud": CLIENT, "sub": "1", "groups": "shop-admins"}
+
+    def token(key: RSAKey, number: int) -> str:
+        now = int(time.time())
+        body = {**claims, "iat": now, "exp": now + 60, "nonce": str(number)}
+        return jwt.encode({"alg": "RS256", "kid": key.kid}, body, key)
+
+    async def ask() -> None:
+        await checked.check(token(KEY, 1))
+        hangs.set()
+        clock.now += 31
+        waiting = asyncio.create_task(checked.check(token(KEY_TWO, 2)))
+        await asyncio.sleep(0.05)
+        found = await asyncio.wait_for(checked.check(token(KEY, 3)), 5)
+        assert found.scopes == {"admin"} and not waiting.done()
+        answers.set()
+        with pytest.raises(ProblemError):
+            await waiting
+
+    asyncio.run(ask())
 
 
 def new_key_of(number: int) -> RSAKey:
