@@ -260,7 +260,7 @@ class PersonAccesses(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FeatureMeaning(msgspec.Struct, kw_only=True, frozen=True):
-    """What a feature computes, to describe its value.
+    """Computation of a feature, to describe its value.
 
     Attributes:
         name: of the feature.

@@ -1,4 +1,4 @@
-"""What happened to one user, for operators: timeline, devices, recommendations seen.
+"""History of one user, for operators: timeline, devices, recommendations seen.
 
 It is collected from the export, which has everything that an erasure removes, so nothing is shown
 here that would survive one.

@@ -23,7 +23,7 @@ _LARGEST = 10
 
 @dataclass(frozen=True)
 class Concluded:
-    """What a span of released numbers says.
+    """Conclusions from a span of released numbers.
 
     Attributes:
         top: the largest keys, with the places that noise leaves possible.
