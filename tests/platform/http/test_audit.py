@@ -1,11 +1,18 @@
-"""Every look at a person is in the audit trail, with who looked; over one process and workers."""
+"""Every look at a person is in the audit trail, with who looked."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import httpx
+import pytest
 from tests.platform.support import Live, view
+
+
+@pytest.fixture
+def workers() -> int:
+    """No worker processes: they forward these requests, as `test_oidc` checks."""
+    return 0
 
 
 def entries(live: Live, key: str, **query: Any) -> list[dict[str, Any]]:
