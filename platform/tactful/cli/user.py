@@ -86,7 +86,8 @@ def consent(
         if person in suppression.suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
         accesses = AccessLog(metadata, suppression.keyring, clock=now_ms)
-        accesses.record(person, "consent", by=login_and_host())
+        decides = "decide" if agreed or refused else "consent"
+        accesses.record(person, decides, by=login_and_host())
         if agreed or refused:
             said = dict.fromkeys(agreed, True) | dict.fromkeys(refused, False)
             store.record(person, said, source=source)
