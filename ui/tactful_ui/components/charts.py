@@ -39,6 +39,7 @@ _ROW_HEIGHT = 38
 _AXIS_HEIGHT = 50
 _TITLE_HEIGHT = 24
 _MAX_BARS = 60
+_DRAWN = frozenset({"colour", "interval", "label", "pane"})
 _KNOWN_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 _NAMES = alt.Axis(labelLimit=220, labelOverlap=False, ticks=False, domain=False, grid=False)
 _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d' : '%H:%M')"
@@ -62,11 +63,12 @@ def draw(chart: Any, name: str) -> None:
 
 
 def rows_of(chart: Any) -> list[dict[str, Any]]:
-    """Return the longest data of a chart or of its layers."""
+    """Return the longest data of a chart or of its layers, without what is for drawing alone."""
     parts = [chart, *getattr(chart, "layer", [])]
     data = [getattr(part, "data", None) for part in parts]
     rows = [it.values for it in data if isinstance(it, alt.InlineData)]
-    return [dict(row) for row in max(rows, key=len, default=[])]
+    longest: list[Mapping[str, Any]] = max(rows, key=len, default=[])
+    return [{name: it for name, it in row.items() if name not in _DRAWN} for row in longest]
 
 
 def _menu(name: str) -> dict[str, Any]:
