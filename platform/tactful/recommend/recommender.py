@@ -18,6 +18,7 @@ from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
 from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
 from tactful.experiments.serving import Drawn
+from tactful.metrics.registry import Stage
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused, rare_last
 from tactful.ranking.heuristic import heuristic_scores
@@ -158,7 +159,7 @@ class Recommender:
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
         # called with the name and the seconds of each step of a request
-        self.observe: Callable[[str, float], None] | None = None
+        self.observe: Callable[[Stage, float], None] | None = None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
