@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats, shell
+from tactful_ui.components import charts, formats, shell, tables
 from tactful_ui.errors import SourceError
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource
@@ -136,19 +136,19 @@ def _counts(statistics: Statistics) -> None:
             f"**{formats.plain(key or '(no key)')}** (events per pane, UTC){_caveat(counts)}"
         )
         chart = charts.counts(key, counts, low, high, shell.palette())
-        st.altair_chart(chart, width="stretch")
+        charts.draw(chart, f"{statistics.name} {key}")
     with st.expander("The same as a table"):
-        st.dataframe(
+        rows = [
             {
-                "Pane starts (UTC)": [f"{cell.start:%Y-%m-%d %H:%M}" for cell in drawn],
-                "Key": [cell.key for cell in drawn],
-                "Released": [cell.value.value for cell in drawn],
-                "Low (95 %)": [cell.value.low for cell in drawn],
-                "High (95 %)": [cell.value.high for cell in drawn],
-            },
-            hide_index=True,
-            width="stretch",
-        )
+                "Pane starts (UTC)": f"{cell.start:%Y-%m-%d %H:%M}",
+                "Key": cell.key,
+                "Released": cell.value.value,
+                "Low (95 %)": cell.value.low,
+                "High (95 %)": cell.value.high,
+            }
+            for cell in drawn
+        ]
+        tables.show(rows, statistics.name or "statistic")
 
 
 def _caveat(counts: list[Count]) -> str:
