@@ -66,8 +66,8 @@ def _draw_alert(alert: routes.AlertInfo, reader: shell.Reader) -> None:
             f"[{_('runbook')}]({alert.runbook})",
         ]
         if alert.acknowledged_at is not None:
-            who = f" {_('by')} {alert.acknowledged_by}" if alert.acknowledged_by else ""
-            notes.append(_("acknowledged") + formats.plain(who))
+            who = formats.plain(alert.acknowledged_by)
+            notes.append(_("acknowledged by {name}", name=who) if who else _("acknowledged"))
         if alert.silenced:
             notes.append(_("silenced"))
         st.caption(" · ".join(notes))
