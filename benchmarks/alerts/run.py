@@ -17,10 +17,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from benchmarks.alerts.faults import LONGEST_MIN, SOON_MIN, FirstShown, Injection, day_of, plan
 from benchmarks.alerts.shop import (
+    CTR,
     HISTORY_WEEKS,
     MINUTES,
     Faults,

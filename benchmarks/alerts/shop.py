@@ -30,7 +30,7 @@ BOUNDS = (-1.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0
 _NOT_ITEMS = ("POST", "M", "C2", "DOT", "BANK CHARGES", "PADS")
 _FEED_DAYS = 28
 _SCALE = 10.0  # of the noise of released counts: ten events of a person a day at epsilon 1
-_CTR = 0.05
+CTR = 0.05
 
 Counts = NDArray[np.int64]
 Key = tuple[str, Labels]
@@ -187,7 +187,7 @@ def _recommend(
     registry.add("tactful_recommended_lists_total", lines - short, result="whole")
     registry.add("tactful_recommended_lists_total", short, result="short")
     registry.add("tactful_impressions_lost_total", draw.binomial(lines, faults.lost))
-    clicks = draw.binomial(lines, _CTR * faults.clicks)
+    clicks = draw.binomial(lines, CTR * faults.clicks)
     for step, count in (
         ("recommendation", lines),
         ("click", clicks),
