@@ -62,7 +62,7 @@ def test_it_finds_its_fault_and_clears(name: str) -> None:
 
 @pytest.mark.parametrize("name", _RULES)
 def test_it_has_a_section_in_the_runbook(name: str) -> None:
-    headings = re.findall(r"^### .*\{ *#([a-z_]+) *\}$", _RUNBOOK.read_text("utf-8"), re.MULTILINE)
+    headings = re.findall(r"^### ([a-z_]+)$", _RUNBOOK.read_text("utf-8"), re.MULTILINE)
     assert name in headings
 
 
