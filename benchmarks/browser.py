@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 _POLL_SECONDS = 0.2
 
@@ -20,7 +21,7 @@ _POLL_SECONDS = 0.2
 class Page:
     """One tab of the browser; `complaints` are the errors that it wrote to the console."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Drive the tab at the other end of `connection`."""
         self._connection = connection
         self._sent = 0
