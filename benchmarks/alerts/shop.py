@@ -173,6 +173,7 @@ def _ingest(registry: Registry, sent: int, faults: Faults) -> None:
     registry.add("tactful_answers_total", failed, route="/v1/events", status="500")
     dropped = draw.binomial(events, faults.dropped)
     registry.add("tactful_engine_records_total", events - dropped, result="applied")
+    registry.add("tactful_engine_records_total", dropped, result="dropped")
     registry.add("tactful_dead_letters_total", dropped)
     slow = draw.binomial(events, faults.slow)
     registry.add("tactful_freshness_seconds_bucket", events - slow, le="1.0")

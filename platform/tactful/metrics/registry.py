@@ -43,6 +43,7 @@ LABELS = frozenset(
         "stage",
         "state",
         "status",
+        "step",
         "task",
     }
 )
