@@ -82,7 +82,8 @@ def _scores(codes: NDArray[np.str_], minute: Counts) -> NDArray[np.float64]:
     sums = np.vstack([np.zeros(len(names)), np.cumsum(daily, axis=0)])
     at = day + _FEED_DAYS
     before = sums[at, items] - sums[np.maximum(at - _FEED_DAYS, 0), items]
-    return np.log1p(before) / math.log(1000)
+    scores: NDArray[np.float64] = np.log1p(before) / math.log(1000)
+    return scores
 
 
 @dataclass

@@ -28,7 +28,7 @@ class Watch:
         self.rule, self.plant, self.memory, self.now = rule, Plant(), Memory(), _BEGIN
 
     def run(self, minutes: float, step_s: int) -> list[str]:
-        changes = []
+        changes: list[str] = []
         for _ in range(int(minutes * 60 / step_s)):
             self.now += step_s * 1000
             self.plant.pass_time(step_s)

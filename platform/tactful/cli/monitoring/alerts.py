@@ -147,7 +147,7 @@ def test(route: str, url: str, key_file: Path | None, as_json: bool) -> None:
 
 
 def _line(alert: AlertInfo) -> str:
-    marks = [alert.severity]
+    marks: list[str] = [alert.severity]
     if alert.state == "cleared" and alert.cleared_at is not None:
         marks.append(f"cleared {_time(alert.cleared_at)}")
     if alert.acknowledged_at is not None:
