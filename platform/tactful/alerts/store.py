@@ -21,8 +21,6 @@ from tactful.metadata.tables import (
 )
 from tactful.schemas.alerts import AlertInfo, AlertRule, AlertRuleInfo, NewSilence, Silence
 
-RUNBOOK = "https://tactful.dev/reference/alerts/"
-
 _rule_decoder = msgspec.json.Decoder(AlertRule)
 _LABELS = dict[str, str]
 
@@ -33,9 +31,7 @@ class AlertStore:
     Every change is one transaction with its entry of the audit log.
     """
 
-    def __init__(
-        self, metadata: MetadataStore, *, clock: Callable[[], int], runbook: str = RUNBOOK
-    ) -> None:
+    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int], runbook: str) -> None:
         """Use a metadata store and a clock, epoch milliseconds; `runbook` is its address."""
         self._metadata = metadata
         self._clock = clock

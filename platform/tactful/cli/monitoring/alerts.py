@@ -161,8 +161,13 @@ def _line(alert: AlertInfo) -> str:
 def _condition(rule: AlertRule) -> str:
     """Return the levels of a rule as it is defined: ``above 10, clear 5``."""
     names = ("above", "below", "clear", "rises", "falls", "deviations", "psi")
-    levels = [(name, getattr(rule, name, None)) for name in names]
-    said = [f"{name} {value:g}" for name, value in levels if value]
+    levels = {name: getattr(rule, name, None) for name in names}
+    unused = {name for name in ("rises", "falls") if levels[name] == 0}
+    said = [
+        f"{name} {value:g}"
+        for name, value in levels.items()
+        if value is not None and name not in unused
+    ]
     return f"{rule.kind} {', '.join(said)}".rstrip()
 
 
