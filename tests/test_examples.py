@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,28 @@ def test_a_shop_gets_its_first_list(tmp_path: Path) -> None:
         said = run("recommend.py", url).splitlines()
     assert said[0] == "9 events accepted, 0 rejected"
     assert len([line for line in said if "found by:" in line]) == 3
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_its_first_cell_to_its_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "a notebook is stored without outputs"
+    names: dict[str, Any] = {}
+    with server(tmp_path / "data") as url:
+        monkeypatch.setenv("TACTFUL_URL", url)
+        monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
+        for number, cell in enumerate(cells):
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert (names["sent"].accepted, names["accepted"].accepted) == (6, 5)
+    assert sorted(names["catalogue"]["item_id"]) == sorted(names["goods"]["item_id"])
+    assert names["found"].facets.total == 4, "also teapots"
+    assert len(names["proposed"]) == 4 and "channel" in names["channels"].columns
+    assert len(names["history"]) == 1
+    assert len(names["stored"].records) >= 2
+    assert names["receipt"].state == "requested"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.*")), ids=lambda path: path.name)

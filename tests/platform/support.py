@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import httpx
+import msgspec
 import numpy as np
 
 from tactful.catalogue.catalogue import Catalogue
@@ -28,6 +29,7 @@ from tactful.config.privacy import ConsentSettings
 from tactful.config.server import LimitSettings, ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
+from tactful.errors import ModelError
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.recall.candidates import CatalogueView
@@ -35,6 +37,7 @@ from tactful.recall.index import empty_index
 from tactful.recall.popularity import Popularity
 from tactful.recommend.build import Counts
 from tactful.recommend.item_lists import ItemLists
+from tactful.recommend.trials import Attempt, TrialOptions
 from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (
     Explanation,
@@ -119,6 +122,16 @@ class TinyRecommender:
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         answer, impression = self.recommend(request, now=now)
         return answer, None if impression is None else lambda: impression
+
+    def attempt(self, request: RecommendRequest, options: TrialOptions, *, now: int) -> Attempt:
+        answer, impression = TinyRecommender.recommend(
+            self, msgspec.structs.replace(request, user_id=None, device_id=None), now=now
+        )
+        return Attempt(answer, impression, {"all": [item.item_id for item in answer.items]})
+
+    def load_to_compare(self, version: str) -> None:
+        if version != "tiny":
+            raise ModelError(f"there is no version {version}")
 
     @contextlib.contextmanager
     def lists(self) -> Iterator[ItemLists]:

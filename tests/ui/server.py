@@ -22,12 +22,14 @@ class FakePlatform:
             value, raw bytes, or a function of the query that returns a JSON value.
         key: API key that ``/v1`` demands; None lets everybody in.
         asked: the paths asked for, in order.
+        posted: path and JSON of each ``POST``, in order.
     """
 
     def __init__(self) -> None:
         self.routes: dict[str, tuple[int, Any]] = {}
         self.key: str | None = None
         self.asked: list[str] = []
+        self.posted: list[tuple[str, Any]] = []
         self.url = ""
         self.answer("/healthz", {"status": "ok", "version": "0.1.0"})
         self.answer("/readyz", {"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}})
@@ -91,6 +93,11 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            platform.posted.append((urlsplit(self.path).path, json.loads(sent or b"null")))
+            self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output quiet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -9,7 +10,20 @@ import streamlit as st
 from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
-from tactful_ui.views import demo, operations, overview, released
+from tactful_ui.views import (
+    coupons,
+    demo,
+    experiments,
+    items,
+    operations,
+    overview,
+    people,
+    privacy,
+    released,
+    rollouts,
+    try_recommendation,
+    tuner,
+)
 
 
 def main() -> None:
@@ -24,6 +38,7 @@ def main() -> None:
             _who(shell.reader())
         except SourceError as failure:
             refused = failure
+            _way_out()
         words.choose()
         times.choose()
         st.caption(_("Server `{url}`", url=shell.settings().url))
@@ -37,32 +52,52 @@ def main() -> None:
 def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
-        st.Page(
-            overview.page,
-            title=_("Overview"),
-            icon=":material/home:",
-            url_path="overview",
-            default=True,
-        ),
-        st.Page(
-            released.page, title=_("Statistics"), icon=":material/bar_chart:", url_path="statistics"
-        ),
-        st.Page(
-            operations.page, title=_("Operations"), icon=":material/dns:", url_path="operations"
-        ),
-        st.Page(
-            demo.page,
-            title=_("Demo"),
-            icon=":material/play_circle:",
-            url_path="demo",
-            visibility="visible" if shell.has_report() else "hidden",
-        ),
+        _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("items", _("Items"), "inventory_2", items.page),
+        _page("people", _("People"), "group", people.page),
+        _page("try", _("Try"), "play_arrow", try_recommendation.page),
+        _page("experiments", _("Experiments"), "science", experiments.page),
+        _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
+        _page("tuner", _("Tuner"), "tune", tuner.page),
+        _page("coupons", _("Coupons"), "loyalty", coupons.page),
+        _page("privacy", _("Privacy"), "shield_lock", privacy.page),
+        _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("operations", _("Operations"), "dns", operations.page),
+        _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
+
+
+def _page(
+    path: str,
+    title: str,
+    icon: str,
+    draw: Callable[[], None],
+    *,
+    default: bool = False,
+    hidden: bool = False,
+) -> st.Page:
+    """Return a page at ``/path``; a hidden one is not in the menu, but has its address."""
+    return st.Page(
+        draw,
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=path,
+        default=default,
+        visibility="hidden" if hidden else "visible",
+    )
 
 
 def _who(reader: shell.Reader) -> None:
     """Draw who reads, and the way out."""
     st.caption(_("Signed in as {name}", name=reader.name))
+    _way_out()
+    if shell.shares_a_key():
+        with st.popover(_("Sign in"), icon=":material/login:"):
+            shell.sign_in()
+
+
+def _way_out() -> None:
+    """Draw the button of a reader who has signed in."""
     if shell.signed_in() and st.button(_("Sign out"), icon=":material/logout:"):
         shell.sign_out()
         st.rerun()

@@ -16,7 +16,11 @@ class ServerDown(SourceError, ConnectionError):
 
 
 class Unauthorised(SourceError, PermissionError):
-    """The server rejects the key, or requires one."""
+    """The server rejects the key, or its rights are not enough."""
+
+
+class NotSignedIn(Unauthorised):
+    """The server does not know the key, or does not accept the ID token any more."""
 
 
 class TooBroadKey(SourceError, PermissionError):

@@ -11,7 +11,14 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from tactful.client import Client, Request, with_scheme
-from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
+from tactful_ui.errors import (
+    BadAnswer,
+    NoReport,
+    NotSignedIn,
+    ServerDown,
+    SourceError,
+    Unauthorised,
+)
 from tactful_ui.report import Count, Estimate, Report, Statistics, parse_time
 
 logger = logging.getLogger(__name__)
@@ -19,6 +26,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_URL = "http://127.0.0.1:8420"
 
 _TIMEOUT_SECONDS = 5.0
+_UNKNOWN_KEY = 401
 _NOT_FOUND = 404
 _UNAVAILABLE = 503
 
@@ -140,7 +148,8 @@ def _translated(error: Exception) -> SourceError:
     if isinstance(error, ConnectionError):
         return ServerDown(str(error))
     if isinstance(error, PermissionError):
-        return Unauthorised(str(error))
+        refused = NotSignedIn if _status(error) == _UNKNOWN_KEY else Unauthorised
+        return refused(str(error))
     if _status(error) == _NOT_FOUND:
         return NoReport(str(error))
     return BadAnswer(str(error))

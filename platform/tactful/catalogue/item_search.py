@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import Counter
 from contextlib import AbstractContextManager
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.changes import EngineItems
+from tactful.catalogue.facets import FacetCounts, Filters, price_ranges
 from tactful.catalogue.request_context import FeatureSource
 from tactful.catalogue.term_index import TermIndex, Terms, alike_terms, price_of, terms_of
 from tactful_streaming.contract.log_entries import Item
@@ -53,35 +56,64 @@ class ItemSearch:
         self._changed: dict[str, _Changed] = {}
         self._stale: set[int] = set()  # places of the changed items in the index
 
-    def page(self, terms: Terms | None, *, after: str, limit: int) -> Page:
-        """Return the first items with some terms whose ids come after `after`.
+    def page(self, filters: Filters, *, after: str, limit: int) -> Page:
+        """Return the first items that pass some filters whose ids come after `after`.
 
         An item that stays as it is comes once in the pages of a search, whatever else changes.
         """
+        terms = filters.terms
         if terms is None:
             return Page([], more=False)
         with self._lock:
             index = self._refreshed()
-            passing = self._passing(index, terms)
+            passing = self._passing(index, terms) & filters.allow(index.prices)
             start = bisect_right(index.ids, after)
             places = np.flatnonzero(passing[start:])[: limit + 1] + start
             ids = [index.ids[place] for place in places.tolist()]
-            ids += [
-                item_id
-                for item_id, changed in self._changed.items()
-                if item_id > after and terms.match(changed.terms)
-            ]
+            ids += [item.item_id for item in self._changes(filters) if item.item_id > after]
         ids.sort()
         items = [self._source.items[item_id] for item_id in ids[:limit]]
         return Page(items, more=len(ids) > limit)
 
-    def alike(self, item: Item, category: str | None, count: int) -> list[tuple[str, float]]:
+    def facets(self, filters: Filters) -> FacetCounts:
+        """Count the items that pass some filters, of each field without its own filter."""
+        whole = filters._replace(category=None, available=None, lowest=None, highest=None)
+        if whole.terms is None:
+            return FacetCounts(0, {}, {}, [])
+        with self._lock:
+            index = self._refreshed()
+
+            def found(filters: Filters) -> tuple[NDArray[np.bool_], list[Item]]:
+                assert filters.terms is not None
+                passing = self._passing(index, filters.terms) & filters.allow(index.prices)
+                return passing, self._changes(filters)
+
+            passing, changed = found(filters._replace(category=None))
+            categories = Counter(index.categories(passing))
+            if without := int(np.count_nonzero(passing)) - categories.total():
+                categories[""] += without
+            categories.update(item.category or "" for item in changed)
+            available = {}
+            for state in (True, False):
+                passing, changed = found(filters._replace(available=state))
+                available[state] = int(np.count_nonzero(passing)) + len(changed)
+            passing, changed = found(filters._replace(lowest=None, highest=None))
+            prices = np.array([price_of(item) for item in changed], np.float32)
+            ranges = price_ranges(np.concatenate([index.prices[passing], prices]))
+            passing, changed = found(filters)
+            total = int(np.count_nonzero(passing)) + len(changed)
+        return FacetCounts(total, categories, available, ranges)
+
+    def alike(
+        self, item: Item, category: str | None, count: int, *, available: bool | None = True
+    ) -> list[tuple[str, float]]:
         """Return available items with similar titles and the same category, best first.
 
+        With None for `available` also those that cannot be bought now.
         Each has its similarity, from 0 to 1, where rare words weigh more. Equally similar items are
         in the order of the distance of their prices.
         """
-        filters = Terms.of(category=category, available=True)
+        filters = Terms.of(category=category, available=available)
         assert filters is not None
         with self._lock:
             index = self._refreshed()
@@ -104,6 +136,18 @@ class ItemSearch:
         passing = index.matches(terms)
         passing[[*self._stale]] = False
         return passing
+
+    def _changes(self, filters: Filters) -> list[Item]:
+        """Return the changed items that pass."""
+        terms = filters.terms
+        assert terms is not None
+        items = [
+            self._source.items[item_id]
+            for item_id, changed in self._changed.items()
+            if terms.match(changed.terms)
+        ]
+        prices = np.array([price_of(item) for item in items], np.float32)
+        return [*compress(items, filters.allow(prices).tolist())]
 
     def _refreshed(self) -> TermIndex:
         """Apply the changes since the last search, and return the index."""

@@ -118,6 +118,18 @@ class TermIndex:
                 break  # no item has this term
         return passing
 
+    def categories(self, passing: NDArray[np.bool_]) -> dict[str, int]:
+        """Count the passing items of each category that has some."""
+        (begin, _), (end, _) = (
+            self._range(_CATEGORY, _CATEGORY),
+            self._range(_AVAILABLE, _AVAILABLE),
+        )
+        counts = {}
+        for number in range(begin, end):
+            if count := int(np.count_nonzero(passing[self._places(number, number + 1)])):
+                counts[self._term(number)[1:].decode()] = count
+        return counts
+
     def alike(self, own: Mapping[str, float], allowed: NDArray[np.bool_]) -> Alike:
         """Return the allowed items that share terms with `own`, which has `rarities`."""
         scores = np.zeros(len(self.ids), np.float32)

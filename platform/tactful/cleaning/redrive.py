@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from tactful.client import Client
 from tactful.errors import DatasetError
+from tactful.schemas.dead_letters import Redriven, RefusedLetter
 from tactful.schemas.ingestion import EventsAccepted
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
@@ -26,33 +26,22 @@ _MOST_REFUSALS = 100
 _cursors: msgspec.json.Decoder[dict[str, int]] = msgspec.json.Decoder(dict[str, int])
 
 
-class Refused(msgspec.Struct, kw_only=True, frozen=True):
-    """A dead letter that the server refused."""
+class Sender(Protocol):
+    """Sends lines of events to a server, as `tactful.client.Client` does."""
 
-    position: int  # of the letter
-    code: str  # short stable name of the reason
-    message: str  # the reason in words and the remedy
-
-
-class Redriven(msgspec.Struct, kw_only=True):
-    """Result of one run."""
-
-    accepted: int = 0  # events new to the server
-    duplicates: int = 0  # events that the server had before
-    held_back: int = 0  # events that the correcting rules dropped or set aside
-    unreadable: int = 0  # letters that are no event
-    rejected: int = 0  # events that the server refused
-    refusals: list[Refused] = []  # the first refused events
+    def send_lines(self, kind: Literal["events"], lines: bytes, /) -> Any:
+        """Send events, and return `EventsAccepted`."""
 
 
 def redrive(
-    client: Client,
+    client: Sender,
     letters: DeadLetters,
     progress: Path,  # file with the progress of earlier runs, which `restart` ignores
     rules: Collection[str],
     *,
     mending: Rules | None = None,  # rules that correct events; an event they drop stays a letter
     restart: bool = False,
+    most: int | None = None,  # letters of this run; None: all
     advanced: Callable[[int], object] = lambda count: None,  # with the letters since the last call
 ) -> Redriven:
     """Send the dead letters of some rules to the server, oldest first.
@@ -65,7 +54,7 @@ def redrive(
     cursors = {} if restart else _load(progress)
     done = Redriven()
     batch: list[tuple[int, bytes]] = []
-    read = 0
+    read = total = 0
 
     def send(until: int) -> None:
         if batch:
@@ -79,8 +68,12 @@ def redrive(
     for position, letter in letters.read(start, rules):
         if position < cursors.get(letter.rule, 0):
             continue
+        if total == most:
+            done.more = True
+            break
         entry = letter.entry()
         read += 1
+        total += 1
         if not isinstance(entry, Event):
             done.unreadable += 1
             continue
@@ -93,7 +86,7 @@ def redrive(
             send(position + 1)
             advanced(read)
             read = 0
-    send(letters.end)
+    send(position if done.more else letters.end)
     advanced(read)
     return done
 
@@ -109,7 +102,7 @@ def as_sent(event: Event | Item) -> dict[str, Any]:
     }
 
 
-def _send(client: Client, batch: list[tuple[int, bytes]], done: Redriven) -> None:
+def _send(client: Sender, batch: list[tuple[int, bytes]], done: Redriven) -> None:
     answer = client.send_lines("events", b"\n".join(line for _, line in batch))
     assert isinstance(answer, EventsAccepted)
     done.accepted += answer.accepted
@@ -117,7 +110,9 @@ def _send(client: Client, batch: list[tuple[int, bytes]], done: Redriven) -> Non
     done.rejected += len(answer.rejected)
     for refusal in answer.rejected[: _MOST_REFUSALS - len(done.refusals)]:
         done.refusals.append(
-            Refused(position=batch[refusal.index][0], code=refusal.code, message=refusal.message)
+            RefusedLetter(
+                position=batch[refusal.index][0], code=refusal.code, message=refusal.message
+            )
         )
 
 

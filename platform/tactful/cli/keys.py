@@ -7,7 +7,10 @@ import msgspec
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
+from tactful.metadata.audit import AuditTrail
 from tactful.metadata.connections import open_keys
+from tactful.models.audit_log import login_and_host
+from tactful.util.clock import now_ms
 from tactful.util.signing import open_signing_key
 
 
@@ -27,8 +30,10 @@ def keys() -> None:
 @cli.json_option
 def keys_create(settings: Settings, scopes: tuple[str, ...], note: str, as_json: bool) -> None:
     """Create a key and print it once."""
-    with open_keys(settings) as (_, store):
+    with open_keys(settings) as (metadata, store):
         key, about = store.create(scopes, note=note)
+        record = AuditTrail(metadata, clock=now_ms).record_change
+        record(login_and_host(), "key.create", f"key {about.id}", " ".join(sorted(about.scopes)))
     if as_json:
         cli.print_json({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
     else:
@@ -44,7 +49,8 @@ def keys_list(settings: Settings, as_json: bool) -> None:
     with open_keys(settings) as (_, store):
         known = store.list()
     if as_json:
-        cli.print_json([{**msgspec.to_builtins(k), "scopes": sorted(k.scopes)} for k in known])
+        rows = [{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known]
+        cli.print_json([{k: v for k, v in row.items() if k != "person"} for row in rows])
         return
     if not known:
         click.echo("There are no keys: `tactful keys create` makes one.", err=True)
@@ -59,8 +65,10 @@ def keys_list(settings: Settings, as_json: bool) -> None:
 @cli.json_option
 def keys_revoke(settings: Settings, key_id: str, as_json: bool) -> None:
     """Revoke a key; a running server refuses it within a second."""
-    with open_keys(settings) as (_, store):
+    with open_keys(settings) as (metadata, store):
         store.revoke(key_id)
+        record = AuditTrail(metadata, clock=now_ms).record_change
+        record(login_and_host(), "key.revoke", f"key {key_id}")
     if as_json:
         cli.print_json({"id": key_id, "revoked": True})
     else:

@@ -56,6 +56,7 @@ _HELP = {
     "recommend": "Request recommendations from a server, for one user or for all of a file.",
     "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
     "export": "Deliver recommendations or a segment of users to a webhook or to Redis.",
+    "alerts": "List and acknowledge alerts of a server, read their rules, silence and test them.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "top": "Show how a server does, in the terminal; its key needs the scope monitor.",
@@ -84,6 +85,7 @@ _MODULES = {
     **dict.fromkeys(("import", "ingest"), "remote.import_file"),
     **{name: f"remote.{name}" for name in ("items", "export")},
     "top": "monitoring.top",
+    "alerts": "monitoring.alerts",
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }

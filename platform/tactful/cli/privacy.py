@@ -17,12 +17,15 @@ from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
+from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.privacy_audits import keep_audit
+from tactful.schemas.privacy import AuditFinding, PrivacyAudit
 from tactful.statistics.export import publish
 from tactful.statistics.ledger_view import as_text, day_of, report_month
 from tactful.util.clock import now_ms
 from tactful.util.jobs import tracked
-from tactful_privacy.audit.audit import QUICK, THOROUGH, audit
+from tactful_privacy.audit.audit import QUICK, THOROUGH, AuditReport, audit
 from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.ledger import Ledger
@@ -40,8 +43,17 @@ def privacy() -> None:
 @click.option("--canaries", type=click.IntRange(min=1_000), help="Number of trials of the attack.")
 @cli.json_option
 @click.option("--plots", type=cli.any_directory, help="Directory for plots.")
+@click.option("--keep", is_flag=True, help="Keep the result, for the page on privacy.")
+@cli.with_settings
 def audit_command(
-    quick: bool, cap: int, epsilon: str, canaries: int | None, as_json: bool, plots: Path | None
+    settings: Settings,
+    quick: bool,
+    cap: int,
+    epsilon: str,
+    canaries: int | None,
+    as_json: bool,
+    plots: Path | None,
+    keep: bool,
 ) -> None:
     """Attack the published counts, and check that the attack detects planted bugs."""
     effort = QUICK if quick else THOROUGH
@@ -56,6 +68,9 @@ def audit_command(
             bar.update()
 
         report = audit(cap, epsilon, effort, progress=done)
+    if keep:
+        with contextlib.closing(open_installation(settings, create=True)) as metadata:
+            keep_audit(metadata, _summary(report))
     if plots is not None:
         from tactful.statistics.plots import write_plots
 
@@ -68,6 +83,31 @@ def audit_command(
         raise SystemExit(ExitCode.PROBLEM_FOUND)
     if not report.trustworthy:
         raise SystemExit(ExitCode.UNRELIABLE)
+
+
+def _summary(report: AuditReport) -> PrivacyAudit:
+    return PrivacyAudit(
+        at=now_ms(),
+        passed=report.passed,
+        trustworthy=report.trustworthy,
+        epsilon=str(report.epsilon),
+        cap=report.cap,
+        epsilon_lower_bound=report.epsilon_lower_bound,
+        planted_bugs=len(report.planted),
+        planted_bugs_caught=sum(not bug.passed for bug in report.planted),
+        findings=[
+            AuditFinding(
+                pipeline=pipeline.name,
+                check=str(finding.check),
+                passed=finding.passed,
+                measured=float(finding.measured),
+                allowed=float(finding.allowed),
+                detail=finding.detail,
+            )
+            for pipeline in report.real
+            for finding in pipeline.findings
+        ],
+    )
 
 
 @privacy.command("ledger", epilog=cli.example("tactful privacy ledger --day 2026-03-31"))

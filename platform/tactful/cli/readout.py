@@ -9,7 +9,7 @@ import click
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.models.rollout_effects import read_key
-from tactful.schemas.readouts import Bounds, Effect, ReadOutMessage
+from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
 
 
 @click.command("readout", epilog=cli.example("tactful experiment readout new-model"))

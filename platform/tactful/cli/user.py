@@ -82,9 +82,11 @@ def consent(
     with _metadata(settings) as metadata:
         default = served_purposes(settings)
         store = ConsentStore(metadata, default, clock=now_ms)
-        suppressed = open_suppression(settings, metadata, clock=now_ms).suppressed
-        if person in suppressed:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        if person in suppression.suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
+        accesses = AccessLog(metadata, suppression.keyring, clock=now_ms)
+        accesses.record(person, "consent", by=login_and_host())
         if agreed or refused:
             said = dict.fromkeys(agreed, True) | dict.fromkeys(refused, False)
             store.record(person, said, source=source)
@@ -142,7 +144,7 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
 @click.argument("person", required=False)
 @click.option("--limit", default=100, show_default=True, help="Maximum number of accesses.")
 def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) -> None:
-    """List who found, exported or erased the data of PERSON, or of all users, newest first.
+    """List who found, read, exported or erased the data of PERSON, or of all users, newest first.
 
     Users are stored as keyed hashes, so a list of all users names nobody.
     """
@@ -154,9 +156,9 @@ def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) 
         cli.print_json(rows)
         return
     if not rows:
-        click.echo("Nobody has found, exported or erased such data.", err=True)
+        click.echo("Nobody has found, read, exported or erased such data.", err=True)
     for access in rows:
-        click.echo(f"{access.id:>8}  {_day(access.at)}  {access.action:<6}  {access.by}")
+        click.echo(f"{access.id:>8}  {_day(access.at)}  {access.action:<15}  {access.by}")
 
 
 @user.command("find", epilog=cli.example("tactful user find ada@example.com --by properties.email"))

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
@@ -15,6 +15,7 @@ from tactful.client.calls import Calls
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
+from tactful.client.request import following as following_of
 from tactful.util.addresses import with_scheme
 
 P = ParamSpec("P")
@@ -145,6 +146,14 @@ class AsyncClient:
     async def run(self, request: Request[T]) -> T:
         """Send a request that a function of `tactful.client.routes` made."""
         return await self._run(call_of(request, self._policy))
+
+    async def pages(self, request: Request[T]) -> AsyncIterator[T]:
+        """`Client.pages` as an asynchronous iterator."""
+        following: Request[T] | None = request
+        while following is not None:
+            page = await self.run(following)
+            following = following_of(following, page)
+            yield page
 
     async def _run(self, call: Call[T]) -> T:
         result: Any = None

@@ -15,6 +15,9 @@ class ItemFilter(TypedDict, total=False):
     search: str
     category: str
     available: bool
+    min_price: float
+    max_price: float
+    facets: bool
     cursor: str
     limit: int
     after: Position

@@ -8,12 +8,13 @@ The functions of `tactful.client.routes` make them::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from tactful.client.exchange import Call, Policy, Send, exchange
+from tactful.errors import ClientError
 
 T = TypeVar("T")
 
@@ -52,3 +53,17 @@ def call_of(request: Request[T], policy: Policy) -> Call[T]:
     )
     again = request.method != "POST" if request.repeatable is None else request.repeatable
     return exchange(policy, send, request.answer, retries=policy.retries if again else 0)
+
+
+def following(request: Request[T], page: T) -> Request[T] | None:
+    """Return the request of the page after `page`; None after the last one.
+
+    Raises:
+        ClientError: if the answer has no pages.
+    """
+    if "next_cursor" not in getattr(page, "__struct_fields__", ()):
+        raise ClientError(f"{request.method} {request.path} has no pages: use `run`")
+    cursor = getattr(page, "next_cursor", None)
+    if cursor is None:
+        return None
+    return replace(request, params={**request.params, "cursor": cursor})

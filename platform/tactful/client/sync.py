@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -18,6 +18,7 @@ from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, li
 from tactful.client.item_calls import ItemFilter, ListOptions
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
+from tactful.client.request import following as following_of
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
@@ -312,6 +313,18 @@ class Client:
     def run(self, request: Request[T]) -> T:
         """Send a request that a function of `tactful.client.routes` made."""
         return self._run(call_of(request, self._policy))
+
+    def pages(self, request: Request[T]) -> Iterator[T]:
+        """Send a request for a list, and again for each page that follows, and yield the pages.
+
+        Raises:
+            ClientError: if the answer has no pages.
+        """
+        following: Request[T] | None = request
+        while following is not None:
+            page = self.run(following)
+            following = following_of(following, page)
+            yield page
 
     def _run(self, call: Call[T]) -> T:
         result: Any = None

@@ -24,6 +24,11 @@ class RecommendSettings:
     # whether the end of a rollout is recorded as a run in MLflow, and a shipped model becomes the
     # champion
     record_rollouts: bool = True
+    # share of the users who get recommendations that are not personal, always the same, to measure
+    # what personal ones are worth; 0 for nobody
+    holdout: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.0
+    # privacy loss of a user in a week by released numbers of that effect; 0 releases none
+    holdout_epsilon: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
     # least number of people who took an item within 84 days before its sales count in anonymous
     # recommendations and lists of items, and who took a pair of items before lists show it; 1 for
     # no minimum, and for pairs of two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,6 +38,28 @@ class ServerSettings:
     # origins whose web pages may send events and request recommendations, such as
     # ``https://shop.example``, separated by commas; empty for none
     cors_origins: str = ""
+
+
+@dataclass(frozen=True)
+class OidcSettings:
+    """Settings of sign-in by OpenID Connect: an issuer, and the rights of its groups."""
+
+    issuer: str = ""  # address of the issuer, as in its tokens; empty: API keys only
+    client_id: str = ""  # the client that the tokens are issued to, their audience
+    # claim with the groups of a person; dots lead into it, as in realm_access.roles
+    groups_claim: Annotated[str, Meta(min_length=1)] = "groups"
+    admin_groups: str = ""  # groups with the scope ``admin``, separated by commas
+    analyst_groups: str = ""  # groups with the scope ``analyst``
+    monitor_groups: str = ""  # groups with the scope ``monitor``
+
+    @property
+    def scopes_by_group(self) -> Mapping[str, frozenset[str]]:
+        """The scopes that each group gives."""
+        given: dict[str, frozenset[str]] = {}
+        for scope in ("admin", "analyst", "monitor"):
+            for group in filter(None, map(str.strip, getattr(self, f"{scope}_groups").split(","))):
+                given[group] = given.get(group, frozenset()) | {scope}
+        return given
 
 
 @dataclass(frozen=True)

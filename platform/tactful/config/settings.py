@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tactful.config.alerts import AlertSettings
 from tactful.config.engine import EngineSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
@@ -27,6 +28,7 @@ from tactful.config.server import (
     ActionSettings,
     LimitSettings,
     LoggingSettings,
+    OidcSettings,
     ServerSettings,
     SourceSettings,
     WorkerSettings,
@@ -35,7 +37,7 @@ from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 from tactful.schemas.interactions import STRENGTH, is_interaction
-from tactful.util.addresses import is_loopback
+from tactful.util.addresses import is_loopback, is_secure
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -55,6 +57,7 @@ class Settings:
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     log: LogSettings = field(default_factory=LogSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
@@ -73,6 +76,7 @@ class Settings:
     coupons: CouponSettings = field(default_factory=CouponSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property
@@ -121,6 +125,7 @@ class Settings:
             parse_origins(self.server.cors_origins)
         except ValueError as error:
             raise ConfigError(f"server.cors_origins: {error}") from None
+        self._check_oidc()
         if self.limits.pending_bytes < self.limits.body_bytes:
             raise ConfigError(
                 f"limits.pending_bytes ({self.limits.pending_bytes}) must not be smaller than "
@@ -150,6 +155,22 @@ class Settings:
             address.scheme not in ("http", "https") or not address.hostname
         ):
             raise ConfigError("actions.webhook_url must be an http or https address")
+
+    def _check_oidc(self) -> None:
+        oidc = self.oidc
+        if not oidc.issuer:
+            return
+        if not is_secure(oidc.issuer):
+            raise ConfigError(
+                f"oidc.issuer: {oidc.issuer!r} must be an https address; http only on this machine"
+            )
+        if not oidc.client_id:
+            raise ConfigError("oidc.client_id is missing: the client that tokens are issued to")
+        if not oidc.scopes_by_group:
+            raise ConfigError(
+                "oidc.admin_groups, oidc.analyst_groups and oidc.monitor_groups are empty: nobody "
+                "could sign in. Name at least one group"
+            )
 
     def _check_retention(self) -> None:
         kept = self.retention

@@ -15,8 +15,8 @@ from tactful.event_log.batches import read_batches
 from tactful.experiments.effects import bounds
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers
-from tactful.schemas.coupons import CampaignEffect, CampaignInfo, CampaignReport
-from tactful.schemas.readouts import RatioCheck
+from tactful.schemas.experiments.coupons import CampaignEffect, CampaignInfo, CampaignReport
+from tactful.schemas.experiments.readouts import RatioCheck
 from tactful.util.fresh_values import FreshValues
 from tactful_streaming.contract.log_entries import Event, decode_entry, event_key
 from tactful_streaming.errors import StreamingError

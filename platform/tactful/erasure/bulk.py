@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
 
 from tactful.schemas.users import Erasure, ErasureRequest, ErasureResult, PersonMatches
+from tactful.subjects.access_log import Access
 from tactful.subjects.installation import Installation
 from tactful.subjects.look_up import Identifier
 
@@ -29,7 +29,7 @@ def request_erasures(
         person for result in results if result.state == "accepted" for person in result.people
     }
     for person in named:
-        action: Literal["find", "erase"] = "erase" if person in accepted else "find"
+        action: Access = "erase" if person in accepted else "find"
         installation.accesses.record(person, action, by=by)
     installation.suppression.suppress(accepted)
     receipts = {person: installation.jobs.request(person) for person in named if person in accepted}

@@ -23,7 +23,7 @@ from tactful.experiments.definitions import CONTROL, RolloutDefinition
 from tactful.experiments.readout import samples
 from tactful.experiments.store import RolloutStore
 from tactful.experiments.tally import PersonOutcome, Tally, read_on
-from tactful.schemas.rollouts import LookRecord
+from tactful.schemas.experiments.rollouts import LookRecord
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_privacy.lazy_imports import LazyModule

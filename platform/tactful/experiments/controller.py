@@ -40,7 +40,7 @@ from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful.experiments.tally import FirstList, Tally, read_on
-from tactful.schemas.rollouts import LookRecord
+from tactful.schemas.experiments.rollouts import LookRecord
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError

@@ -40,7 +40,10 @@ CONTROL = "control"
 CHANGE = "change"
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_RESERVED = (RANKING_EXPERIMENT, "plan")  # the second is a path of the API
+HOLDOUT = "permanent-holdout"
+"""Key of the assignment of users who get no personal recommendations."""
+
+_RESERVED = (RANKING_EXPERIMENT, "plan", HOLDOUT)  # the second is a path of the API
 _HOUR = 3_600_000
 _MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 

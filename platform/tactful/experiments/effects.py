@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tactful.experiments.metrics import METRICS
+from tactful.experiments.metrics import METRICS, Metric
 from tactful.experiments.readout import comparable, revenue_cap
-from tactful.schemas.readouts import ArmLevel, Bounds, Effect, EffectPoint, GuardrailPoint
+from tactful.schemas.experiments.readouts import (
+    ArmLevel,
+    Bounds,
+    Effect,
+    EffectPoint,
+    GuardrailPoint,
+)
 from tactful_bandits.analysis.bayesian import posterior
 from tactful_bandits.analysis.comparison import (
     Comparison,
@@ -27,7 +33,13 @@ Samples = Mapping[str, Sample]
 """Outcomes of one arm by metric."""
 
 
-def effects_of(control: str, arms: Mapping[str, Samples], *, alpha: float = 0.05) -> list[Effect]:
+def effects_of(
+    control: str,
+    arms: Mapping[str, Samples],
+    *,
+    alpha: float = 0.05,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> list[Effect]:
     """Compare every arm with the control on each metric that both have.
 
     `alpha` is the probability that an interval misses the truth, each by itself, and that any
@@ -38,7 +50,7 @@ def effects_of(control: str, arms: Mapping[str, Samples], *, alpha: float = 0.05
         (arm, metric): (_compare(base[metric], treatment[metric], alpha), _cap(base, treatment))
         for arm, treatment in arms.items()
         if arm != control
-        for metric in METRICS
+        for metric in metrics
         if comparable(metric, base, treatment)
     }
     adjusted = holm([comparison.anytime_p for comparison, _ in compared.values()])
@@ -51,18 +63,25 @@ def effects_of(control: str, arms: Mapping[str, Samples], *, alpha: float = 0.05
             _level(name, samples[metric], cap, alpha)
             for name, samples in ((control, base), (arm, arms[arm]))
         ]
-        effects.append(_effect(metric, comparison, (levels[0], levels[1]), verdict, cap))
+        effects.append(
+            _effect((metric, metrics[metric]), comparison, (levels[0], levels[1]), verdict, cap)
+        )
     return effects
 
 
 def effect_points(
-    at: int, control: str, arms: Mapping[str, Samples], *, alpha: float = 0.05
+    at: int,
+    control: str,
+    arms: Mapping[str, Samples],
+    *,
+    alpha: float = 0.05,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> list[EffectPoint]:
     """Return the effects at one time, for a chart over time."""
     base = arms.get(control, {})
     points = []
     for arm, treatment in arms.items():
-        for metric in METRICS:
+        for metric in metrics:
             if arm == control or not comparable(metric, base, treatment):
                 continue
             found = _compare(base[metric], treatment[metric], alpha)
@@ -153,13 +172,13 @@ def _level(arm: str, sample: Sample, cap: float | None, alpha: float) -> ArmLeve
 
 
 def _effect(
-    metric: str,
+    named: tuple[str, Metric],
     compared: Comparison,
     levels: tuple[ArmLevel, ArmLevel],
     verdict: str,
     cap: float | None,
 ) -> Effect:
-    about, estimate = METRICS[metric], compared.estimate
+    (metric, about), estimate = named, compared.estimate
     chance, of_treatment, of_control = chances(estimate, higher_is_better=about.better == "higher")
     return Effect(
         metric=metric,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tactful.errors import ConfigError
-from tactful.schemas.rollouts import (
+from tactful.schemas.experiments.rollouts import (
     LookRecord,
     RolloutChange,
     RolloutDetails,

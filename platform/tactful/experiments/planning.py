@@ -20,7 +20,7 @@ from tactful.experiments.baseline import (
 from tactful.experiments.controller import PRIVATE_LOOKS, noise_of, reason_of
 from tactful.experiments.definitions import RolloutDefinition, load_rollouts
 from tactful.experiments.store import RolloutStore
-from tactful.schemas.rollouts import GuardrailForecast, RolloutForecast
+from tactful.schemas.experiments.rollouts import GuardrailForecast, RolloutForecast
 from tactful_bandits.rollouts.forecast import ENOUGH_POWER, Forecast, forecast
 from tactful_streaming.log.event_log import EventLog
 

@@ -21,8 +21,13 @@ from tactful.experiments.readout import column_samples
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.tally import read_on
 from tactful.experiments.timed_tally import OutcomesUntil, TimedTally
-from tactful.schemas.readouts import EffectPoint, GuardrailPoint, RatioCheck, ReadOutMessage
-from tactful.schemas.rollouts import LookRecord
+from tactful.schemas.experiments.readouts import (
+    EffectPoint,
+    GuardrailPoint,
+    RatioCheck,
+    ReadOutMessage,
+)
+from tactful.schemas.experiments.rollouts import LookRecord
 from tactful.util.fresh_values import FreshValues
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Sample
@@ -213,7 +218,7 @@ class ReadOuts:
             at=now,
             since=times[0],
             until=times[1],
-            sample_ratio=_ratio(people, shares, plan, crossed=crossed),
+            sample_ratio=ratio_check(people, shares, plan, crossed=crossed),
             effects=effects,
             series=series,
             guardrails=guardrails,
@@ -262,7 +267,7 @@ class ReadOuts:
         effects = effects_of(CONTROL, arms)
         noisy = {arm: sum(sum(look[arm]) for look in released) for arm in shares}
         # The test uses exact counts with the same evidence, the message shows what was released.
-        checked = _ratio(units, shares, plan, shown=noisy)
+        checked = ratio_check(units, shares, plan, shown=noisy)
         return ReadOutMessage(
             key=stored.key,
             source="released",
@@ -298,14 +303,19 @@ def _of_stage(
     return msgspec.structs.replace(message, stage=span.stage, stages=stages, **more)
 
 
-def _ratio(
+def ratio_check(
     people: Mapping[str, int],
     shares: Mapping[str, float],
-    plan: RolloutPlan | None,
+    plan: RolloutPlan | None = None,
     *,
     crossed: float | None = None,
     shown: Mapping[str, int] | None = None,
 ) -> RatioCheck:
+    """Check the arms' users against their shares, at the level of a plan's looks.
+
+    `crossed` is the share of users who are left out; `shown` are counts for the message, where they
+    are not the checked ones.
+    """
     checked: SampleRatio | None = None
     if sum(people.values()) and len(shares) > 1:
         # The level of a look, so that both say the same.

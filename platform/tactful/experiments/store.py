@@ -22,7 +22,7 @@ from tactful.experiments.definitions import RolloutDefinition
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
 from tactful.rerank.tuned_objective import require_better
-from tactful.schemas.rollouts import LookRecord, RolloutChange, Waiting
+from tactful.schemas.experiments.rollouts import LookRecord, RolloutChange, Waiting
 from tactful_bandits.errors import LifecycleError
 from tactful_bandits.rollouts.lifecycle import (
     SYSTEM,

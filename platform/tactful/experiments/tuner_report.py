@@ -22,8 +22,8 @@ from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.tally import arm_of
 from tactful.experiments.tuner import ProbedList, read_probed
 from tactful.rerank.tuned_objective import EVALUATION, Tuner, TunerEvaluation, network_check
-from tactful.schemas.readouts import Bounds
-from tactful.schemas.tuner import (
+from tactful.schemas.experiments.readouts import Bounds
+from tactful.schemas.experiments.tuner import (
     FixedArm,
     Regret,
     TunerInfo,

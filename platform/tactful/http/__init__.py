@@ -1,7 +1,7 @@
 """The HTTP API on ASGI: routes, handlers, OpenAPI and the uvicorn server.
 
-It may import `catalogue`, `client`, `config`, `event_log`, `experiments`, `kernels`, `metadata`,
-`metrics`, `pipeline`, `ranking`, `recall`, `rerank`, `schemas`, `sources`, `statistics`,
-`subjects`, `training`, `util`, `vectors`.
+It may import `alerts`, `catalogue`, `client`, `config`, `event_log`, `experiments`, `kernels`,
+`metadata`, `metrics`, `pipeline`, `ranking`, `recall`, `rerank`, `schemas`, `sources`,
+`statistics`, `subjects`, `training`, `util`, `vectors`.
 Begin with `routes`.
 """

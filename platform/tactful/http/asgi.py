@@ -69,6 +69,13 @@ _THIS_MACHINE = browser.Origins(this_machine=True)
 _encoder = msgspec.json.Encoder()
 
 
+class Tokens(Protocol):
+    """Checks ID tokens (`tactful.http.oidc`)."""
+
+    async def check(self, token: str) -> ApiKey:
+        """Return the rights of the person that a token names, or raise `ProblemError`."""
+
+
 class Host(Protocol):
     """Application that owns a resource, as far as the resource uses it."""
 
@@ -83,6 +90,10 @@ class Host(Protocol):
     @property
     def metrics(self) -> Metrics:
         """Metrics that count responses."""
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """Checks ID tokens; None if API keys are the only credentials."""
 
     @property
     def rates(self) -> RateLimits:
@@ -134,6 +145,8 @@ class Endpoint:
     scope: str | None = None
     # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
+    # whether keys with the scope ``analyst`` may call it, too: nothing in it is about people
+    analyst: bool = False
     # whether programs that others have written call it: keys as the user name of Basic
     # authentication or as the query parameter `secret`, and bodies that gzip has compressed
     foreign: bool = False
@@ -356,7 +369,12 @@ class Resource:
             _check_host(headers)
             key = _EVERY_RIGHT
         elif endpoint.scope is not None:
-            key = self._authorise(headers, endpoint, scope["query_string"])
+            tokens = self._host.tokens
+            token = "" if tokens is None else credentials.id_token(headers)
+            if tokens is not None and token:
+                key = _allowed(await tokens.check(token), endpoint)
+            else:
+                key = self._authorise(headers, endpoint, scope["query_string"])
         limit = settings.limits.body_bytes
         timeout, gzip = server.body_timeout_s, endpoint.foreign
         call = Call(scope, receive, headers, key, limit, timeout, gzip)
@@ -387,11 +405,16 @@ class Resource:
         if endpoint.browser and browser.SCOPE in key.scopes:
             if self._origins.of(headers) is None:
                 raise _wrong_origin(self._host.settings.server, headers)
-        elif endpoint.scope != ANY_KEY and not key.allows(endpoint.scope or "admin"):
-            raise ProblemError(
-                "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
-            )
-        return key
+            return key
+        return _allowed(key, endpoint)
+
+
+def _allowed(key: ApiKey, endpoint: Endpoint) -> ApiKey:
+    """Return the key of a caller who may call an endpoint, or raise `ProblemError`."""
+    analyst = endpoint.analyst and key.allows("analyst")
+    if endpoint.scope != ANY_KEY and not analyst and not key.allows(endpoint.scope or "admin"):
+        raise ProblemError("missing_scope", f"this needs a key with the scope {endpoint.scope!r}")
+    return key
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

@@ -64,7 +64,9 @@ def cursor_number(cursor: str) -> int | None:
 
 
 def caller_of(call: Call) -> str:
-    """Return the public part of the API key, for the audit log."""
+    """Return the person who signed in, or the public part of the API key, for the audit log."""
+    if call.key.person:
+        return call.key.person
     return f"key {call.key.id}" if call.key.id else "the API without keys"
 
 

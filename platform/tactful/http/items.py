@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from tactful.catalogue.term_index import Terms
+from tactful.catalogue.facets import FacetCounts, Filters
 from tactful.http.asgi import Call, Endpoint, Host, Reply, json_reply
 from tactful.http.common import PageQuery
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.fields import Identifier
+from tactful.schemas.item_details import FacetCount, Facets, PriceRange
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage, ListQuery
 from tactful.schemas.problems import ProblemError
 from tactful.util.clock import now_ms
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 _FEWEST_ALIKE = 200
+_MOST_CATEGORIES = 50
+_Price = Annotated[float, Meta(ge=0, le=1e30)]
 
 
 class ListHost(Host, Protocol):
@@ -39,33 +42,51 @@ class ItemQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ItemsQuery(PageQuery):
-    """One page of the items that match, and a position of the log to wait for."""
+    """One page of the items that match, and a position of the log to wait for.
+
+    Attributes:
+        search: words of title and id.
+        category: only items of this category.
+        available: only items that can be bought now, or only others.
+        min_price: only items with a known price of at least this.
+        max_price: only items with a known price of at most this.
+        facets: whether to count all matches by field, too.
+        after: position to wait for.
+    """
 
     search: Annotated[str, Meta(max_length=256)] = ""
     category: Identifier | UnsetType = UNSET
     available: bool | UnsetType = UNSET
+    min_price: _Price | UnsetType = UNSET
+    max_price: _Price | UnsetType = UNSET
+    facets: bool = False
     after: Annotated[str, Meta(max_length=4_096)] | UnsetType = UNSET
 
 
 async def _find_items(platform: Platform, call: Call) -> Reply:
     query = call.query(ItemsQuery)
     await _reach(platform, query.after)
-    category, available = query.category, query.available
-    terms = Terms.of(
+    filters = Filters(
         query.search,
-        None if category is UNSET else category,
-        None if available is UNSET else available,
+        None if query.category is UNSET else query.category,
+        None if query.available is UNSET else query.available,
+        None if query.min_price is UNSET else query.min_price,
+        None if query.max_price is UNSET else query.max_price,
     )
     page = await platform.search.run(
-        lambda search: search.page(terms, after=query.cursor, limit=query.limit)
+        lambda search: search.page(filters, after=query.cursor, limit=query.limit)
     )
     cursor = page.items[-1].item_id if page.more else None
-    return json_reply(ItemPage(items=[*map(_described, page.items)], next_cursor=cursor))
+    found = ItemPage(items=[*map(described_item, page.items)], next_cursor=cursor)
+    if query.facets:
+        counts = await platform.search.run(lambda search: search.facets(filters))
+        found = msgspec.structs.replace(found, facets=_facets(counts))
+    return json_reply(found)
 
 
 async def _get_item(platform: Platform, call: Call) -> Reply:
     await _reach(platform, call.query(ItemQuery).after)
-    return json_reply(_described(_item_of(platform, call)))
+    return json_reply(described_item(item_of(platform, call)))
 
 
 async def _get_similar(platform: Platform, call: Call) -> Reply:
@@ -74,7 +95,7 @@ async def _get_similar(platform: Platform, call: Call) -> Reply:
     # More than are listed, since common company may move others to the top.
     count = max(query.count, _FEWEST_ALIKE)
     platform.recommendations.check_ready()
-    item = _item_of(platform, call)
+    item = item_of(platform, call)
     described = await platform.search.run(lambda search: search.alike(item, category, count))
     with platform.lists() as lists:
         return json_reply(lists.similar(item_id, described, query))
@@ -117,7 +138,8 @@ async def _reach(platform: Platform, after: str | UnsetType) -> None:
         await platform.recommendations.reach(int(after) if after.isdecimal() else after)
 
 
-def _item_of(platform: Platform, call: Call) -> Item:
+def item_of(platform: Platform, call: Call) -> Item:
+    """Return the item of a path, or raise `ProblemError`."""
     with platform.lock:
         item = platform.backend.source.items.get(call.path["item_id"])
     if item is None:
@@ -125,7 +147,23 @@ def _item_of(platform: Platform, call: Call) -> Item:
     return item
 
 
-def _described(item: Item) -> CatalogueItem:
+def _facets(counts: FacetCounts) -> Facets:
+    categories = sorted(counts.categories.items(), key=lambda pair: (-pair[1], pair[0]))
+    return Facets(
+        total=counts.total,
+        categories=[
+            FacetCount(value=name, items=number) for name, number in categories[:_MOST_CATEGORIES]
+        ],
+        prices=[PriceRange(low=low, high=high, items=it) for low, high, it in counts.prices],
+        available=[
+            FacetCount(value=str(state).lower(), items=number)
+            for state, number in counts.available.items()
+        ],
+    )
+
+
+def described_item(item: Item) -> CatalogueItem:
+    """Return the description of an item as answers have it."""
     return CatalogueItem(
         item_id=item.item_id,
         timestamp=item.timestamp,
@@ -142,6 +180,7 @@ _list = partial(
     "GET",
     scope="recommend",
     browser=True,
+    analyst=True,
     query=ListQuery,
     answer=ItemList,
 )
@@ -206,10 +245,12 @@ ITEM_ENDPOINTS: tuple[Endpoint, ...] = (
         details=(
             "By the words of title and id, without case and accents, the last word as a beginning; "
             "Chinese and Japanese by characters. In the order of ids: an item that stays as it is "
-            "comes once in the pages, whatever else changes. `after` waits until the items up to "
-            "that position count."
+            "comes once in the pages, whatever else changes. With `facets` all matches are counted "
+            "by category, price and availability. `after` waits until the items up to that "
+            "position count."
         ),
         scope="recommend",
+        analyst=True,
         query=ItemsQuery,
         answer=ItemPage,
         problems=("invalid", "not_ready", "not_caught_up"),
@@ -221,6 +262,7 @@ ITEM_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_item,
         details="Its latest description. `after` waits until the items up to that position count.",
         scope="recommend",
+        analyst=True,
         query=ItemQuery,
         answer=CatalogueItem,
         problems=("not_found", "invalid", "not_ready", "not_caught_up"),

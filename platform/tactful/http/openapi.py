@@ -16,8 +16,8 @@ from tactful.http.asgi import ANY_KEY, Endpoint
 from tactful.http.sources import SEGMENT_LIKE
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
+from tactful.schemas.experiments.rollouts import STEPS
 from tactful.schemas.problems import KINDS, Problem, ProblemError
-from tactful.schemas.rollouts import STEPS
 from tactful.schemas.statistics import CONCLUSIONS
 from tactful.sources.segment import CALLS
 
@@ -141,6 +141,7 @@ def _operation(
         operation["description"] = endpoint.details
     if endpoint.scope is not None:
         scopes = [endpoint.scope, *([browser.SCOPE] if endpoint.browser else [])]
+        scopes += ["analyst"] if endpoint.analyst else []
         operation["security"] = [
             {scheme: [] if scope == ANY_KEY else [scope]}
             for scope in scopes

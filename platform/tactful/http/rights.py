@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.audit import looked_at
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
@@ -51,7 +52,9 @@ class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _get_consent(platform: Platform, call: Call) -> Reply:
-    return json_reply(await _consent(platform, person_of(call)))
+    person = person_of(call)
+    await looked_at(platform, call, person, "consent")
+    return json_reply(await _consent(platform, person))
 
 
 async def _put_consent(platform: Platform, call: Call) -> Reply:
@@ -64,6 +67,8 @@ async def _put_consent(platform: Platform, call: Call) -> Reply:
         raise ProblemError("invalid", str(error), field="$") from None
     if platform.permissions.is_erased(person):
         raise ProblemError("invalid", "this user was erased: a user who returns needs a new id")
+    if call.trusted:  # an operator; the shop's own server has a key with `ingest`
+        await looked_at(platform, call, person, "consent")
     purposes = {Purpose(name): agrees for name, agrees in decision.purposes.items()}
     record = partial(platform.consents.record, person, purposes, source=decision.source, at=at)
     await stored(record, "consent cannot be recorded now; send it again")
@@ -243,7 +248,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/users/{user_id}/accesses",
-        "List who found, exported or erased the data of a user",
+        "List who found, read, exported or erased the data of a user",
         _get_accesses,
         details="Newest first, also after the erasure. An access is written before it happens.",
         scope="admin",

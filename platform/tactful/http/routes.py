@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
+from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     LogPageQuery,
     PageQuery,
@@ -22,16 +24,21 @@ from tactful.http.common import (
     person_of,
     stored,
 )
-from tactful.http.coupons import COUPON_ENDPOINTS
+from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.experiments.coupons import COUPON_ENDPOINTS
+from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
+from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.people import PEOPLE_ENDPOINTS
+from tactful.http.privacy import PRIVACY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
-from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
-from tactful.http.tuner import TUNER_ENDPOINTS
+from tactful.http.trials import TRIAL_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of
 from tactful.schemas import browser_access as browser
@@ -51,7 +58,7 @@ from tactful.schemas.recommendations import (
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
-from tactful_streaming.contract.log_entries import BROWSER
+from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -112,13 +119,25 @@ def _count(platform: Platform, import_id: str | None, accepted: EventsAccepted |
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
+    request = await call.json(request_decoder)
+    await _explained_to(platform, call, [request])
+    return await recommend_one(platform, call, request, recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
+    await _explained_to(platform, call, batch.requests)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
     return await recommend_each(platform, call, batch, recommend)
+
+
+async def _explained_to(
+    platform: Platform, call: Call, requests: Sequence[RecommendRequest]
+) -> None:
+    """Record the look at each user whose recommendation is explained to the caller."""
+    subjects = {request.subject for request in requests if request.explain and call.trusted}
+    for person in filter(None, subjects):
+        await looked_at(platform, call, person, "explain")
 
 
 def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
@@ -136,7 +155,14 @@ async def recommend_one(
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
     answer = await recommend(_prepared(host, call, request))
+    _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+
+
+def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
+    """Count a recommendation that is shown to somebody now."""
+    if request.as_of is None and request.timestamp is None:
+        host.metrics.listed(request.count, [item.score for item in answer.items])
 
 
 async def recommend_each(
@@ -147,6 +173,7 @@ async def recommend_each(
     for request in batch.requests:
         try:
             answer = await recommend(_prepared(host, call, request))
+            _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -154,7 +181,10 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
+    impression = await platform.recommendations.find(call.path["recommendation_id"])
+    if (person := subject_key(impression)) is not None:
+        await looked_at(platform, call, person, "explain")
+    return json_reply(await platform.recommendations.explain(impression))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -162,6 +192,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     user = person_of(call)
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, user, "features")
     return json_reply(platform.features(user, at))
 
 
@@ -283,6 +314,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=Upserted,
     ),
     *IMPORT_ENDPOINTS,
+    *DEAD_LETTER_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -310,6 +342,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=RecommendBatch,
         problems=("invalid", "not_ready"),
     ),
+    *TRIAL_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -338,7 +371,11 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
+    *ITEM_DETAIL_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *PEOPLE_ENDPOINTS,
+    *PRIVACY_ENDPOINTS,
+    *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,
     Endpoint(
         "GET",
@@ -382,6 +419,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
+    *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",

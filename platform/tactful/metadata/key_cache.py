@@ -38,6 +38,7 @@ class ApiKey:
     note: str  # owner or purpose
     created_at: int  # epoch milliseconds
     revoked_at: int | None  # epoch milliseconds; None while it is valid
+    person: str = ""  # name of the person who signed in, instead of by a key; else empty
 
     def allows(self, scope: str) -> bool:
         """Return whether the key has a permission."""

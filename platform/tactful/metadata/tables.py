@@ -126,6 +126,23 @@ imports = _table(
     sa.Column("refused", sa.BigInteger, nullable=False),
     sa.Column("report", _long_text, nullable=False),
 )
+changes = _table(
+    "changes",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+privacy_audits = _table(
+    "privacy_audits",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("passed", sa.Integer, nullable=False),
+    sa.Column("trustworthy", sa.Integer, nullable=False),
+    sa.Column("report", _long_text, nullable=False),
+)
 rollouts = _table(
     "rollouts",
     sa.Column("key", sa.String(64), primary_key=True),
@@ -146,6 +163,11 @@ rollout_looks = _table(
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("stage", sa.Integer, nullable=False),
     sa.Column("said", sa.Text, nullable=False),
+)
+worth_releases = _table(
+    "worth_releases",
+    sa.Column("week", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("released", sa.Text, nullable=False),
 )
 rollout_changes = _table(
     "rollout_changes",
@@ -175,4 +197,65 @@ coupon_positions = _table(
     "coupon_positions",
     sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("position", sa.BigInteger, nullable=False),
+)
+alerts = _table(
+    "alerts",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("rule", sa.String(64), nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("opened_at", sa.BigInteger, nullable=False),
+    sa.Column("cleared_at", sa.BigInteger),
+    sa.Column("acknowledged_at", sa.BigInteger),
+    sa.Column("acknowledged_by", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("routed", sa.Text, nullable=False),
+)
+alert_messages = _table(
+    "alert_messages",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("alert", sa.BigInteger, nullable=False),
+    sa.Column("sink", sa.String(128), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
+)
+alert_rules = _table(
+    "alert_rules",
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+)
+alert_silences = _table(
+    "alert_silences",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("rule", sa.String(64), nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("begins_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False),
+    sa.Column("made_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+alert_changes = _table(
+    "alert_changes",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("subject", sa.String(128), nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+)
+alert_evaluator = _table(
+    "alert_evaluator",
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("holder", sa.String(128), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("evaluated_at", sa.BigInteger, nullable=False),
+    sa.Column("memory", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
 )

@@ -38,10 +38,14 @@ FAILURES = frozenset(
         "tactful_impressions_lost",
         "tactful_commits_refused",
         "tactful_logged_errors",
+        "tactful_federated_rounds",
         "tactful_task_failures",
     }
 )
 """Counters of failures, published exactly; of responses only those with an error status."""
+
+UNPUBLISHED = frozenset({"tactful_recommendation_score"})
+"""Histograms that are not published: a minute may hold the scores of one user alone."""
 
 _INGESTED = "tactful_ingested"
 _RECORDS = "tactful_engine_records"
@@ -78,7 +82,7 @@ class PublicMetrics:
         for family in families:
             if family.type == "gauge":
                 yield family
-            elif family.type == "histogram":
+            elif family.type == "histogram" and family.name not in UNPUBLISHED:
                 yield _quantiles(family, grown)
             elif family.name in FAILURES:
                 yield _failures(family)
@@ -110,7 +114,9 @@ def _failures(family: Metric) -> Metric:
     failures.samples = [
         sample
         for sample in family.samples
-        if not sample.name.endswith("_created") and int(sample.labels.get("status", "500")) >= 400
+        if not sample.name.endswith("_created")
+        and int(sample.labels.get("status", "500")) >= 400
+        and sample.labels.get("result") != "done"
     ]
     return failures
 

@@ -6,6 +6,7 @@ Exact totals of user activity are not published: see `tactful.metrics.public`.
 
 from __future__ import annotations
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,11 @@ _GROWING = ("_total", "_bucket", "_count", "_sum")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
 _REQUEST_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STEPS = frozenset({"click", "add_to_cart", "purchase"})
+"""Event types that count as steps of a visit."""
+
+_SCORE_BUCKETS = (-10.0, -5.0, -2.0, -1.0, -0.5, -0.2, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
+_SCORE_BUCKETS += (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0)
 _STAGE_BUCKETS = (*(x / 10_000 for x in (1, 2, 5, 10, 20, 50, 100, 200, 500)), 0.1, 0.5, 2.0)
 _FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 
@@ -108,6 +114,18 @@ class Metrics:
             buckets=_FRESHNESS_BUCKETS,
             registry=registry,
         )
+        text = "Recommendations by length: whole, short or empty"
+        self._lists = counter("tactful_recommended_lists_total", text, "result")
+        text = "Steps of visits: recommendation, click, add_to_cart, purchase"
+        self._steps = counter("tactful_steps_total", text, "step")
+        text = "Federated rounds by result: done or failed"
+        self.federated_rounds = counter("tactful_federated_rounds_total", text, "result")
+        self._scores = Histogram(
+            "tactful_recommendation_score",
+            "Scores of first items of recommendations",
+            buckets=_SCORE_BUCKETS,
+            registry=registry,
+        )
         self._stages = Histogram(
             "tactful_stage_seconds",
             "Time of a stage: log, apply, commit; recall, rank and arrange of a recommendation",
@@ -155,6 +173,20 @@ class Metrics:
         if count:
             self._series_of_applied(result).inc(count)
 
+    def listed(self, asked: int, scores: Sequence[float]) -> None:
+        """Count a recommendation of `asked` items by the scores of those that were found."""
+        result = "whole" if len(scores) >= asked else "short" if scores else "empty"
+        self._lists.labels(result).inc()
+        self._steps.labels("recommendation").inc()
+        if scores:
+            self._scores.observe(scores[0])
+
+    def stepped(self, types: Iterable[str]) -> None:
+        """Count events that are steps of a visit, by their types."""
+        for step, count in collections.Counter(types).items():
+            if step in STEPS:
+                self._steps.labels(step).inc(count)
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Register a gauge; `read` is called when the metrics are read."""
         Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
@@ -181,6 +213,15 @@ class Metrics:
     def reader(self) -> Reader:
         """Return a reader of all metrics as numbers, of this process and of `others`."""
         return Reader(self.others, self._public, self._clock)
+
+    def all_samples(self) -> list[SampleRow]:
+        """Return all samples, exact, of this process and of `others`; not to be published."""
+        return [
+            (sample.name, dict(sample.labels), float(sample.value))
+            for family in self.others.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""

@@ -20,7 +20,7 @@ from tactful.models.mlflow_registry import audited_registry
 from tactful.models.rollout_effects import figures_of, recorded_effects
 from tactful.models.schedule import environment, run_command
 from tactful.ranking.model import read_pointer
-from tactful.schemas.readouts import ReadOutMessage
+from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful_streaming.errors import StreamingError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.metadata.connections import open_installation
-from tactful.schemas.readouts import ReadOutMessage
+from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful.subjects.consented_log import PermittedLog, measured_partitions
 from tactful.util.clock import now_ms
 from tactful_bandits.assignment.definitions import load_experiments
@@ -26,7 +26,7 @@ def read_key(
     stage: int | None = None,
     days: float = 28.0,
 ) -> ReadOutMessage:
-    """Read the rollout or experiment of a key; `source` as in `tactful.http.rollouts`.
+    """Read the rollout or experiment of a key; `source` as in `tactful.http.experiments.rollouts`.
 
     Raises:
         ConfigError: if there is none, or the stage has not begun.

@@ -187,6 +187,7 @@ class EventIngest:
         position = await self._written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
         self._count("event", len(fresh), duplicates, refusals)
+        self._metrics.stepped(event.type for event, _ in permitted)
         return EventsAccepted(
             accepted=len(fresh),
             duplicates=duplicates,

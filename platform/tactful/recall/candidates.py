@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -144,6 +145,34 @@ def gather(
         proposals.append(("popular", view.popular.first(allowed, least)))
         rows, channels = _merged(proposals, len(rows) + least)
     return scored.with_rows(rows, channels)
+
+
+def by_channel(
+    view: CatalogueView,
+    context: RequestContext,
+    *,
+    quotas: Quotas,
+    allowed: NDArray[np.bool_],
+    intent: Mapping[str, float] | None,
+    most: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Return the first rows that each channel proposes by itself, best first; none of silent ones.
+
+    A channel with several proposals places a row where the best of them does.
+    """
+    proposals = defaultdict[str, list[NDArray[np.int64]]](list)
+    scored = _score(view, context, intent)
+    for channel, rows in _proposals(view, context, scored, quotas, allowed):
+        proposals[channel].append(rows)
+    found = {}
+    for channel, groups in proposals.items():
+        rows = np.concatenate(groups)
+        places = np.concatenate([np.arange(len(group)) for group in groups])
+        ordered = rows[np.argsort(places, kind="stable")]
+        _, first = np.unique(ordered, return_index=True)
+        if len(first):
+            found[channel] = ordered[np.sort(first)][:most]
+    return found
 
 
 def named(

@@ -82,6 +82,7 @@ def build(
         latest=latest or (lambda: 0),
         minimum_people=settings.recommend.anonymous_minimum,
         rollouts=settings.storage.data / FILE,
+        holdout=settings.recommend.holdout,
         ids=open_ids(settings),
         discovery=None
         if settings.recommend.discovery == "trained"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.request_context import FeatureSource, RequestContext, build_context
 from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
+from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
 from tactful.experiments.serving import Drawn
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused, rare_last
@@ -26,6 +27,7 @@ from tactful.recall.candidates import (
     Candidates,
     Quotas,
     allowed_rows,
+    by_channel,
     extended,
     gather,
     named,
@@ -38,6 +40,7 @@ from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.named_items import check_request, unknown_candidates
 from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
+from tactful.recommend.trials import NO_CHAMPION, Attempt, TrialOptions
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import Policy, policies
 from tactful.rerank.diversity import Likeness
@@ -88,6 +91,8 @@ class _RequestState:
     policy: Policy
     rules: Sequence[PlacementRule]
     latest: int  # time of the latest event, 0 while it is unknown
+    # the request with its user, for the log; `request` has none for users who are held out
+    named: RecommendRequest
     candidates: Candidates = field(init=False)
     learned: bool = field(init=False)
     features: NDArray[np.float32] | None = None
@@ -145,6 +150,7 @@ class Recommender:
         self._own = own_columns(source.definitions)
         self._explainer = Explainer(options.models, options.trusted)
         self._default_policy = Policy(quotas=options.quotas)
+        self._holdout = experiment_at(HOLDOUT, 1 - options.holdout) if options.holdout else None
         self._policies = policies(options.experiment, default=self._default_policy)
         load_add_panes()  # or the first request would wait for it
         load_gather()
@@ -232,18 +238,64 @@ class Recommender:
         """Release what only one process may hold."""
         self._models.current.live.close()
 
-    def _begin(self, request: RecommendRequest, now: int) -> _RequestState:
-        """Check the request and find its context, arm and rules."""
+    def attempt(self, request: RecommendRequest, options: TrialOptions, *, now: int) -> Attempt:
+        """Answer as `answer` does, to try it out, with what each recall channel proposes.
+
+        The caller appends nothing to the log, so that neither caps nor training change.
+
+        Raises:
+            ProblemError: as `recommend`, and if a model is to rank where no champion serves.
+        """
+        with self._changing:
+            if options.model:
+                request = self._ranked_by_model(request)
+            state = self._begin(request, now, options.person)
+            if options.model:
+                state.drawn = replace(state.drawn, model=options.model)
+            self._recall(state)
+            self._rank(state)
+            self._arrange(state)
+            answer = self._response(state)
+            impression = self._encode(state, answer) if len(state.arrangement.order) else None
+            return Attempt(answer, impression, self._channels(state, options.channel_count))
+
+    def _ranked_by_model(self, request: RecommendRequest) -> RecommendRequest:
+        """Force an arm that ranks by a model, unless the request forces one."""
+        experiment = self._options.experiment
+        arm = request.force.get(experiment.key)
+        if self._models.current.model is None or arm == HEURISTIC:
+            why = f"arm {HEURISTIC!r} ranks without a model" if arm == HEURISTIC else NO_CHAMPION
+            raise ProblemError("invalid", why, field="$.variants")
+        learned = [arm.name for arm in experiment.arms if arm.name != HEURISTIC]
+        if arm is not None or not learned:
+            return request
+        force = {**request.force, experiment.key: learned[0]}
+        return msgspec.structs.replace(request, force=force)
+
+    def load_to_compare(self, version: str) -> None:
+        """Load a version for `attempt`, or raise ModelError; takes long, for a thread."""
+        self._models.load_to_compare(version)
+
+    def _begin(
+        self, request: RecommendRequest, now: int, person: FeatureSource | None = None
+    ) -> _RequestState:
+        """Check the request and find its context, arm and rules.
+
+        `person` has the features of the user instead of the feature engine.
+        """
         started = self._options.stopwatch()
         check_request(request)
         self._read_first_items()
-        serving = self._models.current
+        serving, named = self._models.current, request
+        held = self._hold_out(request)
+        if held is not None and held.arm == CONTROL:
+            request = request.anonymous()
         if request.subject is None:
             serving = replace(serving, view=serving.view.anonymous())
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
         assignment = self._assign(request, serving)
         context = build_context(
-            self._source,
+            person or self._source,
             serving.view.catalogue,
             subject=request.subject,
             session_id=request.session_id,
@@ -252,6 +304,8 @@ class Recommender:
             asked=request.context,
         )
         drawn = self._draw(request, serving, at)
+        if held is not None:
+            drawn = replace(drawn, assignments=(held, *drawn.assignments))
         policy = self._policies.get(assignment.arm or "", self._default_policy)
         return _RequestState(
             request=request,
@@ -262,6 +316,7 @@ class Recommender:
             drawn=drawn,
             policy=drawn.over(policy) if drawn.parts else policy,
             latest=self.latest_event,
+            named=named,
             rules=()
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),
@@ -284,7 +339,7 @@ class Recommender:
         state.candidates = gather(
             view,
             state.context,
-            quotas=_only_counted(state.policy.quotas) if state.fresh else state.policy.quotas,
+            quotas=_quotas(state),
             allowed=personal,
             intent=request.intent,
             least=request.count,
@@ -296,6 +351,22 @@ class Recommender:
             state.candidates = with_demanded(
                 state.candidates, state.rules, view, allowed, state.recommendation_id
             )
+
+    def _channels(self, state: _RequestState, most: int) -> dict[str, list[str]]:
+        """Return the ids of the items that each recall channel proposes by itself."""
+        if state.request.candidates or not most:
+            return {}
+        view = state.serving.view
+        channels = by_channel(
+            view,
+            state.context,
+            quotas=_quotas(state),
+            allowed=_of_visits(state, self._allowed(state)),
+            intent=state.request.intent,
+            most=most,
+        )
+        ids = view.catalogue.item_ids
+        return {channel: ids.of_rows(rows) for channel, rows in channels.items()}
 
     def _rank(self, state: _RequestState) -> None:
         """Score the candidates by the model or the heuristic, and value the scores."""
@@ -372,7 +443,7 @@ class Recommender:
             return random
         arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
         arms |= state.drawn.to_log_fields()
-        return ids.sign(random, state.context.at, state.request.subject, arms)
+        return ids.sign(random, state.context.at, state.named.subject, arms)
 
     def _response(self, state: _RequestState) -> Recommendation:
         order, candidates, drawn = state.arrangement.order, state.candidates, state.drawn
@@ -429,7 +500,7 @@ class Recommender:
         # Candidates that nothing is known of have no features.
         known = msgspec.structs.replace(answer, items=answer.items[: len(order)])
         return encode_impression(
-            state.request,
+            state.named,
             known,
             state.assignment,
             at=state.context.at,
@@ -448,6 +519,11 @@ class Recommender:
             return self._models.rollouts.draw(request.subject, request.force, has_model, at=at)
         except AssignmentError as error:
             raise ProblemError("invalid", str(error), field="$.force") from None
+
+    def _hold_out(self, request: RecommendRequest) -> Assignment | None:
+        """Assign the user to the permanent holdout or not; None without one."""
+        held_out, unit = self._holdout, request.subject
+        return None if held_out is None or unit is None or request.force else assign(held_out, unit)
 
     def _allowed(self, state: _RequestState) -> NDArray[np.bool_]:
         """Find the rows that pass the filters and the daily caps of the user."""
@@ -503,8 +579,11 @@ def _new_items(state: _RequestState, least: int) -> Group:
     return Group("discovery", new, within=state.request.count, least=least)
 
 
-def _only_counted(quotas: Quotas) -> Quotas:
-    """Return quotas without the channels that follow visits."""
+def _quotas(state: _RequestState) -> Quotas:
+    """Return the quotas of the arm, of a fresh recall without the channels that follow visits."""
+    quotas = state.policy.quotas
+    if not state.fresh:
+        return quotas
     return msgspec.structs.replace(quotas, following=0, together=0, sessions=0, vectors=0)
 
 

@@ -42,6 +42,7 @@ from tactful_bandits.assignment.assign import Experiment
 
 _LOG = logging.getLogger(__name__)
 
+_COMPARED = 2
 _new_id = partial(token_hex, 16)
 
 
@@ -66,6 +67,9 @@ class RecommenderOptions:
     discovery: float | None = None
     minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
+    # share of the users who get recommendations that are not personal, to measure what these are
+    # worth
+    holdout: float = 0.0
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
     # seconds that never go back; popularity is counted anew every so often
@@ -108,6 +112,7 @@ class ServedModels:
         self._failing: set[str] = set()
         self.rollouts = ServedRollouts(options.rollouts)
         self.on_trial: dict[str, RankingModel] = {}
+        self._compared: dict[str, RankingModel] = {}
         live = LiveCatalogue(
             empty_index(),
             None,
@@ -153,6 +158,17 @@ class ServedModels:
                 self._delete_vectors(but=version)
             _LOG.info("ranking model %s serves, %d items", version, len(view.catalogue))
 
+    def load_to_compare(self, version: str) -> None:
+        """Load a version that `score_on_trial` is to know; the two latest are kept.
+
+        Raises:
+            ModelError: if there is no such version, or it does not fit this server.
+        """
+        compared = dict(self._compared)
+        model = compared.pop(version, None) or self.on_trial.get(version) or self._load(version)
+        latest = [*compared.items()][1 - _COMPARED :]
+        self._compared = {**dict(latest), version: model}
+
     def score_on_trial(
         self, version: str, champion: RankingModel, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool]:
@@ -160,7 +176,7 @@ class ServedModels:
 
         The second value is whether the model on trial failed.
         """
-        trial = self.on_trial.get(version)
+        trial = self.on_trial.get(version) or self._compared.get(version)
         if trial is None:
             return champion.score(features), False
         reason = "gives scores that are no numbers"

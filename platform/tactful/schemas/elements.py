@@ -19,7 +19,8 @@ from tactful_streaming.contract.decode_requests import (
 _Id = Annotated[
     Identifier, Meta(extra_json_schema={"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"})
 ]
-_TYPE = f"^({'|'.join(sorted(EVENT_TYPES))}|{CUSTOM_TYPE})$"
+EVENT_TYPE_PATTERN = f"^({'|'.join(sorted(EVENT_TYPES))}|{CUSTOM_TYPE})$"
+"""Types of events."""
 
 
 class NewEvent(
@@ -43,7 +44,7 @@ class NewEvent(
         context: page, locale, app and others.
     """
 
-    type: Annotated[str, Meta(extra_json_schema={"pattern": _TYPE})]
+    type: Annotated[str, Meta(extra_json_schema={"pattern": EVENT_TYPE_PATTERN})]
     timestamp: Moment
     event_id: _Id | None = None
     user_id: _Id | None = None

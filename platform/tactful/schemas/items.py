@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from tactful.schemas.fields import MAX_COUNT, Identifier
+from tactful.schemas.item_details import Facets
 
 
 class CatalogueItem(msgspec.Struct, kw_only=True, frozen=True):
@@ -38,10 +39,12 @@ class ItemPage(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         items: their descriptions as they are now.
         next_cursor: send it as ``cursor`` for the next page; None at the end.
+        facets: counts of all matches; absent unless asked for.
     """
 
     items: list[CatalogueItem]
     next_cursor: str | None = None
+    facets: Facets | UnsetType = UNSET
 
 
 class ListedItem(msgspec.Struct, kw_only=True, frozen=True):

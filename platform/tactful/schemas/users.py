@@ -137,6 +137,18 @@ class Erasure(msgspec.Struct, kw_only=True, frozen=True):
     steps: list[ErasureStep]
 
 
+class ErasureList(msgspec.Struct, kw_only=True, frozen=True):
+    """A page of the erasures of an installation; they contain no id of a user.
+
+    Attributes:
+        erasures: the one that is due first comes first; of completed ones the latest.
+        next_cursor: cursor of the next page; null on the last one.
+    """
+
+    erasures: list[Erasure]
+    next_cursor: str | None = None
+
+
 class PersonMatch(msgspec.Struct, kw_only=True, frozen=True):
     """A user in whose data a value occurs.
 
@@ -218,13 +230,15 @@ class ErasureResults(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
-    """A look-up, export or erasure of a user's data.
+    """An access to a user's data.
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export` or `erase`.
+        action: `find`, `export`, `erase`, or what was read: `consent`, `features`, `timeline`,
+            `devices`, `recommendations`, or a recommendation that was explained as `explain`,
+            or tried out as `try`; of all users, `letters` or `stream`.
         at: time of the request, epoch milliseconds.
-        by: the API key by its public part, or login and host of a command.
+        by: a signed-in person, the API key by its public part, or login and host of a command.
     """
 
     id: int
@@ -245,6 +259,26 @@ class PersonAccesses(msgspec.Struct, kw_only=True, frozen=True):
     next_cursor: str | None = None
 
 
+class FeatureMeaning(msgspec.Struct, kw_only=True, frozen=True):
+    """What a feature computes, to describe its value.
+
+    Attributes:
+        name: of the feature.
+        aggregate: `count`, `sum`, `mean`, `last_n`, `last_time` and others.
+        events: event types that count.
+        of: source of the value, such as `properties.price`; null for events themselves.
+        group_by: source of the group, such as `category`; null for none.
+        window_ms: how far back events count, milliseconds; null for all.
+    """
+
+    name: str
+    aggregate: str
+    events: list[str]
+    of: str | None = None
+    group_by: str | None = None
+    window_ms: int | None = None
+
+
 class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
     """Features of one user at one time.
 
@@ -253,9 +287,11 @@ class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
         at: the time, epoch milliseconds.
         position: log position up to which events had been applied.
         features: name to value: a number, a number per group, or the last values with their times.
+        meanings: what each of them computes.
     """
 
     user_id: str
     at: int
     position: Position
     features: dict[str, float | dict[str, float] | list[tuple[str, int]]]
+    meanings: list[FeatureMeaning] = []

@@ -49,6 +49,8 @@ class BackgroundTasks:
     0.25 s     decide about coupons
     5 s        continue erasures and undos of imports; move rollouts to their next stage
     10 s       keep a point of the server's own metrics
+    5 s        continue erasures; move rollouts to their next stage
+    15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
     hours      train, if `training.every_hours` or `training.drift_psi` is set
@@ -130,6 +132,10 @@ class BackgroundTasks:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
             yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
+        if settings.alerts.enabled:
+            evaluate = partial(run, platform.alerts.run)
+            every = settings.alerts.every_s
+            yield again(every, evaluate, (Exception,), "no alert was evaluated", "alerts")
         if settings.training.recall_seconds:
             logs = platform.backend.partitions
             yield again(

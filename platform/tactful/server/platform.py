@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from typing import Any
 
@@ -27,12 +28,15 @@ from tactful.erasure.bulk import request_erasures
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
 from tactful.erasure.running_server import OnlineErasures
+from tactful.errors import StorageError
 from tactful.event_log.impressions import IMPRESSION_ID
 from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
+from tactful.experiments.worth import Worth
+from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
     ImportUndos,
@@ -54,10 +58,12 @@ from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
+    FeatureMeaning,
     PersonExport,
     PersonMatches,
     UserFeatures,
 )
+from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
 from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
@@ -70,6 +76,7 @@ from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.export import export_person
+from tactful.subjects.history import meanings
 from tactful.subjects.look_up import Identifier, look_up
 from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -81,6 +88,7 @@ from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 from tactful_streaming.definitions.model import emitted_types
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.log.event_log import EventLog
 
@@ -103,10 +111,15 @@ class Platform:
         history: metrics of the last day, a point each ten seconds.
         rates: rates of browser keys and devices.
         keys: API keys.
+        tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
         consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         imports: imports of files.
+        accesses: accesses to the data of users.
+        audit: all changes and accesses.
+        hash_secret: key of the hashes in place of ids, new at each start.
+        redriving: held while dead letters are sent again.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -128,10 +141,12 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
         started_at: time of the start, epoch milliseconds.
+        alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
@@ -148,14 +163,18 @@ class Platform:
         self.started_at = clock()
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
+        self.tokens = open_tokens(settings, clock=clock)
         self.consents = resources.consents
         self.suppression = installation.suppression
         self.erasures = installation.jobs
         self.accesses = installation.accesses
         self.imports = ImportLog(installation.metadata, clock=installation.clock)
+        self.audit = installation.audit
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
+        self.redriving = asyncio.Lock()
+        self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.recommender.observe = self.metrics.stage
@@ -196,6 +215,14 @@ class Platform:
                 self.coupons.left,
                 clock=clock,
             )
+        self.worth = Worth(
+            installation.metadata,
+            outcomes,
+            holdout=settings.recommend.holdout,
+            epsilon=settings.recommend.holdout_epsilon,
+            clock=clock,
+            charge=self._charge,
+        )
         self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
         self._assemble()
@@ -258,6 +285,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
 
@@ -312,11 +340,18 @@ class Platform:
         self._background.cancel()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
+
+    def _end_alerts(self) -> None:
+        try:
+            self.alerts.close()
+        except StorageError as error:
+            logger.warning("the state of alerts was not saved: %s", error)
 
     def close(self) -> None:
         """Close all stores, as they are."""
@@ -380,7 +415,18 @@ class Platform:
         with self.lock:
             features = self.backend.source.read("user", user, time)
             position = self.position
-        return UserFeatures(user_id=user, at=time, position=position, features=dict(features))
+        return UserFeatures(
+            user_id=user,
+            at=time,
+            position=position,
+            features=dict(features),
+            meanings=self._meanings,
+        )
+
+    @cached_property
+    def _meanings(self) -> list[FeatureMeaning]:
+        """What the features of users compute."""
+        return meanings(load_definitions(self.settings.features))
 
     def export(self, user: str) -> PersonExport:
         """Return everything that is stored about a user; called in a thread.

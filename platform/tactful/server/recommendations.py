@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
+from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.event_log.impressions import logged_event
 from tactful.metrics.registry import RecommendationKind
@@ -17,6 +18,8 @@ from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
+from tactful.recommend.made_up import MADE_UP, made_up_engine
+from tactful.recommend.trials import TrialOptions, check_trial
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.positions import Offsets, Position, parse, reaches
 from tactful.schemas.problems import ProblemError
@@ -27,6 +30,7 @@ from tactful.schemas.recommendations import (
     Recommendation,
     RecommendRequest,
 )
+from tactful.schemas.trials import ChannelList, TrialRequest, TrialVariant, TriedVariant
 from tactful.server.overload import AdmissionControl, CheaperAnswers
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
@@ -202,7 +206,7 @@ class Recommendations:
             encoded = impression()
             if logged:
                 note(identifier, encoded)
-            explanation = await self._explained(logged_event(encoded))
+            explanation = await self._explained(encoded)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         elif impression is not None and logged:
             # After the response is sent, and before the next request is read.
@@ -210,6 +214,63 @@ class Recommendations:
         took = (time.perf_counter() - started) * 1000
         return msgspec.structs.replace(
             answer, fallback=fallback, position=position, took_ms=round(took, 3)
+        )
+
+    async def attempt(self, trial: TrialRequest) -> tuple[int, list[TriedVariant]]:
+        """Answer by each variant and explain it; nothing is logged, and no count changes.
+
+        Returns:
+            The time that was answered for, epoch milliseconds, and the answers.
+
+        Raises:
+            ProblemError: if the trial contradicts itself, or a version or an arm does not exist.
+        """
+        check_trial(trial)
+        self.check_ready()
+        now = self._clock()
+        request, _ = self._timed(trial.request, now, trusted=True)
+        at = now if request.timestamp is None else to_milliseconds(request.timestamp)
+        if request.after is not None:
+            await self.reach(request.after)
+        for version in {variant.model for variant in trial.variants if variant.model}:
+            try:
+                await asyncio.to_thread(self._recommender.load_to_compare, version)
+            except ModelError as error:
+                raise ProblemError("invalid", str(error), field="$.variants") from None
+        person = None
+        if trial.person is not None:
+            with self._lock:
+                person = made_up_engine(self._backend.source, trial.person, at)
+            request = msgspec.structs.replace(request, user_id=MADE_UP)
+        return at, [await self._tried(trial, it, request, person, at) for it in trial.variants]
+
+    async def _tried(
+        self,
+        trial: TrialRequest,
+        variant: TrialVariant,
+        request: RecommendRequest,
+        person: FeatureSource | None,
+        at: int,
+    ) -> TriedVariant:
+        request = msgspec.structs.replace(request, force=variant.force)
+        options = TrialOptions(person, variant.model or "", trial.channel_count)
+        with self._lock:
+            personal = person is not None or self._permissions.personalises(request, at)
+            asked = request if personal else request.anonymous()
+            answer, impression, channels = self._recommender.attempt(asked, options, now=at)
+            position = self.position
+        explanation = None
+        if impression is not None:
+            explanation = await self._explained(impression)
+        answer = msgspec.structs.replace(
+            answer,
+            explanation=explanation,
+            position=position,
+            fallback=answer.fallback if personal else NOT_PERSONALISED,
+        )
+        return TriedVariant(
+            recommendation=answer,
+            channels=[ChannelList(channel=name, item_ids=ids) for name, ids in channels.items()],
         )
 
     @contextmanager
@@ -229,24 +290,31 @@ class Recommendations:
             self._applier.check()
             raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
 
-    async def explain(self, recommendation_id: str) -> Explanation:
-        """Explain a recent recommendation.
+    async def find(self, recommendation_id: str) -> Event:
+        """Return the event of a recent recommendation.
 
         Raises:
             ProblemError: if it is neither among the latest recommendations nor among the latest
-                records of the log, or cannot be explained.
+                records of the log.
         """
-        return await self._explained(await self._recent.find(recommendation_id))
-
-    async def _explained(self, impression: Event | None) -> Explanation:
+        impression = await self._recent.find(recommendation_id)
         if impression is None:
             raise ProblemError(
                 "not_found", "no recent recommendation has this id: only recent ones are explained"
             )
+        return impression
+
+    async def explain(self, impression: Event) -> Explanation:
+        """Explain a recommendation by its event, or raise `ProblemError`."""
         try:
             return await asyncio.to_thread(self._recommender.explain, impression)
         except ModelError as error:
             raise ProblemError("not_found", str(error)) from None
+
+    async def _explained(self, encoded: bytes) -> Explanation:
+        impression = logged_event(encoded)
+        assert impression is not None, "the recommender encodes events"
+        return await self.explain(impression)
 
     def _timed(
         self, request: RecommendRequest, now: int, trusted: bool

@@ -27,6 +27,7 @@ from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
 from tactful.recommend.item_lists import ItemLists
+from tactful.recommend.trials import Attempt, TrialOptions
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore, default_purposes, note_of_server
@@ -52,6 +53,12 @@ class Recommender(Protocol):
         It is called with the read lock held. The second value encodes the impression for the log;
         it is called once, after the response is sent and before the next request.
         """
+
+    def attempt(self, request: RecommendRequest, options: TrialOptions, *, now: int) -> Attempt:
+        """Answer to try a recommendation out; see `tactful.recommend.recommender.Recommender`."""
+
+    def load_to_compare(self, version: str) -> None:
+        """Load a version of the model for `attempt`, in a thread, or raise `ModelError`."""
 
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""

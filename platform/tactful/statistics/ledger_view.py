@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
+from tactful.schemas.privacy import LedgerBudget, LedgerQuery, LedgerSpend, PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful_privacy.ledger.ledger import Ledger
@@ -12,107 +12,6 @@ if TYPE_CHECKING:
 _DAY_MS = 86_400_000
 _QUERIES = 100
 _EVERYTHING = "*"
-
-
-class LedgerSpend(msgspec.Struct, kw_only=True, frozen=True):
-    """Privacy loss by a tenant's purpose of a user who is active on every day of a month.
-
-    Attributes:
-        tenant: of the users; `*` for the total.
-        purpose: of the statistics; `*` for the total.
-        epsilon_each_day: reserved on each day from today on.
-        days: days of the month so far with releases.
-        epsilon_spent: of those days, added.
-        epsilon_spent_composed: the same by the tightest composition, at the report's delta.
-        epsilon_forecast: of the whole month if no statistic is added, added.
-        epsilon_forecast_composed: the same by the tightest composition.
-    """
-
-    tenant: str
-    purpose: str
-    epsilon_each_day: float
-    days: int
-    epsilon_spent: float
-    epsilon_spent_composed: float
-    epsilon_forecast: float
-    epsilon_forecast_composed: float
-
-
-class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
-    """A limit for one user and UTC day, or for several days in a row.
-
-    Attributes:
-        tenant: of the users; `*` matches all.
-        purpose: of the statistics; `*` matches all.
-        epsilon: the limit.
-        delta: the limit on delta.
-        composition: of losses, `basic` or `zcdp`.
-        reserved: epsilon reserved on each day from today on, or on `days` days from today on.
-        largest_day: largest epsilon granted on a day of the month so far, or on `days` days up to
-            one of them.
-        days: number of days in a row.
-    """
-
-    tenant: str
-    purpose: str
-    epsilon: float
-    delta: float
-    composition: str
-    reserved: float
-    largest_day: float
-    days: int = 1
-
-
-class LedgerQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """A single query.
-
-    Attributes:
-        name: of the query.
-        first_day: its first UTC day.
-        last_day: its last UTC day.
-        tenant: of the users.
-        purpose: of the query.
-        epsilon: charged on each of the days.
-        delta: charged on each of the days.
-        mechanism: of the answer.
-        answered: whether the answer is stored; it is charged in either case.
-        reserved_by: the statistic that had reserved it, if any.
-    """
-
-    name: str
-    first_day: str
-    last_day: str
-    tenant: str
-    purpose: str
-    epsilon: float
-    delta: float
-    mechanism: str
-    answered: bool
-    reserved_by: str | None
-
-
-class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
-    """Cost of published numbers in this month, so far and at its end.
-
-    Attributes:
-        month: such as `2026-03`.
-        today: the last day of the report.
-        unit: the protected unit of a day's figures.
-        delta: at which composed figures hold.
-        spends: the total first, then each tenant and purpose.
-        budgets: the overall budget first.
-        queries: queries about days of the month, at most the latest 100.
-        in_words: meaning of the month for one user.
-    """
-
-    month: str
-    today: str
-    unit: str
-    delta: float
-    spends: list[LedgerSpend]
-    budgets: list[LedgerBudget]
-    queries: list[LedgerQuery]
-    in_words: str
 
 
 def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
@@ -138,6 +37,7 @@ def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
                 epsilon_spent_composed=spend.spent_composed.epsilon,
                 epsilon_forecast=float(spend.forecast),
                 epsilon_forecast_composed=spend.forecast_composed.epsilon,
+                epsilon_by_day=[float(epsilon) for epsilon in spend.daily],
             )
             for spend in odometer.spends
         ],

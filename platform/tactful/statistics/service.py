@@ -16,6 +16,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.recall.trending import Trends, TrendSource
 from tactful.schemas.fields import to_milliseconds
+from tactful.schemas.privacy import PrivacyLedger
 from tactful.schemas.statistics import (
     CONCLUSIONS,
     Conclusion,
@@ -35,7 +36,7 @@ from tactful.statistics.counter import (
     without_people,
 )
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
-from tactful.statistics.ledger_view import PrivacyLedger, day_of, report_month
+from tactful.statistics.ledger_view import day_of, report_month
 from tactful.util.clock import now_ms
 from tactful_privacy.analysis.conclusions import mean_released
 from tactful_privacy.counting.released import (
@@ -71,6 +72,11 @@ class PrivateStatistics:
             it.name: it for definition in self._definitions for it in self._released(definition)
         }
         self._means = {definition.name: definition for definition in counter.means}
+
+    @property
+    def counts(self) -> Collection[StatisticDefinition]:
+        """Definitions of the counts and sums, without the means."""
+        return tuple(self._definitions)
 
     def index(self) -> StatisticsIndex:
         """Return what is published."""

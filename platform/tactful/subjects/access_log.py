@@ -1,4 +1,4 @@
-"""Trail of who found, exported or erased a user's data, and when.
+"""Trail of who found, read, exported or erased a user's data, and when.
 
 Users stand in it as keyed hashes, so that the trail of an erased user holds no id of theirs.
 """
@@ -17,7 +17,26 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
+EVERYBODY = "*"
+"""Name in the trail for a look at the events of all users: `letters` or `stream`."""
+
 _table = person_accesses.c
+
+Access = Literal[
+    "find",
+    "export",
+    "erase",
+    "consent",
+    "features",
+    "explain",
+    "timeline",
+    "devices",
+    "recommendations",
+    "try",
+    "letters",
+    "stream",
+]
+"""Kinds of access to the data of a user, the last two to those of all users."""
 
 
 class AccessLog:
@@ -37,7 +56,7 @@ class AccessLog:
         self._keyring = keyring
         self._clock = clock
 
-    def record(self, person: str, action: Literal["find", "export", "erase"], *, by: str) -> None:
+    def record(self, person: str, action: Access, *, by: str) -> None:
         """Write an access before it happens; `by` is an API key or a login and host."""
         try:
             self._keyring.follow()

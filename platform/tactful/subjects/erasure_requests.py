@@ -59,6 +59,24 @@ class ErasureJobs:
         rows = self._metadata.fetch(sa.select(erasures).where(_table.receipt == receipt))
         return _erasure(rows[0]) if rows else None
 
+    def list(
+        self, *, is_open: bool | None = None, limit: int = 100, after: tuple[int, str] | None = None
+    ) -> list[Erasure]:
+        """Return erasures by due time and receipt, from the one after `after`.
+
+        `is_open` selects incomplete or completed ones; completed ones are listed newest first.
+        """
+        newest = is_open is False
+        place = sa.tuple_(_table.due_at, _table.receipt)
+        query = sa.select(erasures)
+        if is_open is not None:
+            query = query.where(_table.state != "done" if is_open else _table.state == "done")
+        if after is not None:
+            query = query.where(place < sa.tuple_(*after) if newest else place > sa.tuple_(*after))
+        order = [_table.due_at, _table.receipt]
+        query = query.order_by(*(column.desc() if newest else column for column in order))
+        return [_erasure(row) for row in self._metadata.fetch(query.limit(limit))]
+
     def waiting(self) -> Sequence[tuple[str, str]]:
         """List receipts and users of incomplete erasures, in order of request."""
         query = sa.select(_table.receipt, _table.person).where(_table.person.is_not(None))

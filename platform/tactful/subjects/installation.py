@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tactful.config.settings import Settings
 from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import log_in_files
+from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import consent_decisions
 from tactful.subjects.access_log import AccessLog
@@ -50,6 +51,11 @@ class Installation:
     def accesses(self) -> AccessLog:
         """Exports and erasures, with their authors."""
         return AccessLog(self.metadata, self.suppression.keyring, clock=self.clock)
+
+    @property
+    def audit(self) -> AuditTrail:
+        """All changes and accesses, with their authors."""
+        return AuditTrail(self.metadata, clock=self.clock)
 
     @property
     def jobs(self) -> ErasureJobs:

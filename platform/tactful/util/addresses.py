@@ -18,6 +18,22 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_secure(address: str) -> bool:
+    """Return whether a URL is one of https, or of http on this machine.
+
+    >>> is_secure("https://login.example"), is_secure("http://login.example")
+    (True, False)
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    return (parts.scheme == "https" and bool(host)) or (
+        parts.scheme == "http" and is_loopback(host)
+    )
+
+
 def with_scheme(address: str) -> str:
     """Return a URL of a server with its scheme: http for this machine, https for any other.
 

@@ -18,6 +18,7 @@ EXTRAS = {
     "tuner": ("torch", "gymnasium"),
     "onnx": ("onnx",),
     "ray": ("ray",),
+    "oidc": ("joserfc",),
     "noise": ("opendp", "diffprivlib"),
 }
 """Modules that each extra installs; of several extras with one module the first is suggested."""

@@ -31,6 +31,7 @@ from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
+from tactful.http.credentials import open_tokens
 from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
@@ -111,6 +112,7 @@ class ServingWorker:
         )
         self.version = metadata.version("tactful")
         self.keys = ValidKeys()
+        self.tokens = open_tokens(settings, clock=clock)
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
         recommender.observe = self.metrics.stage

@@ -28,6 +28,7 @@ class Spend:
         spent_composed: Epsilon of those days by the tightest composition.
         forecast: Epsilon of the whole month by addition, without new queries and statistics.
         forecast_composed: Epsilon of the whole month by the tightest composition.
+        daily: Epsilon of each day of the month by addition, forecast from today on.
     """
 
     tenant: str
@@ -38,6 +39,7 @@ class Spend:
     spent_composed: Composed
     forecast: Fraction
     forecast_composed: Composed
+    daily: tuple[Fraction, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class _Month:
         line = Budget(Fraction(1), tenant=tenant, purpose=purpose)
         charges = [charge for charge in self.charges if line.covers(charge.tenant, charge.purpose)]
         spent = [(charge.loss, len(self.past(charge))) for charge in charges]
-        forecast = [(charge.loss, len(self.whole(charge))) for charge in charges]
+        wholes = [(charge.loss, self.whole(charge)) for charge in charges]
+        forecast = [(loss, len(days)) for loss, days in wholes]
         return Spend(
             tenant=tenant,
             purpose=purpose,
@@ -153,6 +156,10 @@ class _Month:
             spent_composed=tightest(spent, delta=delta),
             forecast=_added(forecast),
             forecast_composed=tightest(forecast, delta=delta),
+            daily=tuple(
+                _added([(loss, 1) for loss, days in wholes if day in days])
+                for day in range(self.first, self.last + 1)
+            ),
         )
 
     def room(self, budget: Budget) -> Room:

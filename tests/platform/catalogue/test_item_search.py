@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue import item_search
+from tactful.catalogue.facets import Filters, price_ranges
 from tactful.catalogue.item_search import ItemSearch
-from tactful.catalogue.term_index import Terms
 from tactful.catalogue.words import words
 from tactful_streaming.contract.log_entries import Item
 
@@ -94,13 +95,15 @@ def found_by_hand(item: Item, search: str | None, category: Any, available: Any)
     return whole <= held and all(any(word.startswith(part) for word in held) for part in begun)
 
 
-def pages(search: ItemSearch, wanted: dict[str, Any], limit: int) -> list[Item]:
+def asked(wanted: dict[str, Any]) -> Filters:
+    return Filters(**{**wanted, "search": wanted["search"] or ""})
+
+
+def pages(search: ItemSearch, filters: Filters, limit: int) -> list[Item]:
     """Return all items of a search, page by page."""
     items: list[Item] = []
     while True:
-        page = search.page(
-            Terms.of(**wanted), after=items[-1].item_id if items else "", limit=limit
-        )
+        page = search.page(filters, after=items[-1].item_id if items else "", limit=limit)
         items += page.items
         if not page.more:
             return items
@@ -127,7 +130,62 @@ def test_pages_hold_what_a_plain_search_finds(
             expected = [
                 item for _, item in sorted(source.items.items()) if found_by_hand(item, **wanted)
             ]
-            assert pages(search, wanted, limit) == expected
+            assert pages(search, asked(wanted), limit) == expected
+
+
+PRICE = st.none() | st.sampled_from([0.5, 1.0, 2.0])
+
+
+@settings(max_examples=200)
+@given(
+    batches=st.lists(st.lists(ITEM, max_size=12), min_size=1, max_size=3),
+    wanted=FILTER,
+    lowest=PRICE,
+    highest=PRICE,
+    most=st.sampled_from([0, 1_000]),
+)
+def test_facets_count_what_a_plain_search_finds(
+    batches: list[list[Item]], wanted: dict[str, Any], lowest: Any, highest: Any, most: int
+) -> None:
+    """Each field without its own filter, before and after every batch of changes."""
+    source = Source()
+    search = search_of(source)
+
+    def count(**changes: Any) -> list[Item]:
+        limits = {"lowest": lowest, "highest": highest, **wanted, **changes}
+        low, high = limits.pop("lowest"), limits.pop("highest")
+        return [
+            item
+            for item in source.items.values()
+            if found_by_hand(item, **limits)
+            and (low is None or (item.price is not None and item.price >= low))
+            and (high is None or (item.price is not None and item.price <= high))
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(item_search, "_FEWEST_CHANGES", most)
+        for batch in batches:
+            source.put(batch)
+            filters = asked(wanted)._replace(lowest=lowest, highest=highest)
+            facets = search.facets(filters)
+            assert facets.total == len(count()) == len(pages(search, filters, 3))
+            by_category = Counter(item.category or "" for item in count(category=None))
+            assert dict(facets.categories) == by_category
+            for state, number in facets.available.items():
+                assert number == len(count(available=state))
+            prices = [item.price for item in count(lowest=None, highest=None) if item.price]
+            assert sum(number for _, _, number in facets.prices) == len(prices)
+
+
+@given(st.lists(st.floats(0, 1e6, width=32), max_size=60))
+def test_price_ranges_hold_every_known_price_once(prices: list[float]) -> None:
+    """As a reader counts them: a range holds its lower end, the last one both."""
+    ranges = price_ranges(np.array([*prices, math.nan], np.float32))
+    assert len(ranges) <= 6
+    for place, (low, high, number) in enumerate(ranges):
+        last = place == len(ranges) - 1
+        assert number == sum(low <= it < high or (last and it == high) for it in prices)
+    assert sum(number for *_, number in ranges) == len(prices)
 
 
 @settings(max_examples=200)
@@ -145,7 +203,7 @@ def test_items_that_stay_come_once_while_others_change(
     touched = {item.item_id for batch in changes for item in batch}
     waiting = [*changes]
     while more:
-        page = search.page(Terms.of(**wanted), after=after, limit=2)
+        page = search.page(asked(wanted), after=after, limit=2)
         seen.update(item.item_id for item in page.items)
         after, more = page.items[-1].item_id if page.items else after, page.more
         if waiting:
@@ -169,7 +227,7 @@ def test_alike_items_are_those_of_a_plain_comparison(
     source = Source()
     source.put(items)
     search = search_of(source)
-    search.page(Terms.of(), after="", limit=1)
+    search.page(Filters(), after="", limit=1)
 
     def terms(item: Item, *, whole: bool) -> set[str]:
         held = {*words(item.title or ""), *(words(item.item_id) if whole else ())}
@@ -236,10 +294,10 @@ def test_a_change_of_the_price_alone_needs_no_new_terms() -> None:
     source = Source()
     source.put([Item(item_id=str(n), timestamp=0, title="mug", price=1.0) for n in range(5)])
     search = search_of(source)
-    search.page(Terms.of("mug"), after="", limit=9)
+    search.page(Filters("mug"), after="", limit=9)
     index = search._index
     source.put([Item(item_id=str(n), timestamp=1, title="mug", price=2.0) for n in range(5)])
-    found = search.page(Terms.of("mug"), after="", limit=9).items
+    found = search.page(Filters("mug"), after="", limit=9).items
     assert [item.price for item in found] == [2.0] * 5
     assert search._index is index
     assert not search._changed
@@ -264,4 +322,4 @@ def test_hostile_texts_are_answered(search: str) -> None:
     source.put(
         [Item(item_id=f"{n:04d}", timestamp=0, title="tea", category="kitchen") for n in range(50)]
     )
-    assert search_of(source).page(Terms.of(search), after="", limit=10).items == []
+    assert search_of(source).page(Filters(search or ""), after="", limit=10).items == []

@@ -34,7 +34,7 @@ from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_o
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers
-from tactful.schemas.coupons import CampaignReport
+from tactful.schemas.experiments.coupons import CampaignReport
 from tactful.server.platform import Platform
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import (

@@ -34,7 +34,7 @@ from tactful.experiments.messages import move
 from tactful.experiments.stage_readout import ReadOuts, controlled_stages
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import MetadataStore
-from tactful.schemas.readouts import Effect, ReadOutMessage
+from tactful.schemas.experiments.readouts import Effect, ReadOutMessage
 from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.assignment.assign import assign
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace

@@ -233,7 +233,7 @@ def test_a_browser_key_reads_lists_and_no_catalogue(shop: Live) -> None:
 
 
 def test_other_keys_read_nothing(shop: Live) -> None:
-    for scope in ("ingest", "analyst", "monitor"):
+    for scope in ("ingest", "monitor"):
         headers = {"authorization": f"Bearer {shop.create_key(scope)}"}
         for path in ("items", "items/sku 001", "items/sku 001/similar", "popular"):
             answer = shop.http.get(f"/v1/{path}", headers=headers)
@@ -257,10 +257,50 @@ def test_odd_ids_reach_every_route_of_items(shared: Live) -> None:
                 status, body = asked(shared, "GET", path + wait)
                 answer = json.loads(body)
                 assert status == 200, (route, item_id, answer)
-                if wait:
+                if wait or route.endswith(("/neighbours", "/trend")):
                     assert answer["item_id"] == item_id
                 else:
                     assert "item_id" not in answer
                     assert item_id not in [item["item_id"] for item in answer["items"]]
     for path in ("/v1/items/", "/v1/items//similar", "/v1/items/x//similar", "/v1/items/%ff"):
         assert asked(shared, "GET", path)[0] == 404
+
+
+def test_facets_come_with_a_page_when_they_are_asked_for(
+    shop: Live, items: list[dict[str, Any]]
+) -> None:
+    assert "facets" not in get(shop, "items", limit=1)
+    page = get(shop, "items", search="mug", category="table", facets=True, limit=1)
+    mugs = [it for it in items if "mug" in it["title"]]
+    facets = page["facets"]
+    assert facets["total"] == sum(it["category"] == "table" for it in mugs)
+    counts = {it["value"]: it["items"] for it in facets["categories"]}
+    assert counts == {
+        name: sum(it["category"] == name for it in mugs) for name in ("kitchen", "table")
+    }
+    available = {it["value"]: it["items"] for it in facets["available"]}
+    of_table = [it for it in mugs if it["category"] == "table"]
+    assert available["true"] == sum(it["available"] for it in of_table)
+    assert sum(it["items"] for it in facets["prices"]) == len(of_table)
+    cheap = get(shop, "items", max_price=9.5, min_price=3, limit=100)["items"]
+    assert [it["price"] for it in cheap] == [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+def test_neighbours_of_an_item_are_for_administrators(shop: Live) -> None:
+    path = "/v1/items/sku 003/neighbours"
+    assert refusal(shop.http.get(path)) == (403, "missing_scope")
+    headers = {"authorization": f"Bearer {shop.create_key('admin')}"}
+    read = shop.http.get(path, params={"count": 3}, headers=headers).json()
+    assert read["vectors"] == read["together"] == read["following"] == []
+    assert len(read["described"]) == 3
+    assert read["described"][0]["words"] == ["blue", "teapot"]
+    gone = shop.http.get("/v1/items/nothing/neighbours", headers=headers)
+    assert refusal(gone) == (404, "not_found")
+
+
+def test_an_analyst_reads_the_catalogue_and_trends(shop: Live) -> None:
+    headers = {"authorization": f"Bearer {shop.create_key('analyst')}"}
+    for path in ("/v1/items", "/v1/items/sku 003", "/v1/popular", "/v1/items/sku 003/next"):
+        assert shop.http.get(path, headers=headers).status_code == 200, path
+    trend = shop.http.get("/v1/items/sku 003/trend", headers=headers).json()
+    assert trend == {"item_id": "sku 003", "trends": []}, "none is published here"

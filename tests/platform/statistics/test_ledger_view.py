@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli.main import main
+from tactful.schemas.privacy import PrivacyLedger
 from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
-from tactful.statistics.ledger_view import PrivacyLedger, as_text, report_month
+from tactful.statistics.ledger_view import as_text, report_month
 from tactful.statistics.service import PrivateStatistics
 from tactful_privacy.ledger.budget import Budget, date_of
 from tactful_privacy.ledger.composition import compose
@@ -71,6 +72,12 @@ def test_a_month_adds_up_by_hand(ledger: Ledger) -> None:
     asked = by_line["default", "research"]
     assert (asked.days, asked.spent, asked.each_day) == (2, Fraction(1, 4), Fraction(0))
     assert asked.forecast == asked.spent
+    for spend in odometer.spends:
+        assert len(spend.daily) == 31 and sum(spend.daily) == spend.forecast
+    assert sales.daily[:10] == (
+        *(Fraction(n, 4) for n in (1, 0, 0, 1, 0, 0, 0, 0, 0)),
+        sales.daily[9],
+    )
     whole = odometer.spends[0]
     assert whole.days == 5
     assert whole.spent == views.spent + sales.spent + asked.spent

@@ -24,15 +24,15 @@ pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
 
 
 @contextmanager
-def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
-    """The dashboard's address; it is served until the block ends."""
-    port = free_port()
+def dashboard(url: str, folder: Path, *, port: int = 0) -> Iterator[str]:
+    """The address of the dashboard of the server at `url`; it is served until the block ends."""
+    port = port or free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ENTRY)]
     command += ["--server.headless=true", f"--server.port={port}"]
     log = folder / "streamlit.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": fake.url}
+            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": url}
         )
         address = f"http://127.0.0.1:{port}"
 
@@ -61,7 +61,10 @@ def test_live_demo_and_dark_charts(fake: FakePlatform, tmp_path: Path, chromium_
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     report = sample.report()
     report["verdict"] += " [click](https://example.org) <i id=planted>x</i>"
-    with dashboard(fake, tmp_path) as address, browser(chromium_path, tmp_path / "profile") as page:
+    with (
+        dashboard(fake.url, tmp_path) as address,
+        browser(chromium_path, tmp_path / "profile") as page,
+    ):
         page.open(f"{address}/demo", height=2900)
         page.wait_for(says("train the ranker · 40 %"))
         fake.publish(demo=report)

@@ -167,6 +167,13 @@ def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: P
     )
 
 
+def span(cells: Sequence[Count]) -> tuple[float, float]:
+    """Return a scale with zero that holds all intervals, to make heights comparable."""
+    lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in cells]
+    highs = [cell.value.value if cell.value.high is None else cell.value.high for cell in cells]
+    return min(0.0, *lows, 0.0), max(1.0, *highs, 1.0)
+
+
 def bars(
     pairs: Sequence[tuple[str, float]], title: str, palette: Palette, digits: int = 1
 ) -> Chart:

@@ -11,9 +11,16 @@ import streamlit as st
 
 from tactful.client import Request
 from tactful.client.routes import access as routes
-from tactful_ui.components import charts, formats, times, words
+from tactful_ui.components import account, charts, formats, times, words
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import NoReport, ServerDown, SourceError, TooBroadKey, Unauthorised
+from tactful_ui.errors import (
+    NoReport,
+    NotSignedIn,
+    ServerDown,
+    SourceError,
+    TooBroadKey,
+    Unauthorised,
+)
 from tactful_ui.report import Report
 from tactful_ui.source import ReportSource, Settings, connect
 
@@ -28,6 +35,8 @@ DEFAULT_REPORT = "demo"
 T = TypeVar("T")
 
 _API_KEY, _CONNECTION, _READER, _REPORTS = "api_key", "connection", "reader", "reports"
+_ENDED = "session_ended"
+_KEPT = (words.KEY, times.KEY, *account.KEPT)
 _READER_SECONDS = 60
 
 
@@ -51,7 +60,7 @@ def source() -> ReportSource:
 
 def _server() -> Settings:
     """Return the address with the key of the reader, else with that of the environment."""
-    server, own = settings(), st.session_state.get(_API_KEY)
+    server, own = settings(), st.session_state.get(_API_KEY) or account.id_token()
     return replace(server, api_key=own) if own else server
 
 
@@ -61,7 +70,15 @@ def ask(request: Request[T]) -> T:
     Raises:
         SourceError: if the server does not answer, or refuses.
     """
-    return source().run(request)
+    try:
+        return source().run(request)
+    except NotSignedIn:
+        if signed_in():  # the key was revoked, or the token has expired
+            account.refuse()
+            _forget()
+            st.session_state[_ENDED] = True
+            st.rerun()
+        raise
 
 
 @dataclass(frozen=True)
@@ -106,23 +123,54 @@ def reader() -> Reader:
 
 
 def sign_in() -> None:
-    """Draw the form for a reader's own key, which stays in this session."""
+    """Draw the ways to sign in: an account, or a key of one's own, which stays in this session."""
+    if st.session_state.get(_ENDED):
+        st.info(_("Your key or sign-in is no longer valid. Sign in again."))
+    account.button()
     with st.form("sign_in", width=480):
-        key = st.text_input(_("API key"), type="password", autocomplete="off")
-        if st.form_submit_button(_("Sign in")) and key.strip():
-            st.session_state[_API_KEY] = key.strip()
-            st.rerun()
+        key = st.text_input(_("API key"), type="password", autocomplete="off").strip()
+        if st.form_submit_button(_("Sign in")) and key:
+            _try(key)
+
+
+def _try(key: str) -> None:
+    """Sign in with a key that the server accepts; say so if it does not."""
+    if seconds := account.wait_seconds():
+        text = _("Too many wrong keys. Try again in {seconds} seconds.", seconds=seconds)
+        st.error(text, icon=":material/timer:")
+        return
+    try:
+        connect(replace(settings(), api_key=key)).run(routes.me())
+    except NotSignedIn:
+        account.count_wrong_key()
+        st.error(_("The server does not know this key."), icon=":material/key_off:")
+    except SourceError as failure:
+        explain(failure)
+    else:
+        _forget()
+        st.session_state[_API_KEY] = key
+        st.rerun()
 
 
 def signed_in() -> bool:
-    """Return whether the reader has given a key of their own."""
-    return _API_KEY in st.session_state
+    """Return whether the reader has signed in, by a key of their own or an account."""
+    return _API_KEY in st.session_state or account.id_token() is not None
+
+
+def shares_a_key() -> bool:
+    """Return whether the reader reads with the key of the environment."""
+    return not signed_in() and settings().api_key is not None
 
 
 def sign_out() -> None:
-    """Forget the reader's key, and everything that was read with it."""
+    """Forget the reader's key or account, and everything that was read with it."""
+    _forget()
+    account.leave()
+
+
+def _forget() -> None:
     for name in list(st.session_state):
-        if name not in (words.KEY, times.KEY):
+        if name not in _KEPT:
             del st.session_state[name]
 
 
@@ -219,7 +267,7 @@ def explain(failure: SourceError) -> None:
             "`--dev` serves this machine only and requires no key. If the server runs elsewhere, "
             "set its address in `TACTFUL_URL` and restart the dashboard. Then reload this page."
         )
-    elif isinstance(failure, Unauthorised):
+    elif isinstance(failure, NotSignedIn):
         st.error(
             f"**The server at `{url}` does not accept the key.** The dashboard needs an API key "
             "with the scope `analyst`:",
@@ -237,6 +285,9 @@ def explain(failure: SourceError) -> None:
             ),
             icon=":material/key_off:",
         )
+    elif isinstance(failure, Unauthorised):
+        st.error(_("**Your rights are not enough for this.**"), icon=":material/lock:")
+        st.caption(formats.plain(str(failure)))
     elif isinstance(failure, NoReport):
         st.info(
             "**There is no report yet.** The demo replays real shopping data and writes one:",

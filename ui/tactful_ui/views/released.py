@@ -125,7 +125,7 @@ def _counts(statistics: Statistics) -> None:
     if not drawn:
         st.info("Choose at least one key.")
         return
-    low, high = _scale(drawn)
+    low, high = charts.span(drawn)
     for key in keys:
         counts = [cell for cell in drawn if cell.key == key]
         st.markdown(
@@ -161,10 +161,3 @@ def _caveat(counts: list[Count]) -> str:
         f": {clear} of {len(intervals)} intervals exclude zero; if all counts were zero, noise "
         f"would make about {round(0.05 * len(intervals))} do so"
     )
-
-
-def _scale(drawn: list[Count]) -> tuple[float, float]:
-    """Return one scale with zero for all charts, to make heights comparable."""
-    lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in drawn]
-    highs = [cell.value.value if cell.value.high is None else cell.value.high for cell in drawn]
-    return min(0.0, *lows), max(1.0, *highs)

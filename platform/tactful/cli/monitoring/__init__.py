@@ -1,4 +1,4 @@
 """Commands that watch an installation: alerts, metrics.
 
-They may import every other sub-package of `tactful`. Begin with `top`.
+They may import every other sub-package of `tactful`. Begin with `alerts`.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
+from tactful.schemas.dead_letters import DeadLetterPage, NewRedrive, Redriven, RulesInfo
 from tactful.schemas.imports import Import, Imports, NewImport, UndoPreview
 
 
@@ -30,3 +31,26 @@ def preview_undo(import_id: str) -> Request[UndoPreview]:
 def undo_import(import_id: str) -> Request[Import]:
     """Undo an import."""
     return Request("DELETE", f"/v1/imports/{segment(import_id)}", Import)
+
+
+def rules() -> Request[RulesInfo]:
+    """Request the counts of the cleaning rules."""
+    return Request("GET", "/v1/rules", RulesInfo)
+
+
+def dead_letters(
+    *,
+    rule: str | None = None,
+    reason: str | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Request[DeadLetterPage]:
+    """Request a page of the dead letters, oldest first, of one rule or reason."""
+    params = {"rule": rule, "reason": reason, "cursor": cursor, "limit": limit}
+    return Request("GET", "/v1/dead-letters", DeadLetterPage, params=params)
+
+
+def redrive(rules: list[str], *, restart: bool = False, most: int = 5_000) -> Request[Redriven]:
+    """Send dead letters of some rules again, of all for none."""
+    body = NewRedrive(rules=rules, restart=restart, most=most)
+    return Request("POST", "/v1/dead-letters/redrive", Redriven, body=body)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql
 from tactful.metadata.migrations import TABLE_OPTIONS
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0008"
 
 
 def upgrade() -> None:

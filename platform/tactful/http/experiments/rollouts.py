@@ -14,15 +14,15 @@ from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import details, move, rollout_info
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, stored
-from tactful.schemas.problems import ProblemError
-from tactful.schemas.readouts import ReadOutMessage, Source
-from tactful.schemas.rollouts import (
+from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.rollouts import (
     STEPS,
     RolloutDetails,
     RolloutForecast,
     RolloutIndex,
     RolloutStep,
 )
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.experiments.planning import Given
@@ -56,6 +56,18 @@ class ReadOutQuery(msgspec.Struct, forbid_unknown_fields=True):
 
     source: Source | None = None
     stage: Annotated[int, Meta(ge=0, le=1_000)] | None = None
+    days: Annotated[float, Meta(gt=0, le=400)] = 28.0
+
+
+class WorthQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Choices of the effect against the permanent holdout.
+
+    Attributes:
+        source: `exact` needs `admin`; absent: exact for `admin`, else released.
+        days: of recommendations and orders; the released numbers are of the last whole week.
+    """
+
+    source: Source | None = None
     days: Annotated[float, Meta(gt=0, le=400)] = 28.0
 
 
@@ -136,6 +148,21 @@ async def _read_out(platform: Platform, call: Call) -> Reply:
     return json_reply(await _stored(read))
 
 
+async def _get_worth(platform: Platform, call: Call) -> Reply:
+    from tactful_privacy.errors import BudgetError
+
+    query = call.query(WorthQuery)
+    if query.source == "exact" and not call.trusted:
+        raise ProblemError("missing_scope", "exact numbers need the scope admin")
+    exact = query.source == "exact" or (query.source is None and call.trusted)
+    try:
+        if exact:
+            return json_reply(await _stored(partial(platform.worth.exact, query.days)))
+        return json_reply(await _stored(platform.worth.released))
+    except BudgetError as error:
+        raise ProblemError("invalid", f"the week cannot be released: {error}") from None
+
+
 def _experiments(platform: Platform) -> list[Experiment]:
     from tactful_bandits.assignment.definitions import load_experiments
     from tactful_bandits.errors import DefinitionError
@@ -163,6 +190,22 @@ async def _stored(work: Callable[[], T]) -> T:
 
 
 ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "GET",
+        "/v1/worth",
+        "Read what personal recommendations are worth",
+        _get_worth,
+        details=(
+            "The effect on clicked recommendations, orders of a user and the share of the revenue "
+            "that discounts cost, against the users who are held out for good "
+            "(`recommend.holdout`). `analyst` gets the numbers released for the last whole week, "
+            "which the first such request draws, if `recommend.holdout_epsilon` is set."
+        ),
+        scope="analyst",
+        query=WorthQuery,
+        answer=ReadOutMessage,
+        problems=("invalid", "not_ready"),
+    ),
     Endpoint(
         "GET",
         "/v1/experiments",

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, stored
-from tactful.schemas.coupons import CampaignIndex, CampaignReport, Deliveries
+from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport, Deliveries
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:

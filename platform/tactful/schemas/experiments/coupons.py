@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tactful.schemas.readouts import Bounds, RatioCheck
+from tactful.schemas.experiments.readouts import Bounds, RatioCheck
 
 
 class Deliveries(msgspec.Struct, kw_only=True, frozen=True):

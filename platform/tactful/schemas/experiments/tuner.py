@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tactful.schemas.readouts import Bounds
+from tactful.schemas.experiments.readouts import Bounds
 
 
 class WeightRange(msgspec.Struct, kw_only=True, frozen=True):

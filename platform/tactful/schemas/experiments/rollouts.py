@@ -1,7 +1,6 @@
 """Structs of rollouts: ``/v1/experiments``.
 
-They hold words and shares, and no counts of users but released ones; `tactful.schemas.readouts` has
-the read-outs.
+They hold words and shares, and no counts of users but released ones.
 """
 
 from __future__ import annotations

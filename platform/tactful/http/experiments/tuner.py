@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, stored
-from tactful.schemas.tuner import TunerIndex
+from tactful.schemas.experiments.tuner import TunerIndex
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

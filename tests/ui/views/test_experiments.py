@@ -1,0 +1,132 @@
+"""Pages of experiments, rollouts, tuners and coupons, in every state, by AppTest over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from tests.ui.conftest import Open
+from tests.ui.reading import descriptions, words
+from tests.ui.server import FakePlatform
+
+from tactful.http.openapi import example_of
+from tactful.http.routes import ENDPOINTS
+
+PAGES = ("experiments", "rollouts", "tuner", "coupons")
+
+
+def example(path: str, method: str = "GET") -> Any:
+    """Return the documented answer of an endpoint."""
+    (endpoint,) = (it for it in ENDPOINTS if (it.method, it.path) == (method, path))
+    return example_of(endpoint).answer
+
+
+@pytest.fixture
+def shop(fake: FakePlatform) -> FakePlatform:
+    """A server with a rollout, an experiment, a tuner and a campaign."""
+    fake.answer("/v1/models", {"experiment": {"key": "ranking", "arms": {"a": 0.1, "b": 0.9}}})
+    read_out = example("/v1/experiments/{key}/readout")
+    details = example("/v1/experiments/{key}")
+    fake.answer("/v1/experiments", example("/v1/experiments"))
+    fake.answer("/v1/experiments/cheaper-first", details)
+    fake.answer("/v1/experiments/cheaper-first/readout", read_out)
+    fake.answer("/v1/experiments/ranking/readout", {**read_out, "key": "ranking", "stage": None})
+    fake.answer("/v1/experiments/plan", example("/v1/experiments/plan", "POST"))
+    fake.answer("/v1/experiments/cheaper-first/hold", details)
+    fake.answer("/v1/worth", example("/v1/worth"))
+    fake.answer("/v1/tuner", example("/v1/tuner"))
+    fake.answer("/v1/coupons", example("/v1/coupons"))
+    fake.answer("/v1/coupons/abandoned-cart", example("/v1/coupons/{name}"))
+    return fake
+
+
+def sound(page: AppTest) -> str:
+    assert not page.exception, page.exception
+    assert all(len(text) > 20 for text in descriptions(page)), "every chart has a description"
+    return words(page)
+
+
+@pytest.mark.parametrize("scope", ["analyst", "admin"])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws(shop: FakePlatform, open_page: Open, name: str, scope: str) -> None:
+    shop.sign_in_as(scope)
+    page = open_page(name)
+    text = sound(page)
+    assert not page.error, text
+    if scope == "analyst":
+        assert not page.button, "an analyst gets no button"
+        paths = {path for path in shop.asked if path.startswith("/v1/")}
+        assert not any(path.startswith("/v1/coupons") for path in paths)
+        assert "/v1/experiments/cheaper-first" not in paths, "the history names callers"
+        assert "/v1/experiments/ranking/readout" not in paths
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_failures_are_explained(shop: FakePlatform, open_page: Open, name: str) -> None:
+    shop.sign_in_as("admin")
+    shop.key = "sesame"
+    assert "does not accept the key" in sound(open_page(name))
+    shop.url = "http://127.0.0.1:9"
+    assert "does not answer" in sound(open_page(name))
+
+
+def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) -> None:
+    fake.sign_in_as("admin")
+    fake.answer("/v1/experiments", {"experiments": [], "next_cursor": None})
+    fake.answer("/v1/tuner", {"tuners": [], "next_cursor": None})
+    fake.answer("/v1/coupons", {"campaigns": [], "webhook": None, "next_cursor": None})
+    expected = {
+        "experiments": "No experiment is running",
+        "rollouts": "tactful experiment apply",
+        "tuner": "tactful tuner train",
+        "coupons": "tactful coupons check",
+    }
+    for name, text in expected.items():
+        assert text in sound(open_page(name))
+
+
+def test_a_rollout_shows_effects_and_is_held_with_a_reason(
+    shop: FakePlatform, open_page: Open
+) -> None:
+    shop.sign_in_as("admin")
+    page = open_page("rollouts")
+    text = sound(page)
+    for expected in ("Sample ratio as expected", "takers", "inconclusive", "undecided"):
+        assert expected in text
+    assert len(descriptions(page)) == 2
+    page.radio(key="step").set_value("hold")
+    (move,) = (button for button in page.button if button.label == "Move")
+    move.click().run()
+    assert "Give a reason" in words(page)
+    assert not shop.posted
+    page.text_input(key="reason").set_value("a sale begins")
+    (move,) = (button for button in page.button if button.label == "Move")
+    move.click().run()
+    assert shop.posted == [("/v1/experiments/cheaper-first/hold", {"reason": "a sale begins"})]
+
+
+def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Open) -> None:
+    shop.sign_in_as("admin")
+    answer = example("/v1/experiments/{key}/readout")
+    ratio = {**answer["sample_ratio"], "verdict": "mismatch"}
+    shop.answer("/v1/experiments/cheaper-first/readout", {**answer, "sample_ratio": ratio})
+    page = open_page("rollouts")
+    assert "do not have the people they should" in page.error[0].value
+
+
+def test_the_wizard_shows_the_power_of_what_is_typed(shop: FakePlatform, open_page: Open) -> None:
+    shop.sign_in_as("admin")
+    page = open_page("experiments")
+    assert not shop.posted
+    page.text_input(key="new_key").set_value("cheaper-first")
+    page.text_area(key="change").set_value("objective: {relevance: 1, price: 0.3}").run()
+    text = sound(page)
+    assert "Too little power: 233 days are needed" in text
+    ((path, sent),) = shop.posted
+    assert path == "/v1/experiments/plan"
+    assert sent["change"] == {"objective": {"relevance": 1, "price": 0.3}}
+    (define,) = (button for button in page.button if button.label == "Define this rollout")
+    assert define.disabled, "a low power needs a reason"
+    page.text_area(key="change").set_value("objective: {").run()
+    assert "not valid YAML" in sound(page)
