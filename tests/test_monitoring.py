@@ -39,7 +39,7 @@ FAULTS: Mapping[str, tuple[str, str, str]] = {
     "TactfulRefusals": ('tactful_answers_total{route="/v1/events", status="503"}', "+0", "+900"),
     "TactfulEventsRejected": ('tactful_rejected_share{kind="event"}', "0.01", "0.1"),
     "TactfulEngineBehind": ("tactful_engine_lag{}", "9", "20000"),
-    "TactfulWatermarkStalled": ("tactful_watermark_age_seconds{}", "2", "9000"),
+    "TactfulWatermarkStalled": ("tactful_watermark_stalled_seconds{}", "2", "9000"),
     "TactfulFeaturesStale": ('tactful_freshness_seconds{quantile="0.99"}', "0.01", "30"),
     "TactfulSlowRecommendations": (
         *('tactful_request_seconds{quantile="0.99", route="/v1/recommend"}', "0.005"),
@@ -51,16 +51,16 @@ FAULTS: Mapping[str, tuple[str, str, str]] = {
     "TactfulLogUnreachable": ("tactful_log_unreachable{}", "0", "1"),
     "TactfulTaskFails": ('tactful_task_failures_total{task="erasure"}', "+0", "+2"),
     "TactfulLoggedErrors": ("tactful_logged_errors_total{}", "+0", "+1"),
-    "TactfulModelOld": ("tactful_model_age_seconds{}", "86400", "2000000"),
+    "TactfulModelOld": ("tactful_model_age_days{}", "3", "20"),
     "TactfulJobFailed": ('tactful_jobs{state="killed"}', "0", "+1"),
-    "TactfulBudgetNearlySpent": ("tactful_budget_spent_share{}", "0.5", "0.95"),
+    "TactfulBudgetNearlySpent": ("tactful_budget_reserved_share{}", "0.5", "0.95"),
     "TactfulBackupOld": ("tactful_backup_age_seconds{}", "86400", "200000"),
-    "TactfulDiskFull": ("tactful_disk_free_bytes{}", "50", "5"),
+    "TactfulDiskFull": ("tactful_disk_free_share{}", "0.5", "0.05"),
     "TactfulWorkersDown": ("tactful_serving_workers_ready{}", "3", "2"),
     "TactfulWebhookFails": ("tactful_webhooks_failed{}", "0", "2"),
     "TactfulErasureUnconfirmed": ("tactful_erasure_receivers_failing{}", "0", "1"),
 }
-BESIDE = {"tactful_disk_bytes": 100, "tactful_serving_workers": 3}
+BESIDE = {"tactful_serving_workers": 3}
 _FAULTY = 120  # minutes from 60 on
 
 
@@ -191,7 +191,7 @@ def test_rules_and_dashboards_name_metrics_that_a_server_has(tmp_path: Path) -> 
         shown = live.http.get("/metrics").text
     known = set(re.findall(r"^# TYPE (tactful_\w+)", shown, re.MULTILINE))
     known |= {"tactful_serving_workers", "tactful_serving_workers_ready"}  # with --workers
-    known |= {"tactful_webhooks_failed", "tactful_budget_spent_share"}  # with their settings
+    known |= {"tactful_webhooks_failed"}  # with its setting
     named = {name for rule in rules().values() for name in METRIC.findall(rule["expr"])}
     named |= {name for text in expressions() for name in METRIC.findall(text)}
     assert named - known == set()

@@ -119,7 +119,7 @@ STAGES: Mapping[str, Sequence[Graph]] = {
             "percentunit",
             {"{{kind}}": f"tactful_recommendations_share{{{_I}}}"},
         ),
-        Graph("Age of the model", "s", {"champion": f"tactful_model_age_seconds{{{_I}}}"}),
+        Graph("Age of the model", "d", {"champion": f"tactful_model_age_days{{{_I}}}"}),
         Graph("Features to compute", "short", {"missing": f"tactful_features_missing{{{_I}}}"}),
     ),
     "Operation": (

@@ -43,6 +43,7 @@ LABELS = frozenset(
         "stage",
         "state",
         "status",
+        "step",
         "task",
     }
 )
@@ -52,14 +53,62 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 _GROWING = ("_total", "_bucket", "_count", "_sum")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
-_REQUEST_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_REQUEST_BUCKETS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+)
 STEPS = frozenset({"click", "add_to_cart", "purchase"})
 """Event types that count as steps of a visit."""
 
-_SCORE_BUCKETS = (-10.0, -5.0, -2.0, -1.0, -0.5, -0.2, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
+_SCORE_BUCKETS: tuple[float, ...] = (
+    -10.0,
+    -5.0,
+    -2.0,
+    -1.0,
+    -0.5,
+    -0.2,
+    0.0,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+)
 _SCORE_BUCKETS += (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0)
-_STAGE_BUCKETS = (*(x / 10_000 for x in (1, 2, 5, 10, 20, 50, 100, 200, 500)), 0.1, 0.5, 2.0)
-_FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
+_STAGE_BUCKETS = (
+    *(x / 10_000 for x in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    0.1,
+    0.5,
+    2.0,
+)
+_FRESHNESS_BUCKETS = (
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    5.0,
+    30.0,
+)
 
 
 class Metrics:
