@@ -315,7 +315,7 @@ def metrics_of_the_product() -> set[str]:
             found.add(name)
         elif (counted := name.removesuffix("_total")) in FAILURES:
             found.add(f"{counted}_total")
-    names = re.findall(r"\bgauge\(\s*\"(?!tactful_)(\w+)\"", source)
+    names = re.findall(r"\bgauges?\(\s*\"(?!tactful_)(\w+)\"", source)
     return found | {f"tactful_{name}" for name in names}
 
 
