@@ -32,6 +32,7 @@ from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
+from tactful.metrics.registry import Stage
 from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import empty_index
 from tactful.recall.popularity import Popularity
@@ -77,7 +78,7 @@ class TinyRecommender:
 
     counted_at = 0.0
     latest_event = 0
-    observe = None
+    observe: Callable[[Stage, float], None] | None = None
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine

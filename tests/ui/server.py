@@ -23,6 +23,8 @@ class FakePlatform:
         key: API key that ``/v1`` demands; None lets everybody in.
         asked: the paths asked for, in order.
         posted: path and JSON of each ``POST``, in order.
+        put: path and JSON of each ``PUT``, in order.
+        deleted: path of each ``DELETE``, in order.
     """
 
     def __init__(self) -> None:
@@ -30,6 +32,8 @@ class FakePlatform:
         self.key: str | None = None
         self.asked: list[str] = []
         self.posted: list[tuple[str, Any]] = []
+        self.put: list[tuple[str, Any]] = []
+        self.deleted: list[str] = []
         self.url = ""
         self.answer("/healthz", {"status": "ok", "version": "0.1.0"})
         self.answer("/readyz", {"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}})
@@ -97,6 +101,15 @@ def running(platform: FakePlatform) -> Iterator[FakePlatform]:
         def do_POST(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             platform.posted.append((urlsplit(self.path).path, json.loads(sent or b"null")))
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            platform.put.append((urlsplit(self.path).path, json.loads(sent or b"null")))
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            platform.deleted.append(urlsplit(self.path).path)
             self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:

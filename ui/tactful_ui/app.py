@@ -11,10 +11,14 @@ from tactful_ui.components import shell, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.views import (
+    alerts,
     coupons,
+    data,
     demo,
     experiments,
+    federated,
     items,
+    models,
     operations,
     overview,
     people,
@@ -41,7 +45,7 @@ def main() -> None:
             _way_out()
         words.choose()
         times.choose()
-        st.caption(_("Server `{url}`", url=shell.settings().url))
+        st.markdown(_("Server `{url}`", url=shell.settings().url))
     if isinstance(refused, PermissionError):
         shell.explain(refused)
         shell.sign_in()
@@ -53,15 +57,19 @@ def _pages() -> list[st.Page]:
     """Return all pages, each with an address that can be linked to."""
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
+        _page("data", _("Data"), "database_upload", data.page),
         _page("items", _("Items"), "inventory_2", items.page),
         _page("people", _("People"), "group", people.page),
         _page("try", _("Try"), "play_arrow", try_recommendation.page),
         _page("experiments", _("Experiments"), "science", experiments.page),
         _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
         _page("tuner", _("Tuner"), "tune", tuner.page),
+        _page("models", _("Models"), "model_training", models.page),
         _page("coupons", _("Coupons"), "loyalty", coupons.page),
         _page("privacy", _("Privacy"), "shield_lock", privacy.page),
         _page("statistics", _("Statistics"), "bar_chart", released.page),
+        _page("federated", _("Federated"), "hub", federated.page),
+        _page("alerts", _("Alerts"), "notifications", alerts.page),
         _page("operations", _("Operations"), "dns", operations.page),
         _page("demo", _("Demo"), "play_circle", demo.page, hidden=not shell.has_report()),
     ]
@@ -89,7 +97,7 @@ def _page(
 
 def _who(reader: shell.Reader) -> None:
     """Draw who reads, and the way out."""
-    st.caption(_("Signed in as {name}", name=reader.name))
+    st.markdown(_("Signed in as {name}", name=reader.name))
     _way_out()
     if shell.shares_a_key():
         with st.popover(_("Sign in"), icon=":material/login:"):

@@ -27,6 +27,7 @@ DEFAULT_URL = "http://127.0.0.1:8420"
 
 _TIMEOUT_SECONDS = 5.0
 _UNKNOWN_KEY = 401
+_CHANGE_SECONDS = 60.0  # a promotion asks the registry, in a process of its own
 _NOT_FOUND = 404
 _UNAVAILABLE = 503
 
@@ -78,10 +79,12 @@ class ReportSource:
     def __init__(self, settings: Settings) -> None:
         """Create the client without sending a request."""
         self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
+        self._changing = Client(settings.url, settings.api_key, timeout=_CHANGE_SECONDS, retries=0)
 
     def run(self, request: Request[T]) -> T:
         """Send a request of `tactful.client.routes`."""
-        return _call(lambda: self._client.run(request))
+        client = self._client if request.method == "GET" else self._changing
+        return _call(lambda: client.run(request))
 
     def health(self) -> Health:
         """Return readiness, version and checks of the server."""

@@ -152,6 +152,27 @@ class TrainingPlan:
         """
         return self.parameters * curvature * self.model_noise**2 / 2
 
+    def epsilon_after(self, releases: int) -> float:
+        """Return the privacy loss of one device, at the plan's delta, after some releases.
+
+        It also holds after some rounds, if all of their sums count, as the separation is the same.
+
+        The sensitivity is that of as many participations as fit into the releases, at most those
+        of the plan. The epsilon of the plan is reached with the last release, unless the plan
+        reserves participations for void rounds.
+        """
+        import dp_accounting
+
+        if releases == 0:
+            return 0.0
+        fitting = min(self.participations, 1 + (releases - 1) // max(1, self.separation))
+        if fitting == self.participations:
+            return self.epsilon
+        # The sensitivity grows with the root of the participations, which do not overlap.
+        multiplier = self.noise_multiplier * (self.participations / fitting) ** 0.5
+        spent = float(dp_accounting.get_epsilon_gaussian(multiplier, self.delta))
+        return min(self.epsilon, spent)
+
 
 def plan_training(wishes: Wishes) -> TrainingPlan:
     """Compute bounds on participation, bands and noise from requirements.

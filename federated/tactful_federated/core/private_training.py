@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -67,12 +67,16 @@ class Outcome:
         releases: Number of releases so far.
         released: Whether the model changed.
         reason: Reason why it did not change, else empty.
+        asked: Number of devices that were asked; None without a cohort.
+        reports: Number of devices in the sum; None without a cohort.
     """
 
     round: int
     releases: int
     released: bool
     reason: str = ""
+    asked: int | None = None
+    reports: int | None = None
 
 
 @dataclass(frozen=True)
@@ -226,8 +230,10 @@ class PrivateTraining:
         collected = collector.collect(cohort, sent, self.plan, self.round + 1)
         self.ledger.refund(collected.spared, self.releases)
         if collected.reports < self.plan.minimum_reports:
-            return self._void("too few devices reported")
-        return self.release(collected.total)
+            outcome = self._void("too few devices reported")
+        else:
+            outcome = self.release(collected.total)
+        return replace(outcome, asked=len(cohort), reports=collected.reports)
 
     def check_budget(self) -> None:
         """Raise `BudgetError` if all releases of the plan are spent."""

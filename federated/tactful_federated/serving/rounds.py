@@ -294,28 +294,6 @@ def open_run(
     return PrivateTraining(directory / "rounds", invitation.plan, optimizer, weights)
 
 
-def epsilon_spent(invitation: Invitation, releases: int) -> float:
-    """Return the privacy loss of one device, at the plan's delta, after some releases.
-
-    It also holds after some rounds, if all of their sums count, as the separation is the same.
-
-    The sensitivity is that of as many participations as fit into the releases, at most those of the
-    plan. The epsilon of the plan is reached with the last release, unless the plan reserves
-    participations for void rounds.
-    """
-    import dp_accounting
-
-    plan = invitation.plan
-    if releases == 0:
-        return 0.0
-    fitting = min(plan.participations, 1 + (releases - 1) // max(1, plan.separation))
-    if fitting == plan.participations:
-        return plan.epsilon
-    # The sensitivity grows with the root of the participations, which do not overlap.
-    multiplier = plan.noise_multiplier * (plan.participations / fitting) ** 0.5
-    return min(plan.epsilon, float(dp_accounting.get_epsilon_gaussian(multiplier, plan.delta)))
-
-
 def show_round(
     directory: Path,
     invitation: Invitation,
@@ -332,7 +310,7 @@ def show_round(
         round=outcome.round,
         releases=outcome.releases,
         planned=invitation.plan.rounds,
-        epsilon=round(epsilon_spent(invitation, visible_sums), 6),
+        epsilon=round(invitation.plan.epsilon_after(visible_sums), 6),
         delta=invitation.plan.delta,
         reason=outcome.reason,
         seconds=round(seconds, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ class PrivateSimulation:
     void: int  # void rounds of this start
     before: Score  # of the initial model
     after: Score  # of the trained model
+
+
+@dataclass(frozen=True)
+class SimulatedRound:
+    """Round of a private simulation, for who watches it."""
+
+    plan: TrainingPlan
+    outcome: Outcome
+    epsilon: float  # privacy loss of one device if the run ends here
+    seconds: float
+    score: Score  # on shoppers outside the population
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,7 @@ def simulate_privately(
     settings: PrivateSimulationSettings,
     *,
     progress: Callable[[Outcome], None] | None = None,
+    watch: Callable[[SimulatedRound], None] | None = None,
 ) -> PrivateSimulation:
     """Train on generated shoppers as a deployment would, and evaluate on others.
 
@@ -115,6 +128,7 @@ def simulate_privately(
         directory: Directory of the run.
         settings: Settings of the run.
         progress: Called after each round.
+        watch: Called after each round with the score of the model, which takes a moment.
 
     Raises:
         SettingsError: There is no plan for the settings.
@@ -131,10 +145,16 @@ def simulate_privately(
     ):
         collector = _collector(settings.tier, plan, population, directory / "devices")
         while training.releases < plan.rounds and void < plan.rounds:
+            begun = time.monotonic()
             outcome = training.run_round(collector)
+            seconds = time.monotonic() - begun
             void += not outcome.released
             if progress:
                 progress(outcome)
+            if watch:
+                sums = outcome.round if settings.tier == "noise-in-sum" else outcome.releases
+                score = _evaluate(model, training.model, vocabulary, settings.devices, seed)
+                watch(SimulatedRound(plan, outcome, plan.epsilon_after(sums), seconds, score))
         before, after = (
             _evaluate(model, weights, vocabulary, settings.devices, seed)
             for weights in (initial, training.model)

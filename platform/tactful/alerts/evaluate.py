@@ -47,7 +47,7 @@ def evaluate(
     ]
     judgements = [result for result in results if isinstance(result, Judgement)]
     judgements += decide_drift([result for result in results if isinstance(result, DriftTest)])
-    memory.finish(scrape.samples, now)
+    memory.finish(now)
     return [*_follow(judgements, now, memory), *_end_unjudged(rules, judgements, now, memory)]
 
 
@@ -97,8 +97,6 @@ def _end_unjudged(
     known = {rule.name: rule for rule in rules if rule.enabled}
     for key in [key for key in memory.states if key not in judged]:
         state, (name, labels) = memory.states[key], split_key(key)
-        if not state.opened:
-            state.since = 0
         if name not in known:
             reason = "the rule was removed or disabled"
         else:

@@ -7,7 +7,6 @@ All times are epoch milliseconds.
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping
 
 import msgspec
 
@@ -16,6 +15,7 @@ from tactful.alerts.samples import Labels
 POINTS = 60
 """Number of points that are kept of a span: an increase is exact to a sixtieth of it."""
 
+_UNKNOWN = -1.0
 _PLAIN = " /:@"  # not escaped in the values of labels
 
 
@@ -23,12 +23,13 @@ class Counter(msgspec.Struct, array_like=True):
     """Growth of one counter in a span; a restart of its process does not make it smaller."""
 
     points: list[tuple[int, float]]  # time and sum of all increases, oldest first
-    raw: float  # value at the last scrape
+    raw: float  # value at the last scrape; `_UNKNOWN` before the first one of a process
     total: float  # sum of all increases
 
     def add(self, at: int, raw: float, span: int) -> None:
         """Add a scrape, and drop points that `span` no longer needs."""
-        self.total += raw - self.raw if raw >= self.raw else raw
+        if self.raw != _UNKNOWN:
+            self.total += raw - self.raw if raw >= self.raw else raw
         self.raw = raw
         points = self.points
         if at - points[-1][0] >= span // POINTS:
@@ -69,9 +70,8 @@ class AlertState(msgspec.Struct, array_like=True):
 class Memory(msgspec.Struct):
     """Everything that is kept between two evaluations."""
 
-    scraped_at: int = 0
+    scraped_at: int = 0  # by this process; 0 before
     counters: dict[str, Counter] = {}  # by span, name and labels
-    names: dict[str, int] = {}  # metrics that were scraped before, and when last
     seasons: dict[str, Season] = {}  # by rule and labels
     means: dict[str, list[tuple[int, float]]] = {}  # the same, for rules of change
     seen: dict[str, int] = {}  # the same, for rules of absence: when a value was seen last
@@ -82,17 +82,21 @@ class Memory(msgspec.Struct):
         key = series_key(f"{span}:{name}", labels)
         counter = self.counters.get(key)
         if counter is None:
-            # A series that appears beside known ones has grown from zero since the last scrape.
-            known = 0 < self.names.get(name, 0) < now
-            began, value = (self.names[name], 0.0) if known else (now, raw)
+            # A series that appears has grown from zero since the last scrape of this process.
+            began, value = (self.scraped_at, 0.0) if self.scraped_at else (now, raw)
             counter = self.counters[key] = Counter([(began, 0.0)], value, 0.0)
         counter.add(now, raw, span)
         return counter
 
-    def finish(self, names: Mapping[str, object], now: int) -> None:
-        """Note the end of an evaluation, and drop what has not been scraped for a month."""
+    def rebase(self) -> None:
+        """Prepare for the scrapes of another process: its totals say nothing about growth yet."""
+        self.scraped_at = 0
+        for counter in self.counters.values():
+            counter.raw = _UNKNOWN
+
+    def finish(self, now: int) -> None:
+        """Note the end of an evaluation, and drop the oldest of too many counters."""
         self.scraped_at = now
-        self.names.update(dict.fromkeys(names, now))
         if len(self.counters) > MOST_SERIES:
             oldest = sorted(self.counters, key=lambda key: self.counters[key].points[-1][0])
             for key in oldest[: len(self.counters) - MOST_SERIES]:

@@ -140,6 +140,7 @@ class AlertService:
     def _restored(self, stored: bytes | None) -> Memory:
         """Return the stored memory, which knows every alert that is open in the table."""
         memory = load_memory(stored)
+        memory.rebase()
         query = sa.select(alerts).where(alerts.c.cleared_at.is_(None))
         for row in self._metadata.fetch(query):
             labels = tuple(sorted(msgspec.json.decode(row.labels, type=dict[str, str]).items()))

@@ -52,6 +52,7 @@ _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
     "keys": "Create, list and revoke API keys; print the public key of signatures.",
     "import": "Send events, items or users of FILE to a server; run it again to resume.",
+    "check-data": "Check FILE before an import: missing values, types, ranges, duplicates.",
     "ingest": "Send FILE to a server: the former name of ``tactful import``.",
     "recommend": "Request recommendations from a server, for one user or for all of a file.",
     "items": "Read the catalogue of a server, and lists of similar, popular or new items.",
@@ -88,8 +89,9 @@ _MODULES = {
     "alerts": "monitoring.alerts",
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
+    "check-data": "check_data",
 }
-_ATTRIBUTES = {"import": "import_"}  # a keyword of Python
+_ATTRIBUTES = {"import": "import_", "check-data": "check_data"}  # other names in Python
 _COMMANDS = {
     name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{_ATTRIBUTES.get(name, name)}", text)
     for name, text in _HELP.items()

@@ -32,7 +32,10 @@ from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
 def readout_command(
     settings: Settings, key: str, source: str | None, stage: int | None, days: float, as_json: bool
 ) -> None:
-    """Show the effects of the rollout or experiment KEY on each metric, with intervals."""
+    """Show the effects of the rollout or experiment KEY on each metric, with intervals.
+
+    `permanent-holdout` shows what personal recommendations are worth.
+    """
     found = read_key(settings, key, source=source, stage=stage, days=days)
     if as_json:
         cli.print_json(found)

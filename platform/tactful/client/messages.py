@@ -7,6 +7,7 @@ from tactful.schemas.experiments.readouts import Bounds as Bounds
 from tactful.schemas.experiments.readouts import Effect as Effect
 from tactful.schemas.experiments.readouts import GuardrailPoint as GuardrailPoint
 from tactful.schemas.experiments.readouts import ReadOutMessage as ReadOutMessage
+from tactful.schemas.experiments.readouts import Source as Source
 from tactful.schemas.experiments.rollouts import RolloutDetails as RolloutDetails
 from tactful.schemas.experiments.rollouts import RolloutForecast as RolloutForecast
 from tactful.schemas.experiments.rollouts import RolloutInfo as RolloutInfo

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tactful.schemas.readouts import ReadOutMessage
+from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful.schemas.statistics import StatisticsPage
 
 if TYPE_CHECKING:

@@ -36,6 +36,7 @@ def rollout_info(stored: StoredRollout) -> RolloutInfo:
         looked_at=stored.looked_at,
         archived=stored.archived,
         run_id=stored.run_id,
+        stages=list(rollout.plan.stages),
     )
 
 

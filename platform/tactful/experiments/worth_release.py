@@ -27,6 +27,8 @@ from tactful_bandits.errors import StatisticsError
 from tactful_privacy.mechanisms.backends import Noise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
+Floats = NDArray[np.float64]
+
 MOST_SHOWN, MOST_CLICKED, MOST_ORDERS = 8, 5, 4
 """Largest values of a user in a week that count."""
 
@@ -68,13 +70,14 @@ def released_samples(week: ReleasedWeek) -> dict[str, dict[str, Sample]]:
     found: dict[str, dict[str, Sample]] = {}
     for arm in (CONTROL, CHANGE):
         clicks = np.array(week.clicks[arm], np.float64)
-        clicked, shown = np.indices(clicks.shape)
+        clicked, shown = np.indices(clicks.shape, dtype=np.float64)
         orders = np.array(week.orders[arm], np.float64)
         samples: dict[str, Sample] = {}
-        for metric, cells, x, y in (
-            ("ctr", clicks, clicked, shown + 1),
-            ("orders", orders, np.arange(len(orders)), np.ones(len(orders))),
-        ):
+        values: dict[str, tuple[Floats, Floats, Floats]] = {
+            "ctr": (clicks, np.asarray(clicked), np.asarray(shown) + 1),
+            "orders": (orders, np.arange(len(orders), dtype=np.float64), np.ones(len(orders))),
+        }
+        for metric, (cells, x, y) in values.items():
             try:
                 samples[metric] = _ratio(cells, x, y, variance)
             except StatisticsError:
@@ -96,25 +99,13 @@ def units_of(week: ReleasedWeek, share: float) -> tuple[int, int]:
     return units_behind_noise(control, change, share)
 
 
-def _ratio(
-    cells: NDArray[np.float64],
-    x: NDArray[np.generic],
-    y: NDArray[np.generic],
-    variance: float,
-) -> ReleasedRatio:
+def _ratio(cells: Floats, x: Floats, y: Floats, variance: float) -> ReleasedRatio:
     """Return the ratio of Σx to Σy over the users in noisy cells.
 
     The errors of both sums are taken as independent. They come from the same cells and are
     positively correlated, so the stated error is too large rather than too small.
     """
-    numerators, denominators = x.astype(np.float64), y.astype(np.float64)
-    parts = (
-        numerators,
-        denominators,
-        numerators**2,
-        denominators**2,
-        numerators * denominators,
-    )
+    parts = (x, y, x**2, y**2, x * y)
     sums = RatioSums(*(float((part * cells).sum()) for part in parts))
     noise = RatioSums(*(float((part**2).sum() * variance) for part in parts))
     return ReleasedRatio(float(cells.sum()), sums, noise)

@@ -18,7 +18,7 @@ import secrets
 import time
 import traceback
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -55,10 +55,15 @@ ARRIVED = "tactful.arrived"
 PARAMETERS = "path_params"
 """Key of a scope: parameters in the path, by name."""
 
+STREAMED = "tactful.streamed"
+"""Key of a scope: whether the response is sent in parts, which a stopping server ends."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 # Without a type, and of the types that browsers and curl give to a text, a body is JSON, too.
 _READABLE = re.compile(
-    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
+    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded"
+    rb"|application/octet-stream)",
+    re.IGNORECASE,
 )
 ANY_KEY = "any"
 """Scope of an endpoint that any valid key may call."""
@@ -125,12 +130,13 @@ class _KeyInQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Reply(NamedTuple):
-    """Response of a handler."""
+    """Response of a handler: a body, or parts of one, which are sent as they come."""
 
     status: int
     body: bytes
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    parts: AsyncGenerator[bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -349,7 +355,11 @@ class Resource:
         if self._origins:
             cors = self._origins.headers(self._origins.of(headers))
             reply = reply._replace(headers=(*reply.headers, *cors))
-        await send_reply(reply, request_id, send)
+        if reply.parts is None or scope["method"] == "HEAD":
+            await send_reply(reply, request_id, send)
+        else:
+            scope[STREAMED] = True
+            await _send_parts(reply, request_id, receive, send)
         self._observe(time.perf_counter() - started)
         self._answers(reply.status).inc()
 
@@ -430,6 +440,37 @@ async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
         headers += [(b"content-type", reply.content_type), (b"content-length", length)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _send_parts(reply: Reply, request_id: bytes, receive: Receive, send: Send) -> None:
+    """Send a response as its parts come, until they end or the client has left."""
+    assert reply.parts is not None
+    headers = [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+    headers.append((b"content-type", reply.content_type))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    left = asyncio.ensure_future(_left(receive))
+    try:
+        while not left.done():
+            part = asyncio.ensure_future(anext(reply.parts, None))
+            await asyncio.wait({part, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not part.done():
+                part.cancel()
+                await asyncio.wait({part})
+                break
+            body = part.result()
+            if body is None:
+                break
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        left.cancel()
+        await reply.parts.aclose()
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def route(

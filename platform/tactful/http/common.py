@@ -14,6 +14,7 @@ from msgspec import Meta
 from tactful.http.asgi import Call, Host
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
+from tactful.util.fresh_values import StillComputing
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.errors import StreamingError
@@ -74,6 +75,8 @@ async def stored(work: Callable[[], T], unavailable: str) -> T:
     """Use a store in a thread; raise `ProblemError` if it cannot be used now."""
     try:
         return await asyncio.to_thread(work)
+    except StillComputing as error:
+        raise ProblemError("not_ready", str(error), retry_after=5) from None
     except (OSError, StreamingError, LedgerError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
         logger.warning("%s: %s %s", unavailable, type(error).__name__, reason)

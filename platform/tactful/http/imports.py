@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from tactful.errors import ImportRefused
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.schemas.imports import IMPORT_HEADER, Import, Imports, NewImport, UndoPreview
+from tactful.schemas.imports import (
+    IMPORT_HEADER,
+    FilePreview,
+    Import,
+    ImportMapping,
+    Imports,
+    NewImport,
+    UndoPreview,
+    Uploaded,
+)
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -20,7 +30,14 @@ if TYPE_CHECKING:
 _UNAVAILABLE = "imports cannot be kept now"
 _HEADER = IMPORT_HEADER.lower().encode()
 _ID = re.compile(r"[0-9a-f]{32}")
+_mapping = msgspec.json.Decoder(ImportMapping)
 _new_import = msgspec.json.Decoder(NewImport)
+
+
+class PartQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Place of a part in its file."""
+
+    offset: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
 async def import_of(platform: Platform, call: Call) -> str | None:
@@ -89,6 +106,27 @@ def _known(found: Import | None) -> Import:
     return found
 
 
+async def _put_file(platform: Platform, call: Call) -> Reply:
+    found, query = _known(await _find(platform, call)), call.query(PartQuery)
+    part = await call.body()
+    append = partial(platform.uploads.append, found.id, found.name, query.offset, part)
+    return json_reply(await stored(append, "the part cannot be stored now"))
+
+
+async def _post_preview(platform: Platform, call: Call) -> Reply:
+    found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
+    preview = partial(platform.uploads.preview, found.id, mapping)
+    return json_reply(await stored(preview, "the file cannot be read now"))
+
+
+async def _post_start(platform: Platform, call: Call) -> Reply:
+    found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
+    await platform.uploads.begin(found.id, mapping)
+    return json_reply(found, 202)
+
+
+_upload = partial(Endpoint, scope="admin", problems=("not_found", "invalid", "not_ready"))
+
 IMPORT_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
@@ -138,6 +176,43 @@ IMPORT_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         answer=UndoPreview,
         problems=("not_found", "not_ready"),
+    ),
+    _upload(
+        "PUT",
+        "/v1/imports/{import_id}/file",
+        "Upload a part of a file",
+        _put_file,
+        details=(
+            "The bytes of a file of any format that `tactful import` reads, in parts of at most "
+            "`limits.body_bytes`, each with its `offset`, in order; a repeated part is written "
+            "over. The server deletes the file after its import, or a day later without one."
+        ),
+        query=PartQuery,
+        media=("application/octet-stream", "text/plain"),
+        body=str,
+        answer=Uploaded,
+    ),
+    _upload(
+        "POST",
+        "/v1/imports/{import_id}/preview",
+        "Preview an uploaded file",
+        _post_preview,
+        details="The mapping of its columns, guessed or given, the first rows, and refused ones.",
+        body=ImportMapping,
+        answer=FilePreview,
+    ),
+    _upload(
+        "POST",
+        "/v1/imports/{import_id}/start",
+        "Import an uploaded file",
+        _post_start,
+        details=(
+            "The server reads and sends it to itself; `GET /v1/imports/{import_id}` has the "
+            "progress. An interrupted import goes on at the next start."
+        ),
+        body=ImportMapping,
+        answer=Import,
+        status=202,
     ),
     Endpoint(
         "DELETE",

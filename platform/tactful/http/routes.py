@@ -16,9 +16,7 @@ from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
-    LogPageQuery,
     PageQuery,
-    cursor_number,
     moment_of,
     opts_out,
     person_of,
@@ -29,12 +27,16 @@ from tactful.http.description import described
 from tactful.http.experiments.coupons import COUPON_ENDPOINTS
 from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.experiments.tuner import TUNER_ENDPOINTS
+from tactful.http.federated import FEDERATED_ENDPOINTS
 from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.live import LIVE_ENDPOINTS
+from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.people import PEOPLE_ENDPOINTS
 from tactful.http.privacy import PRIVACY_ENDPOINTS
+from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
@@ -55,7 +57,7 @@ from tactful.schemas.recommendations import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
+from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 from tactful.subjects.permissions import without_claim
 from tactful_streaming.contract.log_entries import BROWSER, subject_key
@@ -241,21 +243,6 @@ def _report_path(directory: Path, name: str) -> Path | None:
     return path if inside and path.is_file() else None
 
 
-async def _get_models(platform: Platform, call: Call) -> Reply:
-    return json_reply(platform.recommender.describe())
-
-
-async def _get_model_log(platform: Platform, call: Call) -> Reply:
-    query = call.query(LogPageQuery)
-    before = cursor_number(query.cursor)
-    read = partial(platform.model_log.changes, limit=query.limit + 1, before=before)
-    entries = await stored(read, "the audit log cannot be read now")
-    page = entries[: query.limit]
-    cursor = str(page[-1].id) if len(entries) > len(page) else None
-    changes = [msgspec.convert(change, ModelChangeInfo, from_attributes=True) for change in page]
-    return json_reply(ModelChanges(changes=changes, next_cursor=cursor))
-
-
 async def _get_health(platform: Platform, call: Call) -> Reply:
     return json_reply(Health(status="ok", version=platform.version))
 
@@ -315,6 +302,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *IMPORT_ENDPOINTS,
     *DEAD_LETTER_ENDPOINTS,
+    *QUALITY_ENDPOINTS,
+    *LIVE_ENDPOINTS,
     *SOURCE_ENDPOINTS,
     Endpoint(
         "POST",
@@ -396,25 +385,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         answer=dict[str, Any],
         problems=("not_found", "not_ready"),
     ),
-    Endpoint(
-        "GET",
-        "/v1/models",
-        "Describe the models in use",
-        _get_models,
-        scope="analyst",
-        answer=dict[str, Any],
-    ),
-    Endpoint(
-        "GET",
-        "/v1/models/log",
-        "Read the audit log of models",
-        _get_model_log,
-        details="Newest first. It names operators of the installation: it needs `admin`.",
-        scope="admin",
-        query=LogPageQuery,
-        answer=ModelChanges,
-        problems=("not_ready",),
-    ),
+    *MODEL_ENDPOINTS,
+    *FEDERATED_ENDPOINTS,
     *ROLLOUT_ENDPOINTS,
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tactful.config.server import ServerSettings
-from tactful.http.asgi import ARRIVED
+from tactful.http.asgi import ARRIVED, STREAMED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util.process_tuning import (
@@ -214,6 +214,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._watch_unsent()
         elif self.cycle.response_complete:
             self.idle[self] = None
+
+    def shutdown(self) -> None:
+        """Finish the request at hand; end a response that is sent in parts."""
+        if self.cycle is not None and self.cycle.scope.get(STREAMED):
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """Wait for the client to read."""

@@ -153,8 +153,8 @@ def _fits(plan: Plan, reader: Reader) -> bool:
     return names <= {*reader.columns} and (plan.guest or "") in {"", *reader.columns}
 
 
-def preview(job: Job) -> tuple[list[msgspec.Raw], RejectedRows]:
-    """Return the first elements as they would be sent, and the rejected rows before them.
+def preview(job: Job, most: int = _PREVIEWED) -> tuple[list[msgspec.Raw], RejectedRows]:
+    """Return the first `most` elements as they would be sent, and the rejected rows before them.
 
     Raises:
         DatasetError: if the file cannot be read.
@@ -171,9 +171,9 @@ def preview(job: Job) -> tuple[list[msgspec.Raw], RejectedRows]:
             found += [msgspec.Raw(line.strip()) for line in batch.lines]
             for rejection in batch.rejected:
                 rejections.add(rejection)
-            if len(found) >= _PREVIEWED:
+            if len(found) >= most:
                 break
-    return found[:_PREVIEWED], rejections
+    return found[:most], rejections
 
 
 async def begin(job: Job, client: AsyncClient) -> None:
@@ -336,7 +336,7 @@ def _outcome(job: Job, counts: Count, sent: Sent) -> Outcome:
         rejected=sent.rejections.count,
         rejections=sent.rejections.first,
         rejected_by_code=dict(sent.rejections.by_code),
-        refused_unsent=counts.rejected.count,
+        refused_unsent=sent.rejections.count - sent.refused,
         skipped=counts.skipped,
         repeated=counts.repeated,
         resumed_at=job.start.rows + 1,

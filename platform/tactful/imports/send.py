@@ -61,6 +61,7 @@ class Sent:
     accepted: int = 0
     duplicates: int = 0
     rejections: RejectedRows = field(default_factory=RejectedRows)
+    refused: int = 0  # rejections by the server
     position: Position = 0
 
 
@@ -159,6 +160,7 @@ class Sender:
             else:
                 self._proved = True
             self.sent.accepted += answer.accepted
+            self.sent.refused += len(answer.rejected)
             self.sent.position = answer.position
             if isinstance(answer, EventsAccepted):
                 self.sent.duplicates += answer.duplicates

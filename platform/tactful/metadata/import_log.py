@@ -15,6 +15,7 @@ from tactful.metadata.tables import imports
 from tactful.schemas.imports import Import, ImportUndo, NewImport
 
 _table = imports.c
+_PROBLEM_LENGTH = 2_000
 _undo = msgspec.json.Decoder(ImportUndo | None)
 
 
@@ -54,7 +55,7 @@ class ImportLog:
             if row is None:
                 first = {"id": import_id, "number": connection.execute(newest).scalar_one() + 1}
                 given = {"name": new.name, "kind": new.kind, "begun_at": now, "begun_by": by}
-                counts = {"accepted": 0, "refused": new.refused, "report": "null"}
+                counts = {"accepted": 0, "refused": new.refused, "report": "null", "problem": ""}
                 row_values = {**first, **given, **counts, **ended}
                 connection.execute(sa.insert(imports).values(row_values))
                 return
@@ -106,6 +107,12 @@ class ImportLog:
         change = sa.update(imports).where(_table.id == import_id)
         change = change.values(state=state, report=msgspec.json.encode(undo).decode())
         self._metadata.change(lambda connection: connection.execute(change))
+
+    def fail(self, import_id: str, problem: str) -> None:
+        """Note why an import ended early."""
+        change = sa.update(imports).where(_table.id == import_id)
+        values = {"problem": problem[:_PROBLEM_LENGTH], "ended_at": self._clock()}
+        self._metadata.change(lambda connection: connection.execute(change.values(values)))
 
     def count(self, import_id: str, accepted: int, refused: int) -> None:
         """Add to the counts of an import, in memory."""

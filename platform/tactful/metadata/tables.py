@@ -125,6 +125,7 @@ imports = _table(
     sa.Column("accepted", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.BigInteger, nullable=False),
     sa.Column("report", _long_text, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
 )
 changes = _table(
     "changes",
@@ -178,6 +179,20 @@ rollout_changes = _table(
     sa.Column("share", sa.Double, nullable=False),
     sa.Column("changed_by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+)
+federated_runs = _table(
+    "federated_runs",
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("about", _long_text, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("reported_by", sa.String(255), nullable=False),
+)
+federated_rounds = _table(
+    "federated_rounds",
+    sa.Column("run", sa.String(32), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("figures", sa.Text, nullable=False),
 )
 coupon_offers = _table(
     "coupon_offers",

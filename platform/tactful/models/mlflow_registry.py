@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,14 @@ from numpy.typing import NDArray
 from tactful.config.settings import Settings
 from tactful.errors import ModelError, UnknownVersion
 from tactful.models.audit_log import Action, ModelLog, login_and_host, open_model_log
+from tactful.models.mlflow_run import (
+    describe_version,
+    log_curve,
+    log_data,
+    log_ranker,
+    training_run,
+)
+from tactful.models.training_record import TrainingRecord, write_record
 from tactful.ranking.features import layout
 from tactful.ranking.model import (
     Manifest,
@@ -46,10 +55,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from tactful.util.checkpoint import Checkpoint
+
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
+_DESCRIPTION = (
+    "Ranking model of tactful. The alias champion serves, previous served before it, and "
+    "challenger is the newest version that has not served. Input: the columns of "
+    "feature_schema.json, null for missing; output: a score for each row, larger is better."
+)
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
 _LOCKED_S = 60.0  # that another process may hold the file of MLflow's store
 
@@ -128,69 +144,89 @@ class Registry:
         kind, separator, rest = self._uri.partition(":///")
         return Path(rest.partition("?")[0]) if separator and kind == "sqlite" else None
 
+    @contextmanager
+    def run(
+        self, *, parameters: Mapping[str, Any], checkpoint: Checkpoint | None = None
+    ) -> Iterator[str]:
+        """Hold a run of MLflow open while a training lasts; see `training_run`."""
+        with training_run(
+            self._uri, self._name, parameters=parameters, checkpoint=checkpoint
+        ) as run_id:
+            yield run_id
+
     def register(
         self,
         directory: Path,
         *,
-        parameters: Mapping[str, Any],
         example: NDArray[np.float32],
         figures: Mapping[str, Path],
+        parameters: Mapping[str, Any] = MappingProxyType({}),
         metrics: Mapping[str, float] | None = None,
+        record: TrainingRecord | None = None,
     ) -> Registered:
-        """Log a trained model as a run and register it as a new version.
+        """Log a trained model to the run that is open and register it as a new version.
 
         Args:
             directory: written by `save_model`.
-            parameters: options of the training.
-            example: a few rows of features, for the signature.
+            example: a few rows of features, for the signature and as an example.
             figures: plots to keep with the run, by file name.
+            parameters: of the training, beside those of the run.
             metrics: beside those of the manifest.
+            record: what the training measured; it is kept with the version.
 
         Raises:
             ModelError: if the models directory holds versions of another name.
         """
         import mlflow
-        import pandas as pd
-        import xgboost
-        from mlflow.models import infer_signature
 
         self._check_directory()
+        if mlflow.active_run() is None:
+            with self.run(parameters={}):
+                return self.register(
+                    directory,
+                    example=example,
+                    figures=figures,
+                    parameters=parameters,
+                    metrics=metrics,
+                    record=record,
+                )
         manifest = read_manifest(directory)
-        mlflow.set_tracking_uri(self._uri)
-        mlflow.set_experiment(self._name)
-        forest = xgboost.Booster()
-        forest.load_model(directory / "model.ubj")
-        with mlflow.start_run() as run:
-            mlflow.log_params(dict(parameters))
-            mlflow.log_params({"rows": manifest.rows, "questions": manifest.questions})
-            mlflow.log_metrics({**manifest.metrics, **(metrics or {})})
-            mlflow.set_tags({"data_hash": manifest.data_hash, "definitions": manifest.definitions})
-            mlflow.set_tag("trained_until", str(manifest.trained_until))
-            for path in figures.values():
-                mlflow.log_artifact(str(path), "figures")
-            logged = mlflow.xgboost.log_model(
-                forest,
-                name=self._name,
-                signature=infer_signature(
-                    pd.DataFrame(example, columns=list(manifest.features)),
-                    forest.inplace_predict(example, predict_type="margin"),
-                ),
-                # Given, because inferring them starts another interpreter for seconds.
-                pip_requirements=[f"xgboost-cpu=={xgboost.__version__}"],
-                model_format="ubj",
-            )
-            if self._key is not None:
-                sign_directory(directory, self._key)
-            mlflow.log_artifacts(str(directory), "model")
-            mlflow.log_dict(_schema(manifest), "feature_schema.json")
-            version = mlflow.register_model(
-                logged.model_uri, self._name, await_registration_for=0
-            ).version
+        run = mlflow.active_run()
+        assert run is not None
+        mlflow.log_params({**parameters, "rows": manifest.rows, "questions": manifest.questions})
+        mlflow.log_metrics({**manifest.metrics, **(metrics or {})})
+        mlflow.set_tags({"data_hash": manifest.data_hash, "definitions": manifest.definitions})
+        mlflow.set_tag("trained_until", str(manifest.trained_until))
+        log_data(manifest)
+        for path in figures.values():
+            mlflow.log_artifact(str(path), "figures")
+        if record is not None:
+            log_curve(run.info.run_id, "ndcg20_by_tree", record.curve, at=record.trained_at)
+            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            write_record(directory, msgspec.structs.replace(record, run_path=page))
+        if self._key is not None:
+            sign_directory(directory, self._key)
+        logged = log_ranker(directory, manifest, example)
+        mlflow.log_artifacts(str(directory), "model")
+        mlflow.log_dict(_schema(manifest), "feature_schema.json")
+        version = str(
+            mlflow.register_model(logged.model_uri, self._name, await_registration_for=0).version
+        )
+        self._describe(manifest, version, record)
         # The newest version that has not served is the candidate of a canary.
-        self._client().set_registered_model_alias(self._name, CHALLENGER, str(version))
-        registered = Registered(self._name, str(version), run.info.run_id)
-        self._keep(directory, manifest, registered.version, registered.run_id)
+        self._client().set_registered_model_alias(self._name, CHALLENGER, version)
+        registered = Registered(self._name, version, run.info.run_id)
+        self._keep(directory, manifest, version, registered.run_id)
         return registered
+
+    def _describe(self, manifest: Manifest, version: str, record: TrainingRecord | None) -> None:
+        client = self._client()
+        if not client.get_registered_model(self._name).description:
+            client.update_registered_model(self._name, _DESCRIPTION)
+        intervals = {} if record is None else record.intervals
+        bounds = {name: (it.low, it.high) for name, it in intervals.items()}
+        text = describe_version(manifest, bounds, 0 if record is None else record.trees)
+        client.update_model_version(self._name, version, text)
 
     def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; the serving version becomes the previous one.

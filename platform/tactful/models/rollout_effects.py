@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.baseline import ExactOutcomes
+from tactful.experiments.definitions import HOLDOUT
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.store import RolloutStore, StoredRollout
+from tactful.experiments.worth import Worth
 from tactful.metadata.connections import open_installation
+from tactful.metadata.store import MetadataStore
 from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful.subjects.consented_log import PermittedLog, measured_partitions
 from tactful.util.clock import now_ms
@@ -35,6 +38,8 @@ def read_key(
     with contextlib.closing(open_installation(settings)) as metadata:
         store = RolloutStore(metadata, clock=now_ms)
         stored = store.find(key)
+        if key == HOLDOUT:
+            return _worth(settings, metadata, source, days)
         with _read_outs(settings, store) as read_outs:
             if stored is not None:
                 return effects_of_rollout(read_outs, stored, source=source, stage=stage)
@@ -91,6 +96,22 @@ def figures_of(found: ReadOutMessage) -> dict[str, float]:
         }
         figures |= {f"{effect.metric}.{name}": it for name, it in values.items() if it is not None}
     return figures
+
+
+def _worth(
+    settings: Settings, metadata: MetadataStore, source: str | None, days: float
+) -> ReadOutMessage:
+    if source == "released":
+        raise ConfigError("the server releases this effect: ask GET /v1/worth?source=released")
+    with contextlib.ExitStack() as stack:
+        outcomes = ExactOutcomes(
+            lambda: stack.enter_context(measured_partitions(settings, clock=now_ms))
+        )
+        recommend = settings.recommend
+        epsilon = recommend.holdout_epsilon
+        return Worth(
+            metadata, outcomes, holdout=recommend.holdout, epsilon=epsilon, clock=now_ms
+        ).exact(days)
 
 
 @contextlib.contextmanager

@@ -175,15 +175,22 @@ def after_erasure(training: TrainingSettings) -> str:
     )
 
 
+def training_options(training: TrainingSettings) -> tuple[str, ...]:
+    """Return the options of `tactful train` for the settings."""
+    return (
+        *("--name", training.name, "--label-days", str(training.label_days)),
+        *("--lists", str(training.lists)),
+        *("--vectors", training.vectors),
+        *(("--label", training.label) if training.label else ()),
+    )
+
+
 async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
     """Start the training process at intervals; it trains if a training is due."""
     training = settings.training
     command = [
         *(python, "-m", "tactful", "train", "--if-due", "--json", "--by", "tactful serve"),
-        *("--name", training.name, "--label-days", str(training.label_days)),
-        *("--lists", str(training.lists)),
-        *("--vectors", training.vectors),
-        *(("--label", training.label) if training.label else ()),
+        *training_options(training),
         *(("--promote", "--if-better") if training.promote else ()),
     ]
     while True:

@@ -22,6 +22,7 @@ from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
+from tactful.models.training_record import TrainingRecord
 from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import (
     checked_version,
@@ -31,9 +32,11 @@ from tactful.ranking.model import (
     read_pointer,
 )
 from tactful.ranking.own_columns import own_columns
+from tactful.schemas.models import Bounds, ServedDrift
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.baselines import doubts
+from tactful.training.boosting import fixed_parameters
 from tactful.training.evaluation import list_metrics
 from tactful.training.kept_rows import Keeper
 from tactful.training.options import TrainingOptions
@@ -90,6 +93,8 @@ def run_training(
         registry = Registry(options.name, settings.models, audit=audit, by=author, key=key)
         registry.check_store()
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
+        begun, parameters = now_ms(), _parameters(options)
+        stack.enter_context(registry.run(parameters=parameters, checkpoint=checkpoint))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"
         # Elsewhere workers have the features of users, and no state holds those of all.
@@ -110,13 +115,15 @@ def run_training(
                 progress=compare,
                 state=checkpoint.place("kept") / "state" if trained.replayed_from else None,
             )
+        served = _served(settings, log, definitions, skew)
         say("register", 0, 1)
         registered = registry.register(
             model,
-            parameters=_parameters(options, trained),
+            parameters={"read_until": trained.reach, "replayed_from": trained.replayed_from},
             example=trained.example,
             figures=plot_training(trained, scratch / "figures"),
             metrics=_metrics(trained, skew),
+            record=_record(trained, served, begun=begun),
         )
         made(registered.version)
         checkpoint.end()
@@ -257,10 +264,44 @@ def open_training_log(
             raise ModelError(f"the log cannot be read to its end: {error}") from error
 
 
-def _parameters(options: TrainingOptions, trained: Trained) -> dict[str, Any]:
+def _parameters(options: TrainingOptions) -> dict[str, Any]:
+    """Return every parameter of a training: its options, and what is fixed."""
     chosen = asdict(options)
-    del chosen["name"], chosen["threads"]
-    return {**chosen, "read_until": trained.reach, "replayed_from": trained.replayed_from}
+    del chosen["name"]
+    return chosen | {f"xgboost_{name}": value for name, value in fixed_parameters().items()}
+
+
+def _served(
+    settings: Settings, log: PermittedLog, definitions: Definitions, skew: Skew
+) -> ServedDrift:
+    """Measure the drift of the version that serves, beside its skew."""
+    pointer = read_pointer(settings.models)
+    version = "" if pointer is None else pointer.version
+    names = column_names(own_columns(definitions))
+    moved = None
+    if version and settings.log.in_files:
+        meaning = layout(definitions.fingerprint)
+        moved = measure_drift(log, version, meaning, names=names, latest=LATEST)
+    return ServedDrift(
+        version=version,
+        drift={} if moved is None else dict(moved.by_name),
+        skew=skew.share if skew.lists else None,
+        skew_by_feature=dict(skew.by_feature),
+    )
+
+
+def _record(trained: Trained, served: ServedDrift, *, begun: int) -> TrainingRecord:
+    now = now_ms()
+    bounds = {name: Bounds(low=low, high=high) for name, (low, high) in trained.intervals.items()}
+    return TrainingRecord(
+        trained_at=now,
+        seconds=round((now - begun) / 1000, 1),
+        trees=trained.trees,
+        curve=[round(value, 6) for value in trained.curve],
+        intervals=bounds,
+        losses={group: dict(lost) for group, lost in trained.losses.items()},
+        served=served,
+    )
 
 
 def _both(say: Progress, job: Job) -> Progress:
@@ -274,7 +315,11 @@ def _both(say: Progress, job: Job) -> Progress:
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:
-    metrics: dict[str, float] = {"shown": trained.manifest.shown}
+    metrics: dict[str, float] = {"shown": trained.manifest.shown, "trees": trained.trees}
+    for name, (low, high) in trained.intervals.items():
+        metrics |= {f"{name}_low": low, f"{name}_high": high}
+    for group, lost in trained.losses.items():
+        metrics |= {f"{name}_loss_without_{group}": loss.value for name, loss in lost.items()}
     if skew.lists:
         metrics |= {"skew": skew.share, "skew_lists": skew.lists}
     calibration = trained.manifest.calibration
@@ -320,6 +365,7 @@ def _draw(
 
 def _curve(axis: Any, trained: Trained) -> None:
     axis.plot(range(1, len(trained.curve) + 1), trained.curve)
+    axis.axvline(trained.trees, linestyle=":", color="grey")
     axis.set(xlabel="trees", ylabel="NDCG@20 on later lists", title="Learning curve")
 
 

@@ -26,6 +26,7 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.batch_order import BatchOrder, Place
+from tactful.pipeline.live_feed import LiveFeed
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
@@ -122,6 +123,7 @@ class EventIngest:
         self._clock = clock
         self._log_failed = False
         self._order = BatchOrder()
+        self.feed = LiveFeed()  # passes on accepted events and refusals to those who look now
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
         self._writing: dict[asyncio.Future[Offsets], int] = {}
@@ -184,6 +186,10 @@ class EventIngest:
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         self._order.note(place.batch)
+        if self.feed.is_heard:
+            by_key = {event_key(event): event for event, _ in permitted}
+            accepted = [event for key, event in by_key.items() if key in fresh]
+            self.feed.publish(accepted, [refusal.code for refusal in refusals])
         position = await self._written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
         self._count("event", len(fresh), duplicates, refusals)

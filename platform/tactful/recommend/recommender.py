@@ -18,6 +18,7 @@ from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
 from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
 from tactful.experiments.serving import Drawn
+from tactful.metrics.registry import Stage
 from tactful.ranking.features import ASKED, assemble, hide_rare, layout
 from tactful.ranking.fusion import fused, rare_last
 from tactful.ranking.heuristic import heuristic_scores
@@ -101,6 +102,7 @@ class _RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+    tried: bool = False  # whether it is only tried out, so that its id needs no signature
 
     @property
     def only_common(self) -> CommonItems | None:
@@ -157,7 +159,7 @@ class Recommender:
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
         # called with the name and the seconds of each step of a request
-        self.observe: Callable[[str, float], None] | None = None
+        self.observe: Callable[[Stage, float], None] | None = None
 
     def recommend(
         self, request: RecommendRequest, *, now: int
@@ -250,6 +252,7 @@ class Recommender:
             if options.model:
                 request = self._ranked_by_model(request)
             state = self._begin(request, now, options.person)
+            state.tried = True
             if options.model:
                 state.drawn = replace(state.drawn, model=options.model)
             self._recall(state)
@@ -439,7 +442,7 @@ class Recommender:
     def _new_id(self, state: _RequestState) -> str:
         """Make the id of a recommendation, signed for its user and arms."""
         random, ids, drawn = self._options.new_id(), self._options.ids, state.assignment
-        if ids is None:
+        if ids is None or state.tried:
             return random
         arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
         arms |= state.drawn.to_log_fields()

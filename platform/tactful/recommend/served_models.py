@@ -29,6 +29,7 @@ from tactful.ranking.model import (
     missing_pointer,
     read_pointer,
     untrained_recall,
+    version_directory,
 )
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas
@@ -164,6 +165,8 @@ class ServedModels:
         Raises:
             ModelError: if there is no such version, or it does not fit this server.
         """
+        if not version_directory(self._directory, version).is_dir():
+            raise ModelError(f"there is no version {version!r}: GET /v1/models/log lists them")
         compared = dict(self._compared)
         model = compared.pop(version, None) or self.on_trial.get(version) or self._load(version)
         latest = [*compared.items()][1 - _COMPARED :]

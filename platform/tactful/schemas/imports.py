@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,7 @@ class Import(msgspec.Struct, kw_only=True, frozen=True):
         accepted: elements that are in the log, or were.
         refused: rows that were refused.
         undo: undo of it; None if none was requested.
+        problem: reason why the server ended the import of an uploaded file early; empty for none.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Import(msgspec.Struct, kw_only=True, frozen=True):
     accepted: int
     refused: int
     undo: ImportUndo | None = None
+    problem: str = ""
 
 
 class Imports(msgspec.Struct, kw_only=True, frozen=True):
@@ -143,3 +145,77 @@ class UndoPreview(msgspec.Struct, kw_only=True, frozen=True):
     withdrawn_items: int
     models: list[ModelSeen]
     problem: str = ""
+
+
+class ImportMapping(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How an uploaded file is understood; what is left out is guessed.
+
+    Attributes:
+        kind: kind of the elements.
+        maps: column by field, such as ``{"user": "customer_no"}``; "" leaves a field empty.
+        constants: value by field, for all rows.
+        types: type of events by the word of the file; "" skips rows with the word.
+        date_order: order of day and month.
+        time_zone: zone of times without an offset.
+        decimal: sign before the fraction of numbers.
+        encoding: encoding of text.
+        delimiter: sign between fields.
+    """
+
+    kind: ImportKind | None = None
+    maps: dict[str, str] = {}
+    constants: dict[str, str] = {}
+    types: dict[str, str] = {}
+    date_order: Literal["dmy", "mdy"] | None = None
+    time_zone: Annotated[str, Meta(max_length=64)] | None = None
+    decimal: Literal["point", "comma"] | None = None
+    encoding: Annotated[str, Meta(max_length=64)] | None = None
+    delimiter: Annotated[str, Meta(min_length=1, max_length=2)] | None = None
+
+
+class Uploaded(msgspec.Struct, kw_only=True, frozen=True):
+    """Answer to a part of a file.
+
+    Attributes:
+        bytes: size of the file so far, the offset of the next part.
+    """
+
+    bytes: int
+
+
+class RefusedRow(msgspec.Struct, kw_only=True, frozen=True):
+    """Row of a file that is not sent.
+
+    Attributes:
+        row: number from 1.
+        code: short stable name of the reason.
+        message: reason, and correction.
+    """
+
+    row: int
+    code: str
+    message: str
+
+
+class FilePreview(msgspec.Struct, kw_only=True, frozen=True):
+    """How an uploaded file is understood.
+
+    Attributes:
+        format: format of the file, in words.
+        kind: kind of the elements.
+        columns: columns of the file.
+        mapping: column by field.
+        not_sent: columns that are not sent.
+        notes: remarks.
+        elements: the first 20 elements, as they would be sent.
+        refused: the first refused rows before them.
+    """
+
+    format: str
+    kind: ImportKind
+    columns: list[str]
+    mapping: dict[str, str]
+    not_sent: list[str]
+    notes: list[str]
+    elements: list[dict[str, Any]]
+    refused: list[RefusedRow]

@@ -15,6 +15,7 @@ from tactful_streaming.contract.decode_requests import Properties
 
 MOST_VARIANTS = 4
 MOST_PAST_EVENTS = 200
+_VERSION = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _YEAR_S = 366 * 86_400
 
 
@@ -55,7 +56,7 @@ class TrialVariant(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """
 
     force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}
-    model: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    model: Annotated[str, Meta(pattern=_VERSION)] | None = None
 
 
 class TrialRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -44,9 +44,11 @@ from tactful.maintenance.import_undo import (
     preview_undo,
     problem_of,
 )
+from tactful.metadata.federated_runs import FederatedRunStore
 from tactful.metadata.import_log import ImportLog
 from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
+from tactful.models.commands import ModelCommands
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
@@ -72,6 +74,7 @@ from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
 from tactful.server.system import describe_system, list_jobs
+from tactful.server.uploads import Uploads
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import record_described
 from tactful.subjects.consented_log import PermittedLog
@@ -119,7 +122,7 @@ class Platform:
         accesses: accesses to the data of users.
         audit: all changes and accesses.
         hash_secret: key of the hashes in place of ids, new at each start.
-        redriving: held while dead letters are sent again.
+        redriving: held while dead letters are sent again; `checking` while data are checked.
         permissions: allowed purposes of an event or a request.
         minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
@@ -129,6 +132,7 @@ class Platform:
         visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
         import_undos: undoes imports while the server runs.
+        uploads: files that are imported by the server.
         notices: hands erasures on to the receivers of data.
         ingest: accepts events, items and users.
         search: finds items by words.
@@ -173,13 +177,15 @@ class Platform:
         self.backend = backend
         self.engine = backend.engine
         self.lock = CountedLock()
-        self.redriving = asyncio.Lock()
+        self.redriving, self.checking = asyncio.Lock(), asyncio.Lock()
         self.hash_secret = secrets.token_bytes(32)
         self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
         self.recommender = resources.recommender
         self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
         self.model_log = resources.model_log
+        self.model_commands = ModelCommands(settings)
+        self.federated_runs = FederatedRunStore(installation.metadata, clock=clock)
         self.rollouts = resources.rollouts
         self.version = metadata.version("tactful")
         self.workers: Callable[[], list[WorkerHealth]] | None = None
@@ -285,6 +291,7 @@ class Platform:
                 logs=backend.written,
             ),
         )
+        self.uploads = Uploads(self)
         self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
         add_gauges(self)
@@ -332,14 +339,17 @@ class Platform:
         self.recent.begin()
         self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
+        self.uploads.resume()
         self._status = "ok"
 
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
         self._background.cancel()
+        await self.uploads.stop()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        await self.model_commands.stop()
         await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()

@@ -34,8 +34,13 @@ def fit(
     start: str = START,  # column whose logarithm the trees correct, see `start_of`; empty for none
     checkpoint: Checkpoint | None = None,  # keeps the trees after each block
     progress: Progress = lambda stage, done, total: None,  # called with the stage `fit`
+    watch: Callable[[NDArray[np.float32]], None] | None = None,  # see below
 ) -> tuple[xgboost.Booster, list[float]]:
     """Grow a forest; return it up to its best tree, and NDCG@20 of `judge` after each tree.
+
+    That measure leaves out lists without an answer, and weighs the others: it only chooses the
+    number of trees. `watch` is called after each tree, in order, with the scores of all rows of
+    `judge[0]`; for a training that resumes also with those of earlier trees.
 
     LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) of XGBoost, on the lists
     in which something was taken, each with its weight. The trees correct `start_of`.
@@ -43,7 +48,7 @@ def fit(
     Raises:
         ModelError: if no item was taken in all lists of one of the two.
     """
-    training, judged = _Batches(learn, start), _Judged(judge, start, options.threads)
+    training, judged = _Batches(learn, start), _Judged(judge, start, options.threads, watch)
     if not training.lists or not judged.lists:
         raise ModelError(
             "recall found none of the taken items, so there is nothing to rank: check that events "
@@ -57,7 +62,9 @@ def fit(
     total = options.rounds
     raw, curve = (None, []) if checkpoint is None else checkpoint.forest()
     if raw is not None:
-        judged.add(xgboost.Booster({"nthread": options.threads}, model_file=bytearray(raw)), 0)
+        before = xgboost.Booster({"nthread": options.threads}, model_file=bytearray(raw))
+        for number in range(len(curve)):
+            judged.add(before[: number + 1], number)
     while not _ended(curve, options):
         raw = _grow(raw, matrix, judged, options, curve, lambda: progress("fit", len(curve), total))
         if checkpoint is not None:
@@ -65,6 +72,19 @@ def fit(
     progress("fit", total, total)
     forest = xgboost.Booster({"nthread": options.threads}, model_file=bytearray(raw or b""))
     return forest[: int(np.argmax(curve)) + 1], curve
+
+
+def fixed_parameters() -> dict[str, Any]:
+    """Return the parameters of XGBoost that no option changes."""
+    return {
+        **_MEASURED,
+        "lambdarank_pair_method": "topk",
+        "lambdarank_num_pair_per_sample": 20,
+        "min_child_weight": 5,
+        "subsample": 0.8,
+        "tree_method": "hist",
+        "max_bin": _BINS,
+    }
 
 
 def _grow(
@@ -78,15 +98,9 @@ def _grow(
     """Grow a block of trees on top of those so far, and append their figures to the curve."""
     start = len(curve)
     parameters = {
-        **_MEASURED,
-        "lambdarank_pair_method": "topk",
-        "lambdarank_num_pair_per_sample": 20,
+        **fixed_parameters(),
         "max_depth": options.depth,
         "eta": options.learning_rate,
-        "min_child_weight": 5,
-        "subsample": 0.8,
-        "tree_method": "hist",
-        "max_bin": _BINS,
         "nthread": options.threads,
         "seed": options.seed * 1_000_003 + start,
     }
@@ -109,7 +123,14 @@ class _Judged:
     for each.
     """
 
-    def __init__(self, sets: Sequence[Rows], start: str, threads: int) -> None:
+    def __init__(
+        self,
+        sets: Sequence[Rows],
+        start: str,
+        threads: int,
+        watch: Callable[[NDArray[np.float32]], None] | None = None,
+    ) -> None:
+        self._watch, self._watched = watch, len(sets[0].labels)
         answered = [_answered(rows) for rows in sets]
         self.lists = sum(int(kept.sum()) for kept in answered)
         self._features = [rows.features for rows in sets if len(rows.sizes)]
@@ -143,6 +164,8 @@ class _Judged:
             )
             at += len(features)
         self._scores = np.concatenate(parts)
+        if self._watch is not None:
+            self._watch(self._scores[: self._watched])
         self._matrix.set_base_margin(self._scores[self._inside])
         return float(self._measure.eval(self._matrix).rpartition(":")[2])
 

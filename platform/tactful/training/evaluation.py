@@ -185,24 +185,95 @@ def _figures(right: Sequence[int], relevant: int) -> dict[str, float]:
     }
 
 
+FIGURES = ("hr20", "ndcg20", "mrr20", "recall")
+"""Figures of a scored list; `recall` is 1 where recall found a right item."""
+
+
 def list_metrics(
     scores: NDArray[np.float32],  # of all rows, list after list, shape (n,)
     labels: NDArray[np.bool_],  # whether each row is right, shape (n,)
     sizes: NDArray[np.int64],  # rows of each list, shape (lists,)
     relevant: Sequence[int],  # number of right items of each list, found by recall or not
 ) -> dict[str, float]:
-    """Compute the mean figures of scored lists, for a training run.
+    """Compute the mean `FIGURES` of scored lists, for a training run; 0 without any list."""
+    figures = list_figures(scores, labels, sizes, relevant)
+    means = figures.mean(axis=0) if len(figures) else np.zeros(len(FIGURES))
+    return dict(zip(FIGURES, means.tolist(), strict=True))
 
-    They are `hr20`, `ndcg20`, `mrr20` and `recall`, the share of lists with a right item found by
-    recall.
-    """
-    figures = []
+
+def list_figures(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    sizes: NDArray[np.int64],
+    relevant: Sequence[int],
+) -> NDArray[np.float64]:
+    """Compute the `FIGURES` of each scored list, shape (lists, figures); as `list_metrics`."""
+    figures = np.zeros((len(sizes), len(FIGURES)))
     start = 0
-    for size, count in zip(sizes.tolist(), relevant, strict=True):
+    for number, (size, count) in enumerate(zip(sizes.tolist(), relevant, strict=True)):
         end = start + size
         order = np.argsort(-scores[start:end], kind="stable")[:CUTOFF]
         right = np.flatnonzero(labels[start:end][order]).tolist()
-        figures.append({**_figures(right, count), "recall": float(labels[start:end].any())})
+        found = float(labels[start:end].any())
+        figures[number] = (*_figures(right, count).values(), found)
         start = end
-    names = ("hr20", "ndcg20", "mrr20", "recall")
-    return {name: float(np.mean([row[name] for row in figures] or [0.0])) for name in names}
+    return figures
+
+
+def user_intervals(
+    figures: NDArray[np.float64],  # of each list, shape (lists, figures)
+    users: NDArray[np.int64],  # a number of the user of each list, shape (lists,)
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return 95 % bootstrap intervals of the means over lists, shape (figures, 2).
+
+    Users are drawn, not lists: those of one user are not independent.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    count = int(user.max()) + 1
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(count, np.full(count, 1.0 / count), size=resamples)
+    sums = np.column_stack([np.bincount(user, weights=column) for column in figures.T])
+    means = (draws @ sums) / (draws @ np.bincount(user))[:, None]
+    bounds: NDArray[np.float64] = np.quantile(means, [0.025, 0.975], axis=0).T
+    return bounds
+
+
+class NdcgByTree:
+    """NDCG@20 of lists after each tree, as `list_metrics` has it, at little cost.
+
+    Only places of right items are counted; no list is sorted.
+    """
+
+    def __init__(
+        self, labels: NDArray[np.bool_], sizes: NDArray[np.int64], relevant: Sequence[int]
+    ) -> None:
+        """Prepare to measure scores of the rows of these lists; see `list_metrics`."""
+        ends = np.cumsum(sizes)
+        right = np.flatnonzero(labels)
+        of_list = np.searchsorted(ends, right, side="right")
+        lengths, firsts = sizes[of_list], (ends - sizes)[of_list]
+        # Each right row is compared with all rows of its list: pairs, right row by right row.
+        self._begins = np.cumsum(lengths) - lengths
+        within = np.arange(int(lengths.sum())) - np.repeat(self._begins, lengths)
+        self._rows = np.repeat(firsts, lengths) + within
+        self._right = np.repeat(right, lengths)
+        self._before = self._rows < self._right
+        ideal = np.cumsum(_DISCOUNTS)[np.minimum(np.array(relevant, np.int64), CUTOFF) - 1]
+        self._shares = 1.0 / ideal[of_list] if len(right) else np.zeros(0)
+        self._lists = len(sizes)
+        self.values: list[float] = []
+
+    def add(self, scores: NDArray[np.float32]) -> None:
+        """Append the figure of scores of all rows, shape (n,)."""
+        if not len(self._begins):
+            self.values.append(0.0)
+            return
+        others, own = scores[self._rows], scores[self._right]
+        above = (others > own) | ((others == own) & self._before)
+        places = np.add.reduceat(above.astype(np.int64), self._begins)
+        inside = places < CUTOFF
+        gains = _DISCOUNTS[places[inside]] * self._shares[inside]
+        self.values.append(float(gains.sum()) / self._lists)

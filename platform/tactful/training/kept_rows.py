@@ -14,6 +14,7 @@ a withdrawn consent or by retention, is left out. An erasure deletes everything 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ from tactful_streaming.state.store import copy_state, open_beside
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("offset", "at", "relevant")
+_COLUMNS = ("offset", "at", "relevant", "user")
 _ROWS = ("features", "labels", "sizes", "weights")
 _ROOM = 3  # free space by the size of the state: a copy may not fill the disk of the log
 
@@ -49,11 +50,12 @@ class Asked:
     offset: NDArray[np.int64]  # log offset of the event that each comes just before
     at: NDArray[np.int64]  # time of each, epoch milliseconds
     relevant: NDArray[np.int64]  # number of items that were taken
+    user: NDArray[np.int64]  # a number of the user, the same for all of their questions
 
     @classmethod
     def of(cls, questions: Sequence[Question]) -> Asked:
         """Return the columns of some questions."""
-        values = [(it.offset, it.at, len(it.positives)) for it in questions]
+        values = [(it.offset, it.at, len(it.positives), _number(it)) for it in questions]
         return cls(*np.array(values, np.int64).reshape(-1, len(_COLUMNS)).T)
 
     def __len__(self) -> int:
@@ -65,6 +67,13 @@ class Asked:
         return Asked(
             *(np.concatenate([getattr(it, name) for it in (self, later)]) for name in _COLUMNS)
         )
+
+
+def _number(question: Question) -> int:
+    """Return a number of the user; a question of no user has one of its own."""
+    name = f"offset {question.offset}" if question.subject is None else question.subject
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 class _About(msgspec.Struct, frozen=True):

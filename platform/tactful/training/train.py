@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,19 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.batches import SharedReading, reach_of, reach_to
-from tactful.ranking.calibration import Calibration, calibrate
 from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import START, Manifest, gains, margins_of, save_model
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.interactions import at_least
+from tactful.schemas.models import Loss
 from tactful.schemas.positions import Position
-from tactful.training.baselines import baselines
+from tactful.training.ablation import losses
 from tactful.training.boosting import fit
 from tactful.training.discovery import choose_discovery
-from tactful.training.evaluation import list_metrics
+from tactful.training.evaluation import NdcgByTree
 from tactful.training.history import History
+from tactful.training.judging import calibrated, intervals, measure
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import (
@@ -60,13 +61,17 @@ class Trained:
     """Result of a training."""
 
     manifest: Manifest
-    curve: list[float]  # NDCG@20 on the held-back lists after each tree
+    curve: list[float]  # NDCG@20 on the replayed lists that were held back, after each tree
     example: NDArray[np.float32]  # a few rows of features
     held_back: Rows  # the replayed lists that were held back, to judge others on
     held_back_at: NDArray[np.int64]  # time of each of them, epoch milliseconds
     reach: Position  # position up to which the log was read
     replayed_from: int = 0  # offset at which the replay began; 0: the beginning of the log
     resumed: bool = False  # whether it continued a training that was killed
+    trees: int = 0  # trees that are used: up to the best one
+    # 95 % interval over users of each figure of the held-back lists
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    losses: Mapping[str, Mapping[str, Loss]] = field(default_factory=dict)  # see `ablation`
 
 
 @dataclass(frozen=True)
@@ -150,17 +155,31 @@ def train(
     example, index, replayed_from = judge.features[:5], laid.index, laid.replayed_from
     sets = _split(laid, options)
     del laid
-    forest, curve = fit(
+    relevant, users = asked.relevant[held_back:], asked.user[held_back:]
+    by_tree = NdcgByTree(judge.labels, judge.sizes, relevant.tolist())
+    forest, _ = fit(
         sets.learn,
         (sets.judge, sets.shown_judge),
         options,
         checkpoint=checkpoint,
         progress=progress,
+        watch=by_tree.add,
     )
-    manifest = _manifest(options, definitions, forest, sets, asked.relevant[held_back:], **facts)
+    manifest = _manifest(options, definitions, forest, sets, relevant, **facts)
     save_model(directory, manifest, forest, index)
-    times = asked.at[held_back:]
-    return Trained(manifest, curve, example, judge, times, reach, replayed_from, resumed)
+    return Trained(
+        manifest,
+        by_tree.values,
+        example,
+        judge,
+        asked.at[held_back:],
+        reach,
+        replayed_from,
+        resumed,
+        trees=forest.num_boosted_rounds(),
+        intervals=intervals(forest, judge, relevant.tolist(), users),
+        losses=losses(forest, judge, relevant.tolist(), users, manifest.features),
+    )
 
 
 def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
@@ -240,7 +259,7 @@ def _manifest(
     judge, names = sets.judge, column_names(own_columns(definitions))
     margins = margins_of(forest, judge.features)
     discovery = choose_discovery(margins, judge.labels, judge.sizes, judge.features)
-    metrics = _measure(margins, forest, sets, relevant.tolist())
+    metrics = measure(margins, forest, sets.judge, sets.shown_judge, relevant.tolist())
     metrics |= {f"discovery_{name}": value for name, value in discovery._asdict().items()}
     return Manifest(
         name=options.name,
@@ -251,7 +270,7 @@ def _manifest(
         metrics=metrics,
         discovery=discovery.share,
         gains=dict(gains(forest, names)),
-        calibration=_calibrated(forest, sets.later, sets.judge),
+        calibration=calibrated(forest, sets.later, sets.judge),
         **facts,
     )
 
@@ -377,49 +396,6 @@ def _index(
     index.save(checkpoint.place(name))
     # Loaded even if just built, so that a resumed training works with the very same index.
     return RecallIndex.load(checkpoint.place(name))
-
-
-def _measure(
-    margins: NDArray[np.float32],  # of the replayed lists
-    forest: xgboost.Booster,
-    sets: _Sets,
-    relevant: Sequence[int],  # items that were taken, by held-back question
-) -> dict[str, float]:
-    judge = sets.judge
-    metrics = list_metrics(margins, judge.labels, judge.sizes, relevant)
-    for name, scores in baselines(judge.features, judge.sizes).items():
-        others = list_metrics(scores, judge.labels, judge.sizes, relevant)
-        metrics |= {f"{measure}_{name}": others[measure] for measure in ("hr20", "ndcg20")}
-    if len(sets.shown_judge.sizes):
-        ranked, served = _judge_shown(forest, sets.shown_judge)
-        metrics |= {"shown_ndcg": ranked, "shown_ndcg_as_served": served}
-    return metrics
-
-
-def _judge_shown(forest: xgboost.Booster, rows: Rows) -> tuple[float, float]:
-    """Return the weighted NDCG of shown lists as the forest orders them, and as served."""
-    scores = margins_of(forest, rows.features)
-    ends = np.cumsum(rows.sizes)[:-1]
-    gains = []
-    for margins, labels in zip(np.split(scores, ends), np.split(rows.labels, ends), strict=True):
-        place = int(np.argmax(labels))  # each of these lists holds one item that was taken
-        above = int((margins > margins[place]).sum())
-        gains.append((1.0 / np.log2(above + 2), 1.0 / np.log2(place + 2)))
-    ranked, served = np.average(np.array(gains), axis=0, weights=rows.weights).tolist()
-    return ranked, served
-
-
-def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Calibration | None:
-    """Calibrate on shown lists, or on all candidates where too little of those was taken."""
-    if len(shown):
-        half = int(shown.sizes[: len(shown) // 2].sum())
-        margins = margins_of(forest, shown.features)
-        calibration = calibrate(margins, shown.taken, half, "shown")
-        if calibration is not None:
-            return calibration
-    half = int(judge.sizes[: len(judge.sizes) // 2].sum())
-    margins = margins_of(forest, judge.features)
-    return calibrate(margins, judge.labels, half, "candidates")
 
 
 def _hash(learn: Rows, judge: Rows, shown: ShownLists) -> str:

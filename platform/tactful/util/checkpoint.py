@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -27,8 +27,20 @@ from tactful_privacy.durable_files import replace_file, replacing
 
 _STALE_S = 86_400
 _KEPT_S = 14 * 86_400
+_RUN = "mlflow-run"
+_ATTEMPTS = 4  # to lock the directory
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def _locked(holder: IO[bytes], *, pause: float = 0.05) -> bool:
+    """Lock a file; if another process holds it, wait a moment, as that may only have looked."""
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(pause)
+        return False
+    return True
 
 
 class Checkpoint:
@@ -51,13 +63,20 @@ class Checkpoint:
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (directory / "lock").open("ab") as holder:
-            try:
-                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not any(map(_locked, itertools.repeat(holder, _ATTEMPTS))):
                 raise TrainingBusy(
                     f"{directory}: another process trains this model; wait until it has ended"
-                ) from None
+                )
             yield cls(directory, clock)
+
+    @staticmethod
+    def is_held(directory: Path) -> bool:
+        """Return whether a process trains there; it holds the lock for a moment."""
+        try:
+            with (directory / "lock").open("rb") as holder:
+                return not _locked(holder, pause=0.0)
+        except OSError:
+            return False
 
     @contextlib.contextmanager
     def cleared_on_failure(self, *, but: type[Exception]) -> Iterator[None]:
@@ -90,7 +109,7 @@ class Checkpoint:
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """Delete the checkpoint and begin another training, with what was kept for it."""
-        self._delete(but=("lock", "kept"))
+        self._delete(but=("lock", "kept", _RUN))
         replace_file(self._directory / "about.json", msgspec.json.encode(about))
 
     def end(self) -> None:
@@ -102,7 +121,18 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Delete the checkpoint, and what was kept for the next training."""
-        self._delete(but=("lock",))
+        self._delete(but=("lock", _RUN))
+
+    def note_run(self, run_id: str) -> None:
+        """Keep the id of the run of MLflow until the training has ended well."""
+        replace_file(self._directory / _RUN, run_id.encode())
+
+    def run(self) -> str | None:
+        """Return the id that `note_run` kept last, or None."""
+        try:
+            return (self._directory / _RUN).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def discard_old(self) -> None:
         """Delete what was kept for the next training two weeks ago, and a checkpoint of that age.

@@ -33,6 +33,7 @@ from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
 from tactful.http.credentials import open_tokens
 from tactful.http.items import LIST_ENDPOINTS
+from tactful.http.live import STREAM
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
     ENDPOINTS,
@@ -244,6 +245,11 @@ async def _list(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
     return await worker.forward(endpoint, call)
 
 
+async def _no_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
+    """Refuse a stream: answers of the process that owns the state are forwarded whole."""
+    raise ProblemError("not_ready", "a server with worker processes (server.workers) has no stream")
+
+
 def _is_special(request: RecommendRequest) -> bool:
     """Whether a request has fields of administrators and replays, which are rare."""
     timed = request.timestamp is not None or request.as_of is not None
@@ -254,6 +260,7 @@ def make_worker_application(worker: ServingWorker) -> Application:
     """Make the ASGI application of one worker, without a lifespan."""
     local = {endpoint.path: _list for endpoint in LIST_ENDPOINTS}
     local |= {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
+    local[STREAM] = _no_stream
 
     def handled(endpoint: Endpoint) -> Endpoint:
         handle = local.get(endpoint.path)

@@ -216,3 +216,33 @@ def _route(shop: Shop) -> dict[str, Any]:
 def _event(body: bytes) -> str:
     event: str = msgspec.json.decode(body)["event"]
     return event
+
+
+def test_the_totals_of_another_server_are_no_growth(tmp_path: Path) -> None:
+    floor = Shopfloor(tmp_path)
+    rule = {
+        "name": "errors",
+        "kind": "threshold",
+        "summary": "errors",
+        "value": {"metric": "errors_total", "change": "increase"},
+        "above": 5,
+        "for": "0s",
+    }
+
+    def server(name: str, rows: list[tuple[str, dict[str, str], float]]) -> AlertService:
+        file = AlertFile(rules=[msgspec.convert(rule, AlertRule)])
+        sources = Sources(lambda: rows)
+        return AlertService(
+            floor.metadata, file, sources, holder=name, clock=floor.clock, runbook="http://x/"
+        )
+
+    floor.run(server("a", [("errors_total", {"route": "x"}, 3.0)]), 0, times=2)
+    floor.now += LEASE_MS
+    rows = [("errors_total", {"route": "x"}, 900.0), ("errors_total", {"route": "y"}, 70.0)]
+    other = server("b", rows)
+    floor.run(other, 0, times=2)
+    assert other.store.count_open() == 0
+    rows.append(("errors_total", {"route": "z"}, 6.0))  # a series that appears has grown
+    floor.run(other, 0)
+    assert other.store.count_open() == 1
+    floor.metadata.close()

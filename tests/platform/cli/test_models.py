@@ -32,6 +32,7 @@ from tactful_streaming.state.store import MemoryState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -74,7 +75,9 @@ def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
     ],
     ids=["an empty log", "too few visits", "wrong definitions"],
 )
-def test_nothing_to_train(keep: int, arguments: list[str], code: int, messages: list[str]) -> None:
+def test_nothing_to_train(
+    tracking_uri: str, keep: int, arguments: list[str], code: int, messages: list[str]
+) -> None:
     shop_log(Path("data"), keep=keep)
     Path("features.yaml").write_text("- {name: a, entity: moon}\n")
     Path("bad.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
@@ -106,12 +109,25 @@ def test_a_failed_training_reads_what_was_sent_since(tracking_uri: str, tmp_path
     failed = run("train", *options)
     assert failed.exit_code == 1
     assert "at least 20 are needed" in failed.stderr
+    run_of_it = newest_run(tracking_uri)
+    assert run_of_it.info.status == "FAILED"
+    assert "at least 20 are needed" in run_of_it.data.tags["failure"]
+    assert run_of_it.data.params["lists"] == "100"
     append(tmp_path / "data", [*items[1:], *events])
     again = run("train", *options)
     assert again.exit_code == 0, again.stderr
     result = json.loads(again.stdout.splitlines()[-1])
     assert not result["resumed"]
     assert result["read_until"] > few
+
+
+def newest_run(tracking_uri: str) -> Run:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name("ranker")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], max_results=1)[0]
 
 
 def append(data: Path, what: Sequence[Entry]) -> int:
@@ -284,6 +300,15 @@ def test_the_run_says_how_it_was_trained(trained: Trained) -> None:
     assert run_data.params["task"] == "basket"
     assert run_data.params["lists"] == "100"
     assert run_data.params["label_days"] == "20.0"
+    assert run_data.params["xgboost_min_child_weight"] == "5"
+    assert run_data.params["seed"] == "0"
+    metrics, run_id = run_data.metrics, trained.result["run_id"]
+    assert metrics["ndcg20_low"] <= metrics["ndcg20"] <= metrics["ndcg20_high"]
+    curve = trained.client.get_metric_history(run_id, "ndcg20_by_tree")
+    assert curve[int(metrics["trees"]) - 1].value == pytest.approx(metrics["ndcg20"], abs=1e-6)
+    assert "ndcg20_loss_without_real_time" in metrics
+    info = trained.client.get_run(run_id).info
+    assert info.end_time - info.start_time > 500, "the run lasts as long as the training"
     pictures = trained.client.list_artifacts(trained.result["run_id"], "figures")
     assert {it.path for it in pictures} >= {"figures/learning_curve.png", "figures/gain.png"}
     assert files_of(trained.data / "log") == trained.log_before

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from scipy import stats
 from tests.platform.experiments.test_rollouts import (
     PEOPLE,
@@ -20,7 +23,10 @@ from tests.platform.experiments.test_rollouts import (
     stored_in,
 )
 from tests.platform.shop import BEGIN, DAY, HOUR, Clock, write_log
+from tests.platform.support import small_settings
 
+from tactful.cli.main import main
+from tactful.config.privacy import ConsentSettings
 from tactful.errors import ConfigError
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import (
@@ -33,7 +39,8 @@ from tactful.experiments.effects import guardrail_points
 from tactful.experiments.messages import move
 from tactful.experiments.stage_readout import ReadOuts, controlled_stages
 from tactful.experiments.store import RolloutStore
-from tactful.metadata.store import MetadataStore
+from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.models.rollout_effects import figures_of, recorded_effects
 from tactful.schemas.experiments.readouts import Effect, ReadOutMessage
 from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.assignment.assign import assign
@@ -60,7 +67,8 @@ def reading(store: RolloutStore, clock: Clock, path: Path, made: list[Entry]) ->
 def many_lists(people: int) -> tuple[list[Entry], dict[str, dict[str, np.ndarray[Any, Any]]]]:
     """Return a log of three hours, and by arm and hour what each person was shown and did."""
     rng = np.random.default_rng(3)
-    experiment, made = experiment_at("cheaper", 0.5), []
+    experiment = experiment_at("cheaper", 0.5)
+    made: list[Entry] = []
     arms: dict[str, list[list[tuple[int, int, float]]]] = {CONTROL: [], CHANGE: []}
     for number in range(people):
         person, rows = f"p{number}", []
@@ -258,3 +266,37 @@ def test_wrong_stages_are_refused(store: RolloutStore, clock: Clock) -> None:
     assert "no stage" in read_outs.of_rollout(stored_in(store), exact=True).reason
     with pytest.raises(ConfigError, match="there are none"):
         read_outs.of_rollout(stored_in(store), exact=True, stage=0)
+
+
+def test_the_command_and_the_record_say_the_same(tmp_path: Path, clock: Clock) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    made, _ = many_lists(300)
+    with contextlib.closing(open_metadata(data / "metadata.db")) as metadata:
+        store = RolloutStore(metadata, clock=clock)
+        store.apply(definition(), by="ann", reason="r")
+        write_log(data / "log", made).close()
+        environment = {"TACTFUL_STORAGE__DATA": str(data), "TACTFUL_CONSENT__DEFAULT": "assume"}
+
+        def run(*arguments: str) -> Result:
+            return CliRunner().invoke(main, ["experiment", "readout", *arguments], env=environment)
+
+        told = run("cheaper", "--json")
+        assert told.exit_code == 0, told.output
+        found = msgspec.json.decode(told.stdout, type=ReadOutMessage)
+        effect = by_metric(found)["takers"]
+        assert (found.source, found.stage, effect.treatment.arm) == ("exact", 0, "change")
+        words = run("cheaper").stdout
+        for expected in ("sample ratio: ok", "takers: share of people", "chance to win"):
+            assert expected in words
+        settings = replace(small_settings(tmp_path), consent=ConsentSettings(default="assume"))
+        figures = figures_of(recorded_effects(settings, store, stored_in(store)))
+        assert figures["takers.difference"] == effect.difference
+        assert figures["takers.anytime_low"] == effect.anytime.low
+        assert {name.partition(".")[0] for name in figures} == {*by_metric(found)}
+        assert "no released numbers" in run("cheaper", "--source", "released").stdout
+        wrong = run("nothing")
+        assert wrong.exit_code == 2 and "there are cheaper, ranking" in wrong.stderr
+        assert run("cheaper", "--stage", "4").exit_code == 2
+        assert "too few data" in run("ranking").stdout
+        assert "nobody is held out" in run("permanent-holdout").stdout

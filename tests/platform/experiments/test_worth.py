@@ -32,6 +32,7 @@ from tactful.server.platform import Platform
 from tactful_bandits.assignment.assign import assign
 from tactful_privacy.errors import BudgetError
 from tactful_privacy.ledger.query import Query
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
 from tactful_streaming.log.event_log import EventLog
 
@@ -42,7 +43,8 @@ SHARE = 0.3
 
 def history(people: int) -> tuple[list[Entry], dict[str, list[UserWorth]]]:
     """Return a week's log, and what each person did since their first recommendation."""
-    rng, made = np.random.default_rng(4), []
+    rng = np.random.default_rng(4)
+    made: list[Event] = []
     truth: dict[str, list[UserWorth]] = {CONTROL: [], CHANGE: []}
     experiment = experiment_at(HOLDOUT, 1 - SHARE)
     for number in range(people):
@@ -53,7 +55,7 @@ def history(people: int) -> tuple[list[Entry], dict[str, list[UserWorth]]]:
         for place in range(shown):
             about: dict[str, Any] = {"user_id": person, "recommendation_id": f"{person}-{place}"}
             at = MONDAY + DAY + place * HOUR
-            drawn = {"items": ["i1"], "rollouts": [f"{HOLDOUT}:{arm}"]}
+            drawn: dict[str, Any] = {"items": ["i1"], "rollouts": [f"{HOLDOUT}:{arm}"]}
             made.append(
                 Event(
                     event_id=f"impression:{person}-{place}",
@@ -77,7 +79,7 @@ def history(people: int) -> tuple[list[Entry], dict[str, list[UserWorth]]]:
         made.append(purchase(person, 98, MONDAY + HOUR, price=1e6))  # before the first
         truth[arm].append(UserWorth(shown, clicked, orders, spent, saved))
     made += made[-1:]  # a retry
-    return sorted(made, key=lambda event: event.timestamp), truth
+    return [*sorted(made, key=lambda event: event.timestamp)], truth
 
 
 def purchase(person: str, number: int, at: int, **properties: float) -> Event:
@@ -128,7 +130,7 @@ def test_exact_effects_are_those_of_the_people(sqlite: MetadataStore, tmp_path: 
     assert effects["orders"].fixed.high == pytest.approx(welch.high)
 
     def ratio(arm: list[UserWorth], over: str, under: str) -> float:
-        return sum(getattr(it, over) for it in arm) / sum(getattr(it, under) for it in arm)
+        return float(sum(getattr(it, over) for it in arm) / sum(getattr(it, under) for it in arm))
 
     for metric, over, under in (
         ("ctr", "clicked", "shown"),
@@ -141,17 +143,17 @@ def test_exact_effects_are_those_of_the_people(sqlite: MetadataStore, tmp_path: 
 
 
 def test_a_person_changes_one_cell_of_each_histogram_by_one() -> None:
-    class Silent:
-        def sample(self, count: int) -> np.ndarray[Any, Any]:
-            return np.zeros(count, np.int64)
+    class Silent(DiscreteLaplace):
+        def sample(self, n: int) -> np.ndarray[Any, Any]:
+            return np.zeros(n, np.int64)
 
     users = {CONTROL: [UserWorth(1, 0, 0, 0.0, 0.0)], CHANGE: []}
-    before = release_week(users, 0, 1.0, Silent())
+    before = release_week(users, 0, 1.0, Silent(2, "1"))
     rng = np.random.default_rng(1)
     for _ in range(50):
         shown = int(rng.integers(0, 100))
         wild = UserWorth(shown, int(rng.integers(0, shown + 1)), int(rng.integers(0, 99)), 9e9, 1.0)
-        after = release_week({**users, CHANGE: [wild]}, 0, 1.0, Silent())
+        after = release_week({**users, CHANGE: [wild]}, 0, 1.0, Silent(2, "1"))
         for name in ("clicks", "orders"):
             moved = np.array(getattr(after, name)[CHANGE]) - np.array(getattr(before, name)[CHANGE])
             assert np.abs(moved).sum() == (1 if name == "orders" or shown else 0)

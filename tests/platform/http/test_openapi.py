@@ -23,6 +23,13 @@ DOCUMENT: dict[str, Any] = msgspec.json.decode(
 )
 
 
+_OF_A_VERSION = (
+    "/v1/models/versions/{version}",
+    "/v1/models/promote",
+    "/v1/models/rollback",
+)
+
+
 def operation(endpoint: Endpoint) -> dict[str, Any]:
     found: dict[str, Any] = DOCUMENT["paths"][endpoint.path][endpoint.method.lower()]
     return found
@@ -82,12 +89,20 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
                 path = path.replace(f"{{{name}}}", quote(value, safe=""))
             else:
                 query[name] = value
-        answer = live.http.request(endpoint.method, path, params=query, json=example.request)
+        sent: dict[str, Any] = {"json": example.request}
+        if isinstance(example.request, str):
+            sent = {"content": example.request.encode()}
+        answer = live.http.request(endpoint.method, path, params=query, **sent)
         if endpoint.path.startswith("/v1/statistics/") or endpoint.path == "/v1/privacy/ledger":
             assert answer.status_code == 404, "none is published on this server"
             continue
+        if answer.status_code == 503 and endpoint.path == "/v1/events/stream":
+            continue  # of a server with workers
         if endpoint.path in ("/v1/explain/{recommendation_id}", "/v1/erasures/{receipt}"):
             assert answer.status_code == 404, "ids are drawn"
+            continue
+        if endpoint.path in _OF_A_VERSION:
+            assert answer.status_code in (404, 422), "no version was trained on this server"
             continue
         if endpoint.path == "/v1/coupons/{name}":
             assert answer.status_code == 404, "this server has no campaign"

@@ -94,6 +94,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_the_training(tmp_path:
 
 def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:
     import mlflow
+    import pandas as pd
 
     picture = tmp_path / "curve.png"
     picture.write_bytes(b"\x89PNG")
@@ -117,10 +118,14 @@ def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Pat
     assert [column.name for column in logged.signature.inputs] == list(RANKING_FEATURES)
     assert Path(tmp_path / "mlruns").is_dir(), "artifacts lie beside the database"
     # The model in MLflow scores as the one that serves.
-    theirs = mlflow.xgboost.load_model("models:/ranker/1")
+    theirs = mlflow.pyfunc.load_model("models:/ranker/1")
     rows = some_rows(9)
+    rows[::3, ::2] = np.nan
     ours = loaded(tmp_path / "models", "1").score(rows)
-    assert np.array_equal(theirs.inplace_predict(rows, predict_type="margin"), ours)
+    for kind in (np.float32, np.float64):
+        frame = pd.DataFrame(rows.astype(kind), columns=list(RANKING_FEATURES))
+        assert np.array_equal(theirs.predict(frame), ours)
+    assert theirs.input_example.shape == EXAMPLE.shape
 
 
 def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_path: Path) -> None:

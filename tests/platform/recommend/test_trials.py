@@ -125,7 +125,7 @@ def test_another_version_ranks_the_candidates_of_the_champion(
     recommender: Recommender, models: Path
 ) -> None:
     request = RecommendRequest(user_id=str(SHOP.person[0]), count=15)
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="no version '3'"):
         recommender.load_to_compare("3")
     answers = {}
     for version in ("1", "2"):
@@ -228,6 +228,8 @@ def test_a_trial_is_answered_and_the_look_is_recorded(shop: Live) -> None:
         ({"request": {"force": {"ranking": "learned"}}}, "$.request.force"),
         ({"variants": [{"model": "nothing"}]}, "$.variants"),
         ({"variants": []}, "$.variants"),
+        ({"variants": [{"model": "../../data"}]}, "$.variants[0].model"),
+        ({"variants": [{"model": "."}]}, "$.variants[0].model"),
         ({"variants": [{}] * 5}, "$.variants"),
         ({"person": {"events": [{"item_id": "tea", "type": "dance"}]}}, "$.person.events[0].type"),
     ],

@@ -28,7 +28,7 @@ def features(url: str) -> list[Any]:
     at = BEGIN + 21 * 86_400_000
 
     def of(user: str) -> dict[str, Any]:
-        return httpx.get(f"{url}/v1/users/{user}/features", params={"at": at}).json()
+        return dict(httpx.get(f"{url}/v1/users/{user}/features", params={"at": at}).json())
 
     wait_until(lambda: of(USERS[0]).get("position", -1) >= end)
     return [of(user)["features"] for user in USERS]

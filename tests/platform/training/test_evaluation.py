@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.training.evaluation import CUTOFF, Scorecard, list_metrics, ndcg
+from tactful.training.evaluation import (
+    CUTOFF,
+    NdcgByTree,
+    Scorecard,
+    list_metrics,
+    ndcg,
+    user_intervals,
+)
 
 
 def test_a_list_is_scored_by_hand() -> None:
@@ -104,3 +111,30 @@ def test_a_ratio_needs_the_same_questions() -> None:
         one.ratio(other, "hr20")
     with pytest.raises(ValueError, match="scorecards are empty"):
         Scorecard().ratio(Scorecard(), "hr20")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_ndcg_by_tree_is_the_ndcg_of_list_metrics(seed: int) -> None:
+    """Also with equal scores, lists without an answer, and answers that recall did not find."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 40, int(draw.integers(1, 12)))
+    labels = draw.random(int(sizes.sum())) < draw.choice([0.0, 0.05, 0.5])
+    held = np.add.reduceat(labels.astype(int), np.cumsum(sizes) - sizes)
+    relevant = (held + draw.integers(0, 3, len(sizes))).clip(1).tolist()
+    by_tree = NdcgByTree(labels, sizes, relevant)
+    for _ in range(2):
+        scores = draw.integers(0, 6, len(labels)).astype(np.float32)
+        by_tree.add(scores)
+        wanted = list_metrics(scores, labels, sizes, relevant)["ndcg20"]
+        assert by_tree.values[-1] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_user_intervals_agree_with_those_of_a_scorecard() -> None:
+    card, draw = Scorecard(), np.random.default_rng(5)
+    users = draw.integers(0, 60, 400)
+    hits = draw.random(400) < 0.3 + 0.4 * (users % 2)
+    for user, hit in zip(users.tolist(), hits.tolist(), strict=True):
+        card.add(f"{user}", ["a"], {"a" if hit else "b"})
+    wanted = card.estimate("hr20")
+    (found,) = user_intervals(hits[:, None].astype(float), users)
+    assert found == pytest.approx((wanted.low, wanted.high), abs=0.01)

@@ -263,7 +263,7 @@ def test_a_sample_keeps_order_and_candidates() -> None:
     labels[np.cumsum(sizes) - 1] = True
     features = np.repeat(np.arange(5, dtype=np.float32), sizes)[:, None]
     rows = Rows(features, labels, sizes, np.ones(5, np.float32))
-    asked = Asked(*(np.arange(5, dtype=np.int64) for _ in range(3)))
+    asked = Asked(*(np.arange(5, dtype=np.int64) for _ in range(4)))
     kept = Kept(asked, rows, whole=2)
     learn, judge = kept.divided(4, replace(OPTIONS, negatives=10))
     assert learn.sizes.tolist() == [2, 3, 11, 4]

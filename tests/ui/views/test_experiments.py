@@ -92,7 +92,13 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     shop.sign_in_as("admin")
     page = open_page("rollouts")
     text = sound(page)
-    for expected in ("Sample ratio as expected", "takers", "inconclusive", "undecided"):
+    for expected in (
+        "1 % → **5 %** → 10 %",
+        "Sample ratio as expected",
+        "takers",
+        "inconclusive",
+        "undecided",
+    ):
         assert expected in text
     assert len(descriptions(page)) == 2
     page.radio(key="step").set_value("hold")

@@ -105,9 +105,10 @@ def test_a_made_up_person_is_sent_with_events_and_properties(
 def test_a_version_another_time_and_filters_are_sent(open_page: Open, shop: FakePlatform) -> None:
     page = open_page("try_recommendation")
     page.segmented_control(key="who").set_value("nobody").run()
-    page.selectbox(key="way 0").select("a version of the model")
+    page.selectbox(key="way 0").select("a version of the model").run()
     page.text_input(key="version 0").input("12")
-    page.selectbox(key="time").select("last")
+    page.selectbox(key="time").select("last").run()
+    assert not page.date_input, "only another time has a day"
     page.number_input(key="low").set_value(2.5)
     page = press(page)
     ((_, sent),) = shop.posted

@@ -44,16 +44,29 @@ _NAMES = alt.Axis(labelLimit=220, labelOverlap=False, ticks=False, domain=False,
 _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d' : '%H:%M')"
 
 
-def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
     """Draw a chart with its data as CSV; its own menu saves it as PNG.
 
     Args:
         chart: an Altair chart with a description.
-        name: name of the CSV file, without its ending.
-        rows: data of the chart, the same columns in each.
+        name: name of the files, without their endings; also the key of the button.
+        rows: data of the chart, the same columns in each; those that it draws if not given.
     """
+    draw(chart, name)
+    tables.download(rows_of(chart) if rows is None else rows, name)
+
+
+def draw(chart: Any, name: str) -> None:
+    """Draw a chart without a button, where one table holds the data of several charts."""
     st.altair_chart(chart.properties(usermeta=_menu(name)), width="stretch")
-    tables.download(rows, name)
+
+
+def rows_of(chart: Any) -> list[dict[str, Any]]:
+    """Return the longest data of a chart or of its layers."""
+    parts = [chart, *getattr(chart, "layer", [])]
+    data = [getattr(part, "data", None) for part in parts]
+    rows = [it.values for it in data if isinstance(it, alt.InlineData)]
+    return [dict(row) for row in max(rows, key=len, default=[])]
 
 
 def _menu(name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tactful_ui.components import times
 from tactful_ui.components.words import text as _
 
 _MOST = 8
-_UNITS = ((86_400_000, "{n} days"), (3_600_000, "{n} hours"), (60_000, "{n} minutes"))
+_DAY, _HOUR, _MINUTE, _SECOND = 86_400_000, 3_600_000, 60_000, 1_000
 
 
 class Meaning(Protocol):
@@ -92,10 +92,13 @@ def _source(name: str | None) -> str:
 def _span(window_ms: int | None) -> str:
     if window_ms is None:
         return ""
-    for size, text in _UNITS:
-        if window_ms % size == 0:
-            return _(" in the last {span}", span=_(text, n=window_ms // size))
-    return _(" in the last {span}", span=_("{n} seconds", n=round(window_ms / 1_000)))
+    if window_ms % _DAY == 0:
+        return _(" in the last {n} days", n=window_ms // _DAY)
+    if window_ms % _HOUR == 0:
+        return _(" in the last {n} hours", n=window_ms // _HOUR)
+    if window_ms % _MINUTE == 0:
+        return _(" in the last {n} minutes", n=window_ms // _MINUTE)
+    return _(" in the last {n} seconds", n=round(window_ms / _SECOND))
 
 
 def _value(meaning: Meaning, value: Any) -> str:

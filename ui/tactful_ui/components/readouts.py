@@ -160,7 +160,7 @@ def _ratio(found: ReadOutMessage) -> None:
             ),
             icon=":material/warning:",
         )
-    elif ratio.people:
+    elif ratio.verdict == "ok":
         text = _("Sample ratio as expected: {people} (p = {p}).", people=people, p=p)
         st.markdown(f":material/check: {text}")
     if found.source == "released":

@@ -141,9 +141,10 @@ def _chosen(found: ItemPage) -> str | None:
 
 def _card(item: CatalogueItem) -> None:
     with st.container(border=True):
-        picture, facts = st.columns([1, 4])
+        facts: Any = st.container()
         address = cards.picture_of(item)
         if address is not None:
+            picture, facts = st.columns([1, 4])
             picture.image(address, width=140)
         facts.subheader(formats.plain(item.title or item.item_id), anchor=False)
         facts.markdown(cards.facts(item))
@@ -240,22 +241,20 @@ def _neighbours(found: ItemNeighbours) -> None:
             if not neighbours:
                 st.caption(_("None yet."))
                 continue
-            tables.show([_row(it, least) for it in neighbours], f"{title} of {found.item_id}")
+            tables.show([_row(it) for it in neighbours], f"{title} of {found.item_id}")
 
 
-def _row(neighbour: Neighbour, least: int) -> dict[str, Any]:
-    if neighbour.words:
-        why = ", ".join(neighbour.words)
-    elif neighbour.people is not None:
-        why = _("{people} people took both", people=formats.count(neighbour.people))
-    else:
-        why = ""
-    return {
+def _row(neighbour: Neighbour) -> dict[str, Any]:
+    row = {
         _("Item"): neighbour.item_id,
         _("Title"): neighbour.title,
         _("Score"): neighbour.score,
-        _("Why"): why,
     }
+    if neighbour.words:
+        row[_("Why")] = ", ".join(neighbour.words)
+    elif neighbour.people is not None:
+        row[_("Why")] = _("{people} people took both", people=formats.count(neighbour.people))
+    return row
 
 
 def _lists() -> None:

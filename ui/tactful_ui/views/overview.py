@@ -11,7 +11,7 @@ import streamlit as st
 
 from tactful.client.messages import ReadOutMessage
 from tactful.client.routes import alerts, experiments, operations
-from tactful_ui.components import formats, readouts, shell, times
+from tactful_ui.components import formats, readouts, shell
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.report import parse_time
@@ -78,9 +78,9 @@ def _numbers(page: operations.MetricsPage, *, exact: bool) -> None:
         series.name: next((value for value in reversed(series.means) if value is not None), None)
         for series in page.series
     }
-    half, most = (_milliseconds(latest.get(_REQUESTS.format(q))) for q in (0.5, 0.99))
     facts = [
-        (_("Recommendation, p50 / p99"), f"{half} / {most}"),
+        (_("A recommendation, p50"), _milliseconds(latest.get(_REQUESTS.format(0.5)))),
+        (_("A recommendation, p99"), _milliseconds(latest.get(_REQUESTS.format(0.99)))),
         (_("Features are fresh in, p99"), _milliseconds(latest.get(_FRESH))),
         (_("Events refused, at most"), formats.percent(latest.get(_REFUSED))),
     ]
@@ -110,7 +110,8 @@ def _models(models: Mapping[str, Any]) -> None:
     version = str(known.get("version") or "") or _("none yet")
     model.metric(_("Champion"), formats.plain(version), border=True)
     until = parse_time(known.get("trained_until"))
-    trained.metric(_("Trained until"), times.moment(until), border=True)
+    day = formats.MISSING if until is None else f"{until:%Y-%m-%d}"
+    trained.metric(_("Trained until"), day, border=True)
     try:
         listed = shell.ask(experiments.rollouts()).experiments
         running = formats.count(sum(rollout.state in _RUNNING for rollout in listed))

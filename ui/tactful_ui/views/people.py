@@ -15,7 +15,7 @@ from tactful.client import Request
 from tactful.client.routes import people as routes
 from tactful_ui.components import formats, meanings, shell, tables, times
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
+from tactful_ui.errors import NoReport, SourceError
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def _person(person: str) -> None:
     title.subheader(person, anchor=False)
     if again.button(_("Read again"), icon=":material/refresh:"):
         st.session_state.pop(_KEPT, None)
-    shell.section(_("Consent"), lambda: _kept(routes.consent(person)), _consent)
+    _part(_("Consent"), routes.consent(person), _consent)
     parts: dict[str, tuple[Request[Any], Callable[[Any], None]]] = {
         _("Features"): (routes.features(person), _features),
         _("Timeline"): (routes.timeline(person, limit=_PAGE), _timeline),
@@ -115,10 +115,22 @@ def _person(person: str) -> None:
     }
     chosen = st.segmented_control(_("Look at"), list(parts), key=f"part of {len(person)}")
     if chosen:
-        request, draw = parts[chosen]
-        shell.section(chosen, lambda: _kept(request), draw)
+        _part(chosen, *parts[chosen])
     _export(person)
     _erase(person)
+
+
+def _part(title: str, request: Request[T], draw: Callable[[T], None]) -> None:
+    """Draw a part of what is stored about the person."""
+    st.subheader(title, anchor=False)
+    try:
+        data = _kept(request)
+    except NoReport as failure:  # the person was erased
+        st.info(formats.plain(str(failure)))
+    except SourceError as failure:
+        shell.explain(failure)
+    else:
+        draw(data)
 
 
 def _kept(request: Request[T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful.client.messages import RolloutDetails, RolloutInfo, Step
+from tactful.client.messages import RolloutDetails, RolloutInfo, Source, Step
 from tactful.client.routes import experiments as routes
 from tactful_ui.components import formats, readouts, shell, tables, times
 from tactful_ui.components.words import text as _
@@ -105,11 +105,16 @@ def _state(chosen: RolloutInfo, details: RolloutDetails | None) -> None:
     share.metric(_("Share of the people"), formats.percent(chosen.share), border=True)
     stage.metric(_("Stage"), str(chosen.stage + 1), border=True)
     st.caption(_("Change: {change}", change=formats.plain(str(chosen.change))))
+    if chosen.stages:
+        steps = [formats.percent(share, 0) for share in chosen.stages]
+        if chosen.state in ("canary", "held"):
+            steps[chosen.stage] = f"**{steps[chosen.stage]}**"
+        st.markdown(_("Stages: {stages}", stages=" → ".join(steps)))
     if details is None:
         return
     if details.reason:
         st.info(formats.plain(details.reason), icon=":material/hourglass:")
-    if details.history and chosen.state in ("rolled back", "decided", "held"):
+    if details.history and chosen.state in ("rolled back", "decided"):
         last = details.history[-1]
         st.markdown(
             _(
@@ -189,12 +194,13 @@ def _actions(chosen: RolloutInfo) -> None:
 
 def _effects(chosen: RolloutInfo, *, admin: bool) -> None:
     st.subheader(_("Effects"), anchor=False)
-    source = None
+    source: Source | None = None
+    sources: list[Source] = ["exact", "released"]
     if admin:
         words = {"exact": _("exact"), "released": _("released with noise")}
         source = st.segmented_control(
             _("Numbers"),
-            ["exact", "released"],
+            sources,
             format_func=words.__getitem__,
             key=f"source-{chosen.key}",
             default=None,

@@ -20,7 +20,7 @@ from tactful.client.messages import (
     TriedVariant,
 )
 from tactful.client.routes import recommend as routes
-from tactful_ui.components import contributions, formats, shell, tables, times
+from tactful_ui.components import charts, contributions, formats, shell, tables, times
 from tactful_ui.components import items as cards
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
@@ -65,22 +65,21 @@ def _form(experiment: Mapping[str, Any]) -> TrialRequest | None:
         _("For whom"), [*kinds], format_func=kinds.__getitem__, default="person", key="who"
     )
     ways = _ways(experiment)
-    with st.form("trial"):
-        person, fields = _person(who or "person")
-        page_name, count, category = st.columns(3)
-        fields["count"] = int(count.number_input(_("Items"), 1, 100, 6, key="count"))
-        if name := page_name.text_input(_("Page"), placeholder="home", key="page").strip():
-            fields["context"] = {"page": name}
-        if wanted := category.text_input(_("Only this category"), key="category").strip():
-            fields["category"] = wanted
-        low, high, left_out = st.columns(3)
-        fields["min_price"] = low.number_input(_("Lowest price"), 0.0, value=None, key="low")
-        fields["max_price"] = high.number_input(_("Highest price"), 0.0, value=None, key="high")
-        fields["exclude_taken"] = left_out.checkbox(_("Leave out what was bought"), key="taken")
-        fields |= _time()
-        variants = [_way(place, ways, number) for number, place in enumerate(st.columns(2))]
-        if not st.form_submit_button(_("Recommend"), icon=":material/play_arrow:"):
-            return None
+    person, fields = _person(who or "person")
+    page_name, count, category = st.columns(3)
+    fields["count"] = int(count.number_input(_("Items"), 1, 100, 6, key="count"))
+    if name := page_name.text_input(_("Page"), placeholder="home", key="page").strip():
+        fields["context"] = {"page": name}
+    if wanted := category.text_input(_("Only this category"), key="category").strip():
+        fields["category"] = wanted
+    low, high, left_out = st.columns(3, vertical_alignment="bottom")
+    fields["min_price"] = low.number_input(_("Lowest price"), 0.0, value=None, key="low")
+    fields["max_price"] = high.number_input(_("Highest price"), 0.0, value=None, key="high")
+    fields["exclude_taken"] = left_out.checkbox(_("Leave out what was bought"), key="taken")
+    fields |= _time()
+    variants = [_way(place, ways, number) for number, place in enumerate(st.columns(2))]
+    if not st.button(_("Recommend"), icon=":material/play_arrow:", type="primary"):
+        return None
     if who == "person" and "user_id" not in fields:
         st.warning(_("Give the id of the person, or choose a made-up one."))
         return None
@@ -155,13 +154,13 @@ def _time() -> dict[str, Any]:
     kinds = {"now": _("Now"), "last": _("The latest event"), "at": _("Another time (UTC)")}
     kind, day, hour = st.columns(3)
     chosen = kind.selectbox(_("Time"), [*kinds], format_func=kinds.__getitem__, key="time")
-    date = day.date_input(_("Day (UTC)"), key="day")
-    clock = hour.time_input(_("Time of the day (UTC)"), key="hour")
     if chosen == "last":
         return {"as_of": "last"}
-    if chosen == "at":
-        return {"timestamp": round(datetime.combine(date, clock, UTC).timestamp() * 1000)}
-    return {}
+    if chosen != "at":
+        return {}
+    date = day.date_input(_("Day (UTC)"), key="day")
+    clock = hour.time_input(_("Time of the day (UTC)"), key="hour")
+    return {"timestamp": round(datetime.combine(date, clock, UTC).timestamp() * 1000)}
 
 
 def _ways(experiment: Mapping[str, Any]) -> dict[str, TrialVariant]:
@@ -179,19 +178,21 @@ def _way(place: Any, ways: Mapping[str, TrialVariant], number: int) -> TrialVari
         options = [none, *options]
     label = _("Compare with") if number else _("Answer by")
     chosen = place.selectbox(label, options, key=f"way {number}")
-    version = place.text_input(_("Version"), placeholder="7", key=f"version {number}").strip()
     if chosen == none:
         return None
-    if chosen == model and version:
-        return TrialVariant(model=version)
-    return ways.get(chosen, TrialVariant())
+    if chosen != model:
+        return ways.get(chosen, TrialVariant())
+    version = place.text_input(_("Version"), placeholder="7", key=f"version {number}").strip()
+    return TrialVariant(model=version or None)
 
 
 def _draw(trial: Trial) -> None:
     st.caption(_("Answered for {at}.", at=times.moment(trial.at)))
-    for place, tried in zip(st.columns(len(trial.variants)), trial.variants, strict=True):
+    places = st.columns(len(trial.variants))
+    for number, (place, tried) in enumerate(zip(places, trial.variants, strict=True)):
         with place:
-            _recommendation(tried, trial.items)
+            _recommendation(tried, trial.items, wide=len(trial.variants) == 1)
+            tables.download(_rows(tried, trial.items), f"recommendation {number + 1}")
     st.subheader(_("What each recall channel alone proposes"), anchor=False)
     for number, tried in enumerate(trial.variants):
         if number and tried.channels == trial.variants[0].channels:
@@ -201,6 +202,23 @@ def _draw(trial: Trial) -> None:
         _channels(tried, trial.items, number)
 
 
+def _rows(tried: TriedVariant, items: Mapping[str, CatalogueItem]) -> list[dict[str, Any]]:
+    """Return one row for each item, with the contribution of every feature."""
+    explanation = tried.recommendation.explanation
+    explained = {it.item_id: it for it in (explanation.items if explanation else [])}
+    return [
+        {
+            "place": place,
+            "item_id": item.item_id,
+            "title": cards.title_of(item.item_id, items),
+            "channel": item.channel,
+            "score": item.score,
+        }
+        | ((explained[item.item_id].contributions or {}) if item.item_id in explained else {})
+        for place, item in enumerate(tried.recommendation.items, start=1)
+    ]
+
+
 def _name(tried: TriedVariant) -> str:
     """Return model and arms of an answer."""
     answer = tried.recommendation
@@ -208,7 +226,8 @@ def _name(tried: TriedVariant) -> str:
     return f"{answer.model_version} ({arms})" if arms else answer.model_version
 
 
-def _recommendation(tried: TriedVariant, items: Mapping[str, CatalogueItem]) -> None:
+def _recommendation(tried: TriedVariant, items: Mapping[str, CatalogueItem], *, wide: bool) -> None:
+    """Draw the cards of one answer; in a wide column the reasons stand beside the words."""
     answer, explanation = tried.recommendation, tried.recommendation.explanation
     st.subheader(formats.plain(_name(tried)), anchor=False)
     if answer.fallback:
@@ -221,7 +240,7 @@ def _recommendation(tried: TriedVariant, items: Mapping[str, CatalogueItem]) -> 
     for place, item in enumerate(answer.items):
         described = items.get(item.item_id)
         with st.container(border=True):
-            picture, words = st.columns([1, 3])
+            picture, words, *beside = st.columns([1, 4, 5] if wide else [1, 4])
             address = cards.picture_of(described)
             if address is not None:
                 picture.image(address, width="stretch")
@@ -234,7 +253,8 @@ def _recommendation(tried: TriedVariant, items: Mapping[str, CatalogueItem]) -> 
                 f":blue-badge[{formats.plain(item.channel)}] "
                 + _("score {score}", score=formats.plain(formats.decimal(item.score)))
             )
-            _why(explained.get(item.item_id), drawn=place < _EXPLAINED)
+            with beside[0] if beside else st.container():
+                _why(explained.get(item.item_id), drawn=place < _EXPLAINED)
 
 
 def _why(item: ExplainedItem | None, *, drawn: bool) -> None:
@@ -244,7 +264,8 @@ def _why(item: ExplainedItem | None, *, drawn: bool) -> None:
         return
     if drawn:
         title = _("Contributions to the score")
-        st.altair_chart(contributions.chart(rows, title, shell.palette()), width="stretch")
+        chart = contributions.chart(rows, title, shell.palette())
+        charts.draw(chart, f"contributions to {item.item_id}" if item is not None else title)
     else:
         said = ", ".join(f"{name} {formats.signed(value, 2)}" for name, value in rows[:3])
         st.caption(formats.plain(said))

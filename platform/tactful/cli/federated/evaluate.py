@@ -11,6 +11,7 @@ import numpy as np
 from tactful.cli import options as cli
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.federated.options import Cohort, Link, cohort_options, link_options, tier_choice
+from tactful.cli.federated.reports import Receiver, plan_of, report_options
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.invitation import Tier, read_invitation
@@ -40,6 +41,7 @@ from tactful_federated.transport.superlink import SuperLink
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
+@report_options
 @cli.json_option
 def evaluate_command(
     directory: Path,
@@ -51,6 +53,7 @@ def evaluate_command(
     deadline: float,
     link: Link,
     tracking_uri: str | None,
+    receiver: Receiver,
     as_json: bool,
 ) -> None:
     """Evaluate a model once, privately, on the devices of the server in DIRECTORY.
@@ -85,6 +88,12 @@ def evaluate_command(
         found, left = serve_evaluation(directory, invitation, vector, collector)
     # Before it is logged: an answer that cost its budget is not lost with a store that is down.
     _tell(found, left, evaluations, as_json=as_json)
+    if found.devices and receiver.report is not None:
+        with receiver.open(
+            directory, name=trained.run, tier=trained.tier, plan=plan_of(trained.plan)
+        ) as reporter:
+            shares = {name: min(1.0, max(0.0, getattr(found, name))) for name in ("top1", "top5")}
+            reporter.add_accuracy(**shares, top1_error=found.top1_error)
     runs.show_evaluation(trained, found)
 
 

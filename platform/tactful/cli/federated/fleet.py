@@ -18,7 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tactful.cli import options as cli
 from tactful.cli.federated import options
 from tactful.cli.federated.mlflow_runs import FederatedRuns
+from tactful.cli.federated.reports import Receiver, plan_of, report_options
 from tactful.errors import ConfigError, TactfulError
+from tactful.schemas.federated import FederatedRound
+from tactful.util.clock import now_ms
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
@@ -135,6 +138,7 @@ _directory = click.argument("directory", type=cli.any_directory)
 )
 @options.link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
+@report_options
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 @cli.grouped("run", _Run)
 @cli.grouped("method", _Method)
@@ -148,6 +152,7 @@ def serve_command(
     hosts: tuple[str, ...],
     link: options.Link,
     tracking_uri: str | None,
+    receiver: Receiver,
     as_json: bool,
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
@@ -170,16 +175,22 @@ def serve_command(
     bar = cli.progress_bar(quiet=as_json, total=run.rounds, unit="release")
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
     logged = runs.begin(invitation)
+    reporter = receiver.open(
+        directory, name=invitation.run, tier=invitation.tier, plan=plan_of(invitation.plan)
+    )
 
     def show(outcome: Outcome, view: rounds.LiveView) -> None:
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
         runs.show(logged, view)
+        reporter.add(_figures(outcome, view))
         if as_json:
             cli.print_json(view)
 
     with (
         cli.reported_as(TactfulError, FederatedError),
+        runs.failing(logged),
+        reporter,
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
         superlink.run() as grid,
@@ -193,6 +204,20 @@ def serve_command(
         _lead(directory, invitation, grid, method, optimizer, show)
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
+
+
+def _figures(outcome: Outcome, view: rounds.LiveView) -> FederatedRound:
+    """Return the figures of a round for its report."""
+    return FederatedRound(
+        number=view.round,
+        at=now_ms(),
+        releases=view.releases,
+        epsilon=view.epsilon,
+        seconds=view.seconds,
+        reason=view.reason,
+        asked=outcome.asked,
+        reports=outcome.reports,
+    )
 
 
 def _lead(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tactful.errors import ModelError, StorageError
 from tactful.models.mlflow_registry import CHAMPION, PREVIOUS
+from tactful.models.mlflow_run import code_version
 
 if TYPE_CHECKING:
     from tactful_federated.core.invitation import Invitation
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "intent"
+_RUN = "Private training on devices: run {} of `tactful federated serve`."
+_MODEL = (
+    "Intent model of tactful: a signed package for devices, which predict on their own what their "
+    "person looks for. The alias champion is what devices get."
+)
+_LONGEST_REASON = 5_000
 _TRIES = "2"  # MLflow's own are minutes, for which a round would wait
 
 
@@ -54,17 +61,37 @@ class FederatedRuns:
 
         if self._kept.exists():
             return self._kept.read_text("utf-8")
-        chosen = {name: getattr(invitation, name) for name in ("tier", "embedding", "hidden")}
+        names = ("tier", "embedding", "hidden", "learning_rate", "proximal")
+        chosen = {name: getattr(invitation, name) for name in names}
         with self._store():
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             experiment = (
                 found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
             )
-            run = str(self._client.create_run(experiment, run_name=invitation.run).info.run_id)
+            tags = {"mlflow.note.content": _RUN.format(invitation.run), **code_version()}
+            made = self._client.create_run(experiment, run_name=invitation.run, tags=tags)
+            run = str(made.info.run_id)
             for name, value in {**asdict(invitation.plan), **chosen}.items():
                 self._client.log_param(run, name, value)
         write_whole(self._kept, run.encode())
         return run
+
+    @contextlib.contextmanager
+    def failing(self, run: str) -> Iterator[None]:
+        """End a run as FAILED, with the reason, if the context raises an error.
+
+        A run that failed before runs again. A run that is stopped stays as it is.
+        """
+        with contextlib.suppress(StorageError), self._store():
+            if self._client.get_run(run).info.status == "FAILED":
+                self._client.update_run(run, status="RUNNING")
+        try:
+            yield
+        except Exception as error:
+            with contextlib.suppress(StorageError), self._store():
+                self._client.set_tag(run, "failure", str(error)[:_LONGEST_REASON])
+                self._client.set_terminated(run, "FAILED")
+            raise
 
     def show(self, run: str, view: LiveView) -> None:
         """Log a round; an unreachable store causes one warning and no error."""
@@ -109,7 +136,7 @@ class FederatedRuns:
 
     def _register(self, run: str, package: Path, name: str) -> str:
         if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(name, description=_MODEL)
         made = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
         if made:
             version = str(made[0].version)
@@ -118,7 +145,11 @@ class FederatedRuns:
         else:
             self._client.log_artifact(run, str(package), "model")
             source = f"{self._client.get_run(run).info.artifact_uri}/model"
-            version = str(self._client.create_model_version(name, source, run_id=run).version)
+            text = self._client.get_run(run).data.tags.get("mlflow.note.content", "")
+            registered = self._client.create_model_version(
+                name, source, run_id=run, description=text
+            )
+            version = str(registered.version)
         aliases = self._client.get_registered_model(name).aliases
         if str(aliases.get(CHAMPION, version)) != version:
             self._client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])

@@ -5,7 +5,16 @@ from __future__ import annotations
 from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.dead_letters import DeadLetterPage, NewRedrive, Redriven, RulesInfo
-from tactful.schemas.imports import Import, Imports, NewImport, UndoPreview
+from tactful.schemas.imports import (
+    FilePreview,
+    Import,
+    ImportMapping,
+    Imports,
+    NewImport,
+    UndoPreview,
+    Uploaded,
+)
+from tactful.schemas.quality import Quality
 
 
 def imports(*, cursor: str | None = None, limit: int = 100) -> Request[Imports]:
@@ -54,3 +63,27 @@ def redrive(rules: list[str], *, restart: bool = False, most: int = 5_000) -> Re
     """Send dead letters of some rules again, of all for none."""
     body = NewRedrive(rules=rules, restart=restart, most=most)
     return Request("POST", "/v1/dead-letters/redrive", Redriven, body=body)
+
+
+def quality(*, latest: int = 20_000) -> Request[Quality]:
+    """Request the quality of the latest events, and of the items."""
+    return Request("GET", "/v1/data/quality", Quality, params={"latest": latest})
+
+
+def upload(import_id: str, offset: int, part: bytes) -> Request[Uploaded]:
+    """Upload a part of a file for a registered import."""
+    path = f"/v1/imports/{segment(import_id)}/file"
+    params, kind = {"offset": offset}, "application/octet-stream"
+    return Request("PUT", path, Uploaded, params=params, body=part, content_type=kind)
+
+
+def preview_file(import_id: str, mapping: ImportMapping) -> Request[FilePreview]:
+    """Request how an uploaded file is understood, with its first rows."""
+    path = f"/v1/imports/{segment(import_id)}/preview"
+    return Request("POST", path, FilePreview, body=mapping, repeatable=True)
+
+
+def start_import(import_id: str, mapping: ImportMapping) -> Request[Import]:
+    """Import an uploaded file."""
+    path = f"/v1/imports/{segment(import_id)}/start"
+    return Request("POST", path, Import, body=mapping, repeatable=True)

@@ -27,6 +27,7 @@ class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):
         looked_at: time of the last look, epoch milliseconds; 0 for never.
         archived: whether it is archived.
         run_id: MLflow run that records its end; empty until then.
+        stages: share of the users who get the change, stage by stage.
     """
 
     key: str
@@ -39,6 +40,7 @@ class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):
     looked_at: int
     archived: bool
     run_id: str
+    stages: list[float] = []
 
 
 class RolloutIndex(msgspec.Struct, kw_only=True, frozen=True):

@@ -29,5 +29,6 @@ def upgrade() -> None:
         sa.Column("accepted", sa.BigInteger, nullable=False),
         sa.Column("refused", sa.BigInteger, nullable=False),
         sa.Column("report", text, nullable=False),
+        sa.Column("problem", sa.Text, nullable=False),
         **TABLE_OPTIONS,
     )

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql
 from tactful.metadata.migrations import TABLE_OPTIONS
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 
 def upgrade() -> None:

@@ -1,0 +1,106 @@
+"""Loss of quality without the columns of one kind: real-time, offline, content and intent.
+
+The columns are neutralised when the held-back lists are scored: each takes its median over all
+rows, or is missing where it is missing in most of them. A constant column orders nothing. The
+forest is not trained again, so the loss is an upper bound: a forest that never had the columns
+would make more of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from tactful.ranking.features import ASKED, RANKING_FEATURES
+from tactful.ranking.model import margins_of
+from tactful.ranking.rates import RATES
+from tactful.ranking.request_columns import MATCHES, PLAIN
+from tactful.recall.popularity import NOW, SEEN, SOLD
+from tactful.schemas.models import Loss
+from tactful.training.evaluation import FIGURES, list_figures, user_intervals
+from tactful.training.replay_rows import Rows
+
+_BLEND = ("blend", "blend_place")  # of evidence of the visit and of the history
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "real_time": (
+        *("next_last", "next_three", "next_session", "next_place"),
+        *("after_last", "after_second", "before_last", "similar_sessions", "similar_place"),
+        *("together_last", "together_session", "vector_last", "vector_session"),
+        *("category_in_session", "category_of_last", "category_viewed_1h"),
+        *("in_session", "price_to_session", "session_length"),
+        *NOW,
+        *PLAIN,
+        *_BLEND,
+    ),
+    "offline": (
+        *("together_history", "vector_history", "vector_rejected", "cohort_lift"),
+        *("taken_28d", "taken_364d", "taken_per_visit", "taken_share", "days_since_taken"),
+        *SOLD,
+        *("sold_trend", "category_sold_28d", "category_share"),
+        *("history_items", "visits_364d", "spend_28d", "days_since_visit"),
+        *("seen_84d", "seen_share", "days_since_seen"),
+        *(name for name in SEEN if name != "seen_84d"),
+        *("seen_trend", "category_seen_28d", "days_since_returned"),
+        *RATES,
+        *_BLEND,
+    ),
+    "content": ("price", "item_age", *MATCHES, *ASKED),
+    "intent": ("intent_weight", "intent_place"),
+}
+"""Columns by kind. The blend is made of evidence of two kinds, so it goes with either. Columns of a
+shop's own features are real-time if they are of the visit, else offline."""
+
+_REPORTED = ("hr20", "ndcg20")
+
+
+def columns_of(group: str, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the columns of a group among `names`."""
+    own = {"real_time": lambda name: name.startswith("session.")}
+    own["offline"] = lambda name: not name.startswith("session.")
+    chosen = set(GROUPS[group])
+    return [
+        number
+        for number, name in enumerate(names)
+        if name in chosen or (name not in RANKING_FEATURES and group in own and own[group](name))
+    ]
+
+
+def losses(
+    forest: xgboost.Booster,
+    rows: Rows,  # the held-back lists
+    relevant: Sequence[int],  # number of right items by list
+    users: NDArray[np.int64],  # a number of the user of each list
+    names: Sequence[str],  # of the columns
+) -> dict[str, dict[str, Loss]]:
+    """Return the loss of HR@20 and NDCG@20 by group of columns; nothing without lists."""
+    if not len(rows.sizes):
+        return {}
+
+    def figures(features: NDArray[np.float32]) -> NDArray[np.float64]:
+        return list_figures(margins_of(forest, features), rows.labels, rows.sizes, relevant)
+
+    whole, found = figures(rows.features), dict[str, dict[str, Loss]]()
+    for group in GROUPS:
+        lost = whole - figures(neutralised(rows.features, columns_of(group, names)))
+        values, bounds = lost.mean(axis=0), user_intervals(lost, users)
+        found[group] = {
+            name: Loss(value=float(values[place]), low=float(low), high=float(high))
+            for place, (name, (low, high)) in enumerate(zip(FIGURES, bounds, strict=True))
+            if name in _REPORTED
+        }
+    return found
+
+
+def neutralised(features: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
+    """Return features with some columns constant: at the median, or missing as most values are."""
+    changed = features.copy()
+    for column in columns:
+        values = features[:, column]
+        known = values[~np.isnan(values)]
+        often = 2 * len(known) > len(values)
+        changed[:, column] = np.median(known) if often else np.nan
+    return changed
