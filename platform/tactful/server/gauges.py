@@ -40,6 +40,8 @@ def add_gauges(platform: Platform) -> None:
         return rounded(size)
 
     def watermark_age() -> float:
+        if engine.watermark <= 0:
+            return math.nan  # before the first event
         return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
 
     gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
@@ -102,8 +104,9 @@ def _add_jobs(platform: Platform) -> None:
 
     text = "Age of the last backup that succeeded"
     metrics.gauge("backup_age_seconds", text, Kept(backup_age, math.nan))
-    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, {}))
-    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, {}))
+    nothing: dict[str, float] = {}
+    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, nothing))
+    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, nothing))
 
 
 class Kept(Generic[T]):
