@@ -317,10 +317,8 @@ def metrics_of_the_product() -> set[str]:
             found.add(name)
         elif (counted := name.removesuffix("_total")) in FAILURES:
             found.add(f"{counted}_total")
-    names = re.findall(r"\bgauge\(\s*\"(?!tactful_)(\w+)\"", source)
-    return (found - UNPUBLISHED) | {f"tactful_{name}" for name in names}
     names = re.findall(r"\bgauges?\(\s*\"(?!tactful_)(\w+)\"", source)
-    return found | {f"tactful_{name}" for name in names}
+    return (found - UNPUBLISHED) | {f"tactful_{name}" for name in names}
 
 
 def metrics_in_tables(text: str) -> set[str]:
