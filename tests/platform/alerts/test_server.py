@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from tests.platform.support import Live, build, small_settings, view
 from tests.platform.webhook_receiver import Shop, receiving
 
 from tactful.cli.main import main
-from tactful.client import Client
+from tactful.client import Client, Request
 from tactful.client.routes import alerts as routes
 from tactful.config.alerts import AlertSettings
 from tactful.errors import BadRequest, NotAllowed
