@@ -233,6 +233,11 @@ def test_reading_needs_monitor_and_shows_no_names_changing_needs_admin(tmp_path:
             changes: tuple[Request[Any], ...] = (
                 *(routes.put_rule(rule), routes.silence("x"), routes.end_silence(1)),
             )
+            changes: list[Request[Any]] = [
+                routes.put_rule(rule),
+                routes.silence("x"),
+                routes.end_silence(1),
+            ]
             for request in changes:
                 with pytest.raises(NotAllowed):
                     client.run(request)
