@@ -149,11 +149,12 @@ class BackgroundTasks:
             )
         if settings.training.quality_minutes:
             logs = platform.backend.partitions
-            yield _repeat(
+            yield again(
                 settings.training.quality_minutes * 60,
                 QualityMeasurer(settings, lambda: [log.end for log in logs()]).run,
                 (TactfulError, StreamingError, OSError),
                 "the live quality was not measured",
+                "quality",
             )
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
