@@ -28,6 +28,8 @@ class Page:
         self.complaints: list[str] = []
         for domain in ("Log", "Runtime"):
             self._call(f"{domain}.enable", {})
+        # A field takes what was written when it loses the focus, which a hidden window never has.
+        self._call("Emulation.setFocusEmulationEnabled", {"enabled": True})
 
     def open(self, url: str, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
         """Start loading `url` in a window of this size, as a reader with this colour scheme."""

@@ -66,6 +66,7 @@ _SERVICES = {
     "web": "TACTFUL_TEST_WEB",
     "clients": "TACTFUL_TEST_CLIENTS",
     "nginx": "TACTFUL_TEST_NGINX",
+    "prometheus": "TACTFUL_TEST_PROMETHEUS",
 }
 
 _NO_SERVICE = re.compile(rf"no ({'|'.join(_SERVICES)}) here: scripts/test starts it")

@@ -40,6 +40,8 @@ def add_gauges(platform: Platform) -> None:
         return rounded(size)
 
     def watermark_age() -> float:
+        if engine.watermark <= 0:
+            return math.nan  # before the first event
         return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
 
     gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
@@ -67,7 +69,7 @@ def add_gauges(platform: Platform) -> None:
     if backend.rules is not None:
         platform.metrics.rules(backend.rules.report)
     _add_machine(platform)
-    _add_stages(platform)
+    _add_jobs(platform)
 
 
 def _add_machine(platform: Platform) -> None:
@@ -83,15 +85,10 @@ def _add_machine(platform: Platform) -> None:
     gauge("uptime_seconds", "Time since the start", lambda: (clock() - started_at) / 1000)
 
 
-def _add_stages(platform: Platform) -> None:
-    """Register the gauges of models, jobs, rollouts and privacy budgets."""
+def _add_jobs(platform: Platform) -> None:
+    """Register the gauges of jobs, backups and rollouts."""
     metrics, data = platform.metrics, platform.settings.storage.data
     clock = platform.resources.installation.clock
-
-    def model_age() -> float:
-        champion = platform.recommender.describe().get("champion") or {}
-        trained = champion.get("trained_until")
-        return math.nan if trained is None else max(0.0, (clock() - trained) / 1000)
 
     def backup_age() -> float:
         ended = (job.ended_at or 0 for job in jobs_of(data) if _succeeded(job, "backup"))
@@ -105,19 +102,11 @@ def _add_stages(platform: Platform) -> None:
         states = (str(each.rollout.state) for each in platform.rollouts.all() if not each.archived)
         return _counted(states, ())
 
-    metrics.gauge("model_age_seconds", "Age of the newest event the champion learned", model_age)
     text = "Age of the last backup that succeeded"
     metrics.gauge("backup_age_seconds", text, Kept(backup_age, math.nan))
-    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, {}))
-    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, {}))
-    if (statistics := platform.statistics) is not None:
-
-        def spent() -> float:
-            shares = (it.largest_day / it.epsilon for it in statistics.ledger().budgets)
-            return max(shares, default=0.0)
-
-        text = "Largest share of a budget of privacy that was granted on a day of the month"
-        metrics.gauge("budget_spent_share", text, Kept(spent, math.nan))
+    nothing: dict[str, float] = {}
+    metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, nothing))
+    metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, nothing))
 
 
 class Kept(Generic[T]):

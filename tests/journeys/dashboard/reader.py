@@ -82,17 +82,17 @@ class Reader:
         """Return the titles of the pages in the menu."""
         links = "[...document.querySelectorAll('[data-testid=stSidebarNavLink]')]"
         self.page.wait_for(f"{links}.length > 3")
-        return [str(it) for it in self.page.evaluate(f"{links}.map((it) => it.innerText.trim())")]
+        named = self.page.evaluate(f"{links}.map((it) => it.innerText.trim().split('\\n').pop())")
+        return [str(name) for name in named]
 
     def go(self, link: str, *, title: str = "") -> None:
         """Follow a link of the menu and wait for the page, with this title if one is given."""
-        shown = json.dumps(link)
-        self.page.run(f"""
-            const links = [...document.querySelectorAll('[data-testid=stSidebarNavLink]')];
-            const link = links.find((it) => it.innerText.trim().split('\\n').pop() === {shown});
-            if (!link) throw new Error('no page ' + {shown});
-            link.click();
-        """)
+        found = (
+            "[...document.querySelectorAll('[data-testid=stSidebarNavLink]')]"
+            f".find((it) => it.innerText.trim().split('\\n').pop() === {json.dumps(link)})"
+        )
+        self.page.wait_for(f"!!{found}")
+        self.page.run(f"{found}.click()")
         if title:
             titles = "[...document.querySelectorAll('h1')].map((it) => it.innerText)"
             self.page.wait_for(f"{titles}.includes({json.dumps(title)})")
@@ -117,15 +117,15 @@ class Reader:
         return bool(self.page.evaluate(f"!!{_button(label)}"))
 
     def choose(self, label: str, option: str) -> None:
-        """Choose an option of the selection with this label."""
-        fields = "[...document.querySelectorAll('input[role=combobox]')]"
-        named = f"(it) => (it.getAttribute('aria-label') || '').includes({json.dumps(label)})"
-        self.page.wait_for(f"{fields}.some({named})")
+        """Choose an option of the selection with this label, by writing its beginning."""
+        named = json.dumps(f"input[role=combobox][aria-label={json.dumps(label)}]")
+        field = f"document.querySelector({named})"
+        self.page.wait_for(f"!!{field}")
         self.page.run(f"""
-            const field = {fields}.find({named});
-            const down = new MouseEvent('mousedown', {{bubbles: true}});
-            field.closest('[data-baseweb=select]').firstChild.dispatchEvent(down);
-            field.click();
+            const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+            {field}.focus();
+            set.call({field}, {json.dumps(option)});
+            {field}.dispatchEvent(new Event('input', {{bubbles: true}}));
         """)
         found = (
             "[...document.querySelectorAll('[role=option]')]"
@@ -190,7 +190,7 @@ def _says(text: str) -> str:
 
 def _button(label: str) -> str:
     return (
-        "[...document.querySelectorAll('button, [role=tab], summary, a')]"
+        "[...document.querySelectorAll('button:enabled, [role=tab], summary, a')]"
         f".filter({_VISIBLE})"
         f".find((it) => it.innerText.trim().split('\\n').includes({json.dumps(label)}))"
     )

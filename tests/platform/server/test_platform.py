@@ -342,9 +342,7 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
         settings=SimpleNamespace(storage=SimpleNamespace(data=Path("/"))),
         started_at=0,
-        statistics=None,
         rollouts=SimpleNamespace(all=lambda: []),
-        recommender=SimpleNamespace(describe=dict),
     )
     add_gauges(platform)
     shown = metrics.render().decode()

@@ -29,7 +29,7 @@ def test_the_page_shows_machine_metrics_and_jobs(open_page: Open, busy: FakePlat
     page = open_page("operations")
     assert not page.exception
     said = words(page)
-    for expected in ("State: ready", "Records not applied: 12", "2 h 0 min", "9.0 GB / 20.0 GB"):
+    for expected in ("State: ready", "Records not applied: 12", "2 h 0 min", "Free disk: 9.0 GB"):
         assert expected in said
     assert "Last backup: none" in said
     assert "All checks pass." in said

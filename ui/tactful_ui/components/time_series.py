@@ -51,10 +51,12 @@ def draw(
     if all(point["value"] is None for point in values):
         return None
     names = [line.name for line in lines]
+    highest = max((x for line in lines for x in line.numbers if x is not None), default=0.0)
+    scale = alt.Scale(zero=True) if highest > 0 else alt.Scale(domain=[0, 1])
     colours = [palette.platform, palette.reference, palette.other]
     base = alt.Chart(alt.InlineData(values=values)).encode(
         x=alt.X("time:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
-        y=alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4)),
+        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4)),
         color=alt.Color(
             "series:N",
             sort=names,

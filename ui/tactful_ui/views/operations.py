@@ -67,7 +67,7 @@ def _system(system: routes.SystemInfo) -> None:
         (_("Running for"), formats.duration(now - system.started_at / 1000)),
         (_("Records not applied"), formats.count(system.lag)),
         (_("Memory"), _gigabytes(system.memory_bytes)),
-        (_("Free disk"), f"{_gigabytes(system.disk_free_bytes)} / {_gigabytes(system.disk_bytes)}"),
+        (_("Free disk"), _gigabytes(system.disk_free_bytes)),
         (_("Last backup"), _age(system.last_backup, now)),
         (_("Processors"), formats.count(system.cpus)),
     ]
@@ -107,8 +107,10 @@ def _charts(wanted: Sequence[MetricChart], page: routes.MetricsPage) -> None:
     found: Mapping[str, Sequence[float | None]] = {
         series.name: series.highest for series in page.series
     }
-    columns = st.columns(2)
+    st.caption(_("Shares are rounded up to 0.1, 1, 10 or 100 %; times to the bounds of buckets."))
     for number, chart in enumerate(wanted):
+        if number % 2 == 0:
+            columns = st.columns(2)
         lines = chart.lines(found)
         with columns[number % 2]:
             st.markdown(f"**{chart.title}**")
