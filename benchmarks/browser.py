@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 _POLL_SECONDS = 0.2
 
@@ -20,13 +21,15 @@ _POLL_SECONDS = 0.2
 class Page:
     """One tab of the browser; `complaints` are the errors that it wrote to the console."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Drive the tab at the other end of `connection`."""
         self._connection = connection
         self._sent = 0
         self.complaints: list[str] = []
         for domain in ("Log", "Runtime"):
             self._call(f"{domain}.enable", {})
+        # A field takes what was written when it loses the focus, which a hidden window never has.
+        self._call("Emulation.setFocusEmulationEnabled", {"enabled": True})
 
     def open(self, url: str, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
         """Start loading `url` in a window of this size, as a reader with this colour scheme."""

@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from tactful.metrics.public import FAILURES
+from tactful.metrics.public import FAILURES, UNPUBLISHED
 from tests.test_layout import PACKAGES, tracked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,7 +280,9 @@ def commands_of_the_product() -> dict[str, set[str]]:
 
 def command_rows(text: str) -> list[tuple[str, set[str]]]:
     """Rows of the tables of commands: the command without its arguments, and the options named."""
-    rows = re.findall(r"^\| `tactful ([a-z ]+?)(?: [A-Z_]+)*` \|.*\|(.*)\|$", text, re.MULTILINE)
+    word = "[a-z]+(?:-[a-z]+)*"
+    row = rf"^\| `tactful ({word}(?: {word})*?)(?: [A-Z_]+)*` \|.*\|(.*)\|$"
+    rows = re.findall(row, text, re.MULTILINE)
     return [(name, set(re.findall(r"`(--[\w-]+)`", options))) for name, options in rows]
 
 
@@ -316,7 +318,7 @@ def metrics_of_the_product() -> set[str]:
         elif (counted := name.removesuffix("_total")) in FAILURES:
             found.add(f"{counted}_total")
     names = re.findall(r"\bgauges?\(\s*\"(?!tactful_)(\w+)\"", source)
-    return found | {f"tactful_{name}" for name in names}
+    return (found - UNPUBLISHED) | {f"tactful_{name}" for name in names}
 
 
 def metrics_in_tables(text: str) -> set[str]:

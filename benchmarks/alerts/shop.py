@@ -30,7 +30,7 @@ BOUNDS = (-1.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0
 _NOT_ITEMS = ("POST", "M", "C2", "DOT", "BANK CHARGES", "PADS")
 _FEED_DAYS = 28
 _SCALE = 10.0  # of the noise of released counts: ten events of a person a day at epsilon 1
-_CTR = 0.05
+CTR = 0.05
 
 Counts = NDArray[np.int64]
 Key = tuple[str, Labels]
@@ -82,7 +82,8 @@ def _scores(codes: NDArray[np.str_], minute: Counts) -> NDArray[np.float64]:
     sums = np.vstack([np.zeros(len(names)), np.cumsum(daily, axis=0)])
     at = day + _FEED_DAYS
     before = sums[at, items] - sums[np.maximum(at - _FEED_DAYS, 0), items]
-    return np.log1p(before) / math.log(1000)
+    scores: NDArray[np.float64] = np.log1p(before) / math.log(1000)
+    return scores
 
 
 @dataclass
@@ -173,6 +174,7 @@ def _ingest(registry: Registry, sent: int, faults: Faults) -> None:
     registry.add("tactful_answers_total", failed, route="/v1/events", status="500")
     dropped = draw.binomial(events, faults.dropped)
     registry.add("tactful_engine_records_total", events - dropped, result="applied")
+    registry.add("tactful_engine_records_total", dropped, result="dropped")
     registry.add("tactful_dead_letters_total", dropped)
     slow = draw.binomial(events, faults.slow)
     registry.add("tactful_freshness_seconds_bucket", events - slow, le="1.0")
@@ -187,7 +189,7 @@ def _recommend(
     registry.add("tactful_recommended_lists_total", lines - short, result="whole")
     registry.add("tactful_recommended_lists_total", short, result="short")
     registry.add("tactful_impressions_lost_total", draw.binomial(lines, faults.lost))
-    clicks = draw.binomial(lines, _CTR * faults.clicks)
+    clicks = draw.binomial(lines, CTR * faults.clicks)
     for step, count in (
         ("recommendation", lines),
         ("click", clicks),

@@ -35,7 +35,7 @@ def main() -> None:
     # The browser would ask a server of Google for an icon of Streamlit's own set.
     icon = str(Path(__file__).with_name("assets") / "icon.svg")
     st.set_page_config(page_title="tactful", page_icon=icon, layout="wide")
-    page = st.navigation(_pages())
+    page = st.navigation(_pages(), expanded=True)
     refused: SourceError | None = None
     with st.sidebar:
         try:

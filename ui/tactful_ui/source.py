@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
 from tactful.client import Client, Request, with_scheme
+from tactful.client.messages import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
     NoReport,
@@ -85,6 +86,13 @@ class ReportSource:
         """Send a request of `tactful.client.routes`."""
         client = self._client if request.method == "GET" else self._changing
         return _call(lambda: client.run(request))
+
+    def follow(self) -> Iterator[LiveMessage]:
+        """Yield what comes at the server, once a second, until it ends the stream."""
+        try:
+            yield from self._client.follow()
+        except Exception as error:
+            raise _translated(error) from error
 
     def health(self) -> Health:
         """Return readiness, version and checks of the server."""

@@ -40,7 +40,7 @@ def evaluate(
     """Evaluate rules at `now`, epoch milliseconds; `memory` is changed.
 
     Returns:
-        What opened and cleared, and what stays open.
+        Alerts that opened or cleared, and those that stay open.
     """
     results = [
         result for rule in rules if rule.enabled for result in judge(rule, scrape, now, memory)

@@ -39,7 +39,7 @@ class DriftTest(NamedTuple):
 
     rule: DriftRule
     labels: Labels
-    index: float  # population stability index
+    psi: float  # population stability index
     p_value: float
 
 
@@ -64,8 +64,8 @@ def decide_drift(tests: Sequence[DriftTest]) -> Iterable[Judgement]:
     """Decide all drift tests of one evaluation, corrected for their number."""
     corrected = holm([test.p_value for test in tests])
     for test, p_value in zip(tests, corrected, strict=True):
-        holds = test.index >= test.rule.psi and p_value < test.rule.alpha
-        text = f"PSI {test.index:.2f} (at least {test.rule.psi:g}), p {p_value:.1g} after Holm"
+        holds = test.psi >= test.rule.psi and p_value < test.rule.alpha
+        text = f"PSI {test.psi:.2f} (at least {test.rule.psi:g}), p {p_value:.1g} after Holm"
         yield Judgement(test.rule, test.labels, holds, not holds, text)
 
 

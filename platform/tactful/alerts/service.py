@@ -170,9 +170,7 @@ class AlertService:
             for transition in transitions:
                 if transition.change == "cleared":
                     continue
-                row = rows.get(_digest(transition.key))
-                if row is None:
-                    row = _insert(connection, transition, now)
+                row = rows.get(_digest(transition.key)) or _insert(connection, transition, now)
                 self._notify(connection, row, routes_of.get(row.rule, ""), silences, now)
             connection.execute(
                 sa.update(alert_evaluator).where(alert_evaluator.c.id == 1).values(evaluated_at=now)

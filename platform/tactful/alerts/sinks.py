@@ -97,7 +97,9 @@ def send(
 
 
 def _slack(sink: SlackSink, name: str, message: AlertMessage) -> str:
-    text = f"*{message.title()}*\n{_escaped(message.message)}\n<{message.runbook}|Runbook>"
+    link = message.runbook.startswith(("http://", "https://"))
+    runbook = f"<{message.runbook}|Runbook>" if link else f"Runbook: {message.runbook}"
+    text = f"*{message.title()}*\n{_escaped(message.message)}\n{runbook}"
     body = msgspec.json.encode({"text": text})
     headers = {"Content-Type": "application/json"}
     try:

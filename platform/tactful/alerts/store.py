@@ -21,21 +21,17 @@ from tactful.metadata.tables import (
 )
 from tactful.schemas.alerts import AlertInfo, AlertRule, AlertRuleInfo, NewSilence, Silence
 
-RUNBOOK = "https://tactful.dev/reference/alerts/"
-
 _rule_decoder = msgspec.json.Decoder(AlertRule)
 _LABELS = dict[str, str]
 
 
 class AlertStore:
-    """What people read and change about alerts; all methods raise StorageError.
+    """Alerts, edited rules, silences and the audit log; all methods raise StorageError.
 
     Every change is one transaction with its entry of the audit log.
     """
 
-    def __init__(
-        self, metadata: MetadataStore, *, clock: Callable[[], int], runbook: str = RUNBOOK
-    ) -> None:
+    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int], runbook: str) -> None:
         """Use a metadata store and a clock, epoch milliseconds; `runbook` is its address."""
         self._metadata = metadata
         self._clock = clock
@@ -175,7 +171,10 @@ class AlertStore:
     def changes(self, limit: int = 100) -> list[tuple[int, str, str, str, str]]:
         """Return the audit log, newest first: time, author, action, subject, details."""
         query = sa.select(alert_changes).order_by(alert_changes.c.id.desc()).limit(limit)
-        return [tuple(row)[1:] for row in self._metadata.fetch(query)]  # type: ignore[misc]
+        return [
+            (row.at, row.changed_by, row.action, row.subject, row.details)
+            for row in self._metadata.fetch(query)
+        ]
 
     def _infos(self, rows: Sequence[sa.Row[Any]]) -> list[AlertInfo]:
         silences, numbers = self.silences(), [row.id for row in rows]
@@ -183,8 +182,8 @@ class AlertStore:
         failed = sa.select(table.alert, table.sink, table.problem)
         failed = failed.where(table.alert.in_(numbers), table.problem != "")
         problems: dict[int, list[str]] = {}
-        for alert, sink, problem in self._metadata.fetch(failed) if numbers else []:
-            problems.setdefault(alert, []).append(f"{sink}: {problem}")
+        for row in self._metadata.fetch(failed) if numbers else []:
+            problems.setdefault(row.alert, []).append(f"{row.sink}: {row.problem}")
         return [self._info(row, silences, problems.get(row.id, [])) for row in rows]
 
     def _info(

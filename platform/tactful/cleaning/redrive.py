@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from tactful.errors import DatasetError
-from tactful.schemas.dead_letters import Redriven, RefusedLetter
+from tactful.schemas.data.dead_letters import Redriven, RefusedLetter
 from tactful.schemas.ingestion import EventsAccepted
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file

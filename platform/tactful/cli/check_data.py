@@ -16,7 +16,7 @@ from tactful.imports.progress import ProgressStore
 from tactful.imports.run import Job, prepare
 from tactful.quality.file_check import check
 from tactful.quality.page import render
-from tactful.schemas.quality import Finding, Quality
+from tactful.schemas.data.quality import Finding, Quality
 from tactful.util.clock import now_ms
 
 _options = cli.with_options(

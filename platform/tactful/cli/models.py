@@ -98,6 +98,28 @@ def models_log(settings: Settings, limit: int, as_json: bool) -> None:
         )
 
 
+@models.command("quality", epilog=cli.example("tactful models quality"))
+@cli.with_settings
+@cli.json_option
+def models_quality(settings: Settings, as_json: bool) -> None:
+    """Measure the quality of logged recommendations by day; a server does it every hour."""
+    from tactful.models.measure_quality import measure_quality
+
+    quality = measure_quality(settings)
+    if as_json:
+        cli.print_json(quality)
+        return
+    if not quality.days:
+        click.echo("There is no recommendation whose outcome time is over.", err=True)
+    for day in quality.days:
+        figures = " ".join(
+            f"{name} {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+            for name, figure in (("hr20", day.hr20), ("ndcg20", day.ndcg20))
+            if figure is not None
+        )
+        click.echo(f"{day.day}  {day.recommendations:>8,} recommendations  {figures}".rstrip())
+
+
 @models.command("pull", epilog=cli.example("tactful models pull 2"))
 @cli.with_settings
 @_name_option

@@ -27,7 +27,7 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.models.audit_log import login_and_host
 from tactful.schemas.users import Erasure, ErasureRequest, ErasureResult, PersonMatches
-from tactful.subjects.access_log import AccessLog
+from tactful.subjects.access_log import Access, AccessLog
 from tactful.subjects.consent import ConsentStore, served_purposes
 from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
@@ -86,7 +86,8 @@ def consent(
         if person in suppression.suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
         accesses = AccessLog(metadata, suppression.keyring, clock=now_ms)
-        accesses.record(person, "consent", by=login_and_host())
+        decides: Access = "decide" if agreed or refused else "consent"
+        accesses.record(person, decides, by=login_and_host())
         if agreed or refused:
             said = dict.fromkeys(agreed, True) | dict.fromkeys(refused, False)
             store.record(person, said, source=source)

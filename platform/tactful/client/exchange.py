@@ -131,7 +131,7 @@ def exchange(
                 return _decode(request.path, response, kind)
             asked = retry_after(response.headers.get("retry-after"), policy.clock())
             if last or (asked is not None and asked > policy.longest_pause_s):
-                raise _error(response, asked)
+                raise error_of(response, asked)
         yield Pause((asked or 0.0) + _growing(policy, attempt))
         attempt += 1
 
@@ -165,7 +165,7 @@ def _growing(policy: Policy, attempt: int) -> float:
 
 def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
     if not response.is_success:
-        raise _error(response, None)
+        raise error_of(response, None)
     try:
         if kind is bytes:
             return response.content  # type: ignore[return-value]
@@ -176,7 +176,8 @@ def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
         ) from error
 
 
-def _error(response: httpx.Response, asked: float | None) -> ApiError:
+def error_of(response: httpx.Response, asked: float | None) -> ApiError:
+    """Return the error of a response; `asked` is its pause before another attempt, seconds."""
     status = response.status_code
     try:
         problem = msgspec.json.decode(response.content, type=Problem)

@@ -1,5 +1,17 @@
 """Types of requests and answers of the HTTP API, for programs that use the client."""
 
+from tactful.schemas.data.dead_letters import DeadLetterPage as DeadLetterPage
+from tactful.schemas.data.dead_letters import RuleCounts as RuleCounts
+from tactful.schemas.data.dead_letters import RulesInfo as RulesInfo
+from tactful.schemas.data.imports import FilePreview as FilePreview
+from tactful.schemas.data.imports import Import as Import
+from tactful.schemas.data.imports import ImportKind as ImportKind
+from tactful.schemas.data.imports import ImportMapping as ImportMapping
+from tactful.schemas.data.imports import Imports as Imports
+from tactful.schemas.data.imports import NewImport as NewImport
+from tactful.schemas.data.imports import UndoPreview as UndoPreview
+from tactful.schemas.data.live import LiveMessage as LiveMessage
+from tactful.schemas.data.quality import Quality as Quality
 from tactful.schemas.experiments.coupons import CampaignIndex as CampaignIndex
 from tactful.schemas.experiments.coupons import CampaignInfo as CampaignInfo
 from tactful.schemas.experiments.coupons import CampaignReport as CampaignReport

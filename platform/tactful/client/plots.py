@@ -21,7 +21,7 @@ _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#6F7680"
 
 def released(
     pages: StatisticsPage | Iterable[StatisticsPage], *, keys: Sequence[str] | None = None
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """Draw a released statistic over time, each key with the band of its intervals.
 
     Args:
@@ -57,7 +57,7 @@ def released(
     )
 
 
-def effects(read_out: ReadOutMessage) -> alt.LayerChart:
+def effects(read_out: ReadOutMessage) -> alt.LayerChart | alt.FacetChart:
     """Draw the effect on each metric as a share of the control, with the anytime-valid interval."""
     import altair as alt
 
@@ -95,7 +95,7 @@ def effects(read_out: ReadOutMessage) -> alt.LayerChart:
 
 def learning_curve(
     curves: Mapping[str, Sequence[float]], *, title: str = "Loss", best: int | None = None
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """Draw a metric by round of training.
 
     Args:

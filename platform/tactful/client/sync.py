@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
+import msgspec
 
 from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
-from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client.exchange import Call, Pause, Policy, Send, Work, error_of, headers, limits
 from tactful.client.item_calls import ItemFilter, ListOptions
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
 from tactful.client.request import following as following_of
+from tactful.errors import ConnectionFailed
+from tactful.schemas.data.live import LiveMessage
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
@@ -37,6 +40,9 @@ from tactful.util.addresses import with_scheme
 __all__ = ["Client"]
 
 T = TypeVar("T")
+
+_SILENCE_S = 30.0  # three heartbeats of a stream
+_DATA = "data: "
 
 
 class Client:
@@ -325,6 +331,27 @@ class Client:
             page = self.run(following)
             following = following_of(following, page)
             yield page
+
+    def follow(self, *, seconds: int = 600) -> Iterator[LiveMessage]:
+        """Yield what comes at the server, once a second, until it ends the stream.
+
+        Raises:
+            ClientError: if the server refuses, or the connection breaks.
+        """
+        timeout = httpx.Timeout(self._http.timeout.connect, read=_SILENCE_S)
+        stream = self._http.stream(
+            "GET", "/v1/events/stream", params={"seconds": seconds}, timeout=timeout
+        )
+        try:
+            with stream as response:
+                if not response.is_success:
+                    response.read()
+                    raise error_of(response, None)
+                for line in response.iter_lines():
+                    if line.startswith(_DATA):
+                        yield msgspec.json.decode(line[len(_DATA) :], type=LiveMessage)
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"the stream broke: {type(error).__name__}") from error
 
     def _run(self, call: Call[T]) -> T:
         result: Any = None

@@ -21,5 +21,5 @@ class AlertSettings:
     history_days: Annotated[float, Meta(ge=1)] = 400.0  # age at which cleared alerts are deleted
     # PEM files of certificates whose end is watched, separated by commas; empty for none
     certificates: str = ""
-    # address of the runbook, which messages link to
-    runbook: str = "https://tactful.dev/reference/alerts/"
+    # address of the runbook where you serve this documentation, which messages link to
+    runbook: str = "docs/reference/alerts.md"

@@ -61,6 +61,8 @@ class TrainingSettings:
     # while there is no champion, learn recall from the log at this interval in seconds, or less
     # often where it takes long; 0 for never
     recall_seconds: Annotated[float, Meta(ge=0)] = 20.0
+    # minutes between two measurements of the live quality, by day, in a process; 0 for never
+    quality_minutes: Annotated[float, Meta(ge=0)] = 60.0
     # event type by which an item counts as taken, as by every stronger one (``view``, ``click``,
     # ``x.*``, ``rating``, ``add_to_cart``, ``purchase``); empty: the strongest with enough data
     label: str = ""

@@ -25,7 +25,12 @@ from tactful_bandits.analysis.comparison import (
 )
 from tactful_bandits.analysis.multiplicity import holm
 from tactful_bandits.analysis.samples import Sample
-from tactful_bandits.analysis.skewed_means import SkewedMean, capped_at, compare_skewed
+from tactful_bandits.analysis.skewed_means import (
+    SkewedMean,
+    capped_at,
+    common_cap,
+    compare_skewed,
+)
 from tactful_bandits.rollouts.guardrails import check_guardrails
 from tactful_bandits.rollouts.plan import RolloutPlan
 
@@ -111,7 +116,7 @@ def guardrail_points(
         loss = None
         if look.loss is not None and pair is not None:
             # The loss beyond the margin, in units of the metric, becomes a share of the control.
-            scale = abs(pair[0].value)
+            scale = abs(_judged_value(*pair))
             ends = (look.loss.low, look.loss.high)
             shares = [end / scale + guard.margin if scale else math.nan for end in ends]
             loss = Bounds(low=_finite(shares[0]), high=_finite(shares[1]))
@@ -157,6 +162,13 @@ def _cap(*arms: Samples) -> float | None:
     """Return the cap of the arms' revenue; None without any."""
     spent: Sequence[Sample | None] = [arm.get("revenue") for arm in arms]
     return revenue_cap(*(sample for sample in spent if isinstance(sample, SkewedMean)))
+
+
+def _judged_value(control: Sample, treatment: Sample) -> float:
+    """Return the control's value as guardrails judge it: skewed outcomes are capped."""
+    if isinstance(control, SkewedMean) and isinstance(treatment, SkewedMean):
+        return capped_at(common_cap(control, treatment), control).value
+    return control.value
 
 
 def _level(arm: str, sample: Sample, cap: float | None, alpha: float) -> ArmLevel:

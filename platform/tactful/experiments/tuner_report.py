@@ -35,7 +35,6 @@ from tactful.util.fresh_values import FreshValues
 from tactful_bandits.errors import EvaluationError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions, logged_value, snips
 from tactful_bandits.evaluation.verdict import measure_overlap
-from tactful_bandits.tuner.network import gaussian_log_density
 from tactful_bandits.tuner.weight_bounds import WeightBounds
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Event
@@ -71,7 +70,7 @@ class TunerReports:
         self._fresh: FreshValues[list[TunerInfo]] = FreshValues(_FRESH_MS, clock)
 
     def all(self, *, days: float, exact: bool) -> list[TunerInfo]:
-        """Report all tuners, by key of the rollout; outcomes of users only if `exact`.
+        """Report all tuners, by key of the rollout; nothing of the log unless `exact`.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -106,7 +105,8 @@ class TunerReports:
             trained_in=manifest.trained_in,
             noise=manifest.noise,
             weights=weight_ranges(tuner, now),
-            series=self._series(stored.key, since, now),
+            # A mean of one hour may be that of a single user.
+            series=self._series(stored.key, since, now) if exact else [],
             figures=manifest.figures,
             verdict=read_verdict(directory) if exact else None,
             regret=regret,
@@ -161,11 +161,9 @@ def regret_of(lists: Sequence[ProbedList], tuner: Tuner) -> tuple[Regret | None,
     propensities = np.exp([shown.log_density for shown in lists])
     arms, differences = [], {}
     for name, action in _fixed_actions(drawn, objectives, manifest.noise).items():
-        densities = [gaussian_log_density(row, action, manifest.noise) for row in drawn]
+        densities = np.exp(_log_densities(drawn, action, manifest.noise))
         try:
-            log = LoggedDecisions(
-                rewards, propensities, np.exp(densities), units=people, densities=True
-            )
+            log = LoggedDecisions(rewards, propensities, densities, units=people, densities=True)
             value, effective = snips(log), measure_overlap(log).effective
         except EvaluationError:
             continue
@@ -235,6 +233,14 @@ def read_verdict(directory: Path) -> Verdict | None:
         reasons=list(found.reasons),
         current=current,
     )
+
+
+def _log_densities(drawn: Floats, action: Floats, noise: float) -> Floats:
+    """Compute `gaussian_log_density` of every draw, ``[n]``."""
+    squares = (((drawn - action) / noise) ** 2).sum(axis=1)
+    constant = drawn.shape[1] * np.log(noise * np.sqrt(2 * np.pi))
+    densities: Floats = -0.5 * squares - constant
+    return densities
 
 
 def _fixed_actions(drawn: Floats, objectives: Sequence[str], noise: float) -> dict[str, Floats]:

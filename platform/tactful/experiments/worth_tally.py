@@ -1,4 +1,4 @@
-"""Count what users did who get personal recommendations, and who do not."""
+"""Count the outcomes of users with personal recommendations, and of those without."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PURCHASE = "purchase"
 
 @dataclass(frozen=True)
 class UserWorth:
-    """What one user did since their first recommendation in the span."""
+    """Actions of one user since their first recommendation in the span."""
 
     shown: int  # recommendations whose outcome time is over
     clicked: int  # of them, those with a click

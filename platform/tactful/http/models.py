@@ -10,8 +10,10 @@ import msgspec
 from tactful.errors import ModelError, TrainingBusy, UnknownVersion
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
+from tactful.models.kept_quality import read_quality
 from tactful.models.version_list import describe_training, list_versions
 from tactful.schemas.models import (
+    LiveQuality,
     ModelVersionDetails,
     ModelVersions,
     Promoted,
@@ -139,6 +141,14 @@ async def _state(platform: Platform) -> TrainingState:
     return await _read(read)
 
 
+async def _get_quality(platform: Platform, call: Call) -> Reply:
+    quality = await stored(
+        partial(read_quality, platform.settings.models), "the quality cannot be read now"
+    )
+    items = int(platform.recommender.describe().get("items") or 0)
+    return json_reply(msgspec.structs.replace(quality, catalogue=items))
+
+
 MODEL_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
@@ -236,6 +246,20 @@ MODEL_ENDPOINTS: tuple[Endpoint, ...] = (
         details="Also of a training that a schedule or the command line has started.",
         scope="admin",
         answer=TrainingState,
+        problems=("not_ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/models/quality",
+        "Read the live quality by day",
+        _get_quality,
+        details=(
+            "Of logged recommendations and what their users took within 24 hours: HR@20, NDCG@20, "
+            "diversity, novelty, popularity bias. Measured every `training.quality_minutes`, from "
+            "the newest 500,000 records. Exact numbers about users, so it needs the scope `admin`."
+        ),
+        scope="admin",
+        answer=LiveQuality,
         problems=("not_ready",),
     ),
 )

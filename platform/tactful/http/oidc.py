@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import httpx
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from joserfc import jwt
 from joserfc.errors import (
     BadSignatureError,
@@ -150,9 +151,11 @@ class TokenVerifier:
 
     async def _current(self, *, unknown: bool) -> KeySet:
         """Return the keys of the issuer; fetch them if they are old, or lack an `unknown` one."""
+        if not unknown and self._keys is not None and self._is_fresh():
+            return self._keys  # also while another request waits for the issuer
         async with self._lock:
             now = self._monotonic()
-            fresh = now - self._fetched_at < _FRESH_S
+            fresh = self._is_fresh()
             rest_s = _UNKNOWN_S if fresh else _FAILED_S
             wanted = unknown or not fresh
             failed = self._tried_at > self._fetched_at
@@ -172,6 +175,9 @@ class TokenVerifier:
                     retry_after=int(_FAILED_S),
                 )
             return self._keys
+
+    def _is_fresh(self) -> bool:
+        return self._monotonic() - self._fetched_at < _FRESH_S
 
     def _load(self) -> KeySet:
         """Fetch the keys of the issuer, in a thread."""
@@ -234,7 +240,8 @@ def _imported(data: Any) -> Any:
         return None
     try:
         key = JWKRegistry.import_key(data)
-        small = key.key_type == "RSA" and key.public_key.key_size < _SMALLEST_RSA_BITS
+        public = key.public_key
+        small = isinstance(public, RSAPublicKey) and public.key_size < _SMALLEST_RSA_BITS
     except (JoseError, ValueError, TypeError, KeyError):
         return None
     return None if small else key

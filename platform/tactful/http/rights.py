@@ -68,7 +68,7 @@ async def _put_consent(platform: Platform, call: Call) -> Reply:
     if platform.permissions.is_erased(person):
         raise ProblemError("invalid", "this user was erased: a user who returns needs a new id")
     if call.trusted:  # an operator; the shop's own server has a key with `ingest`
-        await looked_at(platform, call, person, "consent")
+        await looked_at(platform, call, person, "decide")
     purposes = {Purpose(name): agrees for name, agrees in decision.purposes.items()}
     record = partial(platform.consents.record, person, purposes, source=decision.source, at=at)
     await stored(record, "consent cannot be recorded now; send it again")

@@ -22,21 +22,21 @@ from tactful.http.common import (
     person_of,
     stored,
 )
-from tactful.http.dead_letters import DEAD_LETTER_ENDPOINTS
+from tactful.http.data.dead_letters import DEAD_LETTER_ENDPOINTS
+from tactful.http.data.imports import IMPORT_ENDPOINTS, import_of
+from tactful.http.data.live import LIVE_ENDPOINTS
+from tactful.http.data.quality import QUALITY_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.experiments.coupons import COUPON_ENDPOINTS
 from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.federated import FEDERATED_ENDPOINTS
-from tactful.http.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
-from tactful.http.live import LIVE_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.people import PEOPLE_ENDPOINTS
 from tactful.http.privacy import PRIVACY_ENDPOINTS
-from tactful.http.quality import QUALITY_ENDPOINTS
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
@@ -361,8 +361,8 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ACCESS_ENDPOINTS,
     *ITEM_ENDPOINTS,
     *ITEM_DETAIL_ENDPOINTS,
-    *RIGHTS_ENDPOINTS,
     *PEOPLE_ENDPOINTS,
+    *RIGHTS_ENDPOINTS,
     *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,

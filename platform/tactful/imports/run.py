@@ -40,7 +40,7 @@ from tactful.imports.options import ImportOptions
 from tactful.imports.plan import Guess, Plan
 from tactful.imports.progress import ProgressStore, Record
 from tactful.imports.send import Sender, Sent
-from tactful.schemas.imports import NewImport
+from tactful.schemas.data.imports import NewImport
 from tactful.schemas.positions import Position
 
 _PREVIEWED = 5  # elements

@@ -15,7 +15,7 @@ from itertools import count
 from tactful.client import AsyncClient, Kind
 from tactful.errors import DatasetError
 from tactful.imports.formats.rows import Place, RejectedRow, RejectedRows
-from tactful.schemas.imports import IMPORT_HEADER
+from tactful.schemas.data.imports import IMPORT_HEADER
 from tactful.schemas.ingestion import EventsAccepted, Upserted
 from tactful.schemas.positions import Position
 

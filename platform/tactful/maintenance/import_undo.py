@@ -39,7 +39,7 @@ from tactful.pipeline.backends import memory_limit
 from tactful.recall.latest_event import NAME as LATEST
 from tactful.recall.takers import NAME as TAKERS
 from tactful.recommend.build import open_counts
-from tactful.schemas.imports import Import, ImportUndo, ModelSeen, UndoPreview, UndoStep
+from tactful.schemas.data.imports import Import, ImportUndo, ModelSeen, UndoPreview, UndoStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms

@@ -1,7 +1,7 @@
 """Audit trail of an installation: one list of all changes and of all looks at users.
 
-Models, rollouts, definitions, imports and accesses to users keep logs of their own, which are read
-here; every other change is written by `AuditTrail.record_change`.
+Models, rollouts, definitions, imports, alerts and accesses to users keep logs of their own, which
+are read here; every other change is written by `AuditTrail.record_change`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import (
+    alert_changes,
     changes,
     definition_versions,
     imports,
@@ -107,6 +108,15 @@ _SOURCES = (
         imports.c.begun_by,
         "begin",
         (imports.c.id, imports.c.name),
+    ),
+    _Source(
+        "alert",
+        alert_changes.c.at,
+        (alert_changes.c.id,),
+        alert_changes.c.changed_by,
+        alert_changes.c.action,
+        (alert_changes.c.subject,),
+        alert_changes.c.details,
     ),
 )
 _Number = Annotated[int, Meta(ge=0, lt=2**62)]

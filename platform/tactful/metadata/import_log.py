@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tactful.errors import ImportRefused
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import imports
-from tactful.schemas.imports import Import, ImportUndo, NewImport
+from tactful.schemas.data.imports import Import, ImportUndo, NewImport
 
 _table = imports.c
 _PROBLEM_LENGTH = 2_000
@@ -77,6 +77,11 @@ class ImportLog:
         self.flush()
         rows = self._metadata.fetch(sa.select(imports).where(_table.id == import_id))
         return _import(rows[0]) if rows else None
+
+    def accepts(self, import_id: str) -> bool:
+        """Return whether an import takes elements; asked for each request, so it writes nothing."""
+        rows = self._metadata.fetch(sa.select(_table.state).where(_table.id == import_id))
+        return bool(rows) and rows[0].state in ("running", "done")
 
     def page(self, *, limit: int, before: int | None = None) -> tuple[Sequence[Import], int | None]:
         """Return imports of a smaller number than `before`, newest first; and the next `before`."""

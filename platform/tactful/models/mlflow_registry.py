@@ -27,14 +27,13 @@ from tactful.config.settings import Settings
 from tactful.errors import ModelError, UnknownVersion
 from tactful.models.audit_log import Action, ModelLog, login_and_host, open_model_log
 from tactful.models.mlflow_run import (
-    describe_version,
     log_curve,
-    log_data,
+    log_figures,
     log_ranker,
+    register_version,
     training_run,
 )
 from tactful.models.training_record import TrainingRecord, write_record
-from tactful.ranking.features import layout
 from tactful.ranking.model import (
     Manifest,
     Pointer,
@@ -61,11 +60,6 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
-_DESCRIPTION = (
-    "Ranking model of tactful. The alias champion serves, previous served before it, and "
-    "challenger is the newest version that has not served. Input: the columns of "
-    "feature_schema.json, null for missing; output: a score for each row, larger is better."
-)
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes for a missing version
 _LOCKED_S = 60.0  # that another process may hold the file of MLflow's store
 
@@ -180,53 +174,29 @@ class Registry:
         import mlflow
 
         self._check_directory()
-        if mlflow.active_run() is None:
-            with self.run(parameters={}):
-                return self.register(
-                    directory,
-                    example=example,
-                    figures=figures,
-                    parameters=parameters,
-                    metrics=metrics,
-                    record=record,
-                )
         manifest = read_manifest(directory)
-        run = mlflow.active_run()
-        assert run is not None
-        mlflow.log_params({**parameters, "rows": manifest.rows, "questions": manifest.questions})
-        mlflow.log_metrics({**manifest.metrics, **(metrics or {})})
-        mlflow.set_tags({"data_hash": manifest.data_hash, "definitions": manifest.definitions})
-        mlflow.set_tag("trained_until", str(manifest.trained_until))
-        log_data(manifest)
-        for path in figures.values():
-            mlflow.log_artifact(str(path), "figures")
-        if record is not None:
-            log_curve(run.info.run_id, "ndcg20_by_tree", record.curve, at=record.trained_at)
-            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            write_record(directory, msgspec.structs.replace(record, run_path=page))
-        if self._key is not None:
-            sign_directory(directory, self._key)
-        logged = log_ranker(directory, manifest, example)
-        mlflow.log_artifacts(str(directory), "model")
-        mlflow.log_dict(_schema(manifest), "feature_schema.json")
-        version = str(
-            mlflow.register_model(logged.model_uri, self._name, await_registration_for=0).version
-        )
-        self._describe(manifest, version, record)
+        with ExitStack() as stack:
+            if mlflow.active_run() is None:
+                stack.enter_context(self.run(parameters={}))
+            run = mlflow.active_run()
+            assert run is not None
+            log_figures(manifest, parameters, metrics or {}, figures)
+            if record is not None:
+                log_curve(run.info.run_id, "ndcg20_by_tree", record.curve, at=record.trained_at)
+                page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+                write_record(directory, msgspec.structs.replace(record, run_path=page))
+            if self._key is not None:
+                sign_directory(directory, self._key)
+            logged = log_ranker(directory, manifest, example)
+            mlflow.log_artifacts(str(directory), "model")
+            version = register_version(
+                self._client(), logged.model_uri, self._name, manifest, record
+            )
         # The newest version that has not served is the candidate of a canary.
         self._client().set_registered_model_alias(self._name, CHALLENGER, version)
         registered = Registered(self._name, version, run.info.run_id)
         self._keep(directory, manifest, version, registered.run_id)
         return registered
-
-    def _describe(self, manifest: Manifest, version: str, record: TrainingRecord | None) -> None:
-        client = self._client()
-        if not client.get_registered_model(self._name).description:
-            client.update_registered_model(self._name, _DESCRIPTION)
-        intervals = {} if record is None else record.intervals
-        bounds = {name: (it.low, it.high) for name, it in intervals.items()}
-        text = describe_version(manifest, bounds, 0 if record is None else record.trees)
-        client.update_model_version(self._name, version, text)
 
     def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; the serving version becomes the previous one.
@@ -420,13 +390,3 @@ def _delete(uri: str) -> None:
 
     repository: Any = get_artifact_repository(uri)
     repository.delete_artifacts()
-
-
-def _schema(manifest: Manifest) -> dict[str, Any]:
-    """Describe the columns, for readers of a run without this package."""
-    return {
-        "definitions": manifest.definitions,
-        "layout": layout(manifest.definitions),
-        "columns": [{"name": name, "type": "float32"} for name in manifest.features],
-        "missing": "NaN",
-    }

@@ -16,13 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.ranking.features import layout
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.models.model import ModelInfo
 
+    from tactful.models.training_record import TrainingRecord
     from tactful.ranking.model import Manifest
     from tactful.util.checkpoint import Checkpoint
 
+_DESCRIPTION = (
+    "Ranking model of tactful. The alias champion serves, previous served before it, and "
+    "challenger is the newest version that has not served. Input: the columns of "
+    "feature_schema.json, null for missing; output: a score for each row, larger is better."
+)
 _LONGEST_REASON = 5_000
 _BATCH = 1_000  # metrics in one request
 _GIT_S = 5.0
@@ -118,6 +126,30 @@ def log_curve(run_id: str, name: str, values: Sequence[float], *, at: int) -> No
         mlflow.MlflowClient().log_batch(run_id, metrics=steps[first : first + _BATCH])
 
 
+def log_figures(
+    manifest: Manifest,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    plots: Mapping[str, Path],
+) -> None:
+    """Log parameters, figures, tags, plots and data of a training to the run that is open."""
+    import mlflow
+
+    mlflow.log_params({**parameters, "rows": manifest.rows, "questions": manifest.questions})
+    mlflow.log_metrics({**manifest.metrics, **metrics})
+    mlflow.set_tags(
+        {
+            "data_hash": manifest.data_hash,
+            "definitions": manifest.definitions,
+            "trained_until": str(manifest.trained_until),
+        }
+    )
+    mlflow.log_dict(_schema(manifest), "feature_schema.json")
+    for path in plots.values():
+        mlflow.log_artifact(str(path), "figures")
+    log_data(manifest)
+
+
 def log_data(manifest: Manifest) -> None:
     """Log the training rows as a dataset: hash, columns and size, and no row."""
     import mlflow
@@ -167,14 +199,44 @@ def log_ranker(directory: Path, manifest: Manifest, example: NDArray[np.float32]
         return logged
 
 
-def describe_version(manifest: Manifest, intervals: Mapping[str, Any], trees: int) -> str:
+def register_version(
+    client: MlflowClient,
+    model_uri: str,
+    name: str,
+    manifest: Manifest,
+    record: TrainingRecord | None,
+) -> str:
+    """Register a logged model as a new version with a description, and return its number.
+
+    A description that somebody has given the model itself stays.
+    """
+    import mlflow
+
+    version = str(mlflow.register_model(model_uri, name, await_registration_for=0).version)
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, _DESCRIPTION)
+    client.update_model_version(name, version, _describe(manifest, record))
+    return version
+
+
+def _describe(manifest: Manifest, record: TrainingRecord | None) -> str:
     """Describe a version in a sentence or two, for readers of the registry."""
     until = dt.datetime.fromtimestamp(manifest.trained_until / 1000, dt.UTC)
     parts = [f"Trained on events until {until:%Y-%m-%d %H:%M} UTC, {manifest.questions} questions."]
     if (value := manifest.metrics.get("ndcg20")) is not None:
-        bounds = intervals.get("ndcg20")
-        between = f" (95 % interval {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
+        bounds = None if record is None else record.intervals.get("ndcg20")
+        between = f" (95 % interval {bounds.low:.4f} to {bounds.high:.4f})" if bounds else ""
         parts.append(f"NDCG@20 {value:.4f}{between} on later lists.")
-    if trees:
-        parts.append(f"{trees} trees.")
+    if record is not None:
+        parts.append(f"{record.trees} trees.")
     return " ".join(parts)
+
+
+def _schema(manifest: Manifest) -> dict[str, Any]:
+    """Describe the columns, for readers of a run without this package."""
+    return {
+        "definitions": manifest.definitions,
+        "layout": layout(manifest.definitions),
+        "columns": [{"name": name, "type": "float32"} for name in manifest.features],
+        "missing": "NaN",
+    }

@@ -13,7 +13,7 @@ from tactful.imports.batches import Count, Source, batches_of
 from tactful.imports.formats.rows import Place, readable
 from tactful.imports.run import Job
 from tactful.quality.profile import Profile
-from tactful.schemas.quality import Quality
+from tactful.schemas.data.quality import Quality
 from tactful_streaming.contract import decode_requests as wire
 from tactful_streaming.errors import PayloadError
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tactful.schemas.quality import Code, FieldQuality, Finding, Level
+from tactful.schemas.data.quality import Code, FieldQuality, Finding, Level
 
 _LEAST = 50
 _RISE = 0.2

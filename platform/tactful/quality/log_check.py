@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tactful.quality.profile import Profile
-from tactful.schemas.quality import Quality
+from tactful.schemas.data.quality import Quality
 from tactful.subjects.trace_search import decoded
 from tactful_streaming.contract.log_entries import Event, Item, Restricted
 from tactful_streaming.log.event_log import EventLog

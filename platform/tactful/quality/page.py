@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from tactful.schemas.quality import FieldQuality, Quality
+from tactful.schemas.data.quality import FieldQuality, Quality
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;"

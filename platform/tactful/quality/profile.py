@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from tactful.quality.findings import findings_of
-from tactful.schemas.quality import FieldQuality, Quality, SourceVolume
+from tactful.schemas.data.quality import FieldQuality, Quality, SourceVolume
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,

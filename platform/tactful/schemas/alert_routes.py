@@ -20,7 +20,7 @@ _Time = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 class _Sink(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    """What sinks of all kinds have: the longest time of an attempt, and how many there are."""
+    """Fields of sinks of all kinds: longest time of an attempt, number of attempts."""
 
     timeout_s: Annotated[float, Meta(gt=0, le=120)] = 10.0
     attempts: Annotated[int, Meta(ge=1, le=50)] = 8
@@ -101,7 +101,7 @@ class QuietHours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AlertRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where messages of some alerts go.
+    """Route of the messages of some alerts.
 
     Attributes:
         name: name that rules refer to.

@@ -78,7 +78,7 @@ def _said(text: str) -> Meta:
 class _Rule(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    """What rules of all kinds have."""
+    """Fields of rules of all kinds."""
 
     name: Annotated[RuleName, _said("name of the rule, and of its section in the runbook")]
     summary: Annotated[_Text, _said("what is wrong when it fires, for people")]
@@ -104,7 +104,7 @@ class _Rule(
 class ThresholdRule(_Rule, frozen=True, kw_only=True, tag="threshold"):
     """Fires while a value lies beyond a level.
 
-    Of a published statistic the whole released interval must lie beyond the level.
+    The whole released interval of a published statistic must lie beyond the level.
 
     Attributes:
         kind: `threshold`.
@@ -271,7 +271,7 @@ class AlertPage(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """That somebody has seen an alert and takes care of it.
+    """Acknowledgement by somebody who takes care of an alert.
 
     Attributes:
         note: words for the others.

@@ -215,3 +215,65 @@ class TrainingState(msgspec.Struct, kw_only=True, frozen=True):
     progress: float | None = None
     latest: ModelChangeInfo | None = None
     error: str = ""
+
+
+class QualityFigure(msgspec.Struct, kw_only=True, frozen=True):
+    """A figure and its 95 % interval over users.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class QualityDay(msgspec.Struct, kw_only=True, frozen=True):
+    """Quality of the recommendations of one day, in UTC.
+
+    Attributes:
+        day: such as ``2026-03-01``.
+        recommendations: number of recommendations whose outcome time is over.
+        users: number of users and devices who got them.
+        followed: number of recommendations whose user took something in the outcome time.
+        hr20: share of these with a taken item among the first 20; None without any.
+        ndcg20: normalised discounted cumulative gain of these; None without any.
+        items: number of different items that were shown.
+        diversity: how little two recommendations have in common, from 0 to 1; None for fewer than
+            two.
+        novelty: mean information of a shown item, in bits: high for items that are seldom taken.
+        popularity_bias: mean popularity of shown items relative to that of taken ones, minus 1;
+            None where nothing was taken.
+    """
+
+    day: str
+    recommendations: int
+    users: int
+    followed: int
+    hr20: QualityFigure | None
+    ndcg20: QualityFigure | None
+    items: int
+    diversity: float | None
+    novelty: float | None
+    popularity_bias: float | None
+
+
+class LiveQuality(msgspec.Struct, kw_only=True, frozen=True):
+    """Quality of logged recommendations by day, oldest first; at most 60 days.
+
+    Attributes:
+        measured_at: time of the measurement, epoch milliseconds; 0 before the first.
+        outcome_hours: hours after a recommendation in which takes count.
+        label: weakest event type by which an item counts as taken.
+        catalogue: number of items of the server now, for the coverage of a day.
+        days: the days.
+    """
+
+    measured_at: int = 0
+    outcome_hours: float = 24.0
+    label: str = ""
+    catalogue: int = 0
+    days: list[QualityDay] = []

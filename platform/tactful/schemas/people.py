@@ -1,4 +1,4 @@
-"""What happened to one user, for operators: timeline, devices, recommendations seen."""
+"""History of one user, for operators: timeline, devices, recommendations seen."""
 
 from __future__ import annotations
 

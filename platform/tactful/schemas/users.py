@@ -234,9 +234,9 @@ class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         id: grows with every access.
-        action: `find`, `export`, `erase`, or what was read: `consent`, `features`, `timeline`,
-            `devices`, `recommendations`, or a recommendation that was explained as `explain`,
-            or tried out as `try`; of all users, `letters` or `stream`.
+        action: `find`, `export`, `erase`, `decide` (consent), or what was read: `consent`,
+            `features`, `timeline`, `devices`, `recommendations`, or a recommendation that was
+            explained as `explain`, or tried out as `try`; of all users, `letters` or `stream`.
         at: time of the request, epoch milliseconds.
         by: a signed-in person, the API key by its public part, or login and host of a command.
     """
@@ -260,7 +260,7 @@ class PersonAccesses(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FeatureMeaning(msgspec.Struct, kw_only=True, frozen=True):
-    """What a feature computes, to describe its value.
+    """Computation of a feature, to describe its value.
 
     Attributes:
         name: of the feature.

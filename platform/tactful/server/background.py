@@ -16,6 +16,7 @@ from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.maintenance.retention import Retention
 from tactful.metrics.history import STEP_S
+from tactful.models.quality_process import QualityMeasurer
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
@@ -53,6 +54,7 @@ class BackgroundTasks:
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time
+    60 min     measure the quality of logged recommendations
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
     """
@@ -144,6 +146,15 @@ class BackgroundTasks:
                 (TactfulError, StreamingError, OSError),
                 "recall was not learned",
                 "recall",
+            )
+        if settings.training.quality_minutes:
+            logs = platform.backend.partitions
+            yield again(
+                settings.training.quality_minutes * 60,
+                QualityMeasurer(settings, lambda: [log.end for log in logs()]).run,
+                (TactfulError, StreamingError, OSError),
+                "the live quality was not measured",
+                "quality",
             )
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)

@@ -54,8 +54,8 @@ from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
+from tactful.schemas.data.imports import Import, UndoPreview
 from tactful.schemas.health import Health, WorkerHealth
-from tactful.schemas.imports import Import, UndoPreview
 from tactful.schemas.operations import JobInfo, SystemInfo
 from tactful.schemas.positions import Position
 from tactful.schemas.users import (
@@ -216,10 +216,17 @@ class Platform:
             settings, self.rollouts, outcomes, clock=clock, charge=self._charge
         )
         self.planner = Planner(self.rollouts, outcomes, clock=clock)
+        self._report(outcomes)
+        self._assemble()
+
+    def _report(self, outcomes: ExactOutcomes) -> None:
+        """Make the reports about experiments, coupons and tuners."""
+        installation = self.resources.installation
+        settings, clock = installation.settings, installation.clock
         self.campaigns: CampaignReports | None = None
         if self.coupons is not None:
             self.campaigns = CampaignReports(
-                resources.coupons,
+                self.resources.coupons,
                 installation.metadata,
                 self._measured_logs,
                 self.coupons.left,
@@ -235,7 +242,6 @@ class Platform:
         )
         self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
         self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
-        self._assemble()
 
     def _measured_logs(self) -> list[EventLog]:
         """Return the partitions, with the events that may be used to measure."""

@@ -31,7 +31,7 @@ from tactful.imports.plan import as_json
 from tactful.imports.progress import ProgressStore
 from tactful.imports.run import Job, end, prepare, preview, run
 from tactful.metadata.key_cache import ApiKey
-from tactful.schemas.imports import FilePreview, ImportMapping, RefusedRow, Uploaded
+from tactful.schemas.data.imports import FilePreview, ImportMapping, RefusedRow, Uploaded
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Uploads:
             file.truncate()
         return Uploaded(bytes=offset + len(part))
 
-    def preview(self, import_id: str, mapping: ImportMapping) -> FilePreview:
-        """Return how a file is understood, and its first rows.
+    def preview(self, import_id: str, name: str, mapping: ImportMapping) -> FilePreview:
+        """Return how a file of this name is understood, and its first rows.
 
         Raises:
             ProblemError: if it cannot be understood; the detail says what is missing.
@@ -97,7 +97,7 @@ class Uploads:
             columns=[*job.reader.columns],
             mapping=dict(found["mapping"]),
             not_sent=list(found["not_sent"]),
-            notes=[*job.guess.notes, *job.notes],
+            notes=[note.replace(job.reader.path.name, name) for note in job.guess.notes],
             elements=[msgspec.json.decode(element) for element in elements],
             refused=[RefusedRow(row=r.row, code=r.code, message=r.message) for r in rejected.first],
         )

@@ -27,6 +27,7 @@ Access = Literal[
     "export",
     "erase",
     "consent",
+    "decide",
     "features",
     "explain",
     "timeline",

@@ -83,7 +83,7 @@ class ErasureJobs:
         rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
         return [(row.receipt, row.person) for row in rows]
 
-    def unconfirmed(self) -> list[str]:
+    def unconfirmed(self) -> Sequence[str]:
         """List the receivers, outside the installation, that have not confirmed an erasure."""
         rows = self._metadata.fetch(sa.select(_table.report).where(_table.person.is_not(None)))
         steps = (step for row in rows for step in _steps.decode(row.report))

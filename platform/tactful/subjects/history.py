@@ -1,4 +1,4 @@
-"""What happened to one user, for operators: timeline, devices, recommendations seen.
+"""History of one user, for operators: timeline, devices, recommendations seen.
 
 It is collected from the export, which has everything that an erasure removes, so nothing is shown
 here that would survive one.
@@ -156,6 +156,9 @@ def _decoded(cursor: str) -> tuple[int, int]:
     at, _, shown = cursor.partition(".")
     number = msgspec.json.Decoder(int)
     try:
-        return number.decode(at), max(0, number.decode(shown))
+        place = number.decode(at), number.decode(shown)
     except msgspec.DecodeError:
         raise ValueError("the cursor was not returned here") from None
+    if min(place) < 0:
+        raise ValueError("the cursor was not returned here")
+    return place

@@ -32,8 +32,8 @@ from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
 from tactful.http.credentials import open_tokens
+from tactful.http.data.live import STREAM
 from tactful.http.items import LIST_ENDPOINTS
-from tactful.http.live import STREAM
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
     ENDPOINTS,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.journeys.installation import Terminal, wait_until
 
 from benchmarks.browser import Page
 from benchmarks.ports import free_port
 from tactful_ui import ENTRY
 
+AXE = (
+    Path(__file__).resolve().parents[3] / "sdk" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+)
 _VISIBLE = "((it) => it.offsetParent !== null)"
 _BUSY = "document.querySelector('[data-testid=stStatusWidget], [data-stale=true]') !== null"
 
@@ -52,11 +58,11 @@ class Reader:
 
     def fill(self, label: str, value: str) -> None:
         """Write into a field with this label."""
+        named = f"[aria-label={json.dumps(label)}]"
+        found = f"document.querySelector({json.dumps(f'input{named}, textarea{named}')})"
+        self.page.wait_for(f"!!{found}")
         self.page.run(f"""
-            const label = {json.dumps(label)};
-            const fields = [...document.querySelectorAll('input, textarea')];
-            const field = fields.find((it) => it.getAttribute('aria-label') === label);
-            if (!field) throw new Error('no field ' + label);
+            const field = {found};
             const kind = field.tagName === 'INPUT' ? HTMLInputElement : HTMLTextAreaElement;
             const set = Object.getOwnPropertyDescriptor(kind.prototype, 'value').set;
             field.focus();
@@ -72,19 +78,54 @@ class Reader:
         self.page.run(f"{_button(label)}.click()")
         self.settle()
 
+    def pages(self) -> list[str]:
+        """Return the titles of the pages in the menu."""
+        links = "[...document.querySelectorAll('[data-testid=stSidebarNavLink]')]"
+        self.page.wait_for(f"{links}.length > 3")
+        named = self.page.evaluate(f"{links}.map((it) => it.innerText.trim().split('\\n').pop())")
+        return [str(name) for name in named]
+
+    def go(self, link: str, *, title: str = "") -> None:
+        """Follow a link of the menu and wait for the page, with this title if one is given."""
+        found = (
+            "[...document.querySelectorAll('[data-testid=stSidebarNavLink]')]"
+            f".find((it) => it.innerText.trim().split('\\n').pop() === {json.dumps(link)})"
+        )
+        self.page.wait_for(f"!!{found}")
+        self.page.run(f"{found}.click()")
+        if title:
+            titles = "[...document.querySelectorAll('h1')].map((it) => it.innerText)"
+            self.page.wait_for(f"{titles}.includes({json.dumps(title)})")
+        time.sleep(0.5)
+        self.settle()
+
+    def serious_findings(self) -> list[str]:
+        """Return what axe finds serious or critical on the page and its menu."""
+        if not AXE.is_file():
+            assert os.environ.get("CI") != "true"
+            pytest.skip("no axe here: scripts/web install")
+        self.page.run(AXE.read_text("utf-8"))
+        found = self.page.run(
+            "return (await axe.run()).violations"
+            ".filter((it) => ['serious', 'critical'].includes(it.impact))"
+            ".map((it) => `${it.id}: ${it.nodes[0].html}`)"
+        )
+        return [str(finding) for finding in found]
+
     def offers(self, label: str) -> bool:
         """Return whether there is such a button."""
         return bool(self.page.evaluate(f"!!{_button(label)}"))
 
     def choose(self, label: str, option: str) -> None:
-        """Choose an option of the selection with this label."""
+        """Choose an option of the selection with this label, by writing its beginning."""
+        named = json.dumps(f"input[role=combobox][aria-label={json.dumps(label)}]")
+        field = f"document.querySelector({named})"
+        self.page.wait_for(f"!!{field}")
         self.page.run(f"""
-            const field = [...document.querySelectorAll('input[role=combobox]')]
-                .find((it) => (it.getAttribute('aria-label') || '').includes({json.dumps(label)}));
-            if (!field) throw new Error('no selection ' + {json.dumps(label)});
-            const down = new MouseEvent('mousedown', {{bubbles: true}});
-            field.closest('[data-baseweb=select]').firstChild.dispatchEvent(down);
-            field.click();
+            const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+            {field}.focus();
+            set.call({field}, {json.dumps(option)});
+            {field}.dispatchEvent(new Event('input', {{bubbles: true}}));
         """)
         found = (
             "[...document.querySelectorAll('[role=option]')]"
@@ -149,7 +190,7 @@ def _says(text: str) -> str:
 
 def _button(label: str) -> str:
     return (
-        "[...document.querySelectorAll('button, [role=tab], summary, a')]"
+        "[...document.querySelectorAll('button:enabled, [role=tab], summary, a')]"
         f".filter({_VISIBLE})"
         f".find((it) => it.innerText.trim().split('\\n').includes({json.dumps(label)}))"
     )

@@ -193,7 +193,7 @@ def _scores(
         value={"metric": "score", "within": "1h", "least": 500},
         reference="1d",
     )
-    changes = []
+    changes: list[str] = []
     for step in range(hours * 12):
         for bucket, weight in enumerate(weights):
             totals[bucket] += 20 * weight

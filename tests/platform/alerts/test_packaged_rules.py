@@ -28,7 +28,7 @@ class Watch:
         self.rule, self.plant, self.memory, self.now = rule, Plant(), Memory(), _BEGIN
 
     def run(self, minutes: float, step_s: int) -> list[str]:
-        changes = []
+        changes: list[str] = []
         for _ in range(int(minutes * 60 / step_s)):
             self.now += step_s * 1000
             self.plant.pass_time(step_s)
@@ -62,7 +62,7 @@ def test_it_finds_its_fault_and_clears(name: str) -> None:
 
 @pytest.mark.parametrize("name", _RULES)
 def test_it_has_a_section_in_the_runbook(name: str) -> None:
-    headings = re.findall(r"^### .*\{ *#([a-z_]+) *\}$", _RUNBOOK.read_text("utf-8"), re.MULTILINE)
+    headings = re.findall(r"^### ([a-z_]+)$", _RUNBOOK.read_text("utf-8"), re.MULTILINE)
     assert name in headings
 
 

@@ -229,6 +229,9 @@ def test_reading_needs_monitor_and_shows_no_names_changing_needs_admin(tmp_path:
             assert (silence.made_by, silence.reason) == ("", "")
             assert client.run(routes.rules(limit=1)).rules[0].changed_by == ""
             assert client.run(routes.alerts()).open == 0
-            for request in (routes.put_rule(rule), routes.silence("x"), routes.end_silence(1)):
+            changes: tuple[Request[Any], ...] = (
+                *(routes.put_rule(rule), routes.silence("x"), routes.end_silence(1)),
+            )
+            for request in changes:
                 with pytest.raises(NotAllowed):
                     client.run(request)

@@ -129,8 +129,8 @@ def make_certificate(path: Path, days: int = 90) -> Path:
 
 
 def _email(mailbox: Mailbox, **fields: Any) -> EmailSink:
-    fields = {"host": "localhost", "port": mailbox.port, "timeout_s": 5.0} | fields
-    return EmailSink(sender="alerts@shop.example", to=["ann@shop.example"], **fields)
+    known: dict[str, Any] = {"host": "localhost", "port": mailbox.port, "timeout_s": 5.0}
+    return EmailSink(sender="alerts@shop.example", to=["ann@shop.example"], **(known | fields))
 
 
 def test_a_mail_goes_over_tls_after_a_login(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tactful.schemas.readouts import ArmLevel, Bounds, Effect, RatioCheck, ReadOutMessage
 from tests.platform.client.test_frames import cell, page
 
 from tactful.client.plots import effects, learning_curve, released
+from tactful.schemas.experiments.readouts import (
+    ArmLevel,
+    Bounds,
+    Effect,
+    RatioCheck,
+    ReadOutMessage,
+)
 
 
 def values(chart: Any) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -23,9 +24,7 @@ METHODS = {
 """Routes that methods of the client call, since these give ids and split what is long."""
 
 UNCOVERED = {
-    "GET /v1/models",
-    "GET /v1/models/log",
-    "GET /v1/audit",
+    "GET /v1/events/stream",  # it has no end, and a `Request` reads whole answers
 }
 """Routes without a function yet; the set may only shrink."""
 
@@ -41,8 +40,17 @@ def functions() -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{function_name}", function
 
 
-def example(annotation: str) -> Any:
+class Body:
+    """Stands for a struct, whichever fields are read of it."""
+
+    def __getattr__(self, name: str) -> str:
+        return "x"
+
+
+def example(function: Any, name: str) -> Any:
     """Return an argument for a parameter by its annotation."""
+    annotation = str(inspect.signature(function).parameters[name].annotation)
+    kind = typing.get_type_hints(function)[name]
     for begin, value in (
         ("Mapping", {}),
         ("Sequence", []),
@@ -54,7 +62,8 @@ def example(annotation: str) -> Any:
     ):
         if annotation.startswith(begin):
             return value
-    return "x"
+    choices = typing.get_args(kind)
+    return "x" if kind is str or any(it is str or isinstance(it, str) for it in choices) else Body()
 
 
 def made(function: Any) -> Request[Any]:
@@ -63,7 +72,7 @@ def made(function: Any) -> Request[Any]:
     for name, it in inspect.signature(function).parameters.items():
         variable = it.kind in (it.VAR_KEYWORD, it.VAR_POSITIONAL)
         if it.default is inspect.Parameter.empty and not variable:
-            arguments[name] = example(str(it.annotation))
+            arguments[name] = example(function, name)
     request = function(**arguments)
     assert isinstance(request, Request), function
     return request
@@ -106,7 +115,7 @@ def test_ids_cannot_leave_their_part_of_a_path(name: str) -> None:
     texts = [it for it, about in parameters.items() if about.annotation in ("str", str)]
     for parameter in texts:
         arguments = {
-            it: example(str(about.annotation))
+            it: example(function, it)
             for it, about in parameters.items()
             if about.default is inspect.Parameter.empty
             and about.kind not in (about.VAR_KEYWORD, about.VAR_POSITIONAL)

@@ -43,6 +43,7 @@ from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.models.rollout_effects import figures_of, recorded_effects
 from tactful.schemas.experiments.readouts import Effect, ReadOutMessage
 from tactful_bandits.analysis.samples import Proportion
+from tactful_bandits.analysis.skewed_means import SkewedMean, common_cap
 from tactful_bandits.assignment.assign import assign
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_streaming.contract.log_entries import Entry
@@ -189,6 +190,28 @@ def test_a_loss_above_the_margin_is_harm(took: int) -> None:
     assert point.loss.low < 1 - took / 4_400 < point.loss.high
     assert (point.verdict == "harm") == (point.loss.low > point.margin == 0.05)
     assert (point.verdict == "no harm") == (point.loss.high < point.margin)
+
+
+def test_the_loss_of_revenue_is_a_share_of_the_capped_mean() -> None:
+    """All amounts fall by a half, and the interval of the loss holds that of the capped mean."""
+    rng = np.random.default_rng(9)
+    spent = np.where(rng.random(40_000) < 0.3, rng.lognormal(2, 1.5, 40_000), 0.0)
+    plan = definition(
+        guardrails=(
+            GuardrailDefinition(metric="revenue", margin=0.1),
+            GuardrailDefinition(metric="takers"),
+        )
+    ).plan()
+    pair = SkewedMean.from_units(spent[::2]), SkewedMean.from_units(spent[1::2] / 2)
+    takers = Proportion(20_000, 6_000), Proportion(20_000, 6_000)
+    points = guardrail_points(7, plan, {"revenue": pair, "takers": takers})
+    (loss,) = (point.loss for point in points if point.metric == "revenue")
+    assert loss is not None and loss.low is not None and loss.high is not None
+    # Amounts above the cap stay there, so the capped mean falls by less than a half.
+    cap = common_cap(*pair)
+    means = [np.minimum(amounts, cap).mean() for amounts in (spent[::2], spent[1::2] / 2)]
+    assert loss.low < 1 - means[1] / means[0] < loss.high
+    assert loss.high < 0.7
 
 
 def test_released_read_outs_use_released_counts_and_their_noise(

@@ -185,7 +185,7 @@ def test_the_stated_error_covers_noise_and_sampling() -> None:
     assert np.mean(errors) > 1.3 * sampling, "the noise is part of it"
 
 
-def test_a_week_is_drawn_and_charged_once(database: MetadataStore, tmp_path: Path) -> None:
+def test_a_week_is_drawn_and_charged_once(sqlite: MetadataStore, tmp_path: Path) -> None:
     charged: list[Query] = []
 
     def refuse(queries: Iterable[Query]) -> None:
@@ -193,14 +193,14 @@ def test_a_week_is_drawn_and_charged_once(database: MetadataStore, tmp_path: Pat
 
     made, truth = history(400)
     with (
-        measuring(tmp_path / "a", made, database, charge=refuse) as worth,
+        measuring(tmp_path / "a", made, sqlite, charge=refuse) as worth,
         pytest.raises(BudgetError),
     ):
         worth.released()
-    assert not database.fetch(worth_releases.select())
-    with measuring(tmp_path / "b", made, database, charge=charged.extend) as worth:
+    assert not sqlite.fetch(worth_releases.select())
+    with measuring(tmp_path / "b", made, sqlite, charge=charged.extend) as worth:
         first = worth.released()
-    with measuring(tmp_path / "c", [], database, charge=charged.extend) as worth:
+    with measuring(tmp_path / "c", [], sqlite, charge=charged.extend) as worth:
         second = worth.released()
     assert first.effects == second.effects
     assert [query.purpose for query in charged] == ["rollouts"] * 7

@@ -1,11 +1,18 @@
-"""Every look at a person is in the audit trail, with who looked; over one process and workers."""
+"""Every look at a person is in the audit trail, with who looked."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import httpx
+import pytest
 from tests.platform.support import Live, view
+
+
+@pytest.fixture
+def workers() -> int:
+    """No worker processes: they forward these requests, as `test_oidc` checks."""
+    return 0
 
 
 def entries(live: Live, key: str, **query: Any) -> list[dict[str, Any]]:
@@ -112,3 +119,14 @@ def test_what_happened_to_a_person_is_shown_and_recorded(locked: Live) -> None:
     for part in ("timeline", "devices", "recommendations"):
         assert http.get(f"/v1/users/zoe/{part}").status_code == 404
     assert http.get("/v1/users/bob/timeline", params={"cursor": "x"}).json()["code"] == "bad_query"
+
+
+def test_a_decision_of_an_operator_is_named_and_one_of_the_shop_is_the_users_own(
+    locked: Live,
+) -> None:
+    admin, shop = locked.create_key("admin"), locked.create_key("ingest")
+    body = {"purposes": {"marketing": False}, "source": "letter"}
+    for key in (shop, admin):
+        ok(locked.http.put("/v1/users/zoe/consent", json=body, headers={"x-api-key": key}))
+    (entry,) = entries(locked, admin, action="person")
+    assert (entry["action"], entry["actor"]) == ("person.decide", f"key {admin.split('_')[1]}")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from tests.platform.support import Live
 
 from tactful.metadata.privacy_audits import keep_audit
 from tactful.schemas.privacy import AuditFinding, PrivacyAudit
+
+
+@pytest.fixture
+def workers() -> int:
+    """No worker processes: they forward these requests, as `test_oidc` checks."""
+    return 0
 
 
 def test_erasures_are_listed_by_their_due_time(locked: Live) -> None:

@@ -14,7 +14,7 @@ from tests.platform.support import AtOnce, Live, build, logged, small_settings
 
 from tactful.config.settings import Settings
 from tactful.errors import ImportRefused
-from tactful.schemas.imports import NewImport
+from tactful.schemas.data.imports import NewImport
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Item, import_of
 
@@ -201,7 +201,10 @@ def test_the_file_can_be_imported_again(settings: Settings) -> None:
         assert readable(live.platform) == before
 
 
-@pytest.mark.parametrize("place", ["items", "log", "models", "state"])
+@pytest.mark.parametrize(
+    "place",
+    ["log", *(pytest.param(name, marks=pytest.mark.slow) for name in ("items", "models", "state"))],
+)
 def test_an_undo_that_was_interrupted_goes_on(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

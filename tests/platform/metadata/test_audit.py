@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore
-from tactful.metadata.tables import changes, rollout_changes
+from tactful.metadata.tables import alert_changes, changes, rollout_changes
 from tactful.models.audit_log import ModelLog
 from tactful.schemas.audit import AuditEntry
 from tactful.subjects.access_log import AccessLog
@@ -31,8 +32,11 @@ def fill(database: MetadataStore, directory: Path, clock: Callable[[], int]) -> 
             pass
         rollout = {"key": f"r-{number % 2}", "number": number, "at": clock(), "share": 0.1}
         words = {"action": "start", "changed_by": "bob@shop", "reason": "as planned"}
-        row = sa.insert(rollout_changes).values(**rollout, **words)
-        database.change(lambda connection, row=row: connection.execute(row))
+        insert = sa.insert(rollout_changes).values(**rollout, **words)
+        database.change(methodcaller("execute", insert))
+    change = {"changed_by": "bob@shop", "action": "edit", "subject": "rule 1", "details": ""}
+    edit = sa.insert(alert_changes).values(at=clock(), **change)
+    database.change(methodcaller("execute", edit))
     database.record_definitions("f" * 64, "[]", applied_by="tactful serve")
     trail.record_change("ann@shop", "alerting.test", "sink")
     return trail
@@ -56,9 +60,9 @@ def test_pages_of_any_size_are_the_whole_trail(
     trail = fill(database, tmp_path, lambda: next(times))
     whole, cursor = trail.entries(limit=1_000)
     assert cursor is None
-    assert len(whole) == 4 * 4 + 2
+    assert len(whole) == 4 * 4 + 3
     assert [entry.at for entry in whole] == sorted((e.at for e in whole), reverse=True)
-    for limit in (1, 2, 5, 17, 18):
+    for limit in (1, 2, 5, 18, 19):
         assert pages(trail, limit) == whole, limit
 
 
@@ -71,7 +75,9 @@ def test_entries_are_found_by_action_and_author(sqlite: MetadataStore, tmp_path:
 
     assert actions(action="person") == {"person.export"}
     assert actions(action="model.promote") == {"model.promote"}
-    assert actions(action="alert") == {"alert.silence"}, "not those that begin with the letters"
+    assert actions(action="alert") == {"alert.silence", "alert.edit"}, (
+        "not those that begin with the letters"
+    )
     assert actions(action="model.train") == actions(action="nothing") == set()
     assert actions(action="features") == actions(action="features.apply") == {"features.apply"}
     assert actions(actor="ann@shop") == {"alert.silence", "alerting.test", "model.promote"}

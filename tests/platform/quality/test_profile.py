@@ -16,7 +16,7 @@ from tests.platform.support import Live, build, small_settings, view
 
 from tactful.cli.main import main
 from tactful.quality.profile import Profile
-from tactful.schemas.quality import Quality
+from tactful.schemas.data.quality import Quality
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, Item, Restricted
 

@@ -13,7 +13,7 @@ from tests.platform.support import Live, blocked, build, small_settings, wait_un
 
 from tactful.client import Client
 from tactful.client.routes import data as routes
-from tactful.schemas.imports import Import, ImportMapping, NewImport
+from tactful.schemas.data.imports import Import, ImportMapping, NewImport
 from tactful.server.platform import Platform
 from tactful.server.uploads import Uploads
 

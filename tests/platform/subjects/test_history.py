@@ -100,7 +100,9 @@ def test_recommendations_say_what_followed_from_them() -> None:
     assert [it.recommendation_id for it in rest.recommendations] == ["r-1"]
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "1.", ".1", "1.x", "1.1.1", "\u0661.1", "NaN.1", "-"])
+@pytest.mark.parametrize(
+    "cursor", ["x", "1", "1.", ".1", "1.x", "1.1.1", "\u0661.1", "NaN.1", "-", "-5.1", "5.-1"]
+)
 def test_foreign_cursors_are_refused(cursor: str) -> None:
     with pytest.raises(ValueError):
         timeline(export_of(event(1, 10)), cursor=cursor)

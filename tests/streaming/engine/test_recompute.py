@@ -57,7 +57,7 @@ def without(path: Path, seed: int, count: int, share: float, kept: Path) -> Embe
 
 @pytest.mark.parametrize(
     ("seed", "linked"),
-    [(0, False), (1, True), *(pytest.param(n, n % 2, marks=pytest.mark.slow) for n in range(2, 6))],
+    [(1, True), *(pytest.param(n, n % 2, marks=pytest.mark.slow) for n in (0, 2, 3))],
 )
 def test_what_is_left_is_what_never_had_the_import(tmp_path: Path, seed: int, linked: bool) -> None:
     chosen, count = definitions(), 700

@@ -46,6 +46,18 @@ def test_rounds_draw_the_markov_chain_beside_the_model() -> None:
     assert charts.rounds(Federated(None, (), 0.2, 0.4, "", "", ""), 1, LIGHT) is None
 
 
+def test_the_data_of_a_chart_are_what_it_draws() -> None:
+    report = Report.parse(sample.report())
+    chart = charts.quality(report.quality, METRICS[0], LIGHT)
+    found = charts.rows_of(chart)
+    assert [row["name"] for row in found] == [row.label for row in report.quality]
+    assert {*found[0]} == {"name", "value", "low", "high"}, "colours and labels are no data"
+    cells = [Count(sample.FIRST_PANE, "A", Estimate(5, 3, 7))]
+    assert charts.rows_of(charts.counts("A", cells, *charts.span(cells), LIGHT))[0]["value"] == 5
+    bars = charts.rows_of(charts.bars([("a", 1.0), ("b", 2.0)], "title", LIGHT))
+    assert bars == [{"name": "a", "value": 1.0}, {"name": "b", "value": 2.0}]
+
+
 @pytest.mark.parametrize(("panes", "whisker"), [(60, "rule"), (61, "area")])
 def test_counts_show_bars_until_they_would_touch(panes: int, whisker: str) -> None:
     found = [

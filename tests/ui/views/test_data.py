@@ -1,5 +1,6 @@
 """Page "Data" in every state a reader can meet."""
 
+import json
 from typing import Any
 
 import pytest
@@ -149,3 +150,22 @@ def test_the_page_speaks_chinese(open_page: Open) -> None:
     page = open_page("data")
     page.session_state["language"] = "zh"
     assert "撤销一次导入" in asked(page.run())
+
+
+def test_the_newest_events_are_followed_once(open_page: Open, fake: FakePlatform) -> None:
+    message = {
+        "at": 1,
+        "accepted": {"view": 2_000},
+        "refused": {"unknown_type": 3},
+        "newest": [{"type": "view", "timestamp": 1_772_366_400_000, "user_id": "9f3c5e0a"}],
+    }
+    parts = f": begin\n\nevent: events\ndata: {json.dumps(message)}\n\n"
+    fake.answer("/v1/events/stream", parts.encode())
+    page = open_page("data")
+    assert "/v1/events/stream" not in fake.asked
+    follow = next(toggle for toggle in page.toggle if toggle.label == "Follow")
+    follow.set_value(True).run()
+    said = asked(page)
+    assert "view 2,000" in said and "unknown_type 3" in said
+    assert "The stream has ended" in said
+    assert fake.asked.count("/v1/events/stream") == 1

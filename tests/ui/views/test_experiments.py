@@ -14,6 +14,7 @@ from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 
 PAGES = ("experiments", "rollouts", "tuner", "coupons")
+OTHERS = ("experiments", "tuner", "coupons")
 
 
 def example(path: str, method: str = "GET") -> Any:
@@ -62,7 +63,9 @@ def test_every_page_draws(shop: FakePlatform, open_page: Open, name: str, scope:
         assert "/v1/experiments/ranking/readout" not in paths
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", ["rollouts", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_failures_are_explained(shop: FakePlatform, open_page: Open, name: str) -> None:
     shop.sign_in_as("admin")
     shop.key = "sesame"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 from tests.ui.conftest import Open
-from tests.ui.reading import charts, descriptions, words
+from tests.ui.reading import descriptions, words
 from tests.ui.server import FakePlatform
 
 TEA = {
@@ -99,9 +99,8 @@ def test_an_analyst_sees_the_card_the_trend_and_public_lists(
     assert "Green <tea>" in said and "drinks" in said and "4.50" in said
     assert "Views by category: drinks" in said and "grew at least 1.5-fold" in said
     assert "ε = 1.00" in said and "1 of 10 items: few people" in said
-    (chart,) = charts(page)
-    assert "5 privately released counts of drinks" in descriptions(page)[0]
-    assert chart["usermeta"]["embedOptions"]["actions"]["export"]["png"]
+    (described,) = descriptions(page)
+    assert "5 privately released counts of drinks" in described
     assert "Origin" not in said and "Fujian" in frames(page)
     assert "/v1/items/tea/neighbours" not in shop.asked, "exact numbers are for administrators"
     assert "Blue mug" in frames(page)

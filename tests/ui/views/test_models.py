@@ -60,6 +60,21 @@ CHANGE: dict[str, Any] = {
     "state": "done",
     "begun_at": 1772366400000,
 }
+FIGURE = {"value": 0.31, "low": 0.28, "high": 0.34}
+QUIET: dict[str, Any] = {
+    "day": "2026-02-26",
+    "recommendations": 12,
+    "users": 5,
+    "followed": 0,
+    "hr20": None,
+    "ndcg20": None,
+    "items": 9,
+    "diversity": None,
+    "novelty": 3.5,
+    "popularity_bias": None,
+}
+BUSY = QUIET | {"day": "2026-02-27", "followed": 9, "hr20": FIGURE, "ndcg20": FIGURE}
+QUALITY = {"measured_at": 1772366400000, "label": "click", "catalogue": 36, "days": [QUIET, BUSY]}
 IDLE: dict[str, Any] = {"running": False, "latest": CHANGE}
 
 
@@ -72,6 +87,7 @@ def shop(fake: FakePlatform) -> FakePlatform:
         fake.answer(f"/v1/models/versions/{number}", DETAILS)
     fake.answer("/v1/models/log", {"changes": [CHANGE]})
     fake.answer("/v1/models/train", IDLE)
+    fake.answer("/v1/models/quality", QUALITY)
     return fake
 
 
@@ -131,9 +147,22 @@ def test_an_empty_server_names_the_command(open_page: Open, shop: FakePlatform) 
     shop.answer("/v1/models/versions", {"versions": []})
     shop.answer("/v1/models/log", {"changes": []})
     shop.answer("/v1/models/train", {"running": False})
+    shop.answer("/v1/models/quality", {})
     page = opened(open_page)
     assert "tactful train --promote" in words(page)
     assert [it.label for it in page.button] == ["Train now"]
+
+
+def test_live_quality_is_drawn_by_day(open_page: Open, shop: FakePlatform) -> None:
+    page = opened(open_page)
+    table = next(it.value for it in page.dataframe if "Coverage" in it.value.columns)
+    assert table["Day"].tolist() == ["2026-02-27", "2026-02-26"]
+    assert table["Coverage"].tolist() == ["25.0 %", "25.0 %"]
+    assert any("HR@20 by day: 1 days" in it for it in descriptions(page))
+    shop.answer("/v1/models/quality", QUALITY | {"days": [QUIET]})
+    assert "Nothing was taken after a recommendation" in words(opened(open_page))
+    shop.answer("/v1/models/quality", {})
+    assert "tactful models quality" in words(opened(open_page))
 
 
 def test_failures_are_explained(open_page: Open, shop: FakePlatform) -> None:
@@ -141,7 +170,7 @@ def test_failures_are_explained(open_page: Open, shop: FakePlatform) -> None:
     shop.answer("/v1/models/train", {"status": 503, "title": "x"}, 503)
     page = opened(open_page)
     assert words(page).count("cannot be shown") == 2
-    assert len(page.dataframe) == 2, "the rest of the page stays"
+    assert len(page.dataframe) == 3, "the rest of the page stays"
     shop.key = "sesame"
     assert "analyst" in words(opened(open_page))
     shop.url = "http://127.0.0.1:9"

@@ -39,13 +39,14 @@ _ROW_HEIGHT = 38
 _AXIS_HEIGHT = 50
 _TITLE_HEIGHT = 24
 _MAX_BARS = 60
+_DRAWN = frozenset({"colour", "interval", "label", "pane"})
 _KNOWN_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 _NAMES = alt.Axis(labelLimit=220, labelOverlap=False, ticks=False, domain=False, grid=False)
 _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d' : '%H:%M')"
 
 
 def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
-    """Draw a chart with its data as CSV; its own menu saves it as PNG.
+    """Draw a chart with its data as CSV; Streamlit's toolbar of each chart saves it as PNG.
 
     Args:
         chart: an Altair chart with a description.
@@ -58,21 +59,16 @@ def show(chart: Any, name: str, rows: Sequence[Mapping[str, Any]] | None = None)
 
 def draw(chart: Any, name: str) -> None:
     """Draw a chart without a button, where one table holds the data of several charts."""
-    st.altair_chart(chart.properties(usermeta=_menu(name)), width="stretch")
+    st.altair_chart(chart, width="stretch", key=f"chart-{name}")
 
 
 def rows_of(chart: Any) -> list[dict[str, Any]]:
-    """Return the longest data of a chart or of its layers."""
+    """Return the largest data of a chart or of its layers, without what is for drawing alone."""
     parts = [chart, *getattr(chart, "layer", [])]
     data = [getattr(part, "data", None) for part in parts]
     rows = [it.values for it in data if isinstance(it, alt.InlineData)]
-    return [dict(row) for row in max(rows, key=len, default=[])]
-
-
-def _menu(name: str) -> dict[str, Any]:
-    """Return the options of Vega-Embed: save as PNG or SVG, nothing else."""
-    actions = {"export": {"png": True, "svg": True}, "source": False, "editor": False}
-    return {"embedOptions": {"actions": actions, "downloadFileName": name}}
+    largest: list[Mapping[str, Any]] = max(rows, key=lambda it: sum(map(len, it)), default=[])
+    return [{name: it for name, it in row.items() if name not in _DRAWN} for row in largest]
 
 
 def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart | None:

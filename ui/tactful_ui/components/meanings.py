@@ -13,7 +13,7 @@ _DAY, _HOUR, _MINUTE, _SECOND = 86_400_000, 3_600_000, 60_000, 1_000
 
 
 class Meaning(Protocol):
-    """What a feature computes (`tactful.schemas.users.FeatureMeaning`)."""
+    """Computation of a feature (`tactful.schemas.users.FeatureMeaning`)."""
 
     name: str
     aggregate: str

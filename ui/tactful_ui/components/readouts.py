@@ -9,7 +9,6 @@ import altair as alt
 import streamlit as st
 
 from tactful.client.messages import Bounds, Effect, GuardrailPoint, ReadOutMessage
-from tactful.client.routes import experiments as routes
 from tactful_ui.components import charts, formats, shell, tables, times
 from tactful_ui.components.words import text as _
 
@@ -37,15 +36,6 @@ def draw(found: ReadOutMessage, name: str) -> None:
         _verdict(effect)
     tables.show([_row(effect) for effect in found.effects], f"{name}-effects")
     _series(found, name)
-
-
-def worth_section() -> None:
-    """Draw what personal recommendations are worth, against the people who are held out."""
-    shell.section(
-        _("What personal recommendations are worth"),
-        lambda: shell.ask(routes.worth()),
-        lambda found: draw(found, "worth"),
-    )
 
 
 def draw_guardrails(points: Sequence[GuardrailPoint], name: str) -> None:

@@ -63,11 +63,11 @@ def _draw_alert(alert: routes.AlertInfo, reader: shell.Reader) -> None:
         st.markdown(f"{icon} **{_severity(alert.severity)}** · {formats.plain(alert.message)}")
         notes = [
             _("since {at}", at=times.moment(alert.opened_at)),
-            f"[{_('runbook')}]({alert.runbook})",
+            _runbook(alert.runbook),
         ]
         if alert.acknowledged_at is not None:
-            who = f" {_('by')} {alert.acknowledged_by}" if alert.acknowledged_by else ""
-            notes.append(_("acknowledged") + formats.plain(who))
+            who = formats.plain(alert.acknowledged_by)
+            notes.append(_("acknowledged by {name}", name=who) if who else _("acknowledged"))
         if alert.silenced:
             notes.append(_("silenced"))
         st.caption(" · ".join(notes))
@@ -75,6 +75,13 @@ def _draw_alert(alert: routes.AlertInfo, reader: shell.Reader) -> None:
             st.caption(_("Not delivered: {reason}", reason=formats.plain(problem)))
         if reader.admin:
             _alert_actions(alert)
+
+
+def _runbook(address: str) -> str:
+    """Return a link to the runbook, or its place where nobody serves the documentation."""
+    if address.startswith(("http://", "https://")):
+        return f"[{_('runbook')}]({address})"
+    return f"{_('runbook')} `{formats.plain(address)}`"
 
 
 def _alert_actions(alert: routes.AlertInfo) -> None:
@@ -146,18 +153,24 @@ def _draw_rules(reader: shell.Reader, found: routes.AlertRules) -> None:
 
 def _rule_row(info: routes.AlertRuleInfo, reader: shell.Reader) -> dict[str, Any]:
     rule = info.rule
-    levels = {name: getattr(rule, name, None) for name in _LEVELS}
+    levels = {name: getattr(rule, name) for name in _LEVELS if _has_level(rule, name)}
     row = {
         _("rule"): rule.name,
         _("what is wrong"): rule.summary,
         _("kind"): rule.kind,
-        _("levels"): ", ".join(f"{name} {value:g}" for name, value in levels.items() if value),
+        _("levels"): ", ".join(f"{name} {value:g}" for name, value in levels.items()),
         _("for"): rule.hold,
         _("severity"): _severity(rule.severity),
         _("evaluated"): rule.enabled,
         _("source"): info.source,
     }
     return row | ({_("changed by"): info.changed_by} if reader.admin else {})
+
+
+def _has_level(rule: routes.AlertRule, name: str) -> bool:
+    """Return whether a level is in use: 0 means none for a rise or a fall."""
+    value = getattr(rule, name, None)
+    return value is not None and (value != 0 or name not in ("rises", "falls"))
 
 
 def _edit(info: routes.AlertRuleInfo) -> None:

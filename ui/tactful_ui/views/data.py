@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tactful.client.messages import (
+    DeadLetterPage,
+    Import,
+    Imports,
+    Quality,
+    RuleCounts,
+    RulesInfo,
+    UndoPreview,
+)
 from tactful.client.routes import data as routes
-from tactful.schemas.dead_letters import DeadLetterPage, RuleCounts, RulesInfo
-from tactful.schemas.imports import Import, Imports, UndoPreview
-from tactful.schemas.quality import Quality
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
+from tactful_ui.views import live_events, upload
 
 _PREVIEWED = "undo_preview"
 _DONE = "data_done"
@@ -33,8 +40,10 @@ def page() -> None:
         return
     if done := st.session_state.pop(_DONE, ""):
         st.success(done, icon=":material/check:")
-    imports, aside, quality = st.tabs([_("Imports"), _("Set aside"), _("Quality")])
+    imports, live, aside, quality = st.tabs([_("Imports"), _("Live"), _("Set aside"), _("Quality")])
     with imports:
+        st.subheader(_("Import a file"), anchor=False)
+        upload.draw()
         shell.section(_("Imports"), lambda: shell.ask(routes.imports()), _imports)
     with aside:
         shell.section(_("Rules"), lambda: shell.ask(routes.rules()), _rules)
@@ -44,15 +53,20 @@ def page() -> None:
             shell.section(_("Result"), lambda: shell.ask(routes.quality()), _quality)
         st.caption(_("A file is checked before an import by:"))
         st.code("tactful check-data FILE --html report.html", language="bash")
+    with live:  # last: while it follows, nothing behind it is drawn
+        st.subheader(_("Newest events"), anchor=False)
+        live_events.draw()
 
 
 def _imports(found: Imports) -> None:
-    if not found.imports:
+    # A file that was only previewed has brought nothing.
+    imports = [each for each in found.imports if each.accepted or each.refused or each.ended_at]
+    if not imports:
         st.info(_("**Nothing was imported yet.** To import a file:"), icon=":material/upload_file:")
         st.code(f"tactful import events.csv --url {shell.settings().url}", language="bash")
         return
-    tables.show([_row(each) for each in found.imports], "imports")
-    undoable = [each for each in found.imports if each.undo is None]
+    tables.show([_row(each) for each in imports], "imports")
+    undoable = [each for each in imports if each.undo is None]
     if undoable:
         _undo(undoable)
 
@@ -68,9 +82,9 @@ def _row(each: Import) -> dict[str, object]:
         _("File"): each.name,
         _("Kind"): words[each.kind],
         _("Begun"): times.moment(each.begun_at),
-        _("By"): each.begun_by,
+        _("Begun by"): each.begun_by,
         _("Accepted"): each.accepted,
-        _("Refused"): each.refused,
+        _("Refused rows"): each.refused,
         _("State"): words[each.state],
         _("Undo"): ", ".join(f"{step.place} {step.removed:,}" for step in steps),
         _("Id"): each.id,
@@ -157,7 +171,7 @@ def _rules(found: RulesInfo) -> None:
 def _rule_row(rule: RuleCounts) -> dict[str, object]:
     return {
         _("Rule"): rule.rule,
-        _("Action"): rule.action,
+        _("Action of the rule"): rule.action,
         _("Reason"): rule.reason,
         _("Events since the start"): rule.events,
         _("Dead letters"): rule.letters,

@@ -109,7 +109,8 @@ def _quality(report: Report) -> None:
                 place.markdown(
                     f"**{formats.METRIC_LABELS[metric]}** ({formats.METRIC_MEANINGS[metric]})"
                 )
-                place.altair_chart(chart, width="stretch")
+                with place:
+                    charts.show(chart, formats.METRIC_LABELS[metric])
     st.caption(
         "Higher is better. Dots are means over the same questions for every ranking, whiskers "
         "their 95 % bootstrap intervals; the served ranking is blue."
@@ -138,7 +139,7 @@ def _experiment(experiment: Experiment | None) -> None:
         return
     picture, words = st.columns([3, 2])
     with picture:
-        st.altair_chart(charts.arms(experiment.arms, shell.palette()), width="stretch")
+        charts.show(charts.arms(experiment.arms, shell.palette()), "arms")
     with words:
         st.markdown(formats.plain(experiment.words) or formats.difference_sentence(experiment))
         sizes = "; ".join(
@@ -168,7 +169,8 @@ def _intent(learned: Federated | None) -> None:
     for place, top in zip(st.columns(2), (1, 5), strict=True):
         chart = charts.rounds(learned, top, shell.palette())
         if chart is not None:
-            place.altair_chart(chart, width="stretch")
+            with place:
+                charts.show(chart, f"top-{top} accuracy")
     if learned.verdict:
         st.markdown(formats.plain(learned.verdict))
     if learned.privacy:
@@ -198,14 +200,12 @@ def _model(model: Model | None) -> None:
         )
     if model.gains:
         with picture:
-            st.altair_chart(
-                charts.bars(
-                    model.gains[:_MOST_GAINS],
-                    "Total gain of a feature (higher matters more)",
-                    shell.palette(),
-                ),
-                width="stretch",
+            chart = charts.bars(
+                model.gains[:_MOST_GAINS],
+                "Total gain of a feature (higher matters more)",
+                shell.palette(),
             )
+            charts.show(chart, "feature gains")
 
 
 def _statistics(statistics: Statistics | None) -> None:
@@ -234,7 +234,7 @@ def _machine(report: Report) -> None:
     st.subheader("Timings", anchor=False)
     if report.timings:
         chart = charts.bars(report.timings, "Time by stage (seconds)", shell.palette())
-        st.altair_chart(chart, width="stretch")
+        charts.show(chart, "timings")
     else:
         shell.pending("Timings by stage")
     st.subheader("Environment", anchor=False)

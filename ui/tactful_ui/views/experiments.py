@@ -33,7 +33,6 @@ def page() -> None:
         return
     about: Mapping[str, Any] = running if isinstance(running, Mapping) else {}
     _running(about, admin=reader.admin)
-    readouts.worth_section()
     if reader.admin:
         _wizard()
     else:

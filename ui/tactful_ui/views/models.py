@@ -7,7 +7,12 @@ from typing import Any
 import streamlit as st
 
 from tactful.client.routes import models as routes
-from tactful.client.routes.models import ModelVersion, ModelVersionDetails, ModelVersions
+from tactful.client.routes.models import (
+    LiveQuality,
+    ModelVersion,
+    ModelVersionDetails,
+    ModelVersions,
+)
 from tactful_ui.components import charts, formats, model_charts, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
@@ -41,6 +46,7 @@ def page() -> None:
         return
     if found.versions:
         _training(found)
+    shell.section(_("Live quality by day"), lambda: shell.ask(routes.quality()), _quality)
     model_actions.draw(found)
 
 
@@ -229,3 +235,53 @@ def _served(details: ModelVersionDetails) -> None:
         for name, value in served.drift.items()
     ]
     tables.show(rows, "model-drift", height=280)
+
+
+def _quality(quality: LiveQuality) -> None:
+    """Draw the quality of logged recommendations by day."""
+    if not quality.days:
+        st.caption(
+            _(
+                "Nothing was measured yet: the server measures every hour, once the 24 hours after "
+                "a recommendation are over. Measure now with `tactful models quality`."
+            )
+        )
+        return
+    for name, column in zip(_FIGURES[::-1], st.columns(2), strict=True):
+        label = formats.METRIC_LABELS[name]
+        rows = [
+            {"day": day.day, "value": figure.value, "low": figure.low, "high": figure.high}
+            for day in quality.days
+            if (figure := getattr(day, name)) is not None
+        ]
+        with column:
+            if rows:
+                chart = model_charts.days(rows, label, shell.palette())
+                charts.show(chart, f"live-{name}", rows)
+            else:
+                st.caption(_("Nothing was taken after a recommendation yet."))
+    catalogue = max(quality.catalogue, 1)
+    tables.show(
+        [
+            {
+                _("Day"): day.day,
+                _("Recommendations"): day.recommendations,
+                _("Followed by a take"): day.followed,
+                _("Coverage"): formats.percent(min(1.0, day.items / catalogue)),
+                _("Diversity"): formats.decimal(day.diversity),
+                _("Novelty (bits)"): formats.decimal(day.novelty, 2),
+                _("Popularity bias"): formats.decimal(day.popularity_bias, 2),
+            }
+            for day in reversed(quality.days)
+        ],
+        "live-quality",
+    )
+    st.caption(
+        _(
+            "Of recommendations whose user took something ({label} or stronger) within {hours} "
+            "hours. Measured {at}.",
+            label=formats.plain(quality.label),
+            hours=formats.decimal(quality.outcome_hours, 0),
+            at=times.moment(quality.measured_at),
+        )
+    )

@@ -154,6 +154,7 @@ def _month(rows: list[dict[str, Any]], palette: charts.Palette) -> Any:
         color=alt.Color(
             "epsilon:Q",
             title="ε",
+            legend=alt.Legend(gradientLength=100),
             scale=alt.Scale(range=["transparent", palette.platform], domainMin=0),
         ),
         opacity=alt.condition("datum.forecast", alt.value(0.3), alt.value(0.65)),

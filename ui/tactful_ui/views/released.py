@@ -7,10 +7,11 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import streamlit as st
 
-from tactful_ui.components import charts, formats, shell
+from tactful_ui.components import charts, formats, shell, tables
 from tactful_ui.errors import SourceError
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource
+from tactful_ui.views import concluded
 
 _KEYS_AT_FIRST = 3
 _MOST_KEYS = 8
@@ -26,7 +27,7 @@ def page() -> None:
         "The platform releases counts about people only with noise. These are the released values.",
     )
     try:
-        statistics = _choose(shell.source())
+        statistics, span = _choose(shell.source())
     except SourceError as failure:
         shell.explain(failure)
         return
@@ -37,11 +38,15 @@ def page() -> None:
         )
         return
     _guarantee(statistics)
+    if span is not None:
+        concluded.draw(statistics.name, *span)
     _counts(statistics)
 
 
-def _choose(server: ReportSource) -> Statistics | None:
-    """Return the released counts of the chosen days.
+def _choose(
+    server: ReportSource,
+) -> tuple[Statistics | None, tuple[datetime, datetime] | None]:
+    """Return the released counts of the chosen days, and these if the server has the statistic.
 
     They come from the server's statistics or, if there are none, from the report's excerpt.
     """
@@ -49,7 +54,7 @@ def _choose(server: ReportSource) -> Statistics | None:
     excerpt = report.statistics if report else None
     titles = server.statistic_titles()
     if not (titles or excerpt):
-        return None
+        return None, None
     about, days = st.columns(2)
     with days:
         since, until = _days(excerpt)
@@ -57,13 +62,12 @@ def _choose(server: ReportSource) -> Statistics | None:
         name = about.selectbox(
             "Statistic", titles, format_func=lambda name: titles[name], key="statistic"
         )
-        return server.statistic(name, since, until)
+        return server.statistic(name, since, until), (since, until)
     if excerpt is None:
-        return None
+        return None, None
     about.selectbox("Statistic", [excerpt.name], key="excerpt", disabled=True)
-    return replace(
-        excerpt, counts=tuple(cell for cell in excerpt.counts if since <= cell.start < until)
-    )
+    cells = tuple(cell for cell in excerpt.counts if since <= cell.start < until)
+    return replace(excerpt, counts=cells), None
 
 
 def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
@@ -132,19 +136,19 @@ def _counts(statistics: Statistics) -> None:
             f"**{formats.plain(key or '(no key)')}** (events per pane, UTC){_caveat(counts)}"
         )
         chart = charts.counts(key, counts, low, high, shell.palette())
-        st.altair_chart(chart, width="stretch")
+        charts.draw(chart, f"{statistics.name} {key}")
     with st.expander("The same as a table"):
-        st.dataframe(
+        rows = [
             {
-                "Pane starts (UTC)": [f"{cell.start:%Y-%m-%d %H:%M}" for cell in drawn],
-                "Key": [cell.key for cell in drawn],
-                "Released": [cell.value.value for cell in drawn],
-                "Low (95 %)": [cell.value.low for cell in drawn],
-                "High (95 %)": [cell.value.high for cell in drawn],
-            },
-            hide_index=True,
-            width="stretch",
-        )
+                "Pane starts (UTC)": f"{cell.start:%Y-%m-%d %H:%M}",
+                "Key": cell.key,
+                "Released": cell.value.value,
+                "Low (95 %)": cell.value.low,
+                "High (95 %)": cell.value.high,
+            }
+            for cell in drawn
+        ]
+        tables.show(rows, statistics.name or "statistic")
 
 
 def _caveat(counts: list[Count]) -> str:

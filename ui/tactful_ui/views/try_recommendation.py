@@ -28,6 +28,7 @@ from tactful_ui.errors import SourceError
 _CHANNEL_COUNT = 10
 _EXPLAINED = 10
 _TRIAL = "answer of the trial"
+_MODEL, _NONE = "a model", "nothing"
 _TYPES = ("view", "click", "add_to_cart", "purchase", "rating", "dislike", "hide")
 
 
@@ -64,29 +65,36 @@ def _form(experiment: Mapping[str, Any]) -> TrialRequest | None:
     who = st.segmented_control(
         _("For whom"), [*kinds], format_func=kinds.__getitem__, default="person", key="who"
     )
-    ways = _ways(experiment)
-    person, fields = _person(who or "person")
-    page_name, count, category = st.columns(3)
-    fields["count"] = int(count.number_input(_("Items"), 1, 100, 6, key="count"))
-    if name := page_name.text_input(_("Page"), placeholder="home", key="page").strip():
-        fields["context"] = {"page": name}
-    if wanted := category.text_input(_("Only this category"), key="category").strip():
-        fields["category"] = wanted
-    low, high, left_out = st.columns(3, vertical_alignment="bottom")
-    fields["min_price"] = low.number_input(_("Lowest price"), 0.0, value=None, key="low")
-    fields["max_price"] = high.number_input(_("Highest price"), 0.0, value=None, key="high")
-    fields["exclude_taken"] = left_out.checkbox(_("Leave out what was bought"), key="taken")
-    fields |= _time()
-    variants = [_way(place, ways, number) for number, place in enumerate(st.columns(2))]
-    if not st.button(_("Recommend"), icon=":material/play_arrow:", type="primary"):
-        return None
+    ways, places = _ways(experiment), st.columns(3)
+    chosen = [_way(place, ways, number) for number, place in enumerate(places[:2])]
+    time = _time(places[2])
+    with st.form("trial"):
+        person, fields = _person(who or "person")
+        page_name, count, category = st.columns(3)
+        fields["count"] = int(count.number_input(_("Items"), 1, 100, 6, key="count"))
+        if name := page_name.text_input(_("Page"), placeholder="home", key="page").strip():
+            fields["context"] = {"page": name}
+        if wanted := category.text_input(_("Only this category"), key="category").strip():
+            fields["category"] = wanted
+        low, high, left_out = st.columns(3, vertical_alignment="bottom")
+        fields["min_price"] = low.number_input(_("Lowest price"), 0.0, value=None, key="low")
+        fields["max_price"] = high.number_input(_("Highest price"), 0.0, value=None, key="high")
+        fields["exclude_taken"] = left_out.checkbox(_("Leave out what was bought"), key="taken")
+        fields |= _moment(time)
+        variants = [
+            _version(number) if way == _MODEL else ways.get(way, TrialVariant())
+            for number, way in enumerate(chosen)
+            if way != _NONE
+        ]
+        if not st.form_submit_button(_("Recommend"), icon=":material/play_arrow:"):
+            return None
     if who == "person" and "user_id" not in fields:
         st.warning(_("Give the id of the person, or choose a made-up one."))
         return None
     return TrialRequest(
         request=RecommendRequest(**fields),
         person=person,
-        variants=tuple(it for it in variants if it is not None) or (TrialVariant(),),
+        variants=tuple(variants),
         channel_count=_CHANNEL_COUNT,
     )
 
@@ -149,15 +157,20 @@ def _value(text: str) -> Any:
         return text
 
 
-def _time() -> dict[str, Any]:
-    """Draw the time, and return the field that names it; none for now."""
+def _time(place: Any) -> str:
+    """Draw the kinds of times, and return the chosen one: now, last or at."""
     kinds = {"now": _("Now"), "last": _("The latest event"), "at": _("Another time (UTC)")}
-    kind, day, hour = st.columns(3)
-    chosen = kind.selectbox(_("Time"), [*kinds], format_func=kinds.__getitem__, key="time")
-    if chosen == "last":
+    chosen = place.selectbox(_("Time"), [*kinds], format_func=kinds.__getitem__, key="time")
+    return str(chosen)
+
+
+def _moment(time: str) -> dict[str, Any]:
+    """Return the field that names a time, drawing one that is to be given; none for now."""
+    if time == "last":
         return {"as_of": "last"}
-    if chosen != "at":
+    if time != "at":
         return {}
+    day, hour = st.columns(2)
     date = day.date_input(_("Day (UTC)"), key="day")
     clock = hour.time_input(_("Time of the day (UTC)"), key="hour")
     return {"timestamp": round(datetime.combine(date, clock, UTC).timestamp() * 1000)}
@@ -170,20 +183,28 @@ def _ways(experiment: Mapping[str, Any]) -> dict[str, TrialVariant]:
     return {_("arm {arm}", arm=name): TrialVariant(force={key: name}) for name in names}
 
 
-def _way(place: Any, ways: Mapping[str, TrialVariant], number: int) -> TrialVariant | None:
-    """Draw one way to answer; None for no second one."""
-    served, model, none = _("as served"), _("a version of the model"), _("nothing beside it")
-    options = [served, *ways, model]
-    if number:
-        options = [none, *options]
-    label = _("Compare with") if number else _("Answer by")
-    chosen = place.selectbox(label, options, key=f"way {number}")
-    if chosen == none:
-        return None
-    if chosen != model:
-        return ways.get(chosen, TrialVariant())
-    version = place.text_input(_("Version"), placeholder="7", key=f"version {number}").strip()
-    return TrialVariant(model=version or None)
+def _way(place: Any, ways: Mapping[str, TrialVariant], number: int) -> str:
+    """Draw the ways to answer, and return the chosen one."""
+    names = {"": _("as served"), _MODEL: _("a version of the model")}
+    names[_NONE] = _("nothing beside it")
+    options = ["", *ways, _MODEL]
+    chosen = place.selectbox(
+        _("Compare with") if number else _("Answer by"),
+        [_NONE, *options] if number else options,
+        format_func=lambda way: names.get(way, way),
+        key=f"way {number}",
+    )
+    return str(chosen)
+
+
+def _version(number: int) -> TrialVariant:
+    """Draw the version of a way, and return it."""
+    version = st.text_input(
+        _("Version") if not number else _("Version to compare with"),
+        placeholder="7",
+        key=f"version {number}",
+    )
+    return TrialVariant(model=version.strip() or None)
 
 
 def _draw(trial: Trial) -> None:

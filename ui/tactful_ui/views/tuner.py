@@ -61,14 +61,17 @@ def _tuner(found: TunerInfo, *, admin: bool) -> None:
         )
         if all(weight.now is None for weight in found.weights):
             st.caption(_("The champion's weights hold: signals are missing, old, or out of range."))
-    st.subheader(_("Weights over time"), anchor=False)
-    _series(found)
     if not admin:
         st.info(
-            _("Verdict and regret come from exact outcomes and need the scope `admin`."),
+            _(
+                "Weights over time, verdict and regret come from the log and need the scope "
+                "`admin`."
+            ),
             icon=":material/lock:",
         )
         return
+    st.subheader(_("Weights over time"), anchor=False)
+    _series(found)
     _verdict(found.verdict)
     _regret(found.regret, found.key)
     if found.reason:

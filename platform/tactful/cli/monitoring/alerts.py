@@ -147,7 +147,7 @@ def test(route: str, url: str, key_file: Path | None, as_json: bool) -> None:
 
 
 def _line(alert: AlertInfo) -> str:
-    marks = [alert.severity]
+    marks: list[str] = [alert.severity]
     if alert.state == "cleared" and alert.cleared_at is not None:
         marks.append(f"cleared {_time(alert.cleared_at)}")
     if alert.acknowledged_at is not None:
@@ -161,8 +161,13 @@ def _line(alert: AlertInfo) -> str:
 def _condition(rule: AlertRule) -> str:
     """Return the levels of a rule as it is defined: ``above 10, clear 5``."""
     names = ("above", "below", "clear", "rises", "falls", "deviations", "psi")
-    levels = [(name, getattr(rule, name, None)) for name in names]
-    said = [f"{name} {value:g}" for name, value in levels if value]
+    levels = {name: getattr(rule, name, None) for name in names}
+    unused = {name for name in ("rises", "falls") if levels[name] == 0}
+    said = [
+        f"{name} {value:g}"
+        for name, value in levels.items()
+        if value is not None and name not in unused
+    ]
     return f"{rule.kind} {', '.join(said)}".rstrip()
 
 

@@ -22,7 +22,7 @@ from tactful.errors import StorageError
 from tactful.imports.plan import as_json, described
 from tactful.imports.progress import ProgressStore, state_directory
 from tactful.imports.run import Job, Outcome, begin, end, prepare, preview, run
-from tactful.schemas.imports import Import, UndoPreview
+from tactful.schemas.data.imports import Import, UndoPreview
 from tactful.util.clock import now_ms
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.dead_letters import DeadLetterPage, NewRedrive, Redriven, RulesInfo
-from tactful.schemas.imports import (
+from tactful.schemas.data.dead_letters import DeadLetterPage, NewRedrive, Redriven, RulesInfo
+from tactful.schemas.data.imports import (
     FilePreview,
     Import,
     ImportMapping,
@@ -14,7 +14,7 @@ from tactful.schemas.imports import (
     UndoPreview,
     Uploaded,
 )
-from tactful.schemas.quality import Quality
+from tactful.schemas.data.quality import Quality
 
 
 def imports(*, cursor: str | None = None, limit: int = 100) -> Request[Imports]:

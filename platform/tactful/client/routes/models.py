@@ -7,6 +7,7 @@ from typing import Any
 from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.models import (
+    LiveQuality,
     ModelVersion,
     ModelVersionDetails,
     ModelVersions,
@@ -19,6 +20,7 @@ from tactful.schemas.models import (
 from tactful.schemas.reports import ModelChanges
 
 __all__ = [
+    "LiveQuality",
     "ModelChanges",
     "ModelVersion",
     "ModelVersionDetails",
@@ -27,6 +29,7 @@ __all__ = [
     "in_use",
     "log",
     "promote",
+    "quality",
     "roll_back",
     "train",
     "training",
@@ -77,3 +80,8 @@ def train(*, reason: str, promote: bool = False) -> Request[TrainingState]:
 def training() -> Request[TrainingState]:
     """Request the progress of the training that runs; it needs `admin`."""
     return Request("GET", "/v1/models/train", TrainingState)
+
+
+def quality() -> Request[LiveQuality]:
+    """Request the live quality by day; it needs `admin`."""
+    return Request("GET", "/v1/models/quality", LiveQuality)

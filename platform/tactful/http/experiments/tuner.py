@@ -42,9 +42,9 @@ TUNER_ENDPOINTS: tuple[Endpoint, ...] = (
         "List the tuners of rollouts",
         _get_tuners,
         details=(
-            "Bounds, present weights and weights over time of each tuner. `admin` also gets the "
-            "verdict of its evaluation, and its regret against the best fixed weights near its "
-            "own, by an off-policy estimate. It reads the log, at most once a minute."
+            "Bounds and present weights of each tuner. `admin` also gets the weights over time, "
+            "the verdict of its evaluation, and its regret against the best fixed weights near its "
+            "own, by an off-policy estimate. That reads the log, at most once a minute."
         ),
         scope="analyst",
         query=TunerQuery,

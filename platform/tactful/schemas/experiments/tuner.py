@@ -103,7 +103,7 @@ class TunerInfo(msgspec.Struct, kw_only=True, frozen=True):
         trained_in: place of the training; `simulator` is no evidence about users.
         noise: standard deviation of the noise in its actions; 0 for none.
         weights: bounds and present weights.
-        series: mean weights over time, at most 60 times.
+        series: mean weights over time, at most 60 times; empty without the scope `admin`.
         figures: measurements of the training.
         verdict: evaluation before it served; None without, or without the scope `admin`.
         regret: None where it cannot be estimated, or without the scope `admin`.

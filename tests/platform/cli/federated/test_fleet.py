@@ -282,6 +282,12 @@ def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> N
     client.create_registered_model("intent")
     client.create_model_version("intent", str(tmp_path / "of-an-earlier-run"))
     client.set_registered_model_alias("intent", "champion", "1")
+    with pytest.raises(OSError, match="disk"), runs.failing(run):
+        raise OSError("the disk is full")
+    failed = client.get_run(run)
+    assert (failed.info.status, failed.data.tags["failure"]) == ("FAILED", "the disk is full")
+    with runs.failing(run):
+        assert client.get_run(run).info.status == "RUNNING", "its next start resumes it"
     # Served again although it is at its end, the run is not registered again.
     assert runs.finish(run) == "2" and runs.finish(run) == "2"
     found = client.get_run(run).data

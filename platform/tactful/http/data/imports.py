@@ -12,7 +12,7 @@ from msgspec import Meta
 from tactful.errors import ImportRefused
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.schemas.imports import (
+from tactful.schemas.data.imports import (
     IMPORT_HEADER,
     FilePreview,
     Import,
@@ -46,10 +46,8 @@ async def import_of(platform: Platform, call: Call) -> str | None:
     if sent is None:
         return None
     import_id = sent.decode("latin-1")
-    known = None
-    if _ID.fullmatch(import_id):
-        known = await stored(partial(platform.imports.find, import_id), _UNAVAILABLE)
-    if known is None or known.state not in ("running", "done"):
+    accepts = partial(platform.imports.accepts, import_id)
+    if not _ID.fullmatch(import_id) or not await stored(accepts, _UNAVAILABLE):
         raise ProblemError(
             "invalid",
             f"{IMPORT_HEADER} names no import that takes elements: begin one with "
@@ -92,7 +90,13 @@ async def _get_undo(platform: Platform, call: Call) -> Reply:
 async def _delete_import(platform: Platform, call: Call) -> Reply:
     if problem := platform.undo_problem():
         raise ProblemError("invalid", problem)
-    undo = partial(platform.imports.request_undo, call.path["import_id"], by=caller_of(call))
+    import_id, by = call.path["import_id"], caller_of(call)
+
+    def undo() -> Import | None:
+        platform.audit.record_change(by, "import.undo", import_id)
+        return platform.imports.request_undo(import_id, by=by)
+
+    _known(await _find(platform, call))
     return json_reply(_known(await stored(undo, _UNAVAILABLE)), 202)
 
 
@@ -115,12 +119,14 @@ async def _put_file(platform: Platform, call: Call) -> Reply:
 
 async def _post_preview(platform: Platform, call: Call) -> Reply:
     found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
-    preview = partial(platform.uploads.preview, found.id, mapping)
+    preview = partial(platform.uploads.preview, found.id, found.name, mapping)
     return json_reply(await stored(preview, "the file cannot be read now"))
 
 
 async def _post_start(platform: Platform, call: Call) -> Reply:
     found, mapping = _known(await _find(platform, call)), await call.json(_mapping)
+    note = partial(platform.audit.record_change, caller_of(call), "import.start", found.id)
+    await stored(note, _UNAVAILABLE)
     await platform.uploads.begin(found.id, mapping)
     return json_reply(found, 202)
 

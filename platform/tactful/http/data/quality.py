@@ -10,7 +10,7 @@ from msgspec import Meta
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import stored
 from tactful.quality.log_check import check_latest
-from tactful.schemas.quality import Quality
+from tactful.schemas.data.quality import Quality
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

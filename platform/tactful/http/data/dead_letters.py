@@ -16,7 +16,7 @@ from tactful.cleaning.redrive import as_sent, redrive
 from tactful.errors import DatasetError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, stored
-from tactful.schemas.dead_letters import (
+from tactful.schemas.data.dead_letters import (
     DeadLetterInfo,
     DeadLetterPage,
     NewRedrive,
@@ -148,8 +148,11 @@ async def _post_redrive(platform: Platform, call: Call) -> Reply:
     )
     path = platform.settings.storage.data / "dead-letters" / _PROGRESS
 
+    by = caller_of(call)
+
     def send() -> Redriven:
         rules = request.rules or sorted({letter.rule for _, letter in letters.read()})
+        platform.audit.record_change(by, "letters.redrive", ", ".join(rules))
         restart, most = request.restart, request.most
         return redrive(sender, letters, path, rules, restart=restart, most=most)
 

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, small_settings, view, wait_until
 
+from tactful.client import Client
+from tactful.errors import ConnectionFailed
 from tactful.pipeline.live_feed import MOST_LISTENERS, LiveFeed
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event
@@ -114,3 +116,16 @@ def test_a_listener_who_does_not_read_takes_no_more_memory() -> None:
         assert [event.timestamp for event in newest] == [*range(950, 1_000)]
         assert listener.take() == ({}, {}, [])
     assert not feed.is_heard
+
+
+def test_the_client_follows_it(live: Live) -> None:
+    with Client(live.url, timeout=5) as client:
+        messages_ = client.follow(seconds=30)
+        sender = threading.Timer(0.3, lambda: client.events([view(1, "ada")]))
+        sender.start()
+        assert next(messages_).accepted == {"view": 1}
+        messages_.close()  # type: ignore[attr-defined]
+        sender.join()
+    refusing = Client("http://127.0.0.1:9", retries=0)
+    with refusing, pytest.raises(ConnectionFailed):
+        next(refusing.follow())

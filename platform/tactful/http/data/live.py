@@ -13,8 +13,8 @@ from msgspec import Meta
 from tactful.cleaning.redrive import as_sent
 from tactful.http.asgi import Call, Endpoint, Reply
 from tactful.http.common import caller_of, stored
-from tactful.http.dead_letters import hashed
-from tactful.schemas.live import LiveMessage
+from tactful.http.data.dead_letters import hashed
+from tactful.schemas.data.live import LiveMessage
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.access_log import EVERYBODY
 

@@ -1,0 +1,108 @@
+"""What readers come to the dashboard for, from signing in to the effect on the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.journeys.dashboard.conftest import House
+from tests.journeys.dashboard.reader import Reader, picture
+from tests.journeys.installation import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.service("chromium"), pytest.mark.timeout(400)]
+
+ReadAs = Callable[[str], Reader]
+
+
+def test_why_something_is_recommended_and_how_two_arms_differ(
+    house: House, read_as: ReadAs
+) -> None:
+    reader = read_as(house.admin)
+    reader.go("Try", title="Try a recommendation")
+    reader.fill("Id of the person", "visitor-1")
+    reader.choose("Answer by", "arm learned")
+    reader.choose("Compare with", "arm heuristic")
+    reader.press("Recommend")
+    reader.wait_for("What each recall channel alone proposes")
+    assert reader.says("cups-") or reader.says("Cups-")
+    looked = house.shop.http.get("/v1/users/visitor-1/accesses").json()["accesses"]
+    assert "try" in {access["action"] for access in looked}
+
+
+def test_a_model_is_promoted_and_rolled_back(house: House, read_as: ReadAs) -> None:
+    before = house.shop.http.get("/v1/models").json()["champion"]["version"]
+    reader = read_as(house.admin)
+    reader.go("Models", title="Models")
+    reader.fill("Reason of the promotion", "a trial of the journey")
+    reader.press("Promote")
+    wait_until(lambda: _champion(house) != before)
+    reader.wait_for("is the champion")
+    reader.fill("Reason of the rollback", "back again")
+    reader.press("Roll back")
+    wait_until(lambda: _champion(house) == before)
+    changes = house.shop.http.get("/v1/models/log").json()["changes"]
+    assert {"back again", "a trial of the journey"} <= {change["reason"] for change in changes}
+
+
+def _champion(house: House) -> str:
+    version: str = house.shop.http.get("/v1/models").json()["champion"]["version"]
+    return version
+
+
+def test_an_alert_is_edited_fires_and_is_silenced(house: House, read_as: ReadAs) -> None:
+    reader = read_as(house.admin)
+    reader.go("Alerts", title="Alerts")
+    reader.press("Edit a rule")
+    reader.choose("Rule", "model_age")
+    reader.fill("above", "0.000001")
+    reader.press("Save")
+    reader.wait_for("The rule is saved")
+    reader.wait_for("Silence for an hour", seconds=180)
+    alert = house.shop.http.get("/v1/alerts").json()["alerts"]
+    assert "model_age" in {each["rule"] for each in alert}
+    reader.press("Silence for an hour")
+    wait_until(lambda: bool(house.shop.http.get("/v1/alerts/silences").json()["silences"]))
+
+
+def test_a_person_is_erased(house: House, read_as: ReadAs) -> None:
+    reader = read_as(house.admin)
+    reader.go("People", title="People")
+    reader.fill("Value", "visitor-7")
+    reader.press("Find")
+    reader.wait_for("Consent")
+    assert reader.says("visitor-7")
+    reader.fill("Type the id to confirm", "visitor-7")
+    reader.press("Erase this person")
+    wait_until(lambda: house.shop.http.get("/v1/users/visitor-7/features").status_code == 404)
+    reader.wait_for("receipt")
+
+
+def test_an_analyst_finds_released_values_and_no_button(house: House, read_as: ReadAs) -> None:
+    reader = read_as(house.analyst)
+    reader.go("Statistics", title="Statistics")
+    reader.wait_for("Privacy loss")
+    for link in reader.pages():
+        reader.go(link)
+        buttons = reader.page.evaluate(
+            "[...document.querySelectorAll('[data-testid=stMain] button')]"
+            ".map((it) => it.innerText.trim())"
+            ".filter((label) => label && !['CSV', 'PNG'].includes(label.split('\\n').pop()))"
+        )
+        allowed = {"last hour", "6 hours", "24 hours"}
+        assert {label for label in buttons if label not in allowed} == set(), link
+        said = reader.page.text()
+        assert "visitor-" not in said, link
+    assert house.analyst not in json.dumps(reader.page.evaluate("location.href"))
+
+
+def test_pages_are_accessible_and_pictures_are_kept(
+    house: House, read_as: ReadAs, pictures: Path
+) -> None:
+    reader = read_as(house.admin)
+    for link in reader.pages():
+        reader.go(link)
+        assert reader.serious_findings() == [], link
+        picture(reader.page, pictures, link.lower())
+    assert [it for it in reader.page.complaints if "_stcore" not in it] == []
