@@ -38,6 +38,8 @@ class ServerSettings:
     # origins whose web pages may send events and request recommendations, such as
     # ``https://shop.example``, separated by commas; empty for none
     cors_origins: str = ""
+    # send traces over OTLP, to the address in OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra tracing
+    traces: bool = False
 
 
 @dataclass(frozen=True)

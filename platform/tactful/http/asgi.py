@@ -70,6 +70,7 @@ ANY_KEY = "any"
 
 _NO_KEY = ApiKey("", frozenset(), "", 0, None)
 _EVERY_RIGHT = ApiKey("", frozenset({"admin"}), "", 0, None)
+_GONE = 499  # as proxies log it: nobody gets an answer
 _THIS_MACHINE = browser.Origins(this_machine=True)
 _encoder = msgspec.json.Encoder()
 
@@ -339,13 +340,23 @@ class Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        traces = self._host.metrics.traces
+        if traces is None:
+            await self._respond(scope, receive, send)
+            return
+        parent = dict(scope["headers"]).get(b"traceparent")
+        with traces.request(scope["method"], self._path, parent) as answered:
+            answered(await self._respond(scope, receive, send))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer one request; return the status, 499 if the client has gone."""
         started = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         try:
             reply = await self._answer(scope, receive, headers)
         except Disconnected:
-            return
+            return _GONE
         except ProblemError as error:
             reply = _problem_reply(error, request_id)
         except Exception as error:
@@ -362,6 +373,7 @@ class Resource:
             await _send_parts(reply, request_id, receive, send)
         self._observe(time.perf_counter() - started)
         self._answers(reply.status).inc()
+        return reply.status
 
     async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> Reply:
         method = scope["method"]

@@ -20,6 +20,7 @@ from prometheus_client.samples import Sample
 
 from tactful.metrics.public import PublicMetrics
 from tactful.metrics.readings import Reader
+from tactful.metrics.tracing import Traces
 from tactful_streaming.rules.rules import RuleReport
 
 SampleRow = tuple[str, dict[str, str], float]
@@ -79,6 +80,7 @@ class Metrics:
         self.others = SummedRegistry(registry)
         self._public = PublicMetrics(self.others, clock)
         self._clock = clock
+        self.traces: Traces | None = None  # makes spans beside the metrics, if it is switched on
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -161,6 +163,8 @@ class Metrics:
     def stage(self, stage: Stage, seconds: float) -> None:
         """Note the time of one stage."""
         self._series_of_stage(stage).observe(seconds)
+        if self.traces is not None:
+            self.traces.stage(stage, seconds)
 
     def failed(self, task: str) -> None:
         """Count a failed attempt of a background task, by its name in the code."""

@@ -410,6 +410,8 @@ class EventIngest:
                 self._pending.pop(identifier, None)
             return
         offsets = written.result()
+        if (traces := self._metrics.traces) is not None:
+            traces.accepted()
         if identifiers:
             self._appended.append((offsets, identifiers))
         self._applier.notice(offsets)

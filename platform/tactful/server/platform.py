@@ -48,6 +48,7 @@ from tactful.metadata.federated_runs import FederatedRunStore
 from tactful.metadata.import_log import ImportLog
 from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
+from tactful.metrics.tracing import open_traces
 from tactful.models.commands import ModelCommands
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
@@ -189,6 +190,9 @@ class Platform:
         self.rollouts = resources.rollouts
         self.version = metadata.version("tactful")
         self.workers: Callable[[], list[WorkerHealth]] | None = None
+        if settings.server.traces:
+            self.metrics.traces = traces = open_traces(self.version)
+            resources.closing.callback(traces.close)
         self._status = "starting"
         self.permissions = Permissions(
             self.consents.consents, self.engine.resolve, self.suppression.suppressed

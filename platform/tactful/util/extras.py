@@ -9,6 +9,7 @@ EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair"),
     "terminal": ("textual",),
+    "tracing": ("opentelemetry",),
     "kafka": ("confluent_kafka",),
     "redis": ("redis",),
     "mysql": ("pymysql",),

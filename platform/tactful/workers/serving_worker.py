@@ -45,6 +45,7 @@ from tactful.http.routes import (
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
+from tactful.metrics.tracing import open_traces
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
@@ -115,6 +116,8 @@ class ServingWorker:
         self.keys = ValidKeys()
         self.tokens = open_tokens(settings, clock=clock)
         self.metrics = Metrics(CollectorRegistry())
+        if settings.server.traces:
+            self.metrics.traces = open_traces(self.version)
         self._recommender = recommender
         recommender.observe = self.metrics.stage
         self._source = source
