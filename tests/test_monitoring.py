@@ -164,7 +164,7 @@ def test_the_files_are_dashboards_that_grafanas_types_take() -> None:
     for path in GRAFANA.glob("*.json"):
         read = Dashboard.from_json(json.loads(path.read_text("utf-8")))
         ids.add(read.uid)
-        panels = [panel for panel in read.panels or () if panel.type_val == "timeseries"]
+        panels: list[Any] = [it for it in read.panels or () if it.type_val == "timeseries"]
         assert len(panels) > 5
         for panel in panels:
             assert panel.targets, panel.title

@@ -20,7 +20,7 @@ from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.privacy_audits import keep_audit
-from tactful.schemas.privacy import AuditFinding, PrivacyAudit
+from tactful.schemas.subjects.privacy import AuditFinding, PrivacyAudit
 from tactful.statistics.export import publish
 from tactful.statistics.ledger_view import as_text, day_of, report_month
 from tactful.util.clock import now_ms

@@ -14,7 +14,6 @@ import msgspec
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.alerts import ALERT_ENDPOINTS
 from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
-from tactful.http.audit import AUDIT_ENDPOINTS, looked_at
 from tactful.http.common import (
     PageQuery,
     moment_of,
@@ -35,11 +34,12 @@ from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
-from tactful.http.people import PEOPLE_ENDPOINTS
-from tactful.http.privacy import PRIVACY_ENDPOINTS
-from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
+from tactful.http.subjects.audit import AUDIT_ENDPOINTS, looked_at
+from tactful.http.subjects.people import PEOPLE_ENDPOINTS
+from tactful.http.subjects.privacy import PRIVACY_ENDPOINTS
+from tactful.http.subjects.rights import RIGHTS_ENDPOINTS
 from tactful.http.trials import TRIAL_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.pipeline.batch_order import place_of

@@ -10,7 +10,6 @@ import msgspec
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import Limit, NumberCursor, moment_of, stored
 from tactful.schemas.fields import Moment
-from tactful.schemas.privacy import PrivacyLedger
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.statistics import (
     CONCLUSIONS,
@@ -19,6 +18,7 @@ from tactful.schemas.statistics import (
     StatisticsIndex,
     StatisticsPage,
 )
+from tactful.schemas.subjects.privacy import PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.audit import looked_at
 from tactful.http.items import described_item
+from tactful.http.subjects.audit import looked_at
 from tactful.schemas.items import CatalogueItem
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.trials import Trial, TrialRequest, TriedVariant

@@ -26,7 +26,7 @@ from tactful.metadata.tables import (
     person_accesses,
     rollout_changes,
 )
-from tactful.schemas.audit import AuditEntry
+from tactful.schemas.subjects.audit import AuditEntry
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _WIDTHS = {"actor": 255, "action": 64, "target": 255, "detail": 10_000}

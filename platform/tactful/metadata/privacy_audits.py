@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import privacy_audits
-from tactful.schemas.privacy import PrivacyAudit
+from tactful.schemas.subjects.privacy import PrivacyAudit
 
 
 def keep_audit(metadata: MetadataStore, audit: PrivacyAudit) -> None:

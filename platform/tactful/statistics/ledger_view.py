@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tactful.schemas.privacy import LedgerBudget, LedgerQuery, LedgerSpend, PrivacyLedger
+from tactful.schemas.subjects.privacy import LedgerBudget, LedgerQuery, LedgerSpend, PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful_privacy.ledger.ledger import Ledger

@@ -16,7 +16,6 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.recall.trending import Trends, TrendSource
 from tactful.schemas.fields import to_milliseconds
-from tactful.schemas.privacy import PrivacyLedger
 from tactful.schemas.statistics import (
     CONCLUSIONS,
     Conclusion,
@@ -26,6 +25,7 @@ from tactful.schemas.statistics import (
     StatisticsIndex,
     StatisticsPage,
 )
+from tactful.schemas.subjects.privacy import PrivacyLedger
 from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.statistics.counter import (
     ALLOWANCE_MS,

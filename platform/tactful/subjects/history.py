@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tactful.schemas.people import (
+from tactful.schemas.subjects.people import (
     PersonDevice,
     PersonDevices,
     SeenRecommendation,

@@ -230,9 +230,6 @@ def test_reading_needs_monitor_and_shows_no_names_changing_needs_admin(tmp_path:
             assert (silence.made_by, silence.reason) == ("", "")
             assert client.run(routes.rules(limit=1)).rules[0].changed_by == ""
             assert client.run(routes.alerts()).open == 0
-            changes: tuple[Request[Any], ...] = (
-                *(routes.put_rule(rule), routes.silence("x"), routes.end_silence(1)),
-            )
             changes: list[Request[Any]] = [
                 routes.put_rule(rule),
                 routes.silence("x"),

@@ -15,7 +15,7 @@ from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import alert_changes, changes, rollout_changes
 from tactful.models.audit_log import ModelLog
-from tactful.schemas.audit import AuditEntry
+from tactful.schemas.subjects.audit import AuditEntry
 from tactful.subjects.access_log import AccessLog
 from tactful_privacy.people.pseudonyms import Keyring
 

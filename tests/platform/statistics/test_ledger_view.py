@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli.main import main
-from tactful.schemas.privacy import PrivacyLedger
+from tactful.schemas.subjects.privacy import PrivacyLedger
 from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import as_text, report_month

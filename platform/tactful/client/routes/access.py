@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tactful.client.request import Request
 from tactful.schemas.access import Caller
-from tactful.schemas.audit import AuditPage
+from tactful.schemas.subjects.audit import AuditPage
 
 
 def me() -> Request[Caller]:

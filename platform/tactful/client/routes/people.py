@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.people import PersonDevices, SeenRecommendations, Timeline
+from tactful.schemas.subjects.people import PersonDevices, SeenRecommendations, Timeline
 from tactful.schemas.users import (
     Consent,
     Erasure,

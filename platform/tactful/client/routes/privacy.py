@@ -7,8 +7,8 @@ from typing import Literal
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
-from tactful.schemas.privacy import PrivacyLedger, PrivacyStatus
 from tactful.schemas.statistics import Conclusion
+from tactful.schemas.subjects.privacy import PrivacyLedger, PrivacyStatus
 from tactful.schemas.users import ErasureList
 
 

@@ -22,7 +22,7 @@ class QualityQuery(msgspec.Struct, forbid_unknown_fields=True):
     latest: Annotated[int, Meta(ge=1, le=200_000)] = 20_000
 
 
-async def _get_quality(platform: Platform, call: Call) -> Reply:
+async def _get_data_quality(platform: Platform, call: Call) -> Reply:
     query = call.query(QualityQuery)
 
     def check() -> Quality:
@@ -40,7 +40,7 @@ QUALITY_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/data/quality",
         "Check the quality of the latest events and of the items",
-        _get_quality,
+        _get_data_quality,
         details=(
             "Every field by type of event: share without a value, types, range, new values; "
             "repeated events and volume by source. The older half is compared with the newer one. "

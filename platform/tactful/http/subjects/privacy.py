@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, stored
 from tactful.metadata.privacy_audits import last_audit
-from tactful.schemas.privacy import PrivacyStatus
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.subjects.privacy import PrivacyStatus
 from tactful.schemas.users import ErasureList
 
 if TYPE_CHECKING:

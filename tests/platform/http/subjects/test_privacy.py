@@ -7,7 +7,7 @@ import pytest
 from tests.platform.support import Live
 
 from tactful.metadata.privacy_audits import keep_audit
-from tactful.schemas.privacy import AuditFinding, PrivacyAudit
+from tactful.schemas.subjects.privacy import AuditFinding, PrivacyAudit
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.audit import looked_at
 from tactful.http.common import PageQuery, person_of, stored
-from tactful.schemas.people import PersonDevices, SeenRecommendations, Timeline
+from tactful.http.subjects.audit import looked_at
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.subjects.people import PersonDevices, SeenRecommendations, Timeline
 from tactful.schemas.users import PersonExport
 
 if TYPE_CHECKING:

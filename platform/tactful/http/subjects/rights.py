@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.audit import looked_at
 from tactful.http.common import LogPageQuery, caller_of, cursor_number, person_of, stored
+from tactful.http.subjects.audit import looked_at
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import (

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, stored
-from tactful.schemas.audit import AuditPage
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.subjects.audit import AuditPage
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
