@@ -78,7 +78,7 @@ def _without_people(alert: AlertInfo) -> AlertInfo:
     return msgspec.structs.replace(alert, acknowledged_by="", note="")
 
 
-async def _acknowledge(platform: Platform, call: Call) -> Reply:
+async def _acknowledge_alert(platform: Platform, call: Call) -> Reply:
     request, by, store = await call.json(_acknowledgement), caller_of(call), platform.alerts.store
     number = _number(call.path["alert_id"])
     if not await _stored(partial(store.acknowledge, number, by=by, note=request.note)):
@@ -86,7 +86,7 @@ async def _acknowledge(platform: Platform, call: Call) -> Reply:
     return json_reply(await _stored(partial(store.find, number)))
 
 
-async def _get_rules(platform: Platform, call: Call) -> Reply:
+async def _get_alert_rules(platform: Platform, call: Call) -> Reply:
     query, service = call.query(PageQuery), platform.alerts
     infos = [it for it in await _stored(service.described) if it.rule.name > query.cursor]
     page = infos[: query.limit]
@@ -98,7 +98,7 @@ async def _get_rules(platform: Platform, call: Call) -> Reply:
     return json_reply(AlertRules(rules=page, routes=routes, next_cursor=cursor))
 
 
-async def _put_rule(platform: Platform, call: Call) -> Reply:
+async def _put_alert_rule(platform: Platform, call: Call) -> Reply:
     rule, by, service = await call.json(_rule), caller_of(call), platform.alerts
     if rule.name != call.path["rule"]:
         raise ProblemError("invalid", "the name of a rule is that of its path", field="$.name")
@@ -111,7 +111,7 @@ async def _put_rule(platform: Platform, call: Call) -> Reply:
     return json_reply(await _rule_info(service, rule.name))
 
 
-async def _delete_rule(platform: Platform, call: Call) -> Reply:
+async def _delete_alert_rule(platform: Platform, call: Call) -> Reply:
     name, by, service = call.path["rule"], caller_of(call), platform.alerts
     if not await _stored(partial(service.store.delete_rule, name, by=by)):
         raise ProblemError("not_found", "only edited rules can be deleted: disable the others")
@@ -146,7 +146,7 @@ async def _delete_silence(platform: Platform, call: Call) -> Reply:
     return Reply(204, b"")
 
 
-async def _post_test(platform: Platform, call: Call) -> Reply:
+async def _post_alert_test(platform: Platform, call: Call) -> Reply:
     request, service = await call.json(_test), platform.alerts
     route = next((it for it in service.routes if it.name == request.route), None)
     if route is None:
@@ -189,7 +189,7 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/alerts/{alert_id}/acknowledge",
         "Acknowledge an alert",
-        _acknowledge,
+        _acknowledge_alert,
         details="Nobody else is sent a message that it opened. The caller is recorded.",
         body=Acknowledgement,
         answer=AlertInfo,
@@ -199,7 +199,7 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/alerts/rules",
         "List the rules of alerts",
-        _get_rules,
+        _get_alert_rules,
         details="As they are evaluated now: packaged, of the shop's file, or edited.",
         query=PageQuery,
         answer=AlertRules,
@@ -208,7 +208,7 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "PUT",
         "/v1/alerts/rules/{rule}",
         "Define or edit a rule",
-        _put_rule,
+        _put_alert_rule,
         details=(
             "It takes the place of the rule of that name from the next evaluation on. The caller "
             "is recorded."
@@ -221,7 +221,7 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "DELETE",
         "/v1/alerts/rules/{rule}",
         "Delete an edited rule",
-        _delete_rule,
+        _delete_alert_rule,
         details="The rule of that name in the files holds again, if there is one.",
         status=204,
         answer_media=(),
@@ -261,7 +261,7 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/alerts/test",
         "Send a test message",
-        _post_test,
+        _post_alert_test,
         details="To each sink of a route, once; the result is empty, or why it failed.",
         body=AlertTest,
         answer=AlertTestResult,

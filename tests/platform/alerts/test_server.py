@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from tests.platform.support import Live, build, small_settings, view
 from tests.platform.webhook_receiver import Shop, receiving
 
 from tactful.cli.main import main
-from tactful.client import Client
+from tactful.client import Client, Request
 from tactful.client.routes import alerts as routes
 from tactful.config.alerts import AlertSettings
 from tactful.errors import BadRequest, NotAllowed
@@ -232,6 +233,11 @@ def test_reading_needs_monitor_and_shows_no_names_changing_needs_admin(tmp_path:
             changes: tuple[Request[Any], ...] = (
                 *(routes.put_rule(rule), routes.silence("x"), routes.end_silence(1)),
             )
+            changes: list[Request[Any]] = [
+                routes.put_rule(rule),
+                routes.silence("x"),
+                routes.end_silence(1),
+            ]
             for request in changes:
                 with pytest.raises(NotAllowed):
                     client.run(request)

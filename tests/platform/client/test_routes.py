@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import pkgutil
 import re
@@ -59,6 +60,7 @@ def example(function: Any, name: str) -> Any:
         ("int", 1),
         ("float", 1.0),
         ("bool", True),
+        ("datetime", dt.datetime(2026, 3, 1, tzinfo=dt.UTC)),
     ):
         if annotation.startswith(begin):
             return value

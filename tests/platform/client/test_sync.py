@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 
 from tactful.client import AsyncClient, Client, RecommendFields
+from tactful.client.routes import statistics
 from tactful.errors import (
     BadRequest,
     Busy,
@@ -351,8 +353,35 @@ def test_both_clients_have_the_same_calls() -> None:
         }
 
     assert calls(Client) == calls(AsyncClient)
-    waits = [inspect.iscoroutinefunction(getattr(AsyncClient, name)) for name in calls(Client)]
-    assert all(waits)
+    functions = {name: getattr(AsyncClient, name) for name in calls(Client)}
+    assert inspect.isasyncgenfunction(functions.pop("pages")), "pages come one by one"
+    assert all(map(inspect.iscoroutinefunction, functions.values()))
+
+
+def test_pages_follow_each_other_until_the_last() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.query.decode())
+        number = len(asked)
+        cursor = None if number == 3 else f"c{number}"
+        return httpx.Response(200, json={"reports": [], "next_cursor": cursor})
+
+    transport = httpx.MockTransport(answer)
+    request = statistics.reports(limit=2)
+    with Client("http://server.example", transport=transport) as client:
+        pages = [page.next_cursor for page in client.pages(request)]
+        with pytest.raises(ClientError, match="has no pages"):
+            next(client.pages(replace(statistics.ledger(), path="/v1/reports")))
+    assert pages == ["c1", "c2", None]
+    assert asked[:3] == ["limit=2", "cursor=c1&limit=2", "cursor=c2&limit=2"]
+    asked.clear()
+
+    async def story() -> list[str | None]:
+        async with AsyncClient("http://server.example", transport=transport) as client:
+            return [page.next_cursor async for page in client.pages(request)]
+
+    assert asyncio.run(story()) == pages
 
 
 def test_keywords_are_the_fields_of_a_request() -> None:

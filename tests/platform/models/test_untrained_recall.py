@@ -129,7 +129,7 @@ def test_an_outage_of_the_log_does_not_end_the_learning(settings: Settings, tmp_
     learner = RecallLearner(settings, end, python=str(python))
 
     async def learn() -> None:
-        work = background._repeat(0.01, learner.run, (StreamingError,), "nothing", int)
+        work = background._repeat(0.01, learner.run, (StreamingError,), "nothing", lambda: None)
         loop = asyncio.create_task(work)
         while ends:
             learner._next_at = 0.0  # the processes of this test take no share of the time
