@@ -54,7 +54,7 @@ FAULTS: Mapping[str, tuple[str, str, str]] = {
     "TactfulModelOld": ("tactful_model_age_days{}", "3", "20"),
     "TactfulJobFailed": ('tactful_jobs{state="killed"}', "0", "+1"),
     "TactfulBudgetNearlySpent": ("tactful_budget_reserved_share{}", "0.5", "0.95"),
-    "TactfulBackupOld": ("tactful_backup_age_seconds{}", "86400", "200000"),
+    "TactfulBackupOld": ('tactful_job_age_seconds{kind="backup"}', "86400", "200000"),
     "TactfulDiskFull": ("tactful_disk_free_share{}", "0.5", "0.05"),
     "TactfulWorkersDown": ("tactful_serving_workers_ready{}", "3", "2"),
     "TactfulWebhookFails": ("tactful_webhooks_failed{}", "0", "2"),
@@ -165,6 +165,8 @@ def test_the_files_are_dashboards_that_grafanas_types_take() -> None:
         read = Dashboard.from_json(json.loads(path.read_text("utf-8")))
         ids.add(read.uid)
         panels: list[Any] = [it for it in read.panels or () if it.type_val == "timeseries"]
+        every: list[Any] = list(read.panels or ())
+        panels = [panel for panel in every if panel.type_val == "timeseries"]
         assert len(panels) > 5
         for panel in panels:
             assert panel.targets, panel.title
@@ -191,7 +193,7 @@ def test_rules_and_dashboards_name_metrics_that_a_server_has(tmp_path: Path) -> 
         shown = live.http.get("/metrics").text
     known = set(re.findall(r"^# TYPE (tactful_\w+)", shown, re.MULTILINE))
     known |= {"tactful_serving_workers", "tactful_serving_workers_ready"}  # with --workers
-    known |= {"tactful_webhooks_failed"}  # with its setting
+    known |= {"tactful_webhooks_failed", "tactful_job_age_seconds"}  # with its setting
     named = {name for rule in rules().values() for name in METRIC.findall(rule["expr"])}
     named |= {name for text in expressions() for name in METRIC.findall(text)}
     assert named - known == set()

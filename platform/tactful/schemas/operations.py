@@ -1,4 +1,4 @@
-"""How an installation does: its metrics of a day, its long jobs, its machine."""
+"""Metrics of a day, long jobs and machine of an installation."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SystemCheck(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SystemInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """How a server and its machine do.
+    """State of a server and of its machine.
 
     Attributes:
         status: as ``/readyz`` has it: ``ok``, ``starting``, ``stopping`` or ``failed``.

@@ -41,7 +41,7 @@ def add_gauges(platform: Platform) -> None:
 
     def watermark_age() -> float:
         if engine.watermark <= 0:
-            return math.nan  # before the first event
+            return 0.0  # before the first event
         return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
 
     gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
@@ -90,10 +90,9 @@ def _add_jobs(platform: Platform) -> None:
     metrics, data = platform.metrics, platform.settings.storage.data
     clock = platform.resources.installation.clock
 
-    def backup_age() -> float:
-        ended = (job.ended_at or 0 for job in jobs_of(data) if _succeeded(job, "backup"))
-        latest = max(ended, default=0)
-        return (clock() - latest) / 1000 if latest else math.nan
+    def ages() -> dict[str, float]:
+        ended = {job.kind: job.ended_at or 0 for job in reversed(jobs_of(data)) if _succeeded(job)}
+        return {kind: (clock() - at) / 1000 for kind, at in ended.items()}
 
     def jobs() -> dict[str, float]:
         return _counted((job.state for job in jobs_of(data)), get_args(JobState))
@@ -102,9 +101,9 @@ def _add_jobs(platform: Platform) -> None:
         states = (str(each.rollout.state) for each in platform.rollouts.all() if not each.archived)
         return _counted(states, ())
 
-    text = "Age of the last backup that succeeded"
-    metrics.gauge("backup_age_seconds", text, Kept(backup_age, math.nan))
     nothing: dict[str, float] = {}
+    text = "Time since the last long job of a kind that succeeded"
+    metrics.gauges("job_age_seconds", text, "kind", Kept(ages, nothing))
     metrics.gauges("jobs", "Latest long jobs by state", "state", Kept(jobs, nothing))
     metrics.gauges("rollouts", "Rollouts by state", "state", Kept(rollouts, nothing))
 
@@ -136,8 +135,8 @@ class Kept(Generic[T]):
         return self._value
 
 
-def _succeeded(job: JobInfo, kind: str) -> bool:
-    return job.kind == kind and job.state == "done"
+def _succeeded(job: JobInfo) -> bool:
+    return job.state == "done"
 
 
 def _counted(values: Iterable[str], known: Iterable[str]) -> dict[str, float]:

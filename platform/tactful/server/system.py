@@ -1,4 +1,4 @@
-"""How a server and its machine do: checks, jobs, last backup."""
+"""State of a server and its machine: checks, jobs, last backup."""
 
 from __future__ import annotations
 

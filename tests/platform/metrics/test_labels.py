@@ -52,7 +52,11 @@ def test_jobs_and_backups_are_counted_by_state(tmp_path: Path) -> None:
             shown = live.http.get("/metrics").text
     assert 'tactful_jobs{state="running"} 1.0' in shown
     assert 'tactful_jobs{state="failed"} 0.0' in shown
-    age = next(line for line in shown.splitlines() if line.startswith("tactful_backup_age"))
+    age = next(
+        line
+        for line in shown.splitlines()
+        if line.startswith('tactful_job_age_seconds{kind="backup"}')
+    )
     assert 0 <= float(age.split()[1]) < 60
 
 

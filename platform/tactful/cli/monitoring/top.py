@@ -1,4 +1,4 @@
-"""``tactful top``: how a server does, in a terminal."""
+"""``tactful top``: the state of a server in a terminal."""
 
 from __future__ import annotations
 

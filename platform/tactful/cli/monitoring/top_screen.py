@@ -37,7 +37,7 @@ _JOBS = 10
 
 @dataclass(frozen=True)
 class State:
-    """What the screen shows of a server."""
+    """State of a server, as the screen shows it."""
 
     system: SystemInfo
     metrics: MetricsPage
