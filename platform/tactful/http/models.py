@@ -141,7 +141,7 @@ async def _state(platform: Platform) -> TrainingState:
     return await _read(read)
 
 
-async def _get_quality(platform: Platform, call: Call) -> Reply:
+async def _get_live_quality(platform: Platform, call: Call) -> Reply:
     quality = await stored(
         partial(read_quality, platform.settings.models), "the quality cannot be read now"
     )
@@ -252,7 +252,7 @@ MODEL_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/models/quality",
         "Read the live quality by day",
-        _get_quality,
+        _get_live_quality,
         details=(
             "Of logged recommendations and what their users took within 24 hours: HR@20, NDCG@20, "
             "diversity, novelty, popularity bias. Measured every `training.quality_minutes`, from "

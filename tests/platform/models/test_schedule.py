@@ -241,6 +241,7 @@ def other_values(of: Settings) -> Settings:
     changed["log"] = replace(changed["log"], kind="embedded", password_file=Path())
     changed["actions"] = replace(changed["actions"], secret_file=Path())
     changed["minimise"] = replace(changed["minimise"], ipv4_bits=16, ipv6_bits=32)
+    changed["recommend"] = replace(changed["recommend"], holdout=0.25)
     kept = 2 * changed["training"].label_days  # less would leave nothing to learn from
     changed["retention"] = replace(changed["retention"], impressions_days=kept)
     return replace(of, **changed)
