@@ -1,4 +1,4 @@
-"""Runs of federated training and their rounds, as training servers report them."""
+"""Changes by people and commands, and the results of privacy audits."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ down_revision = "0011"
 
 def upgrade() -> None:
     """Make the tables."""
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
     op.create_table(
-        "federated_runs",
-        sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("about", long_text, nullable=False),
-        sa.Column("started_at", sa.BigInteger, nullable=False),
-        sa.Column("updated_at", sa.BigInteger, nullable=False),
-        sa.Column("reported_by", sa.String(255), nullable=False),
+        "changes",
+        sa.Column("id", number, primary_key=True, autoincrement=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("actor", sa.String(255), nullable=False),
+        sa.Column("action", sa.String(64), nullable=False),
+        sa.Column("target", sa.String(255), nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
         **TABLE_OPTIONS,
     )
     op.create_table(
-        "federated_rounds",
-        sa.Column("run", sa.String(32), primary_key=True),
-        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("figures", sa.Text, nullable=False),
+        "privacy_audits",
+        sa.Column("id", number, primary_key=True, autoincrement=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("passed", sa.Integer, nullable=False),
+        sa.Column("trustworthy", sa.Integer, nullable=False),
+        sa.Column("report", long_text, nullable=False),
         **TABLE_OPTIONS,
     )
