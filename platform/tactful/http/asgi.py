@@ -61,9 +61,7 @@ STREAMED = "tactful.streamed"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 # Without a type, and of the types that browsers and curl give to a text, a body is JSON, too.
 _READABLE = re.compile(
-    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded"
-    rb"|application/octet-stream)",
-    re.IGNORECASE,
+    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
 )
 ANY_KEY = "any"
 """Scope of an endpoint that any valid key may call."""
@@ -230,13 +228,16 @@ class Call:
         """Lower the limit of the body to `most` bytes."""
         self._limit = min(self._limit, most)
 
-    async def body(self) -> bytes:
-        """Return the body, which is read once and must not be larger than allowed."""
+    async def body(self, *, is_file: bool = False) -> bytes:
+        """Return the body, which is read once and must not be larger than allowed.
+
+        A file may have any type; everything else is JSON, or a text that browsers name so.
+        """
         if self._body is None:
-            self._body = await self._read()
+            self._body = await self._read(is_file)
         return self._body
 
-    async def _read(self) -> bytes:
+    async def _read(self, is_file: bool) -> bytes:
         declared = self.headers.get(b"content-length", b"0")
         if len(declared) > 15 or not declared.isdigit() or int(declared) > self._limit:
             raise self._too_large()
@@ -246,7 +247,7 @@ class Call:
             other = " or compressed by gzip" if self._gzip else ""
             detail = f"send the body without Content-Encoding{other}"
             raise ProblemError("unsupported_encoding", detail)
-        if not _READABLE.match(self.headers.get(b"content-type", b"")):
+        if not is_file and not _READABLE.match(self.headers.get(b"content-type", b"")):
             raise ProblemError("unsupported_media", "send JSON as application/json")
         body = await self._receive()
         return inflated(body, self._limit) if zipped else body

@@ -36,6 +36,7 @@ from tactful.config.server import OidcSettings
 from tactful.metadata.key_cache import ApiKey
 from tactful.schemas.problems import ProblemError
 from tactful.util.addresses import is_secure
+from tactful_privacy.decoding import DECODE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ _LARGEST = 2**20
 _NAME_LENGTH = 200
 _ODD = re.compile(r"[^\w.@+:/|~-]")
 
-_UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, *DECODE_ERRORS)
 
 Fetch = Callable[[str], bytes]
 """Returns the body of an address, or raises OSError or `httpx.HTTPError`."""
@@ -200,7 +201,7 @@ class TokenVerifier:
             return msgspec.json.decode(self._fetch(address), type=dict[str, Any])
         except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _Unusable(f"{address}: {type(error).__name__}") from error
-        except (msgspec.DecodeError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise _Unusable(f"{address} is not JSON") from error
 
     def _rights(self, claims: Mapping[str, Any]) -> frozenset[str]:

@@ -250,7 +250,8 @@ async def _list(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
 
 async def _no_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
     """Refuse a stream: answers of the process that owns the state are forwarded whole."""
-    raise ProblemError("not_ready", "a server with worker processes (server.workers) has no stream")
+    call.query(endpoint.query)
+    raise ProblemError("not_found", "a server with worker processes (server.workers) has no stream")
 
 
 def _is_special(request: RecommendRequest) -> bool:

@@ -23,6 +23,8 @@ from tactful.errors import BadRequest, NotAllowed
 from tactful.server.platform import Platform
 from tactful.util.clock import now_ms
 
+pytestmark = pytest.mark.slow
+
 _LAG = """
   - {name: engine_lag, kind: threshold, summary: behind, value: {metric: tactful_engine_lag},
      above: 20, clear: 2, for: 30s}

@@ -62,10 +62,10 @@ async def _get_letters(platform: Platform, call: Call) -> Reply:
 
     def read() -> DeadLetterPage:
         platform.accesses.record(EVERYBODY, "letters", by=by)
-        rules = [query.rule] if query.rule else None
+        rules, kept = [query.rule] if query.rule else None, platform.backend.dead_letters
         found = (
             (position, letter)
-            for position, letter in platform.backend.dead_letters.read(start, rules)
+            for position, letter in kept.read(min(start, kept.end), rules)
             if query.reason in ("", letter.reason)
         )
         page = [*islice(found, query.limit)]

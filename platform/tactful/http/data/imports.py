@@ -111,8 +111,8 @@ def _known(found: Import | None) -> Import:
 
 
 async def _put_file(platform: Platform, call: Call) -> Reply:
-    found, query = _known(await _find(platform, call)), call.query(PartQuery)
-    part = await call.body()
+    query = call.query(PartQuery)
+    found, part = _known(await _find(platform, call)), await call.body(is_file=True)
     append = partial(platform.uploads.append, found.id, found.name, query.offset, part)
     return json_reply(await stored(append, "the part cannot be stored now"))
 
