@@ -31,8 +31,19 @@ _MOST = 1_000_000  # a larger cursor reads nothing
 
 async def _post_federated_run(platform: Platform, call: Call) -> Reply:
     report, by = await call.json(_report), caller_of(call)
-    rounds = await stored(partial(platform.federated_runs.take, report, by=by), _UNAVAILABLE)
-    return json_reply(ReportTaken(rounds=rounds))
+    store = platform.federated_runs
+
+    def take() -> int:
+        before = store.find(report.id)
+        known = before.last.number if before is not None and before.last is not None else 0
+        rounds = store.take(report, by=by)
+        for it in report.rounds:
+            if it.number > known:
+                result = "failed" if it.reason else "done"
+                platform.metrics.federated_rounds.labels(result).inc()
+        return rounds
+
+    return json_reply(ReportTaken(rounds=await stored(take, _UNAVAILABLE)))
 
 
 async def _get_federated_runs(platform: Platform, call: Call) -> Reply:

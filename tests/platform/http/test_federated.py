@@ -97,3 +97,17 @@ def test_an_analyst_reads_no_number_of_devices(locked: Live) -> None:
             assert run.last is not None and run.last.asked == figures.asked == asked
             assert (figures.reports is None) == (asked is None)
             assert figures.epsilon == 0.1
+
+
+def test_a_failed_round_is_counted_once(live: Live) -> None:
+    name, failed = "tactful_federated_rounds_total", {"result": "failed"}
+
+    def counted() -> float:
+        samples = live.platform.metrics.all_samples()
+        return sum(value for found, labels, value in samples if (found, labels) == (name, failed))
+
+    with Client(live.url) as client:
+        for _ in range(2):  # a report that is repeated
+            report = a_report(a_round(1), a_round(2, reason="too few devices"))
+            client.run(routes.report(report))
+    assert counted() == 1.0
