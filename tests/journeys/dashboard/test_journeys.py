@@ -92,7 +92,8 @@ def test_an_analyst_finds_released_values_and_no_button(house: House, read_as: R
         reader.go(link)
         buttons = reader.page.evaluate(
             "[...document.querySelectorAll('[data-testid=stMain] button')]"
-            ".filter((it) => !it.closest('[data-testid=stButtonGroup]'))"  # they choose what is shown
+            # Buttons of a group choose what is shown.
+            ".filter((it) => !it.closest('[data-testid=stButtonGroup]'))"
             ".map((it) => it.innerText.trim())"
             ".filter((label) => label && !['CSV', 'PNG'].includes(label.split('\\n').pop()))"
         )
