@@ -55,7 +55,7 @@ class PersonData:
 
     @cached_property
     def _meanings(self) -> list[FeatureMeaning]:
-        """What the features of users compute."""
+        """Meanings of the features of users."""
         return meanings(load_definitions(self._platform.settings.features))
 
     def export(self, user: str) -> PersonExport:
