@@ -11,9 +11,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
-import logging
-import math
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,8 +24,9 @@ from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.batch_order import BatchOrder, Place
 from tactful.pipeline.live_feed import LiveFeed
+from tactful.pipeline.log_writes import LogWrites, Write
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
-from tactful.schemas.positions import Offsets, Position, merged, reaches
+from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.minimise import Minimiser
 from tactful.subjects.permissions import without_claim
@@ -40,18 +38,10 @@ from tactful_streaming.contract.log_entries import (
     Item,
     User,
     decode_entry,
-    encode_entry,
     event_key,
-    route_key,
     subject_key,
 )
-from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, PayloadError
-
-logger = logging.getLogger(__name__)
-
-_GATHERED_S = 0.02
-"""Delay in which internal entries are collected into one append, which costs log, engine and
-workers little more than a single entry. No client waits for it."""
+from tactful_streaming.errors import PayloadError
 
 _NO_CONSENT = (
     "this user has not agreed that data of them are kept, or was erased: send their decision with "
@@ -115,28 +105,26 @@ class EventIngest:
         clock: Callable[[], int],
     ) -> None:
         """Prepare ingestion."""
-        self._backend = backend
         self._engine = backend.engine
         self._applier = applier
         self._metrics = metrics
         self._options = options
         self._clock = clock
-        self._log_failed = False
         self._order = BatchOrder()
         self.feed = LiveFeed()  # passes on accepted events and refusals to those who look now
-        self._pending: dict[str, asyncio.Future[Offsets]] = {}
+        self._pending: dict[str, Write] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
-        self._writing: dict[asyncio.Future[Offsets], int] = {}
-        # When the oldest write began that is not durable yet, epoch milliseconds; read by threads
-        self.unwritten_since: int | None = None
-        self._internal: list[Entry] = []
-        self._internal_write: asyncio.Future[Offsets] | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
+        self._writes = LogWrites(backend, applier, metrics, clock=clock)
 
     @property
     def limits(self) -> wire.Limits:
         """Size limits of one element and of one batch."""
         return self._options.limits
+
+    @property
+    def unwritten_since(self) -> int | None:
+        """Begin of the oldest write that is not durable yet, epoch ms; read by threads."""
+        return self._writes.unwritten_since
 
     async def events(
         self,
@@ -171,7 +159,7 @@ class EventIngest:
         permitted = self._permitted(decoded, forbidden, refusals, opted_out=opted_out)
         fresh: dict[str, Entry] = {}
         repeated: list[Entry] = []
-        writes: set[asyncio.Future[Offsets]] = set()
+        writes: set[Write] = set()
         pending, keys = self._pending, [event_key(event) for event, _ in permitted]
         former = [event.event_id for event, _ in permitted]
         seen = self._engine.seen_many(keys, now, former=former)
@@ -186,11 +174,8 @@ class EventIngest:
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         self._order.note(place.batch)
-        if self.feed.is_heard:
-            by_key = {event_key(event): event for event, _ in permitted}
-            accepted = [event for key, event in by_key.items() if key in fresh]
-            self.feed.publish(accepted, [refusal.code for refusal in refusals])
-        position = await self._written(writes)
+        self._publish(permitted, fresh, refusals)
+        position = await self._writes.written(writes)
         duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
         self._count("event", len(fresh), duplicates, refusals)
         self._metrics.stepped(event.type for event, _ in permitted)
@@ -200,6 +185,18 @@ class EventIngest:
             rejected=_rejections(refusals),
             position=position,
         )
+
+    def _publish(
+        self,
+        permitted: Sequence[tuple[Event, Entry]],
+        fresh: Collection[str],
+        refusals: Sequence[wire.Rejection],
+    ) -> None:
+        """Pass new events and refusals on to the live feed."""
+        if self.feed.is_heard:
+            by_key = {event_key(event): event for event, _ in permitted}
+            accepted = [event for key, event in by_key.items() if key in fresh]
+            self.feed.publish(accepted, [refusal.code for refusal in refusals])
 
     def _permitted(
         self,
@@ -292,7 +289,7 @@ class EventIngest:
                 entries.append(entry)
         writes = {self._append(entries, ())} if entries else set()
         self._order.note(place.batch)
-        position = await self._written(writes)
+        position = await self._writes.written(writes)
         self._count(kind, len(entries), 0, refusals)
         return Upserted(accepted=len(entries), rejected=_rejections(refusals), position=position)
 
@@ -321,7 +318,7 @@ class EventIngest:
             decoded = [(index, marked(element)) for index, element in decoded]
         return decoded, refused
 
-    def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
+    def append_internal(self, payload: bytes) -> Write:
         """Append an entry of the platform; if the log is full, drop and count it.
 
         It is appended with others, after 20 ms at most, or ahead of the next request before that.
@@ -329,79 +326,26 @@ class EventIngest:
         Returns:
             The write of the batch; waiting for it is optional.
         """
-        loop = asyncio.get_running_loop()
         entry = decode_entry(payload)
         if isinstance(entry, Event):
             entry = msgspec.structs.replace(entry, received_at=self._clock())
             if subject_key(entry) is not None:
                 permitted = self._options.permit(entry)
                 if permitted is None:  # consent was withdrawn after the request
-                    nothing: asyncio.Future[Offsets] = loop.create_future()
+                    nothing: Write = asyncio.get_running_loop().create_future()
                     nothing.set_result({})
                     return nothing
                 entry = permitted
-        if self._internal_write is None:
-            self._internal_write = loop.create_future()
-            self._flush_timer = loop.call_later(_GATHERED_S, self.flush_internal)
-        self._internal.append(entry)
-        return self._internal_write
+        return self._writes.gather(entry)
 
     def flush_internal(self) -> None:
         """Append internal entries now, so that a recommendation precedes its clicks."""
-        if self._internal_write is None or self._flush_timer is None:
-            return
-        self._flush_timer.cancel()
-        settle = functools.partial(self._settle_internal, len(self._internal), self._internal_write)
-        written = self._write(self._internal)
-        self._internal, self._internal_write, self._flush_timer = [], None, None
-        written.add_done_callback(settle)
-        written.add_done_callback(self._note_written)
+        self._writes.flush()
 
-    def _append(
-        self, entries: Sequence[Entry], identifiers: tuple[str, ...]
-    ) -> asyncio.Future[Offsets]:
-        self.flush_internal()
-        written = self._write(entries)
-        written.add_done_callback(functools.partial(self._settle, identifiers))
-        written.add_done_callback(self._note_written)
-        return written
+    def _append(self, entries: Sequence[Entry], identifiers: tuple[str, ...]) -> Write:
+        return self._writes.append(entries, functools.partial(self._settle, identifiers))
 
-    def _write(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
-        payloads = [encode_entry(entry, self._backend.format) for entry in entries]
-        keys = [route_key(entry) for entry in entries]
-        began = time.perf_counter()
-        written = asyncio.ensure_future(self._backend.commit.append_keyed(payloads, keys))
-        written.add_done_callback(
-            lambda written: self._metrics.stage("log", time.perf_counter() - began)
-        )
-        self._writing[written] = now = self._clock()
-        self.unwritten_since = self.unwritten_since or now
-        return written
-
-    def _note_written(self, written: asyncio.Future[Offsets]) -> None:
-        """Note that a write has ended, once the applier knows where."""
-        del self._writing[written]
-        self.unwritten_since = next(iter(self._writing.values()), None)
-
-    def _settle_internal(
-        self, count: int, noted: asyncio.Future[Offsets], written: asyncio.Future[Offsets]
-    ) -> None:
-        error = asyncio.CancelledError() if written.cancelled() else written.exception()
-        if error is None:
-            self._applier.notice({})
-        else:
-            self._metrics.impressions_lost.inc(count)
-        if noted.done():  # cancelled by its waiter
-            return
-        if error is None:
-            noted.set_result(written.result())
-        elif isinstance(error, asyncio.CancelledError):
-            noted.cancel()
-        else:
-            noted.set_exception(error)
-            noted.exception()  # marks it as retrieved: often nothing waits
-
-    def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[Offsets]) -> None:
+    def _settle(self, identifiers: tuple[str, ...], written: Write) -> None:
         """Keep the ids of written events until they are applied; drop the ids of others."""
         if written.cancelled() or written.exception() is not None or not written.result():
             # Spooled events have no offset yet: sent again, they are written again, and the
@@ -422,40 +366,6 @@ class EventIngest:
         while self._appended and reaches(applied, self._appended[0][0]):
             for identifier in self._appended.popleft()[1]:
                 self._pending.pop(identifier, None)
-
-    async def _written(self, writes: set[asyncio.Future[Offsets]]) -> Position:
-        """Wait for durable writes; return the position after them, or the log's end."""
-        if not writes:
-            return self._backend.show(self._backend.ends())
-        offsets: Offsets = {}
-        for write in writes:
-            try:
-                # A cancelled caller must not cancel the write, for which others wait.
-                offsets = merged((offsets, await asyncio.shield(write)))
-            except (BackpressureError, LogUnreachableError) as error:
-                behind = isinstance(error, BackpressureError)
-                raise ProblemError(
-                    "too_many_events" if behind else "not_ready",
-                    f"the event log {'is behind' if behind else 'cannot be reached'}; send it again"
-                    " later",
-                    retry_after=math.ceil(error.retry_after),
-                ) from None
-            except LogError as error:
-                if not self._log_failed:
-                    # Once, not for each request: log lines may go to the full disk.
-                    logger.error(
-                        "events are refused with 503 until the log can be written again: %s. If "
-                        "the disk is full, free some space",
-                        error,
-                    )
-                self._log_failed = True
-                raise ProblemError(
-                    "not_ready", "the event log cannot be written", retry_after=5
-                ) from None
-        if self._log_failed:
-            logger.warning("the log can be written again: events are accepted")
-            self._log_failed = False
-        return self._backend.show(offsets)
 
     def _count(
         self, kind: str, accepted: int, duplicates: int, refusals: Sequence[wire.Rejection]

@@ -9,38 +9,21 @@ it applies a micro-batch.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
 from importlib import metadata
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import Settings
-from tactful.coupons.campaign_report import CampaignReports
-from tactful.coupons.decisions import CouponIssuer
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
-from tactful.erasure.bulk import request_erasures
-from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.receivers import ErasureNotices
-from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
-from tactful.event_log.impressions import IMPRESSION_ID
-from tactful.event_log.recipients import Recipients, open_ids
-from tactful.experiments.baseline import ExactOutcomes
-from tactful.experiments.planning import Planner
-from tactful.experiments.stage_readout import ReadOuts
-from tactful.experiments.tuner_report import TunerReports
-from tactful.experiments.worth import Worth
+from tactful.event_log.recipients import open_ids
 from tactful.http.credentials import open_tokens
 from tactful.http.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
-    ImportUndos,
-    UndoTarget,
     preview_undo,
     problem_of,
 )
@@ -50,8 +33,6 @@ from tactful.metrics.history import FILE, MetricHistory
 from tactful.metrics.registry import Metrics
 from tactful.metrics.tracing import open_traces
 from tactful.models.commands import ModelCommands
-from tactful.pipeline.applier import ApplierOptions, LogApplier
-from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.data.imports import Import, UndoPreview
@@ -61,40 +42,31 @@ from tactful.schemas.positions import Position
 from tactful.schemas.users import (
     ErasureRequest,
     ErasureResult,
-    FeatureMeaning,
     PersonExport,
     PersonMatches,
     UserFeatures,
 )
 from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
+from tactful.server.coupons import make_coupons
 from tactful.server.gauges import add_gauges
+from tactful.server.ingestion import make_applier, make_ingest
+from tactful.server.people import PersonData
 from tactful.server.recommendations import Recommendations, VisibilityTracker
+from tactful.server.removal import make_erasures, make_undos
+from tactful.server.reports import make_reports
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
-from tactful.server.rollouts import control_rollouts
 from tactful.server.search_thread import SearchThread
 from tactful.server.sources import make_sources
-from tactful.server.system import describe_system, list_jobs
+from tactful.server.system import check_health, describe_system, list_jobs
 from tactful.server.uploads import Uploads
 from tactful.statistics.service import PrivateStatistics
-from tactful.subjects.consent import record_described
-from tactful.subjects.consented_log import PermittedLog
-from tactful.subjects.export import export_person
-from tactful.subjects.history import meanings
-from tactful.subjects.look_up import Identifier, look_up
+from tactful.subjects.look_up import Identifier
 from tactful.subjects.minimise import make_minimiser
-from tactful.subjects.permissions import CLAIM, Permissions, claimed
-from tactful.subjects.trace_search import search_log, search_partitions
+from tactful.subjects.permissions import Permissions
 from tactful.util.counted_lock import CountedLock
 from tactful.util.yielding_lock import YieldingLock
-from tactful_privacy.ledger.query import Query
-from tactful_privacy.people.consent import Purpose
-from tactful_streaming.contract.decode_requests import Limits
-from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
-from tactful_streaming.definitions.model import emitted_types
-from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import CoCommittedConsumer
-from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +107,7 @@ class Platform:
         import_undos: undoes imports while the server runs.
         uploads: files that are imported by the server.
         notices: hands erasures on to the receivers of data.
+        people: reads the data of persons.
         ingest: accepts events, items and users.
         search: finds items by words.
         sources: accepts messages of other programs.
@@ -199,72 +172,19 @@ class Platform:
         )
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
-        self.coupons: CouponIssuer | None = None
-        if resources.coupons:
-            self.coupons = CouponIssuer(
-                resources.coupons,
-                installation.metadata,
-                backend.partitions(),
-                features=self._user_features,
-                clock=clock,
-                keyring=self._ids.keyring,
-                keys_of=self._keys_of,
-            )
-        recipients = partial(Recipients, self.engine.resolve, self._ids)
-        outcomes = ExactOutcomes(backend.partitions, self._measures, recipients)
-        self.rollout_controller = control_rollouts(
-            settings, self.rollouts, outcomes, clock=clock, charge=self._charge
-        )
-        self.planner = Planner(self.rollouts, outcomes, clock=clock)
-        self._report(outcomes)
+        self.coupons = make_coupons(self, self._ids)
+        reports = make_reports(resources, self.permissions, self._ids, self.coupons)
+        self.rollout_controller, self.planner = reports.rollout_controller, reports.planner
+        self.read_outs, self.tuner_reports = reports.read_outs, reports.tuner_reports
+        self.worth, self.campaigns = reports.worth, reports.campaigns
         self._assemble()
-
-    def _report(self, outcomes: ExactOutcomes) -> None:
-        """Make the reports about experiments, coupons and tuners."""
-        installation = self.resources.installation
-        settings, clock = installation.settings, installation.clock
-        self.campaigns: CampaignReports | None = None
-        if self.coupons is not None:
-            self.campaigns = CampaignReports(
-                self.resources.coupons,
-                installation.metadata,
-                self._measured_logs,
-                self.coupons.left,
-                clock=clock,
-            )
-        self.worth = Worth(
-            installation.metadata,
-            outcomes,
-            holdout=settings.recommend.holdout,
-            epsilon=settings.recommend.holdout_epsilon,
-            clock=clock,
-            charge=self._charge,
-        )
-        self.tuner_reports = TunerReports(self.rollouts, self._measured_logs, clock=clock)
-        self.read_outs = ReadOuts(self.rollouts, outcomes, clock=clock)
-
-    def _measured_logs(self) -> list[EventLog]:
-        """Return the partitions, with the events that may be used to measure."""
-        purpose = Purpose.MEASUREMENT
-
-        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
-            return purpose in self.permissions.of(user_id, device_id, at, claimed(claim))
-
-        return [PermittedLog(log, allows, purpose) for log in self.backend.partitions()]
-
-    def _charge(self, queries: Iterable[Query]) -> None:
-        if self.statistics is not None:  # without published statistics there is no ledger
-            self.statistics.charge(queries)
 
     def _assemble(self) -> None:
         """Connect ingestion, log, engine, recommender and background tasks."""
         resources, backend = self.resources, self.backend
-        installation = resources.installation
-        self.applier = self._make_applier()
+        self.applier = make_applier(self)
         self.visibility = VisibilityTracker(self.applier, backend.shared)
-        self.ingest = EventIngest(
-            backend, self.applier, self.metrics, self._ingest_options(), clock=installation.clock
-        )
+        self.ingest = make_ingest(self, self._ids)
         self.sources = make_sources(self)
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
@@ -276,31 +196,10 @@ class Platform:
             self.lock,
             self.metrics.recommended,
         )
-        self.notices = ErasureNotices(installation.settings)
-        self.online_erasures = OnlineErasures(
-            installation,
-            backend.written,
-            running=LiveStores(
-                installation.settings,
-                backend.engine,
-                backend.state,
-                self.applier,
-                self.lock,
-                consents=self.consents,
-                webhooks=resources.webhooks,
-                drop_recommendations=self.recent.forget,
-                rollouts=self.rollout_controller,
-            ),
-        )
-        self.import_undos = ImportUndos(
-            installation,
-            self.imports,
-            UndoTarget(
-                *(backend.engine, backend.state, self.applier, self.lock),
-                append=backend.append,
-                logs=backend.written,
-            ),
-        )
+        self.notices = ErasureNotices(self.settings)
+        self.online_erasures = make_erasures(self)
+        self.import_undos = make_undos(self)
+        self.people = PersonData(self)
         self.uploads = Uploads(self)
         self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
@@ -393,28 +292,7 @@ class Platform:
         While a broker or an online store is unreachable, it stays ready: recommendations continue
         as well as possible, and a check names the store.
         """
-        applier = self.applier
-        behind = applier.recovering or not self.recommendations.ready
-        engine = applier.failure or ("catching up" if behind else "ok")
-        status = self._status
-        if status == "ok" and engine != "ok":
-            status = "failed" if applier.failure else "starting"
-        checks = {"engine": engine}
-        if problem := self.backend.problem():
-            checks["log"] = problem
-        if problem := self.backend.unwritable():
-            checks["log"] = problem
-            status = "failed" if status == "ok" else status
-        if (shared := self.backend.shared) is not None and shared.problem:
-            checks["online"] = shared.problem
-        if self.engine.missing:
-            checks["features"] = f"{len(self.engine.missing)} are to be computed by a backfill"
-        workers = None if self.workers is None else self.workers()
-        if workers is not None:
-            ready = sum(worker.state == "ready" for worker in workers)
-            total = len(workers)
-            checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
-        return Health(status=status, version=self.version, checks=checks, workers=workers)
+        return check_health(self, self._status)
 
     def system(self) -> SystemInfo:
         """Describe the server and its machine; called in a thread."""
@@ -430,23 +308,7 @@ class Platform:
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """Return the features of one user as of `at` (epoch ms), or now."""
-        self.check()
-        time = self.resources.installation.clock() if at is None else at
-        with self.lock:
-            features = self.backend.source.read("user", user, time)
-            position = self.position
-        return UserFeatures(
-            user_id=user,
-            at=time,
-            position=position,
-            features=dict(features),
-            meanings=self._meanings,
-        )
-
-    @cached_property
-    def _meanings(self) -> list[FeatureMeaning]:
-        """What the features of users compute."""
-        return meanings(load_definitions(self.settings.features))
+        return self.people.features(user, at)
 
     def export(self, user: str) -> PersonExport:
         """Return everything that is stored about a user; called in a thread.
@@ -455,34 +317,17 @@ class Platform:
             StorageError: if the metadata cannot be used.
             StreamingError: if log or state cannot be read.
         """
-        installation = self.resources.installation
-        with self.backend.searched() as partitions:
-            # A log in files is searched faster through its files.
-            kafka = not self.settings.log.in_files
-            return export_person(
-                self.settings,
-                installation.metadata,
-                user,
-                clock=installation.clock,
-                search=search_partitions(partitions) if kafka else None,
-            )
+        return self.people.export(user)
 
     def find_people(
         self, identifiers: Collection[Identifier]
     ) -> Mapping[Identifier, PersonMatches]:
         """Return the users of identifiers; called in a thread, raises as `export`."""
-        installation = self.resources.installation
-        with self.backend.searched() as partitions, contextlib.ExitStack() as stack:
-            if self.settings.log.in_files:
-                search = stack.enter_context(search_log(self.settings, clock=installation.clock))
-            else:
-                search = search_partitions(partitions)
-            erased = self.suppression.suppressed
-            return look_up(search, identifiers, erased=erased, minimise=self.minimise)
+        return self.people.find(identifiers)
 
     def request_erasures(self, requests: Sequence[ErasureRequest], by: str) -> list[ErasureResult]:
         """Request the erasure of many users; called in a thread, raises as `export`."""
-        return request_erasures(self.resources.installation, requests, self.find_people, by=by)
+        return self.people.request_erasures(requests, by)
 
     def preview_undo(self, found: Import) -> UndoPreview:
         """Count what the undo of an import takes out; called in a thread, raises as `export`."""
@@ -496,69 +341,3 @@ class Platform:
     def publish_rollouts(self) -> None:
         """Make the present stages known to all recommenders, or raise `StorageError`."""
         publish_rollouts(self.settings, self.rollouts)
-
-    def _make_applier(self) -> LogApplier:
-        backend = self.backend
-        applier = LogApplier(
-            backend.followed,
-            self.engine,
-            self.lock.inner,
-            self.metrics,
-            ApplierOptions(
-                settings=self.settings.engine,
-                permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
-                commit_idle=self.statistics is not None,
-                sends_ticks=self.settings.statistics.clock == "wall",
-                written_until=self._written_until,
-                reads=lambda: self.lock.uses,
-            ),
-            progressed=lambda: self.visibility.progressed(),
-            append=backend.append,
-            letters=backend.letters,
-        )
-        if self.statistics is not None:
-            self.statistics.counter.applied_until = lambda: applier.applied_until
-        return applier
-
-    def _written_until(self) -> int:
-        """Return the time before which all accepted records are in the log; 0 while unknown."""
-        now = self.resources.installation.clock()
-        if self.backend.problem() is not None or self.backend.spooled():
-            return 0  # some may wait for the broker
-        return self.ingest.unwritten_since or now
-
-    def _ingest_options(self) -> IngestOptions:
-        limits = self.settings.limits
-        return IngestOptions(
-            limits=Limits(
-                max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
-            ),
-            engine_lag=limits.engine_lag,
-            reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
-            reserved_ids=(IMPRESSION_ID, OFFER_ID),
-            ids=self._ids,
-            minimise=self.minimise,
-            permit=self.permissions.restricted,
-            repeats=self.backend.rules is not None,
-            describe=partial(record_described, self.consents, self.permissions),
-        )
-
-    def _user_features(self, user: str, at: int) -> Mapping[str, Any]:
-        with self.lock:
-            return dict(self.backend.source.read("user", user, at))
-
-    def _keys_of(self, event: Event) -> Collection[str]:
-        """Return the keys of an event's user: as named, and by device links."""
-        keys = {*named_keys(event)}
-        with self.lock:
-            keys.update([self.engine.resolve(key, event.timestamp) for key in keys])
-            if event.user_id is not None:
-                devices = self.engine.devices_of(event.user_id)
-                keys.update(DEVICE_PREFIX + device for device in devices)
-        return keys
-
-    def _measures(self, event: Event) -> bool:
-        """Whether the present consent of an event's user allows to count it."""
-        claim = claimed(event.context.get(CLAIM)) if event.context else None
-        allowed = self.permissions.of(event.user_id, event.device_id, event.timestamp, claim)
-        return Purpose.MEASUREMENT in allowed

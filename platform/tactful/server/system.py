@@ -1,4 +1,4 @@
-"""State of a server and its machine: checks, jobs, last backup."""
+"""State of a server and its machine: readiness, checks, jobs, last backup."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tactful.maintenance.doctor import examine_running
+from tactful.schemas.health import Health
 from tactful.schemas.operations import JobInfo, SystemCheck, SystemInfo
 from tactful.server.gauges import rounded
 from tactful.util.jobs import jobs_of
@@ -17,6 +18,31 @@ if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 _MEMORY = "tactful_memory_bytes"
+
+
+def check_health(platform: Platform, status: str) -> Health:
+    """Return the readiness of a server whose life is at `status`; see `Platform.health`."""
+    applier, backend = platform.applier, platform.backend
+    behind = applier.recovering or not platform.recommendations.ready
+    engine = applier.failure or ("catching up" if behind else "ok")
+    if status == "ok" and engine != "ok":
+        status = "failed" if applier.failure else "starting"
+    checks = {"engine": engine}
+    if problem := backend.problem():
+        checks["log"] = problem
+    if problem := backend.unwritable():
+        checks["log"] = problem
+        status = "failed" if status == "ok" else status
+    if (shared := backend.shared) is not None and shared.problem:
+        checks["online"] = shared.problem
+    if missing := platform.engine.missing:
+        checks["features"] = f"{len(missing)} are to be computed by a backfill"
+    workers = None if platform.workers is None else platform.workers()
+    if workers is not None:
+        ready = sum(worker.state == "ready" for worker in workers)
+        total = len(workers)
+        checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
+    return Health(status=status, version=platform.version, checks=checks, workers=workers)
 
 
 def describe_system(platform: Platform) -> SystemInfo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -76,8 +75,7 @@ def test_a_file_is_previewed_and_imported(platform: Platform) -> None:
 def test_an_import_goes_on_at_the_next_start(tmp_path: Path, platform: Platform) -> None:
     with Live(platform) as live, Client(live.url) as client:
         upload(client, table())
-        first: Any = platform.ingest
-        with blocked(first._backend.commit, "append_keyed") as gate:
+        with blocked(platform.backend.commit, "append_keyed") as gate:
             client.run(routes.start_import(IMPORT, MAPPING))
             gate.set()
         platform.uploads._stopping = True

@@ -1,0 +1,77 @@
+"""Ingestion and application of the log, assembled from a platform."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
+from tactful.event_log.impressions import IMPRESSION_ID
+from tactful.event_log.recipients import RecommendationIds
+from tactful.pipeline.applier import ApplierOptions, LogApplier
+from tactful.pipeline.ingest import EventIngest, IngestOptions
+from tactful.subjects.consent import record_described
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.decode_requests import Limits
+from tactful_streaming.definitions.model import emitted_types
+
+if TYPE_CHECKING:
+    from tactful.server.platform import Platform
+
+
+def make_applier(platform: Platform) -> LogApplier:
+    """Make the thread that applies the log; it may start once the platform is assembled."""
+    backend, statistics = platform.backend, platform.statistics
+
+    def written_until() -> int:
+        """Return the time before which all accepted records are in the log; 0 while unknown."""
+        now = platform.resources.installation.clock()
+        if backend.problem() is not None or backend.spooled():
+            return 0  # some may wait for the broker
+        return platform.ingest.unwritten_since or now
+
+    applier = LogApplier(
+        backend.followed,
+        platform.engine,
+        platform.lock.inner,
+        platform.metrics,
+        ApplierOptions(
+            settings=platform.settings.engine,
+            permits=lambda key: Purpose.MARKETING in platform.permissions.of_key(key),
+            commit_idle=statistics is not None,
+            sends_ticks=platform.settings.statistics.clock == "wall",
+            written_until=written_until,
+            reads=lambda: platform.lock.uses,
+        ),
+        progressed=lambda: platform.visibility.progressed(),
+        append=backend.append,
+        letters=backend.letters,
+    )
+    if statistics is not None:
+        statistics.counter.applied_until = lambda: applier.applied_until
+    return applier
+
+
+def make_ingest(platform: Platform, ids: RecommendationIds) -> EventIngest:
+    """Make the ingestion, with the limits and the events that the settings reserve."""
+    limits, definitions = platform.settings.limits, platform.engine.definitions
+    options = IngestOptions(
+        limits=Limits(
+            max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
+        ),
+        engine_lag=limits.engine_lag,
+        reserved=frozenset((*emitted_types(definitions).values(), OFFER, WITHHELD)),
+        reserved_ids=(IMPRESSION_ID, OFFER_ID),
+        ids=ids,
+        minimise=platform.minimise,
+        permit=platform.permissions.restricted,
+        repeats=platform.backend.rules is not None,
+        describe=partial(record_described, platform.consents, platform.permissions),
+    )
+    return EventIngest(
+        platform.backend,
+        platform.applier,
+        platform.metrics,
+        options,
+        clock=platform.resources.installation.clock,
+    )
