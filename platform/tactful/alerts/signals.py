@@ -15,6 +15,7 @@ from tactful.alerts.samples import Labels, Reading, Scrape, exact, signal_key
 from tactful.metrics.public import FAILURES, level
 from tactful.schemas.alerts import Signal, milliseconds
 
+_TOTALS = ("_total", "_count", "_sum", "_bucket")  # ends of names of samples that only grow
 _AGGREGATES: Mapping[str, Callable[[list[float]], float]] = {"sum": sum, "max": max, "min": min}
 
 
@@ -31,8 +32,9 @@ def read_signal(
     if signal.change == "none":
         groups = _grouped(signal, signal.labels, scrape.samples.get(signal.metric, {}))
         merge = _AGGREGATES[signal.aggregate]
+        shown = not signal.metric.endswith(_TOTALS) or _is_failure(signal.metric)
         return {
-            labels: exact(value, f"{value:.6g}")
+            labels: exact(value, f"{value:.6g}" if shown else "")
             for labels, values in groups.items()
             for value in [merge(values)]
         }

@@ -147,11 +147,12 @@ async def _delete_silence(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_alert_test(platform: Platform, call: Call) -> Reply:
-    request, service = await call.json(_test), platform.alerts
+    request, by, service = await call.json(_test), caller_of(call), platform.alerts
     route = next((it for it in service.routes if it.name == request.route), None)
     if route is None:
         known = ", ".join(it.name for it in service.routes) or "none"
         raise ProblemError("not_found", f"there is no such route; known are {known}")
+    await _stored(partial(platform.audit.record_change, by, "alert.test", route.name))
     results = await asyncio.to_thread(service.test, route)
     return json_reply(AlertTestResult(route=route.name, results=results))
 
@@ -262,7 +263,10 @@ ALERT_ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/alerts/test",
         "Send a test message",
         _post_alert_test,
-        details="To each sink of a route, once; the result is empty, or why it failed.",
+        details=(
+            "To each sink of a route, once; the result is empty, or why it failed. The caller is "
+            "recorded."
+        ),
         body=AlertTest,
         answer=AlertTestResult,
         problems=("invalid", "not_found"),

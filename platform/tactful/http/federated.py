@@ -74,8 +74,10 @@ async def _get_federated_rounds(platform: Platform, call: Call) -> Reply:
 
 
 def _shown(run: FederatedRun, *, exact: bool) -> FederatedRun:
+    """Return a run without exact numbers and the words of an error, which may name anything."""
     last = None if run.last is None else _public(run.last, exact=exact)
-    return msgspec.structs.replace(run, last=last)
+    reason = run.reason if exact or not run.reason else "`admin` reads why"
+    return msgspec.structs.replace(run, last=last, reason=reason)
 
 
 def _public(figures: FederatedRound, *, exact: bool) -> FederatedRound:

@@ -261,7 +261,11 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 def _name(claims: Mapping[str, Any]) -> str:
     """Return the name of a person in audit logs: the e-mail address, unless it is unverified."""
     email = claims.get("email")
-    verified = isinstance(email, str) and email and claims.get("email_verified") is not False
+    verified = (
+        isinstance(email, str)
+        and email
+        and str(claims.get("email_verified", True)).lower() != "false"
+    )
     name = email if verified else claims["sub"]
     # Without blanks it can be neither `key 0f3a9c21` nor the name of a part of the server.
     return _ODD.sub("_", str(name))[:_NAME_LENGTH]

@@ -79,6 +79,8 @@ async def _get_metric_history(platform: Platform, call: Call) -> Reply:
 async def _get_jobs(platform: Platform, call: Call) -> Reply:
     query = call.query(PageQuery)
     jobs = await stored(platform.jobs, "the jobs cannot be read now")
+    if not call.trusted:
+        jobs = [job for job in jobs if job.kind != "erasure" or job.stage == "overdue"]
     rest = [job for job in jobs if not query.cursor or job.id < query.cursor]
     page = rest[: query.limit]
     cursor = page[-1].id if len(rest) > len(page) else None
@@ -88,7 +90,9 @@ async def _get_jobs(platform: Platform, call: Call) -> Reply:
 async def _get_system(platform: Platform, call: Call) -> Reply:
     found = await stored(platform.system, "the machine cannot be examined now")
     if not call.trusted:
-        found = msgspec.structs.replace(found, checks=[_without_counts(it) for it in found.checks])
+        checks = [_without_counts(it) for it in found.checks]
+        # The watermark is the time of the newest event: when somebody was active last.
+        found = msgspec.structs.replace(found, checks=checks, watermark_at=None)
     return json_reply(found)
 
 
@@ -130,7 +134,8 @@ OPERATIONS_ENDPOINTS: tuple[Endpoint, ...] = (
         details=(
             "Trainings, backfills, backups, restores, rescalings, key rotations and waiting "
             "erasures of the data directory, newest first, with their progress; also those of the "
-            "command line. A job whose process ended without a word is `killed`."
+            "command line. A job whose process ended without a word is `killed`. An "
+            "erasure began when a user left: it is shown to `admin` only, unless it is overdue."
         ),
         scope="monitor",
         query=PageQuery,
@@ -144,7 +149,8 @@ OPERATIONS_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_system,
         details=(
             "Workers, lag, memory, disk, the last backup, and checks that name the cure of each "
-            "problem. It answers while the server is not ready, too."
+            "problem. It answers while the server is not ready, too. The watermark, which is "
+            "the time of the newest event less a delay, needs the scope `admin`."
         ),
         scope="monitor",
         answer=SystemInfo,

@@ -107,7 +107,7 @@ class SystemInfo(msgspec.Struct, kw_only=True, frozen=True):
         log: where events are kept, ``embedded`` or ``kafka``.
         lag: number of log records that are not applied yet.
         watermark_at: event time up to which events are expected to be complete, epoch
-            milliseconds; None before the first event.
+            milliseconds; None before the first event, and to readers without `admin`.
         memory_bytes: memory of its processes, in whole megabytes.
         disk_free_bytes: free space of the disk with the data directory, in whole megabytes.
         disk_bytes: size of that disk.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MEGABYTE = 2**20
 _KEPT_S = 30.0
+_MINUTE_S = 60.0  # an exact age would tell when the latest event happened
 
 T = TypeVar("T")
 
@@ -42,12 +43,13 @@ def add_gauges(platform: Platform) -> None:
     def watermark_age() -> float:
         if engine.watermark <= 0:
             return 0.0  # before the first event
-        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
+        age = (platform.resources.installation.clock() - engine.watermark) / 1000
+        return max(0.0, _MINUTE_S * math.ceil(age / _MINUTE_S))
 
     gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
     text = "About how much memory the state of entities takes, in whole megabytes"
     gauge("engine_state_bytes", text, state_bytes)
-    text = "Age of the event time up to which events are expected to be complete"
+    text = "Age of the event time up to which events are complete, rounded up to minutes"
     gauge("watermark_age_seconds", text, watermark_age)
     gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
     text = "Recommendations waiting for their turn"

@@ -106,6 +106,21 @@ def test_a_share_counts_increases_and_needs_a_least_number() -> None:
     assert [it.split()[0] for it in step(4, 9000, 0)] == ["cleared"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("tactful_ingested_total", "above 5"),
+        ("tactful_request_seconds_count", "above 5"),
+        ("tactful_commits_refused_total", "12345, above 5"),
+        ("tactful_engine_lag", "12345, above 5"),
+    ],
+)
+def test_a_message_holds_no_exact_total_of_what_people_did(metric: str, said: str) -> None:
+    rule = make(kind="threshold", value={"metric": metric}, above=5)
+    (found,) = evaluate([rule], make_scrape([(metric, {}, 12345.0)]), _BEGIN, Memory())
+    assert found.message == f"something is wrong: {said}"
+
+
 def test_a_private_value_fires_only_if_its_whole_interval_lies_beyond() -> None:
     rule = make(kind="threshold", value={"statistic": "clicks", "over": "shown"}, below=0.05)
     memory, key = Memory(), signal_key(rule.value)

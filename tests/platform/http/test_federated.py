@@ -87,7 +87,7 @@ def test_runs_and_rounds_are_paged(live: Live) -> None:
 def test_an_analyst_reads_no_number_of_devices(locked: Live) -> None:
     ingest, analyst, admin = map(locked.create_key, ("ingest", "analyst", "admin"))
     with Client(locked.url, ingest) as client:
-        client.run(routes.report(a_report(a_round(1))))
+        client.run(routes.report(a_report(a_round(1), state="failed", reason="/home/ann: full")))
         with pytest.raises(ApiError, match="scope"):
             client.run(routes.runs())
     for key, asked in ((analyst, None), (admin, 1300)):
@@ -96,6 +96,7 @@ def test_an_analyst_reads_no_number_of_devices(locked: Live) -> None:
             (figures,) = client.run(routes.rounds(RUN)).rounds
             assert run.last is not None and run.last.asked == figures.asked == asked
             assert (figures.reports is None) == (asked is None)
+            assert ("ann" in run.reason) == (asked is not None) and run.reason
             assert figures.epsilon == 0.1
 
 

@@ -107,6 +107,7 @@ def test_a_name_can_imitate_no_key_and_no_other_person(issuer: Issuer) -> None:
     cases: dict[str, dict[str, Any]] = {
         "key_0f3a9c21": {"email": None, "sub": "key 0f3a9c21"},
         "17": {"email": "ann@shop.example", "email_verified": False},
+        "19": {"email": "ann@shop.example", "email_verified": "false", "sub": "19"},
         "18": {"email": ["x"], "sub": "18"},
         "a_b@c": {"email": "a\nb@c"},
         "é" * 200: {"email": "é" * 500},

@@ -80,6 +80,25 @@ def test_exact_rates_are_for_administrators(shop: Live) -> None:
     }
 
 
+def test_a_monitor_does_not_learn_when_somebody_acted_or_left(locked: Live) -> None:
+    platform = locked.platform
+    platform.online_erasures.stop()
+    platform.erasures.request("somebody")
+    keys = {scope: {"x-api-key": locked.create_key(scope)} for scope in ("admin", "monitor")}
+    assert locked.http.post("/v1/events", json=[view(1)], headers=keys["admin"]).is_success
+    wait_until(lambda: platform.engine.watermark > 0)
+    seen = {}
+    for scope, key in keys.items():
+        system = locked.http.get("/v1/system", headers=key).json()
+        jobs = locked.http.get("/v1/jobs", headers=key).json()["jobs"]
+        kinds = [job["kind"] for job in jobs]
+        seen[scope] = system["watermark_at"] is None, "erasure" in kinds
+    assert seen == {"admin": (False, True), "monitor": (True, False)}
+    lines = locked.http.get("/metrics", headers=keys["monitor"]).text.splitlines()
+    (age,) = [line for line in lines if line.startswith("tactful_watermark_age_seconds")]
+    assert float(age.split()[-1]) % 60 == 0
+
+
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server keeps a point each second."""

@@ -46,6 +46,9 @@ async def _messages(platform: Platform, seconds: float) -> AsyncGenerator[bytes]
     """Yield a message each second if anything came, else a comment now and then."""
     loop, clock = asyncio.get_running_loop(), platform.resources.installation.clock
     ends, sent = loop.time() + seconds, loop.time()
+    if platform.ingest.feed.is_full:  # others were opened while the access was noted
+        yield b": too many streams are open\n\n"
+        return
     with platform.ingest.feed.listening() as listener:
         yield b": stream of the newest events\n\n"
         while (left := ends - loop.time()) > 0:

@@ -240,9 +240,11 @@ def _codec(encoding: str, utf_16: str) -> str:
     try:
         name = codecs.lookup(encoding).name
         name = {"utf-16": utf_16, "utf-8-sig": "utf-8"}.get(name, name)
-        if "\n".encode(name) in (b"\n", b"\n\0", b"\0\n"):
+        end = "\n".encode(name)
+        end.decode(name, "replace")  # as lines are read; some codecs cannot
+        if end in (b"\n", b"\n\0", b"\0\n"):
             return name
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a name with NUL, or no codec of texts
         pass
     raise ConfigError(
         f"--encoding {encoding!r} is unknown: give utf-8, utf-16, windows-1252, gb18030 or another "

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,26 @@ def test_it_ends_when_the_server_stops(tmp_path: Path) -> None:
         began = time.monotonic()
     assert time.monotonic() - began < 20
     assert ended.wait(20)
+
+
+def test_streams_that_are_opened_together_are_few_too(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tactful.pipeline.live_feed.MOST_LISTENERS", 1)
+    record, together = live.platform.accesses.record, threading.Barrier(3)
+
+    def note(*words: Any, **more: Any) -> None:
+        record(*words, **more)
+        together.wait(30)
+
+    monkeypatch.setattr(live.platform.accesses, "record", note)
+
+    def follow(_: int) -> str:
+        return httpx.get(f"{live.url}{STREAM}", params={"seconds": 1}, timeout=60).text
+
+    with ThreadPoolExecutor(3) as pool:
+        refused = ["too many" in text for text in pool.map(follow, range(3))]
+    assert sorted(refused) == [False, True, True]
 
 
 def test_there_are_few_at_a_time(live: Live) -> None:

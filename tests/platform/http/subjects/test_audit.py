@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -55,6 +56,18 @@ def test_every_look_names_who_looked(locked: Live) -> None:
     assert [access["action"] for access in told] == verbs
     refused = http.get("/v1/audit", headers={"x-api-key": analyst})
     assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+
+
+def test_a_test_message_of_alerts_names_who_sent_it(
+    locked: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, alerts = locked.create_key("admin"), locked.platform.alerts
+    monkeypatch.setattr(alerts, "routes", [SimpleNamespace(name="shift")])
+    monkeypatch.setattr(alerts, "test", lambda route: {"shift/1 slack": ""})
+    ok(locked.http.post("/v1/alerts/test", json={"route": "shift"}, headers={"x-api-key": admin}))
+    (entry,) = entries(locked, admin, action="alert")
+    assert (entry["action"], entry["target"]) == ("alert.test", "shift")
+    assert entry["actor"] == f"key {admin.split('_')[1]}"
 
 
 def test_the_trail_is_read_page_by_page(locked: Live) -> None:
