@@ -37,14 +37,8 @@ from tactful.training.history import History
 from tactful.training.judging import calibrated, intervals, measure
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import (
-    Progress,
-    Question,
-    Rows,
-    collect,
-    replay_engine,
-    sample_questions,
-)
+from tactful.training.questions import Question, sample_questions
+from tactful.training.replay_rows import Progress, Rows, collect, replay_engine
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
