@@ -25,7 +25,7 @@ from tactful.rerank.arm_policy import ranking_experiment
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question
+from tactful.training.questions import Question
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
+from tactful.models.training_plots import plot_training
 from tactful.models.training_record import TrainingRecord
 from tactful.ranking.features import column_names, layout
 from tactful.ranking.model import (
@@ -50,9 +51,23 @@ from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, LogError, LogUnreachableError
+from tactful_streaming.identity.resolver import Identity
 
 _FEWEST_TO_JUDGE = 50
 _LEARNED_FROM: tuple[RecordKind, ...] = ("personalisation", "impressions")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Inputs that the steps of one training share."""
+
+    settings: Settings
+    log: PermittedLog
+    definitions: Definitions
+    identity: Identity | None  # rules by which the server joins devices to users
+    checkpoint: Checkpoint
+    trusted: Collection[str]  # public keys whose signature a model needs
+    say: Progress
 
 
 def run_training(
@@ -96,51 +111,79 @@ def run_training(
         begun, parameters = now_ms(), _parameters(options)
         stack.enter_context(registry.run(parameters=parameters, checkpoint=checkpoint))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
-        model = scratch / "model"
-        # Elsewhere workers have the features of users, and no state holds those of all.
-        keeper = None
-        if settings.log.in_files:
-            keeper = Keeper(checkpoint, settings.storage.data / "state", definitions)
-        work = partial(train, identity=identity, checkpoint=checkpoint, keeper=keeper, progress=say)
-        with checkpoint.cleared_on_failure(but=LogUnreachableError):
-            trained = work(log, definitions, model, options)
-        skew = Skew(0, 0, 0, 0, {})
-        # A list does not hold how far a server had read each partition of a topic.
-        if settings.log.in_files:
-            compare = partial(say, "compare")
-            skew = measure_skew(
-                *(log, definitions, settings.models),
-                identity=identity,
-                trusted=trusted,
-                progress=compare,
-                state=checkpoint.place("kept") / "state" if trained.replayed_from else None,
-            )
+        run = _Run(settings, log, definitions, identity, checkpoint, trusted, say)
+        trained = _train(run, scratch / "model", options)
+        skew = _skew(run, trained)
         served = _served(settings, log, definitions, skew)
         say("register", 0, 1)
-        registered = registry.register(
-            model,
-            parameters={"read_until": trained.reach, "replayed_from": trained.replayed_from},
-            example=trained.example,
-            figures=plot_training(trained, scratch / "figures"),
-            metrics=_metrics(trained, skew),
-            record=_record(trained, served, begun=begun),
-        )
+        record = _record(trained, served, begun=begun)
+        registered = _register(registry, trained, skew, record, scratch)
         made(registered.version)
         checkpoint.end()
-        held_back = trained.held_back
-        doubtful = doubts(
-            trained.manifest.metrics,
-            trained.manifest.gains,
-            len(held_back.labels),
-            len(held_back.sizes),
-        )
+        doubtful = _doubts(trained)
         promote = promote and not doubtful
         if promote and if_better:
-            promote = no_worse(settings.models, trained, model, trusted)
+            promote = no_worse(settings.models, trained, scratch / "model", trusted)
         if promote:
             registry.promote(registered.version, reason=reason or "tactful train --promote")
         say("register", 1, 1)
     return {**_report(registered, trained, skew, champion=promote), "doubts": doubtful}
+
+
+def _train(run: _Run, model: Path, options: TrainingOptions) -> Trained:
+    """Train into a directory, with the rows that the last training kept."""
+    # Elsewhere workers have the features of users, and no state holds those of all.
+    keeper = None
+    if run.settings.log.in_files:
+        state = run.settings.storage.data / "state"
+        keeper = Keeper(run.checkpoint, state, run.definitions)
+    with run.checkpoint.cleared_on_failure(but=LogUnreachableError):
+        return train(
+            run.log,
+            run.definitions,
+            model,
+            options,
+            identity=run.identity,
+            checkpoint=run.checkpoint,
+            keeper=keeper,
+            progress=run.say,
+        )
+
+
+def _skew(run: _Run, trained: Trained) -> Skew:
+    """Compare the served features with those of a replay; of no lists for a log in topics."""
+    # A list does not hold how far a server had read each partition of a topic.
+    if not run.settings.log.in_files:
+        return Skew(0, 0, 0, 0, {})
+    return measure_skew(
+        run.log,
+        run.definitions,
+        run.settings.models,
+        identity=run.identity,
+        trusted=run.trusted,
+        progress=partial(run.say, "compare"),
+        state=run.checkpoint.place("kept") / "state" if trained.replayed_from else None,
+    )
+
+
+def _register(
+    registry: Registry, trained: Trained, skew: Skew, record: TrainingRecord, scratch: Path
+) -> Registered:
+    """Register the model below a temporary directory, with its plots and figures."""
+    return registry.register(
+        scratch / "model",
+        parameters={"read_until": trained.reach, "replayed_from": trained.replayed_from},
+        example=trained.example,
+        figures=plot_training(trained, scratch / "figures"),
+        metrics=_metrics(trained, skew),
+        record=record,
+    )
+
+
+def _doubts(trained: Trained) -> list[str]:
+    """Return the reasons to doubt the figures of a training; no such model is promoted."""
+    held_back, manifest = trained.held_back, trained.manifest
+    return doubts(manifest.metrics, manifest.gains, len(held_back.labels), len(held_back.sizes))
 
 
 def _report(
@@ -330,64 +373,3 @@ def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:
             "brier_constant": calibration.brier_constant,
         }
     return metrics
-
-
-def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
-    """Draw the learning curve, the gain of each feature, the calibration and the position bias.
-
-    Plots whose figures were not estimated are left out.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = {
-        "learning_curve": _draw(directory / "learning_curve.png", (7, 4), _curve, trained),
-        "gain": _draw(directory / "gain.png", (7, 7), _gain, trained),
-    }
-    if trained.manifest.calibration is not None:
-        path = directory / "calibration.png"
-        paths["calibration"] = _draw(path, (5, 5), _calibration, trained)
-    if len(trained.manifest.looked) > 1:
-        paths["places"] = _draw(directory / "places.png", (7, 4), _places, trained)
-    return paths
-
-
-def _draw(
-    path: Path, size: tuple[float, float], draw: Callable[[Any, Trained], None], trained: Trained
-) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure.subplots(), trained)
-    figure.savefig(path, dpi=110)
-    return path
-
-
-def _curve(axis: Any, trained: Trained) -> None:
-    axis.plot(range(1, len(trained.curve) + 1), trained.curve)
-    axis.axvline(trained.trees, linestyle=":", color="grey")
-    axis.set(xlabel="trees", ylabel="NDCG@20 on later lists", title="Learning curve")
-
-
-def _gain(axis: Any, trained: Trained) -> None:
-    gains = trained.manifest.gains
-    names = list(gains)[::-1]
-    axis.barh(names, [gains[name] for name in names])
-    axis.set(xlabel="total gain", title="Gain of each feature")
-
-
-def _calibration(axis: Any, trained: Trained) -> None:
-    calibration = trained.manifest.calibration
-    assert calibration is not None
-    predicted, observed = calibration.predicted, calibration.observed
-    highest = max(*predicted, *observed, 1e-9)
-    axis.plot([0, highest], [0, highest], linestyle=":", color="grey")
-    axis.plot(predicted, observed, marker="o")
-    title = f"Calibration, {calibration.of}"
-    axis.set(xlabel="predicted share", ylabel="share that was taken", title=title)
-
-
-def _places(axis: Any, trained: Trained) -> None:
-    looked = trained.manifest.looked
-    axis.plot(range(1, len(looked) + 1), looked, marker="o")
-    axis.set(xlabel="place", ylabel="looked at, relative to the first", title="Places", ylim=(0, 1))

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, Rows
+from tactful.training.questions import Question
+from tactful.training.replay_rows import Rows
 from tactful.util.checkpoint import Checkpoint
 from tactful_privacy.durable_files import replace_file, replacing
 from tactful_streaming.definitions.model import Definitions, dump_definitions

@@ -37,14 +37,8 @@ from tactful.training.history import History
 from tactful.training.judging import calibrated, intervals, measure
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import (
-    Progress,
-    Question,
-    Rows,
-    collect,
-    replay_engine,
-    sample_questions,
-)
+from tactful.training.questions import Question, sample_questions
+from tactful.training.replay_rows import Progress, Rows, collect, replay_engine
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
@@ -148,28 +142,17 @@ def train(
     reach, resumed = _begin(log, definitions, options, checkpoint)
     laid = _lay_out(log, reach if isinstance(reach, int) else log.end, work)
     judge, asked, held_back = laid.judge, laid.asked, laid.held_back
-    rows = sum(len(labels) for labels in (laid.learn.labels, judge.labels, laid.shown.taken))
-    facts = {"data_hash": _hash(laid.learn, judge, laid.shown), "rows": rows}
-    facts |= {"questions": len(asked), "shown": len(laid.shown)}
-    facts |= {"trained_until": laid.until, "label": laid.label}
+    facts = _facts(laid)
     example, index, replayed_from = judge.features[:5], laid.index, laid.replayed_from
     sets = _split(laid, options)
     del laid
     relevant, users = asked.relevant[held_back:], asked.user[held_back:]
-    by_tree = NdcgByTree(judge.labels, judge.sizes, relevant.tolist())
-    forest, _ = fit(
-        sets.learn,
-        (sets.judge, sets.shown_judge),
-        options,
-        checkpoint=checkpoint,
-        progress=progress,
-        watch=by_tree.add,
-    )
+    forest, curve = _fit(sets, relevant, work)
     manifest = _manifest(options, definitions, forest, sets, relevant, **facts)
     save_model(directory, manifest, forest, index)
     return Trained(
         manifest,
-        by_tree.values,
+        curve,
         example,
         judge,
         asked.at[held_back:],
@@ -246,6 +229,35 @@ def _sorted(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with each set in order, which differs between processes."""
     sets = (set, frozenset)
     return {name: sorted(it) if isinstance(it, sets) else it for name, it in values.items()}
+
+
+def _facts(laid: _LaidOut) -> dict[str, Any]:
+    """Return the facts of a manifest about the rows that were laid out."""
+    labels = (laid.learn.labels, laid.judge.labels, laid.shown.taken)
+    return {
+        "data_hash": _hash(laid.learn, laid.judge, laid.shown),
+        "rows": sum(map(len, labels)),
+        "questions": len(laid.asked),
+        "shown": len(laid.shown),
+        "trained_until": laid.until,
+        "label": laid.label,
+    }
+
+
+def _fit(
+    sets: _Sets, relevant: NDArray[np.int64], work: _Work
+) -> tuple[xgboost.Booster, list[float]]:
+    """Fit the forest; the second value is NDCG@20 of the lists to judge on after each tree."""
+    by_tree = NdcgByTree(sets.judge.labels, sets.judge.sizes, relevant.tolist())
+    forest, _ = fit(
+        sets.learn,
+        (sets.judge, sets.shown_judge),
+        work.options,
+        checkpoint=work.checkpoint,
+        progress=work.progress,
+        watch=by_tree.add,
+    )
+    return forest, by_tree.values
 
 
 def _manifest(

@@ -36,7 +36,8 @@ from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommend
 from tactful.recommend.served_models import RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, collect, replay_engine
+from tactful.training.questions import Question
+from tactful.training.replay_rows import collect, replay_engine
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry
 from tactful_streaming.engine.engine import Engine

@@ -51,7 +51,8 @@ from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, collect, replay_engine
+from tactful.training.questions import Question
+from tactful.training.replay_rows import collect, replay_engine
 from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.definitions import load_experiments

@@ -24,7 +24,8 @@ from tactful.training import train as training
 from tactful.training.history import History
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Rows, collect, replay_engine, sample_questions
+from tactful.training.questions import sample_questions
+from tactful.training.replay_rows import Rows, collect, replay_engine
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry

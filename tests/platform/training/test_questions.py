@@ -11,7 +11,7 @@ from tactful.schemas.interactions import STRENGTH, at_least, rank_of
 from tactful.training.baselines import doubts
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import Question, sample_questions
+from tactful.training.questions import Question, sample_questions
 from tactful_streaming.contract.log_entries import Entry, Event, Item
 
 MINUTE = 60_000

@@ -22,7 +22,7 @@ from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop,
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
-from tactful.models.training_run import plot_training
+from tactful.models.training_plots import plot_training
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import (
     Pointer,
@@ -44,13 +44,8 @@ from tactful.training.discovery import Discovery
 from tactful.training.evaluation import Scorecard
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.replay_rows import (
-    Question,
-    Rows,
-    collect,
-    replay_engine,
-    sample_questions,
-)
+from tactful.training.questions import Question, sample_questions
+from tactful.training.replay_rows import Rows, collect, replay_engine
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item
 from tactful_streaming.engine.engine import Engine

@@ -1,0 +1,65 @@
+"""Assignments of a request: its arm, its rollouts and the permanent holdout."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tactful.experiments.serving import Drawn
+from tactful.recommend.request_state import HEURISTIC
+from tactful.recommend.served_models import ServedModels, ServingState
+from tactful.recommend.trials import NO_CHAMPION
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import RecommendRequest
+from tactful_bandits.assignment.assign import Assignment, Experiment, assign
+from tactful_bandits.errors import AssignmentError
+
+
+def assign_arm(
+    experiment: Experiment, request: RecommendRequest, serving: ServingState
+) -> Assignment:
+    """Assign the user's arm; none without a user or a model, unless one is forced."""
+    forced = request.force.get(experiment.key)
+    if forced is not None and forced not in (arms := [arm.name for arm in experiment.arms]):
+        raise ProblemError(
+            "invalid",
+            f"the arms of experiment {experiment.key!r} are {', '.join(arms)}",
+            field="$.force",
+        )
+    unit = request.subject
+    if forced is None and (serving.model is None or unit is None):
+        return Assignment(experiment.key, None, 0.0, None, False)
+    return assign(experiment, unit or "nobody", forced=forced)
+
+
+def assign_holdout(holdout: Experiment | None, request: RecommendRequest) -> Assignment | None:
+    """Assign the user to the permanent holdout or not; None without one."""
+    unit = request.subject
+    return None if holdout is None or unit is None or request.force else assign(holdout, unit)
+
+
+def draw_rollouts(
+    models: ServedModels, request: RecommendRequest, serving: ServingState, at: int
+) -> Drawn:
+    """Draw the rollouts' arms of the user; none while no model makes lists personal."""
+    if serving.model is None or not models.rollouts.rollouts:
+        return Drawn()
+    try:
+        has_model = models.on_trial.__contains__
+        return models.rollouts.draw(request.subject, request.force, has_model, at=at)
+    except AssignmentError as error:
+        raise ProblemError("invalid", str(error), field="$.force") from None
+
+
+def force_model_arm(
+    experiment: Experiment, request: RecommendRequest, serving: ServingState
+) -> RecommendRequest:
+    """Force an arm that ranks by a model, unless the request forces one."""
+    arm = request.force.get(experiment.key)
+    if serving.model is None or arm == HEURISTIC:
+        why = f"arm {HEURISTIC!r} ranks without a model" if arm == HEURISTIC else NO_CHAMPION
+        raise ProblemError("invalid", why, field="$.variants")
+    learned = [arm.name for arm in experiment.arms if arm.name != HEURISTIC]
+    if arm is not None or not learned:
+        return request
+    force = {**request.force, experiment.key: learned[0]}
+    return msgspec.structs.replace(request, force=force)
