@@ -37,8 +37,10 @@ def test_metrics_of_the_last_hour_are_read_in_steps(shared: Live) -> None:
     answer = shared.http.get("/v1/metrics", params={"names": LAG, "step": 60}).json()
     (series,) = answer["series"]
     assert (series["name"], answer["step_s"]) == (LAG, 60)
-    assert len(series["means"]) == len(answer["times"]) <= 4
-    assert max(series["highest"]) == 11
+    # The server itself adds points, of a minute each as well.
+    assert len(series["means"]) == len(answer["times"]) <= 61
+    assert not any(at % 60_000 for at in answer["times"])
+    assert 11 in series["highest"]
     assert answer["until"] - answer["since"] == 3_600_000
 
 
