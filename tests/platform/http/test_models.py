@@ -26,6 +26,12 @@ from tactful.util.checkpoint import Checkpoint
 from tactful.util.jobs import tracked
 
 
+@pytest.fixture
+def workers() -> int:
+    """Number of worker processes: these routes are answered by the main process."""
+    return 0
+
+
 def keep(models: Path, number: int, **changes: Any) -> None:
     """Put a version into the models directory, with the record of its training."""
     place = make_model(models.parent / f"made-{number}", number)
