@@ -160,6 +160,12 @@ def test_live_quality_is_drawn_by_day(open_page: Open, shop: FakePlatform) -> No
     assert table["Day"].tolist() == ["2026-02-27", "2026-02-26"]
     assert table["Coverage"].tolist() == ["25.0 %", "25.0 %"]
     assert any("HR@20 by day: 1 days" in it for it in descriptions(page))
+
+
+@pytest.mark.slow
+def test_live_quality_without_a_take_and_without_a_measurement(
+    open_page: Open, shop: FakePlatform
+) -> None:
     shop.answer("/v1/models/quality", QUALITY | {"days": [QUIET]})
     assert "Nothing was taken after a recommendation" in words(opened(open_page))
     shop.answer("/v1/models/quality", {})
