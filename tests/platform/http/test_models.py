@@ -169,7 +169,7 @@ def test_a_version_is_promoted_and_rolled_back_by_http(live: Live, tracking_uri:
                 example=EXAMPLE,
                 figures={},
             )
-    with Client(live.url) as client:
+    with Client(live.url, timeout=120) as client:
         for version in ("1", "2"):
             promoted = client.run(routes.promote(version, reason="good"))
         assert (promoted.version, promoted.previous) == ("2", "1")
