@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from tests.platform.alerts.test_sinks import make_certificate
-from tests.platform.support import Live, build, small_settings, view
+from tests.platform.support import Live, build, small_settings, view, wait_until
 from tests.platform.webhook_receiver import Shop, receiving
 
 from tactful.cli.main import main
@@ -22,8 +21,6 @@ from tactful.config.alerts import AlertSettings
 from tactful.errors import BadRequest, NotAllowed
 from tactful.server.platform import Platform
 from tactful.util.clock import now_ms
-
-pytestmark = pytest.mark.slow
 
 _LAG = """
   - {name: engine_lag, kind: threshold, summary: behind, value: {metric: tactful_engine_lag},
@@ -80,14 +77,6 @@ def watched(tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield Watched(live, clock, tmp_path)
 
 
-def _eventually(holds: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        time.sleep(0.01)
-    raise AssertionError
-
-
 def test_rejected_events_open_an_alert_that_clears(watched: Watched, shop: Shop) -> None:
     watched.pass_time(15)
     wrong = [{"type": "nonsense"}] * 250
@@ -102,6 +91,7 @@ def test_rejected_events_open_an_alert_that_clears(watched: Watched, shop: Shop)
     assert watched.open() == [] and b'"cleared"' in shop.attempts[-1][1]
 
 
+@pytest.mark.slow
 def test_requests_that_fail(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     http, recommender = watched.live.http, watched.live.platform.recommender
     watched.pass_time(15)
@@ -119,6 +109,7 @@ def test_requests_that_fail(watched: Watched, monkeypatch: pytest.MonkeyPatch) -
     assert watched.open() == []
 
 
+@pytest.mark.slow
 def test_recommendations_that_find_few_items_show_a_lack_of_recall(watched: Watched) -> None:
     http = watched.live.http
 
@@ -129,7 +120,7 @@ def test_recommendations_that_find_few_items_show_a_lack_of_recall(watched: Watc
 
     items = [{"item_id": f"i{number}", "title": "T"} for number in range(3)]
     assert http.put("/v1/items", json=items).status_code == 202
-    _eventually(lambda: len(http.post("/v1/recommend", json={"count": 3}).json()["items"]) == 3)
+    wait_until(lambda: len(http.post("/v1/recommend", json={"count": 3}).json()["items"]) == 3)
     watched.pass_time(15)
     ask(10)
     watched.pass_time(90)
@@ -140,6 +131,7 @@ def test_recommendations_that_find_few_items_show_a_lack_of_recall(watched: Watc
     assert watched.open() == []
 
 
+@pytest.mark.slow
 def test_a_certificate_that_ends_soon(watched: Watched) -> None:
     make_certificate(watched.directory / "shop.pem", days=5)
     watched.pass_time(30)
@@ -149,6 +141,7 @@ def test_a_certificate_that_ends_soon(watched: Watched) -> None:
     assert watched.open() == []
 
 
+@pytest.mark.slow
 def test_messages_that_do_not_arrive_are_an_alert_of_their_own(
     watched: Watched, shop: Shop
 ) -> None:
@@ -163,6 +156,7 @@ def test_messages_that_do_not_arrive_are_an_alert_of_their_own(
     assert watched.open() == ["certificates"]
 
 
+@pytest.mark.slow
 def test_the_routes_are_used_by_client_and_commands(watched: Watched, shop: Shop) -> None:
     make_certificate(watched.directory / "shop.pem", days=5)
     watched.pass_time(30)
@@ -200,6 +194,7 @@ def test_the_routes_are_used_by_client_and_commands(watched: Watched, shop: Shop
             client.run(routes.put_rule(wrong))
 
 
+@pytest.mark.slow
 def test_pages_of_the_history_follow_each_other(watched: Watched) -> None:
     for _ in range(3):
         make_certificate(watched.directory / "shop.pem", days=5)

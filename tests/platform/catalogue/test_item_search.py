@@ -136,7 +136,7 @@ def test_pages_hold_what_a_plain_search_finds(
 PRICE = st.none() | st.sampled_from([0.5, 1.0, 2.0])
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     batches=st.lists(st.lists(ITEM, max_size=12), min_size=1, max_size=3),
     wanted=FILTER,

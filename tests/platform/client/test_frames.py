@@ -8,7 +8,7 @@ from typing import Any
 
 import narwhals
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.client.frames import Backend, as_records, to_frame
@@ -71,6 +71,7 @@ VALUE = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3), max_leav
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=40)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), VALUE, min_size=1), min_size=1, max_size=6))
 def test_whatever_properties_hold_becomes_a_frame(
     backend: Backend, records: list[dict[str, Any]]

@@ -11,6 +11,7 @@ from tests.platform.support import Live
 from tactful.client import Client
 from tactful.client.routes import federated as routes
 from tactful.errors import ApiError
+from tactful.metadata import federated_runs
 from tactful.metadata.federated_runs import FederatedRunStore
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.federated import FederatedPlan, FederatedReport, FederatedRound
@@ -19,6 +20,13 @@ PLAN = FederatedPlan(
     epsilon=2.0, delta=1e-6, rounds=500, cohort=1300, report_goal=1000, minimum_reports=667
 )
 RUN = "3f2a9c0d1e4b5a697887a6b5c4d3e2f1"
+
+
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["process", "worker"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """Number of worker processes; a server with one takes seconds to start."""
+    count: int = request.param
+    return count
 
 
 def a_round(number: int, **more: Any) -> FederatedRound:
@@ -53,15 +61,18 @@ def test_rounds_are_kept_once_on_each_database(database: MetadataStore) -> None:
     assert store.find("0" * 32) is None
 
 
-def test_the_oldest_runs_are_deleted(sqlite: MetadataStore) -> None:
+def test_the_oldest_runs_are_deleted(
+    sqlite: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(federated_runs, "_MOST_RUNS", 20)
     now = [0]
     store = FederatedRunStore(sqlite, clock=lambda: now[0])
-    for number in range(203):
+    for number in range(23):
         now[0] = number
         store.take(a_report(a_round(1), run=f"{number:032x}"), by="key 1")
     runs = store.runs(limit=1_000)
-    assert len(runs) == 200
-    assert runs[0].id == f"{202:032x}" and runs[-1].id == f"{3:032x}"
+    assert len(runs) == 20
+    assert runs[0].id == f"{22:032x}" and runs[-1].id == f"{3:032x}"
     assert store.rounds(f"{2:032x}", after=0, limit=5) == []
 
 

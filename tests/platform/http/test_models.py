@@ -26,6 +26,12 @@ from tactful.util.checkpoint import Checkpoint
 from tactful.util.jobs import tracked
 
 
+@pytest.fixture
+def workers() -> int:
+    """Number of worker processes: these routes are answered by the main process."""
+    return 0
+
+
 def keep(models: Path, number: int, **changes: Any) -> None:
     """Put a version into the models directory, with the record of its training."""
     place = make_model(models.parent / f"made-{number}", number)
@@ -163,7 +169,7 @@ def test_a_version_is_promoted_and_rolled_back_by_http(live: Live, tracking_uri:
                 example=EXAMPLE,
                 figures={},
             )
-    with Client(live.url) as client:
+    with Client(live.url, timeout=120) as client:
         for version in ("1", "2"):
             promoted = client.run(routes.promote(version, reason="good"))
         assert (promoted.version, promoted.previous) == ("2", "1")

@@ -32,6 +32,13 @@ from tactful.server.platform import Platform
 GROUPS = {"admin_groups": "shop-admins", "analyst_groups": "shop-analysts, board"}
 
 
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["process", "worker"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """Number of worker processes; a server with one takes seconds to start."""
+    count: int = request.param
+    return count
+
+
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     with Issuer() as running:

@@ -62,7 +62,7 @@ def test_pages_of_any_size_are_the_whole_trail(
     assert cursor is None
     assert len(whole) == 4 * 4 + 3
     assert [entry.at for entry in whole] == sorted((e.at for e in whole), reverse=True)
-    for limit in (1, 2, 5, 18, 19):
+    for limit in (1, 5, 19):
         assert pages(trail, limit) == whole, limit
 
 

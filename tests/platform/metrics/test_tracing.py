@@ -65,8 +65,13 @@ def test_a_request_has_its_stages_and_the_engine_links_to_it(traced: Traced) -> 
     assert ingestion.context is not None
     written = [span.parent.span_id for span in named(spans, "log") if span.parent is not None]
     assert ingestion.context.span_id in written
-    linked = [link.context.span_id for span in named(spans, "apply") for link in span.links]
-    assert ingestion.context.span_id in linked
+    ingested = ingestion.context.span_id
+
+    def is_linked() -> bool:
+        applied = named(spans, "apply")
+        return ingested in [link.context.span_id for span in applied for link in span.links]
+
+    wait_until(is_linked)
     everything = "".join(span.to_json() for span in spans.get_finished_spans())
     assert "secret" not in everything
 

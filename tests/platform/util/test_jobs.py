@@ -19,7 +19,10 @@ def only(data: Path) -> JobInfo:
     return job
 
 
-def test_a_job_is_seen_from_its_start_to_its_end(tmp_path: Path) -> None:
+def test_a_job_is_seen_from_its_start_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_BETWEEN_S", 3600.0)
     times = iter(range(1000, 9000, 1000))
     with tracked(tmp_path, "training", clock=lambda: next(times)) as job:
         assert (only(tmp_path).state, only(tmp_path).progress) == ("running", None)
@@ -27,7 +30,7 @@ def test_a_job_is_seen_from_its_start_to_its_end(tmp_path: Path) -> None:
         found = only(tmp_path)
         assert (found.stage, found.progress, found.updated_at) == ("replay", 0.25, 2000)
         job.advance(2, 4, "replay")
-        assert only(tmp_path).progress == 0.25, "not twice within half a second"
+        assert only(tmp_path).progress == 0.25, "not twice within that time"
         job.advance(4, 4, "replay")
         assert only(tmp_path).progress == 1.0
     ended = only(tmp_path)

@@ -91,6 +91,7 @@ def test_an_administrator_edits_a_level(open_page: Open, alerting: FakePlatform)
     assert (rule["above"], rule["clear"], rule["kind"]) == (70000.0, 5000.0, "threshold")
 
 
+@pytest.mark.slow
 def test_a_test_message_that_fails_says_why(open_page: Open, alerting: FakePlatform) -> None:
     alerting.sign_in_as("admin")
     page = open_page("alerts")

@@ -123,6 +123,7 @@ def test_an_undo_is_counted_before_it_can_be_pressed(open_page: Open, fake: Fake
     assert fake.deleted == [f"/v1/imports/{IMPORT}"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_undone_has_no_button(open_page: Open, fake: FakePlatform) -> None:
     fake.answer(f"/v1/imports/{IMPORT}/undo", {**PREVIEW, "problem": "the log is in Kafka"})
     page = open_page("data")

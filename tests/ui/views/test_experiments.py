@@ -48,8 +48,14 @@ def sound(page: AppTest) -> str:
     return words(page)
 
 
-@pytest.mark.parametrize("scope", ["analyst", "admin"])
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        *((name, "analyst") for name in PAGES),
+        ("rollouts", "admin"),
+        *(pytest.param(name, "admin", marks=pytest.mark.slow) for name in OTHERS),
+    ],
+)
 def test_every_page_draws(shop: FakePlatform, open_page: Open, name: str, scope: str) -> None:
     shop.sign_in_as(scope)
     page = open_page(name)

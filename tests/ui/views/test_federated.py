@@ -99,6 +99,7 @@ def test_accuracy_and_failures_of_a_simulation(open_page: Open, fleet: FakePlatf
     assert "No round has ended yet" in words(opened(open_page))
 
 
+@pytest.mark.slow
 def test_empty_down_and_refused(open_page: Open, fleet: FakePlatform) -> None:
     fleet.answer("/v1/federated/runs", {"runs": []})
     assert f"--report {fleet.url}" in words(opened(open_page))

@@ -149,6 +149,7 @@ def test_an_address_of_an_item_opens_it_and_an_unknown_one_is_said(
         assert not page.exception
 
 
+@pytest.mark.slow
 def test_an_empty_catalogue_and_a_server_without_these_routes(
     open_page: Open, fake: FakePlatform
 ) -> None:

@@ -136,6 +136,7 @@ def test_an_analyst_sees_no_button_and_no_count(open_page: Open, shop: FakePlatf
     assert not any("/versions/" in path or "train" in path for path in shop.asked)
 
 
+@pytest.mark.slow
 def test_a_version_of_an_earlier_release_has_gaps(open_page: Open, shop: FakePlatform) -> None:
     shop.answer("/v1/models/versions/3", BARE)
     said = words(opened(open_page))
@@ -159,12 +160,19 @@ def test_live_quality_is_drawn_by_day(open_page: Open, shop: FakePlatform) -> No
     assert table["Day"].tolist() == ["2026-02-27", "2026-02-26"]
     assert table["Coverage"].tolist() == ["25.0 %", "25.0 %"]
     assert any("HR@20 by day: 1 days" in it for it in descriptions(page))
+
+
+@pytest.mark.slow
+def test_live_quality_without_a_take_and_without_a_measurement(
+    open_page: Open, shop: FakePlatform
+) -> None:
     shop.answer("/v1/models/quality", QUALITY | {"days": [QUIET]})
     assert "Nothing was taken after a recommendation" in words(opened(open_page))
     shop.answer("/v1/models/quality", {})
     assert "tactful models quality" in words(opened(open_page))
 
 
+@pytest.mark.slow
 def test_failures_are_explained(open_page: Open, shop: FakePlatform) -> None:
     shop.answer("/v1/models/versions/3", {"status": 500, "title": "x"}, 500)
     shop.answer("/v1/models/train", {"status": 503, "title": "x"}, 503)
@@ -187,6 +195,7 @@ def test_a_promotion_needs_a_reason_and_is_sent(open_page: Open, shop: FakePlatf
     assert "Version 3 is the champion." in words(page)
 
 
+@pytest.mark.slow
 def test_a_refused_rollback_says_why(open_page: Open, shop: FakePlatform) -> None:
     problem = {"status": 422, "title": "x", "detail": "a rollout compares the champion"}
     shop.answer("/v1/models/rollback", problem, 422)
@@ -196,6 +205,7 @@ def test_a_refused_rollback_says_why(open_page: Open, shop: FakePlatform) -> Non
     assert shop.posted == [("/v1/models/rollback", {"reason": "fewer clicks"})]
 
 
+@pytest.mark.slow
 def test_a_training_is_started_and_watched(open_page: Open, shop: FakePlatform) -> None:
     running = {"running": True, "stage": "fit", "progress": 0.4}
     shop.answer("/v1/models/train", lambda query: running if shop.posted else IDLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from tactful_ui.components.time_series import Line, draw
 @pytest.fixture
 def busy(fake: FakePlatform) -> FakePlatform:
     """A server with metrics, jobs and workers."""
-    fake.answer("/v1/system", system())
+    # Now, not when the module was read: that may be minutes ago.
+    fake.answer("/v1/system", system(started_at=round(time.time() * 1000) - 7_205_000))
     fake.answer("/v1/metrics", metrics)
     training = job("training", "running", stage="replay", progress=0.4)
     backup = job("backup", "killed")
@@ -84,6 +86,7 @@ def test_one_section_that_fails_leaves_the_others(open_page: Open, busy: FakePla
     assert len(page.dataframe) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_without_the_right_is_told_which(open_page: Open, busy: FakePlatform) -> None:
     busy.sign_in_as("analyst")
     page = open_page("operations")
@@ -91,6 +94,7 @@ def test_a_reader_without_the_right_is_told_which(open_page: Open, busy: FakePla
     assert "/v1/metrics" not in busy.asked
 
 
+@pytest.mark.slow
 def test_a_refused_key_and_a_server_that_is_down(open_page: Open, busy: FakePlatform) -> None:
     busy.key = "sesame"
     assert "does not accept the key" in words(open_page("operations"))

@@ -130,6 +130,7 @@ def test_an_export_is_collected_when_asked_for(open_page: Open, known: FakePlatf
     assert [it.proto.label for it in page.get("download_button")][-1] == "Save as a page"
 
 
+@pytest.mark.slow
 def test_an_erased_person_is_explained(open_page: Open, known: FakePlatform) -> None:
     missing = {"title": "x", "status": 404, "detail": "this user was erased", "code": "not_found"}
     known.answer(f"{PERSON}/features", missing, 404)
@@ -139,7 +140,14 @@ def test_an_erased_person_is_explained(open_page: Open, known: FakePlatform) -> 
     assert not page.exception and "was erased" in words(page)
 
 
-@pytest.mark.parametrize("scopes", [("analyst",), ("monitor",), ("analyst", "monitor")])
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        ("analyst", "monitor"),
+        pytest.param(("analyst",), marks=pytest.mark.slow),
+        pytest.param(("monitor",), marks=pytest.mark.slow),
+    ],
+)
 def test_others_see_no_person_and_no_button(
     open_page: Open, known: FakePlatform, scopes: tuple[str, ...]
 ) -> None:

@@ -102,6 +102,7 @@ def test_an_operator_sees_open_and_completed_erasures(
     assert "There are none." in words(page)
 
 
+@pytest.mark.slow
 def test_broken_promises_are_told(open_page: Open, published: FakePlatform) -> None:
     status(published, overdue=True, kept=audit(passed=False))
     said = words(open_page("privacy"))

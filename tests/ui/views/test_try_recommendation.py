@@ -128,6 +128,7 @@ def test_an_analyst_finds_no_form(open_page: Open, fake: FakePlatform) -> None:
     assert not page.button and not page.text_input
 
 
+@pytest.mark.slow
 def test_refusals_and_a_server_that_is_down_are_explained(
     open_page: Open, shop: FakePlatform
 ) -> None:

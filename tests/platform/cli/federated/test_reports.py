@@ -45,7 +45,7 @@ def test_a_run_shows_its_rounds_while_it_runs(live: Live, tmp_path: Path) -> Non
         reports.add(a_round(2))
         wait_until(reported(live, 2, "running"))
         reports.add_accuracy(top1=0.25, top5=0.5, top1_error=0.01)
-    assert reported(live, 2, "done")()
+    wait_until(reported(live, 2, "done"))
     run = run_on(live)
     assert run is not None and run.last == a_round(2, top1=0.25, top5=0.5, top1_error=0.01)
 
@@ -62,7 +62,7 @@ def test_a_stopped_run_stays_open(live: Live, tmp_path: Path) -> None:
     with pytest.raises(SystemExit), reporter(tmp_path, live.url) as reports:
         reports.add(a_round(1))
         raise SystemExit(0)
-    assert reported(live, 1, "running")()
+    wait_until(reported(live, 1, "running"))
 
 
 def test_a_server_that_is_away_stops_no_round(
@@ -78,12 +78,12 @@ def test_a_server_that_is_away_stops_no_round(
         file.write(b'{"number": 4, "at"')
     with reporter(tmp_path, live.url):
         pass
-    assert reported(live, 3, "done")()
+    wait_until(reported(live, 3, "done"))
     sent = (tmp_path / "report.sent").read_text()
     assert sent == f"{live.url}\n3\n"
     with reporter(tmp_path, live.url) as again:
         again.add(a_round(4))
-    assert reported(live, 4, "done")()
+    wait_until(reported(live, 4, "done"))
 
 
 def test_a_key_that_may_not_report_stops_no_round(locked: Live, tmp_path: Path) -> None:

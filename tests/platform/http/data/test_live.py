@@ -142,7 +142,12 @@ def test_a_listener_who_does_not_read_takes_no_more_memory() -> None:
 def test_the_client_follows_it(live: Live) -> None:
     with Client(live.url, timeout=5) as client:
         messages_ = client.follow(seconds=30)
-        sender = threading.Timer(0.3, lambda: client.events([view(1, "ada")]))
+
+        def send() -> None:
+            wait_until(lambda: live.platform.ingest.feed.is_heard)
+            client.events([view(1, "ada")])
+
+        sender = threading.Thread(target=send)
         sender.start()
         assert next(messages_).accepted == {"view": 1}
         messages_.close()  # type: ignore[attr-defined]
