@@ -133,7 +133,7 @@ class Naive:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(event)
+    fields = {k: v for k, v in msgspec.structs.asdict(event).items() if v is not msgspec.UNSET}
     return fields | {"properties": {**event.properties}, "context": {**event.context}}
 
 

@@ -48,7 +48,7 @@ def _grouped(command: Callable[..., None]) -> Callable[..., Any]:
 def check_data(
     file: Path, given: Understanding, page: Path | None, strict: bool, as_json: bool
 ) -> None:
-    """Check FILE before it is imported: missing values, types, ranges, new values, duplicates.
+    """Check FILE before it is imported: missing values, types, ranges, duplicates.
 
     The first half of FILE is compared with the second. Nothing is sent. The exit code is 7 if the
     check fails.

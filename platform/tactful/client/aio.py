@@ -11,11 +11,15 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
+from tactful.client import live_stream
 from tactful.client.calls import Calls
-from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client.exchange import Call, Pause, Policy, Send, Work, error_of, headers, limits
+from tactful.client.live_stream import live_message, stream_options
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
 from tactful.client.request import following as following_of
+from tactful.errors import ConnectionFailed
+from tactful.schemas.data.live import LiveMessage
 from tactful.util.addresses import with_scheme
 
 P = ParamSpec("P")
@@ -154,6 +158,20 @@ class AsyncClient:
             page = await self.run(following)
             following = following_of(following, page)
             yield page
+
+    async def follow(self, *, seconds: int = 600) -> AsyncIterator[LiveMessage]:
+        """`Client.follow` as an asynchronous iterator."""
+        options = stream_options(self._http.timeout, seconds)
+        try:
+            async with self._http.stream("GET", live_stream.PATH, **options) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise error_of(response, None)
+                async for line in response.aiter_lines():
+                    if (message := live_message(line)) is not None:
+                        yield message
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"the stream broke: {type(error).__name__}") from error
 
     async def _run(self, call: Call[T]) -> T:
         result: Any = None

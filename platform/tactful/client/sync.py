@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
-import msgspec
 
+from tactful.client import live_stream
 from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, error_of, headers, limits
 from tactful.client.item_calls import ItemFilter, ListOptions
+from tactful.client.live_stream import live_message, stream_options
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
 from tactful.client.request import following as following_of
@@ -40,9 +41,6 @@ from tactful.util.addresses import with_scheme
 __all__ = ["Client"]
 
 T = TypeVar("T")
-
-_SILENCE_S = 30.0  # three heartbeats of a stream
-_DATA = "data: "
 
 
 class Client:
@@ -338,18 +336,15 @@ class Client:
         Raises:
             ClientError: if the server refuses, or the connection breaks.
         """
-        timeout = httpx.Timeout(self._http.timeout.connect, read=_SILENCE_S)
-        stream = self._http.stream(
-            "GET", "/v1/events/stream", params={"seconds": seconds}, timeout=timeout
-        )
+        options = stream_options(self._http.timeout, seconds)
         try:
-            with stream as response:
+            with self._http.stream("GET", live_stream.PATH, **options) as response:
                 if not response.is_success:
                     response.read()
                     raise error_of(response, None)
                 for line in response.iter_lines():
-                    if line.startswith(_DATA):
-                        yield msgspec.json.decode(line[len(_DATA) :], type=LiveMessage)
+                    if (message := live_message(line)) is not None:
+                        yield message
         except httpx.TransportError as error:
             raise ConnectionFailed(f"the stream broke: {type(error).__name__}") from error
 

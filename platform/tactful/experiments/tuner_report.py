@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,7 +21,6 @@ from tactful.event_log.impressions import as_impression, is_served
 from tactful.experiments.definitions import CHANGE
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.tally import arm_of
-from tactful.experiments.tuner import ProbedList, read_probed
 from tactful.rerank.tuned_objective import EVALUATION, Tuner, TunerEvaluation, network_check
 from tactful.schemas.experiments.readouts import Bounds
 from tactful.schemas.experiments.tuner import (
@@ -33,12 +33,13 @@ from tactful.schemas.experiments.tuner import (
 )
 from tactful.util.fresh_values import FreshValues
 from tactful_bandits.errors import EvaluationError
-from tactful_bandits.evaluation.off_policy import LoggedDecisions, logged_value, snips
-from tactful_bandits.evaluation.verdict import measure_overlap
 from tactful_bandits.tuner.weight_bounds import WeightBounds
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.log.event_log import EventLog
+
+if TYPE_CHECKING:
+    from tactful.experiments.tuner import ProbedList
 
 NO_NOISE = "its actions have no noise, so other weights cannot be evaluated: roll out a probe"
 TOO_FEW = "too few recommendations with a logged draw are over"
@@ -136,6 +137,8 @@ class TunerReports:
         self, stored: StoredRollout, tuner: Tuner, since: int, now: int
     ) -> tuple[Regret | None, str]:
         definition = stored.definition
+        from tactful.experiments.tuner import read_probed  # with SciPy
+
         lists: list[ProbedList] = []
         for log in self._logs():
             lists += read_probed(
@@ -151,6 +154,10 @@ class TunerReports:
 
 def regret_of(lists: Sequence[ProbedList], tuner: Tuner) -> tuple[Regret | None, str]:
     """Estimate the regret by recommendations with logged draws; else return the reason."""
+    # They import parts of SciPy that a server should not wait for.
+    from tactful_bandits.evaluation.off_policy import LoggedDecisions, logged_value, snips
+    from tactful_bandits.evaluation.verdict import measure_overlap
+
     manifest = tuner.manifest
     objectives, bounds = manifest.objectives, WeightBounds(manifest.champion, reach=manifest.reach)
     if len({shown.person for shown in lists}) < 2:

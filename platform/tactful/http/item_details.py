@@ -13,7 +13,6 @@ from tactful.http.common import stored
 from tactful.http.items import item_of
 from tactful.recommend.item_neighbours import NeighbourReader
 from tactful.schemas.item_details import ItemNeighbours, ItemTrends
-from tactful.statistics.item_trends import item_trends
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -53,6 +52,8 @@ async def _get_trend(platform: Platform, call: Call) -> Reply:
     with platform.lists() as lists:
         rises = lists.view.trending.rises
     growth: dict[tuple[str, str], float] = {(rise.by, rise.key): rise.growth for rise in rises}
+    from tactful.statistics.item_trends import item_trends  # with SQLAlchemy: no worker needs it
+
     read = partial(item_trends, published, item, days=days, growth=growth)
     trends = await stored(read, "the ledger cannot be read now")
     return json_reply(ItemTrends(item_id=item.item_id, trends=trends))

@@ -229,6 +229,10 @@ class ErasureResults(msgspec.Struct, kw_only=True, frozen=True):
     results: list[ErasureResult]
 
 
+EVERYBODY = "*"
+"""Name in the trail for a look at the data of all users: `letters` or `stream`."""
+
+
 class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
     """An access to a user's data.
 

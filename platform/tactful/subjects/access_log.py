@@ -17,9 +17,6 @@ from tactful.schemas.users import PersonAccess
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 
-EVERYBODY = "*"
-"""Name in the trail for a look at the events of all users: `letters` or `stream`."""
-
 _table = person_accesses.c
 
 Access = Literal[

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
-    "dashboard": ("streamlit", "altair"),
+    "dashboard": ("streamlit", "altair", "websockets"),
+    "notebook": ("narwhals", "altair", "polars"),
     "terminal": ("textual",),
     "tracing": ("opentelemetry",),
     "kafka": ("confluent_kafka",),

@@ -223,7 +223,7 @@ def test_a_browser_key_opens_few_doors(shop: Live, key: str) -> None:
         else:
             assert answer.json()["code"] == "missing_scope"
             assert "access-control-allow-origin" not in answer.headers
-    assert opened == {"/v1/events", "/v1/recommend", *LISTS}
+    assert opened == {"/v1/events", "/v1/recommend", "/v1/me", *LISTS}
 
 
 @pytest.mark.parametrize(

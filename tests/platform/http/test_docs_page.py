@@ -68,7 +68,7 @@ def test_every_route_is_on_the_page_with_scopes_fields_and_examples() -> None:
                 it for scheme in operation["security"] for its in scheme.values() for it in its
             }
             assert all(f"<code>{scope}</code>" in section for scope in scopes)
-            assert ("no key is needed" in section) is not bool(scopes)
+            assert ("no key is needed" in section) is not bool(operation["security"])
             for parameter in operation.get("parameters", ()):
                 assert f"<td>{'required' if parameter['required'] else ''}" in section
                 assert f"<code>{parameter['name']}</code>" in section
@@ -153,7 +153,9 @@ def test_commands_of_the_page_can_be_called(shared: Live) -> None:
         method = words[words.index("-X") + 1] if "-X" in words else "GET"
         url = next(word for word in words if word.startswith("http://127.0.0.1:8420/"))
         body = words[words.index("-d") + 1] if "-d" in words else None
-        if method in ("DELETE", "PUT") or "/erasures" in url or "/experiments" in url:
+        if method in ("DELETE", "PUT") or any(
+            part in url for part in ("/erasures", "/experiments", "/models/", "/alerts")
+        ):
             continue  # would change what other tests read
         path = url.removeprefix("http://127.0.0.1:8420")
         headers = {"content-type": "application/x-www-form-urlencoded"} if body else {}

@@ -393,10 +393,10 @@ def test_leak_5_ids_and_counts_stay_in_their_places(
         for where in ("/v1/statistics", "/v1/reports", "/v1/models"):
             ask("POST", where, json={"user_id": MARKS["user"]})
         monkeypatch.setenv("TACTFUL_URL", live.url)
-        for name in PAGES:
+        for name in (*PAGES, "overview"):
             page = open_at(name)
             said[f"page {name}"] = f"{words(page)} {charts(page)} {page.exception} {page}"
-        assert "State: ready" in said["page system"]
+        assert "The server is ready" in said["page overview"]
     opened.close()
     publish(settings, tmp_path / "out", None)
     for file in (tmp_path / "out").rglob("*"):

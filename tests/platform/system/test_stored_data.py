@@ -56,6 +56,10 @@ def assert_same(installation: Installation, made: Any, expected: Any) -> None:
     for answers in (read, expected):
         answers["recommendations"] = [a for a in answers["recommendations"] if not a["fallback"]]
     assert len(expected["recommendations"]) == 11
+    for spend in read["ledger"]["spends"]:  # the field is newer than the installation
+        assert spend.pop("epsilon_by_day")
+    for rollout in read["rollouts"]["experiments"]:
+        assert rollout.pop("stages")
     for part, values in expected.items():
         assert read[part] == values, part
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 from tests.streaming.naive_rules import Naive
 
@@ -139,7 +140,8 @@ def random_events(rng: random.Random, count: int) -> Iterator[tuple[Event, int |
 
 
 def as_fields(event: Event) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in event.__struct_fields__}
+    fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    return {name: value for name, value in fields.items() if value is not UNSET}
 
 
 ITEMS = {

@@ -26,7 +26,7 @@ from tactful.schemas.data.dead_letters import (
 )
 from tactful.schemas.ingestion import EventsAccepted
 from tactful.schemas.problems import ProblemError
-from tactful.subjects.access_log import EVERYBODY
+from tactful.schemas.users import EVERYBODY
 from tactful_streaming.contract.log_entries import Event, Restricted
 from tactful_streaming.log.dead_letters import DeadLetter
 

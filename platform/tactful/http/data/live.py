@@ -16,7 +16,7 @@ from tactful.http.common import caller_of, stored
 from tactful.http.data.dead_letters import hashed
 from tactful.schemas.data.live import LiveMessage
 from tactful.schemas.problems import ProblemError
-from tactful.subjects.access_log import EVERYBODY
+from tactful.schemas.users import EVERYBODY
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

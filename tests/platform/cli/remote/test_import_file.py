@@ -293,7 +293,7 @@ def test_the_how_to_is_true(live: Live, tmp_path: Path) -> None:
     text = (Path(__file__).parents[4] / "docs" / "how-to" / "import.md").read_text("utf-8")
     blocks = [block.split("\n", 1) for block in re.findall(r"```(\w+\n.*?)```", text, re.DOTALL)]
     (tmp_path / "orders.csv").write_text(blocks[0][1])
-    assert [language for language, _ in blocks] == ["csv", "sh", "text", "sh", "text"]
+    assert [language for language, _ in blocks[:5]] == ["csv", "sh", "text", "sh", "text"]
     for (_, commands), (_, expected) in (blocks[1:3], blocks[3:5]):
         printed = ""
         for command in commands.splitlines():
