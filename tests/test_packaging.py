@@ -59,7 +59,11 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
 
     fields = Parser().parsestr(read("METADATA"))
     assert fields["License-Expression"] == "Apache-2.0"
-    extras = "accounting all dashboard demo federated kafka mysql noise onnx ray redis tuner"
-    assert {*extras.split(), "two-tower"} == set(fields.get_all("Provides-Extra", []))
+    extras = (
+        "accounting all dashboard demo federated kafka mysql noise notebook oidc onnx ray redis"
+    )
+    assert {*extras.split(), "terminal", "tracing", "tuner", "two-tower"} == set(
+        fields.get_all("Provides-Extra", [])
+    )
     assert "tactful = tactful.cli.main:main" in read("entry_points.txt")
     assert "Apache License" in read("licenses/LICENSE")

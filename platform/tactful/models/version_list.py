@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from tactful.errors import ModelError, UnknownVersion
-from tactful.models.audit_log import ModelChange
 from tactful.models.training_record import TrainingRecord, read_record
 from tactful.ranking.calibration import Calibration
 from tactful.ranking.model import (
@@ -26,6 +26,9 @@ from tactful.schemas.models import (
     ModelVersionDetails,
     ServedDrift,
 )
+
+if TYPE_CHECKING:
+    from tactful.models.audit_log import ModelChange
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 

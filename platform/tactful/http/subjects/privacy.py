@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, stored
-from tactful.metadata.privacy_audits import last_audit
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.subjects.privacy import PrivacyStatus
 from tactful.schemas.users import ErasureList
@@ -49,6 +48,8 @@ def _place(cursor: str) -> tuple[int, str]:
 
 
 async def _get_status(platform: Platform, call: Call) -> Reply:
+    from tactful.metadata.privacy_audits import last_audit  # with SQLAlchemy: no worker needs it
+
     metadata = platform.resources.installation.metadata
 
     def read() -> PrivacyStatus:
