@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
-from tactful.schemas.recommendations import RecommendRequest
+from tactful.metrics.registry import RecommendationKind
+from tactful.schemas.recommendations import NOT_PERSONALISED, OVERLOADED, RecommendRequest
 
 _RECENT_DAYS = 28  # of the window of popularity
 _RECENT_MS = _RECENT_DAYS * 86_400_000
+
+_KINDS: Mapping[str, RecommendationKind] = {
+    NOT_PERSONALISED: "not_personal",
+    OVERLOADED: "overloaded",
+}
+
+
+def kind_of(fallback: str | None) -> RecommendationKind:
+    """Return the kind of a recommendation by its reason for being incomplete."""
+    if fallback is None:
+        return "complete"
+    return _KINDS.get(fallback, "fallback")
 
 
 def fallback_reason(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
@@ -17,6 +17,7 @@ from tactful.metrics.registry import RecommendationKind
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.recommend.fallback import kind_of
 from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.made_up import MADE_UP, made_up_engine
 from tactful.recommend.trials import TrialOptions, check_trial
@@ -37,10 +38,6 @@ from tactful.subjects.permissions import Permissions
 from tactful_streaming.contract.log_entries import Event
 
 _MARKS_S = 0.003
-_KINDS: Mapping[str, RecommendationKind] = {
-    NOT_PERSONALISED: "not_personal",
-    OVERLOADED: "overloaded",
-}
 
 
 class VisibilityTracker:
@@ -117,13 +114,6 @@ class VisibilityTracker:
         with contextlib.suppress(ProblemError):
             marks = await asyncio.to_thread(shared.marks, list(partitions))
             self._marks = {**self._marks, **marks}
-
-
-def kind_of(fallback: str | None) -> RecommendationKind:
-    """Return the kind of a recommendation by its reason for being incomplete."""
-    if fallback is None:
-        return "complete"
-    return _KINDS.get(fallback, "fallback")
 
 
 class Recommendations:

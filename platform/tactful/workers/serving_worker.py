@@ -46,6 +46,7 @@ from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.metrics.tracing import open_traces
+from tactful.recommend.fallback import kind_of
 from tactful.recommend.item_lists import ItemLists
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
@@ -56,7 +57,6 @@ from tactful.schemas.recommendations import (
 )
 from tactful.server.gauges import rounded
 from tactful.server.overload import AdmissionControl, CheaperAnswers
-from tactful.server.recommendations import kind_of
 from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
