@@ -61,7 +61,7 @@ class Page:
         return answer["result"].get("value")
 
     def text(self) -> str:
-        """What a reader can read."""
+        """Text that a reader can read."""
         return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def screenshot(self, path: Path) -> None:

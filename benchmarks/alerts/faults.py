@@ -75,7 +75,7 @@ def plan(
 class FirstShown:
     """Finds the scrape that first shows a fault, from the plain numbers and without the engine.
 
-    Of a threshold it is the first scrape whose value, over the span of the rule, lies beyond the
+    For a threshold it is the first scrape whose value, over the span of the rule, lies beyond the
     level; of an anomaly or drift, the first whose whole span lies in the fault.
     """
 

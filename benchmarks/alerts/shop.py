@@ -125,7 +125,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong; the defaults are a shop without faults."""
+    """Faults of the shop; the defaults are a shop without faults."""
 
     rejected: float = 0.004
     failed: float = 1e-5

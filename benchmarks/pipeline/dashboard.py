@@ -1,4 +1,4 @@
-"""How long a reader waits for a page of the dashboard.
+"""Time for which a reader waits for a page of the dashboard.
 
 A server with ten rollouts and more than a thousand released values, the dashboard as `tactful
 dashboard` starts it, and a headless Chromium. A page is there once its title and everything below

@@ -1,4 +1,4 @@
-"""How a machine does, as the routes for operators answer."""
+"""State of a machine, as the routes for operators answer."""
 
 from __future__ import annotations
 

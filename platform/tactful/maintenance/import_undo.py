@@ -64,7 +64,7 @@ _WITHDRAWN = "withdrawn.json"
 
 @dataclass(frozen=True)
 class UndoTarget:
-    """What a running server holds open; for one thread at a time."""
+    """Stores that a running server holds open; for one thread at a time."""
 
     engine: Engine
     state: RocksState

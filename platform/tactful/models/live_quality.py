@@ -2,7 +2,7 @@
 
 A recommendation counts on the day it was made, once its outcome time is over. Its answers are the
 items that its user took in this time: by events of the same user or device, or with its
-`recommendation_id`. Of the log the newest records are read, so the work has a bound; days before
+`recommendation_id`. The newest records of the log are read, so the work has a bound; days before
 them keep the figures of earlier measurements.
 """
 

@@ -18,7 +18,7 @@ _FILE = "training.json"
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training measured.
+    """Measurements of a training.
 
     Attributes:
         trained_at: time at which it ended, epoch milliseconds.

@@ -19,7 +19,7 @@ _NEWEST = 50
 
 @dataclass(eq=False)
 class Listener:
-    """What came since the last `take`."""
+    """Events and refusals since the last `take`."""
 
     _accepted: Counter[str] = field(default_factory=Counter)
     _refused: Counter[str] = field(default_factory=Counter)

@@ -15,7 +15,7 @@ NO_CHAMPION = "no model serves, so none can rank instead: `tactful models promot
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """What differs when a recommendation is tried out."""
+    """Differences of a recommendation that is tried out."""
 
     person: FeatureSource | None = None  # has the features of a made-up user
     # version that ranks, loaded by `Recommender.load_to_compare`; empty for the served one

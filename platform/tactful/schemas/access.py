@@ -6,7 +6,7 @@ import msgspec
 
 
 class Caller(msgspec.Struct, kw_only=True, frozen=True):
-    """Who sends a request, and what it may do.
+    """The sender of a request, and its rights.
 
     Attributes:
         name: as the audit logs name it: the public part of its key.

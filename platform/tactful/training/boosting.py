@@ -38,7 +38,7 @@ def fit(
 ) -> tuple[xgboost.Booster, list[float]]:
     """Grow a forest; return it up to its best tree, and NDCG@20 of `judge` after each tree.
 
-    That measure leaves out lists without an answer, and weighs the others: it only chooses the
+    XGBoost's measure leaves out lists without an answer, and weighs the others: it only chooses the
     number of trees. `watch` is called after each tree, in order, with the scores of all rows of
     `judge[0]`; for a training that resumes also with those of earlier trees.
 

@@ -1,4 +1,4 @@
-"""What readers come to the dashboard for, from signing in to the effect on the server."""
+"""Purposes of readers of the dashboard, from signing in to the effect on the server."""
 
 from __future__ import annotations
 

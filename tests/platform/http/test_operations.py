@@ -1,4 +1,4 @@
-"""What those who operate a server may read of it."""
+"""Routes for those who operate a server."""
 
 from __future__ import annotations
 

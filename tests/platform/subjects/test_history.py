@@ -1,4 +1,4 @@
-"""What happened to a person: pages of the timeline, devices, recommendations that were seen."""
+"""History of a person: pages of the timeline, devices, recommendations that were seen."""
 
 from __future__ import annotations
 

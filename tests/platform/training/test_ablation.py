@@ -1,4 +1,4 @@
-"""What a model loses without some of its columns."""
+"""Loss of a model without some of its columns."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class UndoPreview(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ImportMapping(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How an uploaded file is understood; what is left out is guessed.
+    """Mapping of an uploaded file; missing parts are guessed.
 
     Attributes:
         kind: kind of the elements.
@@ -198,7 +198,7 @@ class RefusedRow(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FilePreview(msgspec.Struct, kw_only=True, frozen=True):
-    """How an uploaded file is understood.
+    """Guessed mapping of an uploaded file.
 
     Attributes:
         format: format of the file, in words.

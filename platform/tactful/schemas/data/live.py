@@ -8,7 +8,7 @@ import msgspec
 
 
 class LiveMessage(msgspec.Struct, kw_only=True, frozen=True):
-    """What came since the last message, once a second.
+    """Events and refusals since the last message, once a second.
 
     Attributes:
         at: time of the message, epoch milliseconds.
