@@ -10,7 +10,14 @@ import numpy as np
 
 from tactful.cli import options as cli
 from tactful.cli.federated.mlflow_runs import FederatedRuns
-from tactful.cli.federated.options import Cohort, Link, cohort_options, link_options, tier_choice
+from tactful.cli.federated.options import (
+    Cohort,
+    Link,
+    Results,
+    cohort_options,
+    link_options,
+    tier_choice,
+)
 from tactful.cli.federated.reports import Receiver, plan_of, report_options
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
@@ -43,6 +50,7 @@ from tactful_federated.transport.superlink import SuperLink
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @report_options
 @cli.json_option
+@cli.grouped("results", Results)
 def evaluate_command(
     directory: Path,
     weights: Path | None,
@@ -52,9 +60,8 @@ def evaluate_command(
     tier: Tier | None,
     deadline: float,
     link: Link,
-    tracking_uri: str | None,
     receiver: Receiver,
-    as_json: bool,
+    results: Results,
 ) -> None:
     """Evaluate a model once, privately, on the devices of the server in DIRECTORY.
 
@@ -72,7 +79,7 @@ def evaluate_command(
             f"{model} holds no weights: {error}; give a file as serve writes weights.npy"
         ) from error
     # Before anything is spent: a store that cannot be opened is known by now.
-    runs = FederatedRuns(directory, tracking_uri=tracking_uri)
+    runs = FederatedRuns(directory, tracking_uri=results.tracking_uri)
     with cli.reported_as(ConfigError, SettingsError):
         trained = read_invitation(directory / "invitation.json")
         wishes = cohort.wishes(epsilon=epsilon, rounds=evaluations)
@@ -87,7 +94,7 @@ def evaluate_command(
         collector = collector_for(invitation, grid, deadline=deadline)
         found, left = serve_evaluation(directory, invitation, vector, collector)
     # Before it is logged: an answer that cost its budget is not lost with a store that is down.
-    _tell(found, left, evaluations, as_json=as_json)
+    _tell(found, left, evaluations, as_json=results.as_json)
     if found.devices and receiver.report is not None:
         with receiver.open(
             directory, name=trained.run, tier=trained.tier, plan=plan_of(trained.plan)

@@ -142,6 +142,7 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 @cli.grouped("run", _Run)
 @cli.grouped("method", _Method)
+@cli.grouped("results", options.Results)
 def serve_command(
     directory: Path,
     catalogue: Path,
@@ -151,9 +152,8 @@ def serve_command(
     widths: options.Widths,
     hosts: tuple[str, ...],
     link: options.Link,
-    tracking_uri: str | None,
     receiver: Receiver,
-    as_json: bool,
+    results: options.Results,
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
@@ -172,8 +172,8 @@ def serve_command(
             proximal=method.proximal,
             **asdict(widths),
         )
-    bar = cli.progress_bar(quiet=as_json, total=run.rounds, unit="release")
-    runs = FederatedRuns(directory, tracking_uri=tracking_uri)
+    bar = cli.progress_bar(quiet=results.as_json, total=run.rounds, unit="release")
+    runs = FederatedRuns(directory, tracking_uri=results.tracking_uri)
     logged = runs.begin(invitation)
     reporter = receiver.open(
         directory, name=invitation.run, tier=invitation.tier, plan=plan_of(invitation.plan)
@@ -184,7 +184,7 @@ def serve_command(
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
         runs.show(logged, view)
         reporter.add(_figures(outcome, view))
-        if as_json:
+        if results.as_json:
             cli.print_json(view)
 
     with (

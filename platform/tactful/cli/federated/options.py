@@ -65,6 +65,14 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Results:
+    """Places of the results: an MLflow store, None for the usual one, and JSON for scripts."""
+
+    tracking_uri: str | None
+    as_json: bool
+
+
+@dataclass(frozen=True)
 class Widths:
     """Values of `width_options`: widths of the layers of the model."""
 
