@@ -190,7 +190,7 @@ def _says(text: str) -> str:
 
 def _button(label: str) -> str:
     return (
-        "[...document.querySelectorAll('button:enabled, [role=tab], summary, a')]"
+        "[...document.querySelectorAll('button:enabled, [role=tab], summary, a, label')]"
         f".filter({_VISIBLE})"
         f".find((it) => it.innerText.trim().split('\\n').includes({json.dumps(label)}))"
     )

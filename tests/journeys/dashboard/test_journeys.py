@@ -25,7 +25,7 @@ def test_why_something_is_recommended_and_how_two_arms_differ(
     reader.choose("Answer by", "arm learned")
     reader.choose("Compare with", "arm heuristic")
     reader.press("Recommend")
-    reader.wait_for("What each recall channel alone proposes")
+    reader.wait_for("Proposals of each recall channel alone")
     assert reader.says("cups-") or reader.says("Cups-")
     looked = house.shop.http.get("/v1/users/visitor-1/accesses").json()["accesses"]
     assert "try" in {access["action"] for access in looked}
@@ -82,6 +82,63 @@ def test_a_person_is_erased(house: House, read_as: ReadAs) -> None:
     reader.press("Erase this person")
     wait_until(lambda: house.shop.http.get("/v1/users/visitor-7/features").status_code == 404)
     reader.wait_for("receipt")
+
+
+def test_a_file_with_refused_rows_is_imported_and_undone(
+    house: House, read_as: ReadAs, tmp_path: Path
+) -> None:
+    rows = [f"view,2026-03-0{day}T12:00:00Z,guest-{day},tea-{day}" for day in range(1, 6)]
+    rows += ["view,2999-01-01T00:00:00Z,guest-9,tea-1"]
+    file = tmp_path / "guests.csv"
+    file.write_text("\n".join(["type,timestamp,user_id,item_id", *rows]) + "\n")
+    reader = read_as(house.admin)
+    reader.go("Data", title="Data")
+    reader.page.wait_for("!!document.querySelector('input[type=file]')")
+    reader.page.upload("input[type=file]", file)
+    reader.press("Import this file")
+    wait_until(lambda: _imported(house, "guests.csv") == ("done", 5, 1))
+    assert _people(house, "guest-3") == 1
+    reader.go("Overview")
+    reader.go("Data", title="Data")
+    reader.press("Show what an undo takes out")
+    reader.wait_for("People and devices")
+    reader.press("Undo this import")
+    wait_until(lambda: _imported(house, "guests.csv")[0] == "undone")
+    assert _people(house, "guest-3") == 0
+
+
+def _imported(house: House, name: str) -> tuple[str, int, int]:
+    imports = house.shop.http.get("/v1/imports").json()["imports"]
+    (found,) = [each for each in imports if each["name"] == name]
+    return found["state"], found["accepted"], found["refused"]
+
+
+def _people(house: House, person: str) -> int:
+    query = {"by": "user_id", "value": person}
+    return len(house.shop.http.get("/v1/users", params=query).json()["people"])
+
+
+def test_a_rollout_is_planned_started_and_stopped(house: House, read_as: ReadAs) -> None:
+    reader = read_as(house.admin)
+    reader.go("Experiments", title="Experiments")
+    reader.fill("Key", "cheaper-first")
+    reader.fill("Change (YAML)", "objective: {relevance: 1, price: 0.3}")
+    reader.wait_for("with probability")
+    reader.fill("Reason to accept the low power", "a trial of the journey")
+    reader.press("Define this rollout")
+    wait_until(lambda: _rollout(house) is not None)
+    reader.go("Rollouts", title="Rollouts")
+    reader.press("Move this rollout")
+    for step, state in (("Start", "canary"), ("Roll back", "rolled back")):
+        reader.press(step)
+        reader.fill("Reason", f"the journey does {step}")
+        reader.press("Move")
+        wait_until(lambda state=state: _rollout(house) == state)
+
+
+def _rollout(house: House) -> str | None:
+    found = house.shop.http.get("/v1/experiments").json()["experiments"]
+    return next((each["state"] for each in found if each["key"] == "cheaper-first"), None)
 
 
 def test_an_analyst_finds_released_values_and_no_button(house: House, read_as: ReadAs) -> None:

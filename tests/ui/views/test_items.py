@@ -119,7 +119,7 @@ def test_an_administrator_sees_neighbours_with_scores_and_reasons(
     assert not {f"/v1/items/tea/{name}" for name in LISTS} & {*shop.asked}
     assert [tab.label for tab in page.tabs] == [
         "By vectors",
-        "Of the same visits",
+        "From the same visits",
         "Came next",
         "Described alike",
     ]

@@ -15,7 +15,7 @@ def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Coupons"),
-        _("What campaigns offer after actions, what it costs, and what it brings."),
+        _("Offers of campaigns after actions, their cost and their effect."),
     )
     try:
         reader = shell.reader()

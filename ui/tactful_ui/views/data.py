@@ -26,7 +26,9 @@ _LETTERS = 50
 
 def page() -> None:
     """Draw the page."""
-    shell.heading(_("Data"), _("What came into the shop, what was set aside, and how good it is."))
+    shell.heading(
+        _("Data"), _("Imports, events that were set aside, and the quality of each field.")
+    )
     try:
         reader = shell.reader()
     except SourceError as failure:

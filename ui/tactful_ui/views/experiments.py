@@ -23,7 +23,7 @@ def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Experiments"),
-        _("What each arm does to what people take, and what a new change would need to be found."),
+        _("Effects of the arms, and the plan of a new change with its power."),
     )
     try:
         reader = shell.reader()

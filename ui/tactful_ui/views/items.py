@@ -211,7 +211,7 @@ def _near(item_id: str, *, exact: bool) -> None:
     st.caption(_("Scores are relative to the best of a list; pairs count from enough people on."))
     kinds: list[tuple[str, Callable[..., Request[ItemList]]]] = [
         (_("Similar"), routes.similar),
-        (_("Of the same visits"), routes.together),
+        (_("From the same visits"), routes.together),
         (_("Came next"), routes.following),
     ]
     for place, (title, route) in zip(st.columns(3), kinds, strict=True):
@@ -229,7 +229,7 @@ def _neighbours(found: ItemNeighbours) -> None:
     st.caption(_("Exact numbers, as recall uses them; {taken}.", taken=taken))
     kinds = [
         (_("By vectors"), found.vectors, _("cosine of the learned vectors")),
-        (_("Of the same visits"), found.together, _("learned from visits with both")),
+        (_("From the same visits"), found.together, _("learned from visits with both")),
         (_("Came next"), found.following, _("learned from what followed in visits")),
         (_("Described alike"), found.described, _("rare words in common weigh more")),
     ]

@@ -28,7 +28,7 @@ _HOURS = (1, 6, 24)
 def page() -> None:
     """Draw the page."""
     shell.heading(
-        _("Operations"), _("How the server does now and did in the last day, and what runs on it.")
+        _("Operations"), _("State of the server, its metrics of the last day, and its jobs.")
     )
     try:
         reader = shell.reader()

@@ -128,7 +128,7 @@ def _steps_or_worth(reader: shell.Reader) -> None:
     if not models.get("items") or not models.get("champion"):
         _first_steps(models)
         return
-    title = _("What the platform is worth")
+    title = _("Worth of the platform")
     shell.section(title, lambda: shell.ask(experiments.worth()), _worth)
 
 

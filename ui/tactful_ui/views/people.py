@@ -226,7 +226,7 @@ def _recommendations(page: Any) -> None:
             _("Items"): ", ".join(seen.items),
             _("Model"): seen.model_version,
             _("Arm"): seen.arm,
-            _("What followed"): ", ".join(seen.answered),
+            _("Followed by"): ", ".join(seen.answered),
             _("Recommendation"): seen.recommendation_id,
         }
         for seen in page.recommendations

@@ -22,7 +22,7 @@ def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Privacy"),
-        _("What published numbers may reveal about one person, and whether promises are kept."),
+        _("Privacy loss of one person by published numbers, and the promises that are kept."),
     )
     try:
         reader = shell.reader()
@@ -87,7 +87,7 @@ def _forecast(ledger: Any) -> None:
             delta=f"{ledger.delta:g}",
         )
     )
-    with st.expander(_("What an attacker could conclude")):
+    with st.expander(_("Conclusions of an attacker")):
         for line in ledger.in_words.splitlines():
             st.markdown(formats.plain(line))
 

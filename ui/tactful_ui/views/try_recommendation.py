@@ -106,7 +106,7 @@ def _person(who: str) -> tuple[MadeUpPerson | None, dict[str, Any]]:
         return None, {"user_id": user} if user else {}
     if who == "nobody":
         return None, {}
-    st.caption(_("What this person did; features are computed from it as for a real one."))
+    st.caption(_("Events of this person; features are computed from them as for a real one."))
     columns = {
         "item_id": st.column_config.TextColumn(_("Item"), required=True),
         "type": st.column_config.SelectboxColumn(_("Event"), options=_TYPES, default="view"),
@@ -214,7 +214,7 @@ def _draw(trial: Trial) -> None:
         with place:
             _recommendation(tried, trial.items, wide=len(trial.variants) == 1)
             tables.download(_rows(tried, trial.items), f"recommendation {number + 1}")
-    st.subheader(_("What each recall channel alone proposes"), anchor=False)
+    st.subheader(_("Proposals of each recall channel alone"), anchor=False)
     for number, tried in enumerate(trial.variants):
         if number and tried.channels == trial.variants[0].channels:
             continue
