@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,11 @@ def test_a_rollout_is_planned_started_and_stopped(house: House, read_as: ReadAs)
         reader.press(step)
         reader.fill("Reason", f"the journey does {step}")
         reader.press("Move")
-        wait_until(lambda state=state: _rollout(house) == state)
+        wait_until(partial(_is_in, house, state))
+
+
+def _is_in(house: House, state: str) -> bool:
+    return _rollout(house) == state
 
 
 def _rollout(house: House) -> str | None:
