@@ -19,6 +19,9 @@ from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 from tactful.server.platform import Platform
 
+# An answer without an end, and a process of some minutes, would only take time here.
+SHORT = [it for it in ENDPOINTS if it.path not in ("/v1/events/stream", "/v1/models/train")]
+
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -55,7 +58,7 @@ values = st.recursive(
 def spoilt(draw: st.DrawFn) -> Any:
     """A valid event, item, user or request with some of its parts exchanged."""
     requests = [example_of(endpoint).request for endpoint in ENDPOINTS]
-    good = draw(st.sampled_from([request for request in requests if request is not None]))
+    good = draw(st.sampled_from([it for it in requests if isinstance(it, dict | list)]))
     element = dict(good[0] if isinstance(good, list) else good)
     for name in draw(st.lists(fields, max_size=3)):
         element[name] = draw(values)
@@ -97,7 +100,7 @@ def fuzzed(
 @given(data=st.data())
 @EXAMPLES
 def test_no_request_fails_the_server(fuzzed: Live, data: st.DataObject) -> None:
-    endpoint = data.draw(st.sampled_from(ENDPOINTS))
+    endpoint = data.draw(st.sampled_from(SHORT))
     method = data.draw(st.just(endpoint.method) | st.sampled_from(["GET", "PUT", "POST", "PATCH"]))
     piece = (
         st.text(max_size=10)
