@@ -98,7 +98,7 @@ FEDERATED_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="ingest",
         body=FederatedReport,
         answer=ReportTaken,
-        problems=("not_ready",),
+        problems=("invalid", "not_ready"),
     ),
     Endpoint(
         "GET",

@@ -74,8 +74,7 @@ class Reader:
 
     def press(self, label: str) -> None:
         """Press the first button or tab that can be seen and begins with this label."""
-        self.page.wait_for(f"!!{_button(label)}")
-        self.page.run(f"{_button(label)}.click()")
+        self._click(_button(label))
         self.settle()
 
     def pages(self) -> list[str]:
@@ -91,8 +90,7 @@ class Reader:
             "[...document.querySelectorAll('[data-testid=stSidebarNavLink]')]"
             f".find((it) => it.innerText.trim().split('\\n').pop() === {json.dumps(link)})"
         )
-        self.page.wait_for(f"!!{found}")
-        self.page.run(f"{found}.click()")
+        self._click(found)
         if title:
             titles = "[...document.querySelectorAll('h1')].map((it) => it.innerText)"
             self.page.wait_for(f"{titles}.includes({json.dumps(title)})")
@@ -111,6 +109,17 @@ class Reader:
             ".map((it) => `${it.id}: ${it.nodes[0].html}`)"
         )
         return [str(finding) for finding in found]
+
+    def _click(self, found: str) -> None:
+        """Click what an expression finds, once it is there: a page may be drawn meanwhile."""
+        self.page.run(f"""
+            for (let tries = 0; tries < 300; tries++) {{
+                const it = {found};
+                if (it) {{ it.click(); return; }}
+                await new Promise((resolve) => setTimeout(resolve, 200));
+            }}
+            throw new Error({json.dumps(found)} + ' is not there: ' + document.body.innerText);
+        """)
 
     def offers(self, label: str) -> bool:
         """Return whether there is such a button."""
@@ -131,8 +140,7 @@ class Reader:
             "[...document.querySelectorAll('[role=option]')]"
             f".find((it) => it.innerText.trim() === {json.dumps(option)})"
         )
-        self.page.wait_for(f"!!{found}")
-        self.page.run(f"{found}.click()")
+        self._click(found)
         self.settle()
 
     def wait_for(self, text: str, seconds: float = 60.0) -> None:

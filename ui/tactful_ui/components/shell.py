@@ -263,7 +263,7 @@ def explain(failure: SourceError) -> None:
             icon=":material/cloud_off:",
         )
         st.code("tactful serve --dev", language="bash")
-        st.caption(
+        st.markdown(
             "`--dev` serves this machine only and requires no key. If the server runs elsewhere, "
             "set its address in `TACTFUL_URL` and restart the dashboard. Then reload this page."
         )
@@ -274,7 +274,7 @@ def explain(failure: SourceError) -> None:
             icon=":material/key:",
         )
         st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language="bash")
-        st.caption("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
+        st.markdown("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
     elif isinstance(failure, TooBroadKey):
         st.error(
             _(

@@ -145,7 +145,7 @@ def _draw_rules(reader: shell.Reader, found: routes.AlertRules) -> None:
             _edit(by_name[name])
     with st.expander(_("Send a test message")):
         if not found.routes:
-            st.caption(_("There is no route: name a file with routes in `alerts.rules`."))
+            st.markdown(_("There is no route: name a file with routes in `alerts.rules`."))
         for route in found.routes:
             if st.button(_("Test {route}", route=route), key=f"test-{route}"):
                 _test(route)

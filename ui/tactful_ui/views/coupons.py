@@ -123,7 +123,7 @@ def _webhook(found: CampaignIndex) -> None:
     st.subheader(_("Deliveries to the shop"), anchor=False)
     sent = found.webhook
     if sent is None:
-        st.caption(_("No webhook is set: `actions.webhook_url`."))
+        st.markdown(_("No webhook is set: `actions.webhook_url`."))
         return
     delivered, failed, given_up = st.columns(3)
     delivered.metric(_("Delivered"), formats.count(sent.delivered), border=True)

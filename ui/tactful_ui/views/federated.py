@@ -148,7 +148,9 @@ def _charts(rounds: list[FederatedRound], run: FederatedRun) -> None:
         else:
             st.caption(_("By private evaluations on devices, with their noise."))
     else:
-        st.caption(_("No evaluation yet: `tactful federated evaluate` asks the devices privately."))
+        st.markdown(
+            _("No evaluation yet: `tactful federated evaluate` asks the devices privately.")
+        )
 
 
 def _table(rounds: list[FederatedRound], *, exact: bool) -> None:

@@ -167,7 +167,7 @@ def _card(item: CatalogueItem) -> None:
 def _trends(found: ItemTrends) -> None:
     drawn = [trend for trend in found.trends if trend.cells]
     if not drawn:
-        st.caption(
+        st.markdown(
             _(
                 "No published statistic counts by item or by this category; "
                 "`statistics.yaml` adds one."

@@ -42,7 +42,7 @@ def page() -> None:
         )
         st.code("tactful train --promote", language="bash")
     if not reader.admin:
-        st.caption(_("Training data, drift and changes of models need a key with `admin`."))
+        st.markdown(_("Training data, drift and changes of models need a key with `admin`."))
         return
     if found.versions:
         _training(found)
@@ -240,7 +240,7 @@ def _served(details: ModelVersionDetails) -> None:
 def _quality(quality: LiveQuality) -> None:
     """Draw the quality of logged recommendations by day."""
     if not quality.days:
-        st.caption(
+        st.markdown(
             _(
                 "Nothing was measured yet: the server measures every hour, once the 24 hours after "
                 "a recommendation are over. Measure now with `tactful models quality`."

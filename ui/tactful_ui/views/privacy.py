@@ -262,7 +262,7 @@ def _erasures(found: Any, name: str) -> None:
     ]
     tables.show(rows, name)
     if found.next_cursor:
-        st.caption(_("The first {number}; `GET /v1/erasures` has all of them.", number=len(rows)))
+        st.markdown(_("The first {number}; `GET /v1/erasures` has all of them.", number=len(rows)))
 
 
 def _state(state: str) -> str:

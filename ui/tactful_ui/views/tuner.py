@@ -116,7 +116,7 @@ def _series(found: TunerInfo) -> None:
 def _verdict(verdict: Verdict | None) -> None:
     st.subheader(_("Verdict before it served"), anchor=False)
     if verdict is None:
-        st.caption(_("It was not evaluated: `tactful tuner evaluate` does so by a probe."))
+        st.markdown(_("It was not evaluated: `tactful tuner evaluate` does so by a probe."))
         return
     st.markdown(
         _(
