@@ -262,7 +262,7 @@ def explain(failure: SourceError) -> None:
             f"**The server does not answer** at `{url}`. Start it with:",
             icon=":material/cloud_off:",
         )
-        st.code("tactful serve --dev", language="bash")
+        st.code("tactful serve --dev", language=None)
         st.markdown(
             "`--dev` serves this machine only and requires no key. If the server runs elsewhere, "
             "set its address in `TACTFUL_URL` and restart the dashboard. Then reload this page."
@@ -273,7 +273,7 @@ def explain(failure: SourceError) -> None:
             "with the scope `analyst`:",
             icon=":material/key:",
         )
-        st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language="bash")
+        st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language=None)
         st.markdown("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
     elif isinstance(failure, TooBroadKey):
         st.error(
@@ -293,7 +293,7 @@ def explain(failure: SourceError) -> None:
             "**There is no report yet.** The demo replays real shopping data and writes one:",
             icon=":material/hourglass_empty:",
         )
-        st.code("scripts/demo --quick", language="bash")
+        st.code("scripts/demo --quick", language=None)
         st.caption("It appears here while the demo runs.")
     else:
         st.error(

@@ -70,7 +70,7 @@ def _draw_alert(alert: routes.AlertInfo, reader: shell.Reader) -> None:
             notes.append(_("acknowledged by {name}", name=who) if who else _("acknowledged"))
         if alert.silenced:
             notes.append(_("silenced"))
-        st.caption(" · ".join(notes))
+        st.markdown(" · ".join(notes))
         for problem in alert.undelivered:
             st.caption(_("Not delivered: {reason}", reason=formats.plain(problem)))
         if reader.admin:
@@ -81,7 +81,8 @@ def _runbook(address: str) -> str:
     """Return a link to the runbook, or its place where nobody serves the documentation."""
     if address.startswith(("http://", "https://")):
         return f"[{_('runbook')}]({address})"
-    return f"{_('runbook')} `{formats.plain(address)}`"
+    code = address.replace("`", "")
+    return f"{_('runbook')} `{code}`"
 
 
 def _alert_actions(alert: routes.AlertInfo) -> None:

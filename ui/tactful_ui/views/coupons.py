@@ -34,7 +34,7 @@ def page() -> None:
             _("**There are no campaigns.** Name a file in `coupons.definitions`; to check it:"),
             icon=":material/hourglass_empty:",
         )
-        st.code("tactful coupons check coupons.yaml", language="bash")
+        st.code("tactful coupons check coupons.yaml", language=None)
         _webhook(found)
         return
     by_name = {campaign.name: campaign for campaign in found.campaigns}

@@ -54,7 +54,7 @@ def page() -> None:
         if st.button(_("Check the latest events"), icon=":material/fact_check:"):
             shell.section(_("Result"), lambda: shell.ask(routes.quality()), _quality)
         st.caption(_("A file is checked before an import by:"))
-        st.code("tactful check-data FILE --html report.html", language="bash")
+        st.code("tactful check-data FILE --html report.html", language=None)
     with live:  # last: while it follows, nothing behind it is drawn
         st.subheader(_("Newest events"), anchor=False)
         live_events.draw()
@@ -65,7 +65,7 @@ def _imports(found: Imports) -> None:
     imports = [each for each in found.imports if each.accepted or each.refused or each.ended_at]
     if not imports:
         st.info(_("**Nothing was imported yet.** To import a file:"), icon=":material/upload_file:")
-        st.code(f"tactful import events.csv --url {shell.settings().url}", language="bash")
+        st.code(f"tactful import events.csv --url {shell.settings().url}", language=None)
         return
     tables.show([_row(each) for each in imports], "imports")
     undoable = [each for each in imports if each.undo is None]
@@ -153,7 +153,7 @@ def _rules(found: RulesInfo) -> None:
             _("**No rule judges the events.** Name a file in `engine.rules`; to try one:"),
             icon=":material/rule:",
         )
-        st.code("tactful rules check rules.yaml events.ndjson", language="bash")
+        st.code("tactful rules check rules.yaml events.ndjson", language=None)
         return
     for column, (title, number) in zip(
         st.columns(4),

@@ -38,7 +38,7 @@ def page() -> None:
             icon=":material/hourglass_empty:",
         )
         url = shell.settings().url
-        st.code(f"tactful federated simulate runs/first --report {url}", language="bash")
+        st.code(f"tactful federated simulate runs/first --report {url}", language=None)
         return
     _runs(found)
     names = {run.id: _title(run) for run in found.runs}

@@ -40,7 +40,7 @@ def page() -> None:
             _("**No model was trained yet.** Train one on the log of this installation:"),
             icon=":material/hourglass_empty:",
         )
-        st.code("tactful train --promote", language="bash")
+        st.code("tactful train --promote", language=None)
     if not reader.admin:
         st.markdown(_("Training data, drift and changes of models need a key with `admin`."))
         return

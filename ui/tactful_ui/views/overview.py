@@ -160,4 +160,4 @@ def _first_steps(models: Mapping[str, Any]) -> None:
     for number, (title, command, done) in enumerate(steps, start=1):
         mark = ":material/check_circle:" if done else ":material/radio_button_unchecked:"
         st.markdown(f"{mark} **{number}. {title}**")
-        st.code(command, language="bash")
+        st.code(command, language=None)

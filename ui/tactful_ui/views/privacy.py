@@ -273,7 +273,7 @@ def _state(state: str) -> str:
 def _audit(audit: Any) -> None:
     if audit is None:
         st.info(_("No audit was kept yet. Attack the published counts with:"))
-        st.code("tactful privacy audit --keep", language="bash")
+        st.code("tactful privacy audit --keep", language=None)
         return
     if audit.passed and audit.trustworthy:
         st.success(

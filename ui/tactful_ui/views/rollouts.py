@@ -30,7 +30,7 @@ def page() -> None:
             _("**There are no rollouts yet.** Plan one on the page Experiments, or apply a file:"),
             icon=":material/hourglass_empty:",
         )
-        st.code("tactful experiment apply rollouts.yaml", language="bash")
+        st.code("tactful experiment apply rollouts.yaml", language=None)
         return
     _list(found)
     chosen = _choose(found)

@@ -32,7 +32,7 @@ def page() -> None:
             _("**No rollout has a tuner.** Train one, then roll it out:"),
             icon=":material/hourglass_empty:",
         )
-        st.code("tactful tuner train tuners/first", language="bash")
+        st.code("tactful tuner train tuners/first", language=None)
         return
     by_key = {tuner.key: tuner for tuner in found}
     key = st.selectbox(_("Rollout"), list(by_key), key="tuner")
