@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -172,6 +173,19 @@ def _forget() -> None:
     for name in list(st.session_state):
         if name not in _KEPT:
             del st.session_state[name]
+
+
+def explained(draw: Callable[[], None]) -> Callable[[], None]:
+    """Return a page that explains in its place why the server does not answer it."""
+
+    @functools.wraps(draw)
+    def page() -> None:
+        try:
+            draw()
+        except SourceError as failure:
+            explain(failure)
+
+    return page
 
 
 def section(title: str, fetch: Callable[[], T], draw: Callable[[T], None]) -> None:

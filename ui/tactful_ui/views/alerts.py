@@ -23,16 +23,13 @@ _ICONS = {"critical": ":material/error:", "warning": ":material/warning:"}
 _MOST = 1000
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Alerts"), _("Rules over metrics and published statistics, and what they have found.")
     )
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     if done := st.session_state.pop(_DONE, None):
         st.toast(done, icon=":material/check:")
     st.fragment(partial(_now, reader), run_every=LIVE_SECONDS)()

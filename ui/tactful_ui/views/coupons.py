@@ -8,21 +8,17 @@ from tactful.client.messages import CampaignIndex, CampaignInfo, CampaignReport
 from tactful.client.routes import experiments as routes
 from tactful_ui.components import charts, formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Coupons"),
         _("Offers of campaigns after actions, their cost and their effect."),
     )
-    try:
-        reader = shell.reader()
-        found = shell.ask(routes.campaigns()) if reader.admin else None
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = shell.ask(routes.campaigns()) if reader.admin else None
     if found is None:
         st.info(
             _("Campaigns are counted exactly, so this page needs the scope `admin`."),

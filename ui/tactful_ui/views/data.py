@@ -24,16 +24,13 @@ _DONE = "data_done"
 _LETTERS = 50
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Data"), _("Imports, events that were set aside, and the quality of each field.")
     )
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     if not reader.admin:
         st.info(
             _("Data are counted exactly and name people, so this page needs the scope `admin`."),

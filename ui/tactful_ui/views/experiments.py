@@ -19,18 +19,15 @@ _STAGES = {"1 % → 100 %": (0.01, 0.05, 0.1, 0.25, 0.5, 1.0), "10 % → 100 %":
 _HALF = "50 %"
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Experiments"),
         _("Effects of the arms, and the plan of a new change with its power."),
     )
-    try:
-        reader = shell.reader()
-        running = shell.source().models().get("experiment")
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    running = shell.source().models().get("experiment")
     about: Mapping[str, Any] = running if isinstance(running, Mapping) else {}
     _running(about, admin=reader.admin)
     if reader.admin:

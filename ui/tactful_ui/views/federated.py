@@ -15,23 +15,19 @@ from tactful.client.routes.federated import (
 )
 from tactful_ui.components import charts, formats, model_charts, shell, tables, times
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 
 _LIVE_SECONDS = 10
 _MOST_POINTS = 1000
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Federated"), _("Training on devices: histories stay there, noised sums come back.")
     )
-    try:
-        reader = shell.reader()
-        found = shell.ask(routes.runs())
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = shell.ask(routes.runs())
     if not found.runs:
         st.info(
             _("**No run was reported yet.** A training server reports to this address:"),

@@ -30,15 +30,12 @@ _FOUND = 50
 _ITEM = "item"
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(_("Items"), _("Find an item, and see what it does and what is near it."))
-    try:
-        reader = shell.reader()
-        found = _search()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = _search()
     item_id = _chosen(found)
     if item_id is not None:
         try:

@@ -15,7 +15,6 @@ from tactful.client.routes.models import (
 )
 from tactful_ui.components import charts, formats, model_charts, shell, tables, times
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 from tactful_ui.report import Estimate
 from tactful_ui.views import model_actions
 
@@ -24,15 +23,12 @@ _MOST_COLUMNS = 20
 _LARGE_DRIFT = 0.25
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(_("Models"), _("Versions of the ranking model, how good they are, and why."))
-    try:
-        reader = shell.reader()
-        found = shell.ask(routes.versions())
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = shell.ask(routes.versions())
     if found.versions:
         _versions(found)
     else:

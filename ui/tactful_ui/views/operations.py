@@ -13,7 +13,6 @@ from tactful.client.routes import operations as routes
 from tactful_ui.components import formats, shell, tables, time_series, times
 from tactful_ui.components.charts import show
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 from tactful_ui.report import flatten, parse_time
 from tactful_ui.views import metric_charts
 from tactful_ui.views.metric_charts import MetricChart
@@ -25,16 +24,13 @@ _JOBS = 20
 _HOURS = (1, 6, 24)
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Operations"), _("State of the server, its metrics of the last day, and its jobs.")
     )
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     if not reader.may("monitor"):
         st.info(_("This page needs a key with the scope `monitor`."), icon=":material/key:")
         return

@@ -27,14 +27,11 @@ _REFUSED = 'tactful_rejected_share{kind="event"}'
 _RUNNING = ("shadow", "canary", "held")
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(_("Overview"), _("The state of this installation, and what to do next."))
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     st.fragment(partial(_now, reader), run_every=LIVE_SECONDS)()
     if reader.may("analyst"):
         _steps_or_worth(reader)

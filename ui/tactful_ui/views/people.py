@@ -23,17 +23,14 @@ _PERSON, _KEPT, _RECEIPT, _MATCHES = "person", "person_parts", "person_receipt",
 _PAGE = 100
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("People"),
         _("Everything that is stored about one person. Each look is recorded in the audit trail."),
     )
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     if not reader.admin:
         st.info(_("People are shown to operators only: it needs the scope `admin`."))
         return

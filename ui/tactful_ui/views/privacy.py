@@ -18,17 +18,14 @@ _ALL = "*"
 _PAGE = 100
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Privacy"),
         _("Privacy loss of one person by published numbers, and the promises that are kept."),
     )
-    try:
-        reader = shell.reader()
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
     if not reader.may("analyst"):
         st.info(_("This page needs the scope `analyst`."))
         return

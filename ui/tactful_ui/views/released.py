@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, time, timedelta
 import streamlit as st
 
 from tactful_ui.components import charts, formats, shell, tables
-from tactful_ui.errors import SourceError
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource
 from tactful_ui.views import concluded
@@ -20,17 +19,14 @@ _MOST_DAYS = 31
 _DAY = timedelta(days=1)
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         "Statistics",
         "The platform releases counts about people only with noise. These are the released values.",
     )
-    try:
-        statistics, span = _choose(shell.source())
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    statistics, span = _choose(shell.source())
     if statistics is None:
         st.info(
             "**No statistic has been released yet.** The demo publishes counts during the replay.",

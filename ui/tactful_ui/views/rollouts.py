@@ -13,18 +13,15 @@ from tactful_ui.errors import SourceError
 _PAGE = 1000
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Rollouts"),
         _("Changes that reach people in stages, and are rolled back where they do harm."),
     )
-    try:
-        reader = shell.reader()
-        found = shell.ask(routes.rollouts(limit=_PAGE)).experiments
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = shell.ask(routes.rollouts(limit=_PAGE)).experiments
     if not found:
         st.info(
             _("**There are no rollouts yet.** Plan one on the page Experiments, or apply a file:"),

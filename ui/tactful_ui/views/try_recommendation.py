@@ -32,21 +32,18 @@ _MODEL, _NONE = "a model", "nothing"
 _TYPES = ("view", "click", "add_to_cart", "purchase", "rating", "dislike", "hide")
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Try a recommendation"),
         _("Nothing is logged as shown here; a look at a real person is recorded with your name."),
     )
-    try:
-        reader = shell.reader()
-        if not reader.admin:
-            st.info(_("This page shows people: it needs a key with the scope `admin`."))
-            return
-        experiment = shell.source().models().get("experiment")
-    except SourceError as failure:
-        shell.explain(failure)
+    reader = shell.reader()
+    if not reader.admin:
+        st.info(_("This page shows people: it needs a key with the scope `admin`."))
         return
+    experiment = shell.source().models().get("experiment")
     asked = _form(experiment if isinstance(experiment, Mapping) else {})
     if asked is not None:
         try:

@@ -11,9 +11,9 @@ from tactful.client.messages import Regret, TunerInfo, Verdict
 from tactful.client.routes import experiments as routes
 from tactful_ui.components import charts, formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 
 
+@shell.explained
 def page() -> None:
     """Draw the page."""
     shell.heading(
@@ -21,12 +21,8 @@ def page() -> None:
         _("Networks that set the weights of the ranking by the state of the shop, within bounds."),
     )
     days = st.slider(_("Days"), 1, 90, 7, key="days")
-    try:
-        reader = shell.reader()
-        found = shell.ask(routes.tuners(days=float(days))).tuners
-    except SourceError as failure:
-        shell.explain(failure)
-        return
+    reader = shell.reader()
+    found = shell.ask(routes.tuners(days=float(days))).tuners
     if not found:
         st.info(
             _("**No rollout has a tuner.** Train one, then roll it out:"),
