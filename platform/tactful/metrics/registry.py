@@ -209,12 +209,7 @@ class Metrics:
 
     def samples(self) -> list[SampleRow]:
         """Return all samples, exact, to send them to another process of the same server."""
-        return [
-            (sample.name, dict(sample.labels), float(sample.value))
-            for family in self._registry.collect()
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        ]
+        return _rows(self._registry)
 
     def reader(self) -> Reader:
         """Return a reader of all metrics as numbers, of this process and of `others`."""
@@ -222,16 +217,20 @@ class Metrics:
 
     def all_samples(self) -> list[SampleRow]:
         """Return all samples, exact, of this process and of `others`; not to be published."""
-        return [
-            (sample.name, dict(sample.labels), float(sample.value))
-            for family in self.others.collect()
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        ]
+        return _rows(self.others)
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""
         return generate_latest(self._public)
+
+
+def _rows(collector: Collector) -> list[SampleRow]:
+    return [
+        (sample.name, dict(sample.labels), float(sample.value))
+        for family in collector.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    ]
 
 
 class SummedRegistry(Collector):

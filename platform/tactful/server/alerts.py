@@ -14,9 +14,8 @@ from tactful.alerts.rules import load_alerts
 from tactful.alerts.service import AlertService
 from tactful.alerts.sinks import check_sinks
 from tactful.alerts.sources import Sources
-from tactful.errors import TactfulError
 from tactful.ranking.model import read_manifest, read_pointer
-from tactful_privacy.errors import PrivacyError
+from tactful.server.gauges import Kept
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DAY_S = 86_400
-_READ_S = 30.0  # gauges of databases and files are read at most as often
 
 
 def make_alerts(platform: Platform) -> AlertService:
@@ -52,7 +50,7 @@ def add_gauges(platform: Platform, service: AlertService) -> None:
     clock = platform.resources.installation.clock
 
     def lately(read: Callable[[], float]) -> Callable[[], float]:
-        return _Cached(read, clock)
+        return Kept(read, 0.0, lambda: clock() / 1000, keeps=True)
 
     gauge(
         "disk_free_share",
@@ -84,24 +82,6 @@ def add_gauges(platform: Platform, service: AlertService) -> None:
     watermark = _Stall(lambda: platform.engine.watermark, lambda: platform.applier.position, clock)
     text = "Seconds for which records were applied and the watermark did not move"
     gauge("watermark_stalled_seconds", text, watermark)
-
-
-class _Cached:
-    """A gauge that is read again after a while; it keeps its value if reading fails."""
-
-    def __init__(self, read: Callable[[], float], clock: Callable[[], int]) -> None:
-        self._read, self._clock = read, clock
-        self._until, self._value = 0.0, 0.0
-
-    def __call__(self) -> float:
-        now = self._clock()
-        if now >= self._until:
-            self._until = now + _READ_S * 1000
-            try:
-                self._value = self._read()
-            except (TactfulError, PrivacyError, OSError):
-                return self._value
-        return self._value
 
 
 class _Stall:

@@ -113,16 +113,26 @@ def _add_jobs(platform: Platform) -> None:
 class Kept(Generic[T]):
     """Number that is read from a disk or a database, at most twice a minute.
 
-    While it cannot be read it is unknown: other metrics are shown all the same.
+    While it cannot be read it is unknown, or keeps its last value: other metrics are shown all the
+    same.
     """
 
     def __init__(
-        self, read: Callable[[], T], unknown: T, clock: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], T],
+        unknown: T,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keeps: bool = False,
     ) -> None:
-        """Return what `read` returns, or `unknown`; `clock` returns monotonic seconds."""
+        """Return what `read` returns, or `unknown`.
+
+        `clock` returns seconds; with `keeps` a failure leaves the last value.
+        """
         self._read = read
         self._unknown = unknown
         self._clock = clock
+        self._keeps = keeps
         self._at = -math.inf
         self._value = unknown
 
@@ -132,7 +142,8 @@ class Kept(Generic[T]):
             try:
                 self._value = self._read()
             except (TactfulError, PrivacyError, OSError):
-                self._value = self._unknown
+                if not self._keeps:
+                    self._value = self._unknown
             self._at = self._clock()
         return self._value
 

@@ -64,7 +64,7 @@ def shop() -> Iterator[Shop]:
 def watched(tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     clock = Clock()
     monkeypatch.setattr("tactful.server.resources.now_ms", clock)
-    monkeypatch.setattr("tactful.server.alerts._READ_S", 0.0)
+    monkeypatch.setattr("tactful.server.gauges._KEPT_S", 0.0)
     address = f"http://127.0.0.1:{shop.server_port}/"
     rules = tmp_path / "alerts.yaml"
     rules.write_text(
