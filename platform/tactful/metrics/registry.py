@@ -145,6 +145,8 @@ class Metrics:
         self._series_of_sourced = functools.cache(self._sourced.labels)
         self._series_of_recommended = functools.cache(self._recommended.labels)
         self._series_of_stage = functools.cache(self._stages.labels)
+        self._series_of_list = functools.cache(self._lists.labels)
+        self._series_of_step = functools.cache(self._steps.labels)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
@@ -182,8 +184,8 @@ class Metrics:
     def listed(self, asked: int, scores: Sequence[float]) -> None:
         """Count a recommendation of `asked` items by the scores of those that were found."""
         result = "whole" if len(scores) >= asked else "short" if scores else "empty"
-        self._lists.labels(result).inc()
-        self._steps.labels("recommendation").inc()
+        self._series_of_list(result).inc()
+        self._series_of_step("recommendation").inc()
         if scores:
             self._scores.observe(scores[0])
 
@@ -191,7 +193,7 @@ class Metrics:
         """Count events that are steps of a visit, by their types."""
         for step, count in collections.Counter(types).items():
             if step in STEPS:
-                self._steps.labels(step).inc(count)
+                self._series_of_step(step).inc(count)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Register a gauge; `read` is called when the metrics are read."""
