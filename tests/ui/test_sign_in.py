@@ -14,9 +14,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from tests.platform.http.issuer import CLIENT, SECRET, Issuer
 from tests.platform.support import Live, build, small_settings
+from tests.ui.dashboard_process import dashboard, says
 from tests.ui.reading import words
 from tests.ui.server import FakePlatform
-from tests.ui.views.test_browser import dashboard, says
 
 from benchmarks.browser import Page, browser
 from benchmarks.ports import free_port

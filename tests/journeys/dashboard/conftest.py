@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.journeys import visits
-from tests.journeys.dashboard.reader import Reader, dashboard
+from tests.journeys.dashboard.reader import Reader
 from tests.journeys.installation import Shop, Terminal
+from tests.ui.dashboard_process import dashboard
 
 from benchmarks.browser import browser
 
@@ -78,7 +79,7 @@ def house(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         shop.run("tactful train")
         for number in range(20):
             shop.recommend(user_id=f"visitor-{number}", count=5)
-        with dashboard(terminal, shop.url) as address:
+        with dashboard(shop.url, terminal.folder, environment=terminal.environment()) as address:
             yield House(shop, address, admin, analyst)
 
 

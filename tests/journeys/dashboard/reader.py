@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
-from tests.journeys.installation import Terminal, wait_until
+from tests.ui.dashboard_process import says
 
 from benchmarks.browser import Page
-from benchmarks.ports import free_port
-from tactful_ui import ENTRY
 
 AXE = (
     Path(__file__).resolve().parents[3] / "sdk" / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -54,7 +48,7 @@ class Reader:
         """Enter a key and sign in."""
         self.fill("API key", key)
         self.press("Sign in")
-        self.page.wait_for(f"!({_says('does not accept the key')})")
+        self.page.wait_for(f"!({says('does not accept the key')})")
 
     def fill(self, label: str, value: str) -> None:
         """Write into a field with this label."""
@@ -150,11 +144,11 @@ class Reader:
 
     def wait_for(self, text: str, seconds: float = 60.0) -> None:
         """Wait until the page says something."""
-        self.page.wait_for(_says(text), seconds=seconds)
+        self.page.wait_for(says(text), seconds=seconds)
 
     def says(self, text: str) -> bool:
         """Return whether the page says something now."""
-        return bool(self.page.evaluate(_says(text)))
+        return bool(self.page.evaluate(says(text)))
 
     def numbers(self) -> list[str]:
         """Return all numbers of the page's own part, without those of the menu."""
@@ -162,43 +156,10 @@ class Reader:
         return re.findall(r"\d[\d,.]*", str(said))
 
 
-@contextmanager
-def dashboard(terminal: Terminal, url: str) -> Iterator[str]:
-    """Serve the dashboard of a server until the end of the block; yield its address."""
-    port = free_port()
-    log = terminal.folder / f"dashboard-{port}.log"
-    variables = {**terminal.variables, "TACTFUL_URL": url, "STREAMLIT_SERVER_HEADLESS": "true"}
-    own = Terminal(terminal.programs, terminal.folder, terminal.before, variables)
-    with log.open("wb") as out:
-        process = own.start(
-            f"{sys.executable} -m streamlit run {ENTRY} --server.port={port}",
-            stdout=out,
-            stderr=out,
-        )
-        address = f"http://127.0.0.1:{port}"
-
-        def served() -> bool:
-            assert process.poll() is None, log.read_text(errors="replace")
-            with suppress(httpx.TransportError):
-                return httpx.get(f"{address}/_stcore/health", trust_env=False).is_success
-            return False
-
-        try:
-            wait_until(served)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
 def picture(page: Page, folder: Path, name: str) -> None:
     """Keep a picture of the window, for somebody to look at."""
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(folder / f"{name}.png")
-
-
-def _says(text: str) -> str:
-    return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
 
 
 def _button(label: str) -> str:

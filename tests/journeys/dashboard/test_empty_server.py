@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.journeys import visits
 from tests.journeys.dashboard.conftest import write_history
-from tests.journeys.dashboard.reader import Reader, dashboard
+from tests.journeys.dashboard.reader import Reader
 from tests.journeys.installation import Terminal
+from tests.ui.dashboard_process import dashboard
 
 from benchmarks.browser import browser
 
@@ -21,7 +22,7 @@ def test_an_empty_server_gets_to_its_first_recommendation(
     write_history(terminal.folder)
     with (
         terminal.serving() as shop,
-        dashboard(terminal, shop.url) as address,
+        dashboard(shop.url, terminal.folder, environment=terminal.environment()) as address,
         browser(chromium_path, tmp_path / "profile") as page,
     ):
         reader = Reader(page, address)

@@ -1,58 +1,17 @@
 """The dashboard as a reader gets it: a real Streamlit server in a real browser."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
-from tests.platform.support import wait_until
 from tests.ui import sample
+from tests.ui.dashboard_process import dashboard, says
 from tests.ui.machine import job, metrics, system
 from tests.ui.server import FakePlatform
 
 from benchmarks.browser import browser
-from benchmarks.ports import free_port
-from tactful_ui import ENTRY
 
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
-
-
-@contextmanager
-def dashboard(url: str, folder: Path, *, port: int = 0) -> Iterator[str]:
-    """The address of the dashboard of the server at `url`; it is served until the block ends."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(ENTRY)]
-    command += ["--server.headless=true", f"--server.port={port}"]
-    log = folder / "streamlit.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": url}
-        )
-        address = f"http://127.0.0.1:{port}"
-
-        def served() -> bool:
-            assert process.poll() is None, log.read_text(errors="replace")
-            with suppress(httpx.TransportError):
-                return httpx.get(f"{address}/_stcore/health", trust_env=False).is_success
-            return False
-
-        try:
-            wait_until(served)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def says(text: str) -> str:
-    """JavaScript that is true once the page says `text`."""
-    return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
 
 
 @pytest.mark.slow
