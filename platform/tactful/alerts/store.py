@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from tactful.metadata.audit import note_change
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import (
-    alert_changes,
     alert_evaluator,
     alert_messages,
     alert_rules,
@@ -84,7 +84,7 @@ class AlertStore:
             if connection.execute(known).first() is None:
                 return False
             connection.execute(statement)
-            _note(connection, now, by, "acknowledge", str(number), note)
+            note_change(connection, now, by, "alert.acknowledge", str(number), note)
             return True
 
         return self._metadata.change(change)
@@ -110,7 +110,7 @@ class AlertStore:
             connection.execute(sa.delete(alert_rules).where(alert_rules.c.name == rule.name))
             row = {"name": rule.name, "rule": encoded, "changed_at": now, "changed_by": by}
             connection.execute(sa.insert(alert_rules).values(**row))
-            _note(connection, now, by, "put rule", rule.name, encoded)
+            note_change(connection, now, by, "alert.put_rule", rule.name, encoded)
 
         self._metadata.change(change)
 
@@ -122,7 +122,7 @@ class AlertStore:
             statement = sa.delete(alert_rules).where(alert_rules.c.name == name)
             if not connection.execute(statement).rowcount:
                 return False
-            _note(connection, now, by, "delete rule", name, "")
+            note_change(connection, now, by, "alert.delete_rule", name, "")
             return True
 
         return self._metadata.change(change)
@@ -148,7 +148,7 @@ class AlertStore:
         def change(connection: sa.Connection) -> int:
             made = connection.execute(sa.insert(alert_silences).values(**values))
             number = int(made.inserted_primary_key[0])  # type: ignore[index]
-            _note(connection, now, by, "silence", str(number), json.dumps(values))
+            note_change(connection, now, by, "alert.silence", str(number), json.dumps(values))
             return number
 
         return _silence_of({"id": self._metadata.change(change), **values})
@@ -163,18 +163,10 @@ class AlertStore:
         def change(connection: sa.Connection) -> bool:
             if not connection.execute(statement).rowcount:
                 return False
-            _note(connection, now, by, "end silence", str(number), "")
+            note_change(connection, now, by, "alert.end_silence", str(number), "")
             return True
 
         return self._metadata.change(change)
-
-    def changes(self, limit: int = 100) -> list[tuple[int, str, str, str, str]]:
-        """Return the audit log, newest first: time, author, action, subject, details."""
-        query = sa.select(alert_changes).order_by(alert_changes.c.id.desc()).limit(limit)
-        return [
-            (row.at, row.changed_by, row.action, row.subject, row.details)
-            for row in self._metadata.fetch(query)
-        ]
 
     def _infos(self, rows: Sequence[sa.Row[Any]]) -> list[AlertInfo]:
         silences, numbers = self.silences(), [row.id for row in rows]
@@ -216,13 +208,6 @@ def is_silenced(rule: str, labels: _LABELS, silences: Sequence[Silence]) -> bool
         and all(fnmatchcase(labels.get(name, ""), value) for name, value in silence.labels.items())
         for silence in silences
     )
-
-
-def _note(
-    connection: sa.Connection, at: int, by: str, action: str, subject: str, details: str
-) -> None:
-    row = {"at": at, "changed_by": by, "action": action, "subject": subject, "details": details}
-    connection.execute(sa.insert(alert_changes).values(**row))
 
 
 def _silence(row: sa.Row[Any]) -> Silence:

@@ -1,7 +1,8 @@
 """Audit trail of an installation: one list of all changes and of all looks at users.
 
-Models, rollouts, definitions, imports, alerts and accesses to users keep logs of their own, which
-are read here; every other change is written by `AuditTrail.record_change`.
+Models, rollouts, definitions, imports and accesses to users keep logs of their own, which are read
+here; every other change is written by `AuditTrail.record_change`, or by `note_change` in the
+transaction that makes it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from msgspec import Meta
 
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import (
-    alert_changes,
     changes,
     definition_versions,
     imports,
@@ -109,15 +109,6 @@ _SOURCES = (
         "begin",
         (imports.c.id, imports.c.name),
     ),
-    _Source(
-        "alert",
-        alert_changes.c.at,
-        (alert_changes.c.id,),
-        alert_changes.c.changed_by,
-        alert_changes.c.action,
-        (alert_changes.c.subject,),
-        alert_changes.c.details,
-    ),
 )
 _Number = Annotated[int, Meta(ge=0, lt=2**62)]
 # time, number of the source, values of its order
@@ -149,10 +140,10 @@ class AuditTrail:
                 `tactful.subjects.access_log` records.
             detail: reason, or what was changed; no personal data.
         """
-        values = {"actor": actor, "action": action, "target": target, "detail": detail}
-        row = {name: text[: _WIDTHS[name]] for name, text in values.items()}
-        insert = sa.insert(changes).values(at=self._clock(), **row)
-        self._metadata.change(lambda connection: connection.execute(insert))
+        at = self._clock()
+        self._metadata.change(
+            lambda connection: note_change(connection, at, actor, action, target, detail)
+        )
 
     def entries(
         self, *, actor: str = "", action: str = "", cursor: str = "", limit: int = 100
@@ -218,6 +209,15 @@ class AuditTrail:
                     detail=detail,
                 ),
             )
+
+
+def note_change(
+    connection: sa.Connection, at: int, actor: str, action: str, target: str, detail: str = ""
+) -> None:
+    """Write a change in the transaction that makes it; see `AuditTrail.record_change`."""
+    values = {"actor": actor, "action": action, "target": target, "detail": detail}
+    row = {name: text[: _WIDTHS[name]] for name, text in values.items()}
+    connection.execute(sa.insert(changes).values(at=at, **row))
 
 
 def _matches(source: _Source, action: str) -> sa.ColumnElement[bool]:

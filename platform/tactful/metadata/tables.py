@@ -256,15 +256,6 @@ alert_silences = _table(
     sa.Column("made_by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
-alert_changes = _table(
-    "alert_changes",
-    sa.Column("id", _number, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("changed_by", sa.Text, nullable=False),
-    sa.Column("action", sa.String(32), nullable=False),
-    sa.Column("subject", sa.String(128), nullable=False),
-    sa.Column("details", sa.Text, nullable=False),
-)
 alert_evaluator = _table(
     "alert_evaluator",
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),

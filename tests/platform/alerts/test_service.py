@@ -14,6 +14,7 @@ from tactful.alerts.lease import LEASE_MS, Lease, LeaseLost
 from tactful.alerts.rules import AlertFile
 from tactful.alerts.service import AlertService
 from tactful.alerts.sources import Sources
+from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.schemas.alert_routes import AlertRoute
 from tactful.schemas.alerts import AlertRule, NewSilence
@@ -118,6 +119,12 @@ def test_a_suspended_server_writes_nothing_after_its_lease_ended(floor: Shopfloo
     assert first.acquire(LEASE_MS + 2_000) is None
 
 
+def trail(floor: Shopfloor) -> list[tuple[str, str, str]]:
+    """Authors, actions and targets of the audit trail, newest first."""
+    entries, _ = AuditTrail(floor.metadata, clock=floor.clock).entries()
+    return [(entry.actor, entry.action, entry.target) for entry in entries]
+
+
 def test_acknowledging_names_who_did_it_and_stops_further_messages(floor: Shopfloor) -> None:
     with receiving() as shop:
         server = floor.server(routes=[_route(shop)])
@@ -126,7 +133,8 @@ def test_acknowledging_names_who_did_it_and_stops_further_messages(floor: Shopfl
         assert not server.store.acknowledge(99, by="key 1234abcd", note="")
         alert = server.store.find(1)
         assert alert is not None and alert.acknowledged_by == "key 1234abcd"
-        assert [it[1:4] for it in server.store.changes()] == [("key 1234abcd", "acknowledge", "1")]
+        (change,) = trail(floor)
+        assert change == ("key 1234abcd", "alert.acknowledge", "1")
         assert len(shop.attempts) == 1
 
 
@@ -182,9 +190,9 @@ def test_an_edited_rule_counts_at_the_next_evaluation(floor: Shopfloor) -> None:
     assert server.store.delete_rule("lag", by="key b")
     floor.run(server, 20, times=4)
     assert _states(server) == ["open"]
-    assert [it[1:3] for it in server.store.changes()] == [
-        ("key b", "delete rule"),
-        ("key a", "put rule"),
+    assert [change[:2] for change in trail(floor)] == [
+        ("key b", "alert.delete_rule"),
+        ("key a", "alert.put_rule"),
     ]
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore
-from tactful.metadata.tables import alert_changes, changes, rollout_changes
+from tactful.metadata.tables import changes, rollout_changes
 from tactful.models.audit_log import ModelLog
 from tactful.schemas.subjects.audit import AuditEntry
 from tactful.subjects.access_log import AccessLog
@@ -34,9 +34,7 @@ def fill(database: MetadataStore, directory: Path, clock: Callable[[], int]) -> 
         words = {"action": "start", "changed_by": "bob@shop", "reason": "as planned"}
         insert = sa.insert(rollout_changes).values(**rollout, **words)
         database.change(methodcaller("execute", insert))
-    change = {"changed_by": "bob@shop", "action": "edit", "subject": "rule 1", "details": ""}
-    edit = sa.insert(alert_changes).values(at=clock(), **change)
-    database.change(methodcaller("execute", edit))
+    trail.record_change("bob@shop", "alert.edit", "rule 1")
     database.record_definitions("f" * 64, "[]", applied_by="tactful serve")
     trail.record_change("ann@shop", "alerting.test", "sink")
     return trail

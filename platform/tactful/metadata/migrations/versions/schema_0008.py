@@ -64,16 +64,6 @@ def upgrade() -> None:
         **TABLE_OPTIONS,
     )
     op.create_table(
-        "alert_changes",
-        sa.Column("id", number, primary_key=True, autoincrement=True),
-        sa.Column("at", sa.BigInteger, nullable=False),
-        sa.Column("changed_by", sa.Text, nullable=False),
-        sa.Column("action", sa.String(32), nullable=False),
-        sa.Column("subject", sa.String(128), nullable=False),
-        sa.Column("details", sa.Text, nullable=False),
-        **TABLE_OPTIONS,
-    )
-    op.create_table(
         "alert_evaluator",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("holder", sa.String(128), nullable=False),
