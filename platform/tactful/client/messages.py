@@ -1,5 +1,16 @@
 """Types of requests and answers of the HTTP API, for programs that use the client."""
 
+from tactful.schemas.alerts import Acknowledgement as Acknowledgement
+from tactful.schemas.alerts import AlertInfo as AlertInfo
+from tactful.schemas.alerts import AlertPage as AlertPage
+from tactful.schemas.alerts import AlertRule as AlertRule
+from tactful.schemas.alerts import AlertRuleInfo as AlertRuleInfo
+from tactful.schemas.alerts import AlertRules as AlertRules
+from tactful.schemas.alerts import AlertTest as AlertTest
+from tactful.schemas.alerts import AlertTestResult as AlertTestResult
+from tactful.schemas.alerts import NewSilence as NewSilence
+from tactful.schemas.alerts import Silence as Silence
+from tactful.schemas.alerts import Silences as Silences
 from tactful.schemas.data.dead_letters import DeadLetterPage as DeadLetterPage
 from tactful.schemas.data.dead_letters import RuleCounts as RuleCounts
 from tactful.schemas.data.dead_letters import RulesInfo as RulesInfo
@@ -27,6 +38,10 @@ from tactful.schemas.experiments.rollouts import Step as Step
 from tactful.schemas.experiments.tuner import Regret as Regret
 from tactful.schemas.experiments.tuner import TunerInfo as TunerInfo
 from tactful.schemas.experiments.tuner import Verdict as Verdict
+from tactful.schemas.federated import FederatedRound as FederatedRound
+from tactful.schemas.federated import FederatedRounds as FederatedRounds
+from tactful.schemas.federated import FederatedRun as FederatedRun
+from tactful.schemas.federated import FederatedRuns as FederatedRuns
 from tactful.schemas.item_details import FacetCount as FacetCount
 from tactful.schemas.item_details import Facets as Facets
 from tactful.schemas.item_details import ItemNeighbours as ItemNeighbours
@@ -35,8 +50,18 @@ from tactful.schemas.item_details import Neighbour as Neighbour
 from tactful.schemas.items import CatalogueItem as CatalogueItem
 from tactful.schemas.items import ItemList as ItemList
 from tactful.schemas.items import ItemPage as ItemPage
+from tactful.schemas.models import LiveQuality as LiveQuality
+from tactful.schemas.models import ModelVersion as ModelVersion
+from tactful.schemas.models import ModelVersionDetails as ModelVersionDetails
+from tactful.schemas.models import ModelVersions as ModelVersions
+from tactful.schemas.models import TrainingState as TrainingState
+from tactful.schemas.operations import JobIndex as JobIndex
+from tactful.schemas.operations import JobInfo as JobInfo
+from tactful.schemas.operations import MetricsPage as MetricsPage
+from tactful.schemas.operations import SystemInfo as SystemInfo
 from tactful.schemas.recommendations import ExplainedItem as ExplainedItem
 from tactful.schemas.recommendations import RecommendRequest as RecommendRequest
+from tactful.schemas.reports import ModelChanges as ModelChanges
 from tactful.schemas.trials import ChannelList as ChannelList
 from tactful.schemas.trials import MadeUpPerson as MadeUpPerson
 from tactful.schemas.trials import PastEvent as PastEvent

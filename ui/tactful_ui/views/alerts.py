@@ -9,6 +9,14 @@ import msgspec
 import streamlit as st
 
 from tactful.client import Request
+from tactful.client.messages import (
+    AlertInfo,
+    AlertPage,
+    AlertRule,
+    AlertRuleInfo,
+    AlertRules,
+    Silence,
+)
 from tactful.client.routes import alerts as routes
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
@@ -43,7 +51,7 @@ def _now(reader: shell.Reader) -> None:
     shell.section(_("Open now"), lambda: shell.ask(routes.alerts()), partial(_draw_open, reader))
 
 
-def _draw_open(reader: shell.Reader, found: routes.AlertPage) -> None:
+def _draw_open(reader: shell.Reader, found: AlertPage) -> None:
     if found.evaluated_at is None:
         st.info(_("No server has evaluated the rules yet."), icon=":material/hourglass_empty:")
     elif not found.alerts:
@@ -54,7 +62,7 @@ def _draw_open(reader: shell.Reader, found: routes.AlertPage) -> None:
         st.caption(_("Evaluated at {at}.", at=times.moment(found.evaluated_at)))
 
 
-def _draw_alert(alert: routes.AlertInfo, reader: shell.Reader) -> None:
+def _draw_alert(alert: AlertInfo, reader: shell.Reader) -> None:
     with st.container(border=True):
         icon = _ICONS.get(alert.severity, ":material/info:")
         st.markdown(f"{icon} **{_severity(alert.severity)}** · {formats.plain(alert.message)}")
@@ -82,7 +90,7 @@ def _runbook(address: str) -> str:
     return f"{_('runbook')} `{code}`"
 
 
-def _alert_actions(alert: routes.AlertInfo) -> None:
+def _alert_actions(alert: AlertInfo) -> None:
     note, acknowledge, silence = st.columns([3, 1, 1], vertical_alignment="bottom")
     words = note.text_input(_("Note"), key=f"note-{alert.id}", max_chars=2000)
     known = alert.acknowledged_at is not None
@@ -93,11 +101,11 @@ def _alert_actions(alert: routes.AlertInfo) -> None:
         _do(request, _("The alert is silenced."))
 
 
-def _silences() -> list[routes.Silence]:
+def _silences() -> list[Silence]:
     return shell.ask(routes.silences(limit=_MOST)).silences
 
 
-def _draw_silences(reader: shell.Reader, found: list[routes.Silence]) -> None:
+def _draw_silences(reader: shell.Reader, found: list[Silence]) -> None:
     if not found:
         st.caption(_("Nothing is silenced."))
     else:
@@ -117,7 +125,7 @@ def _draw_silences(reader: shell.Reader, found: list[routes.Silence]) -> None:
             _do(routes.end_silence(silence.id), _("The silence has ended."))
 
 
-def _silence_row(silence: routes.Silence, reader: shell.Reader) -> dict[str, Any]:
+def _silence_row(silence: Silence, reader: shell.Reader) -> dict[str, Any]:
     row = {
         _("number"): silence.id,
         _("rule"): silence.rule,
@@ -128,11 +136,11 @@ def _silence_row(silence: routes.Silence, reader: shell.Reader) -> dict[str, Any
     return row
 
 
-def _rules() -> routes.AlertRules:
+def _rules() -> AlertRules:
     return shell.ask(routes.rules(limit=_MOST))
 
 
-def _draw_rules(reader: shell.Reader, found: routes.AlertRules) -> None:
+def _draw_rules(reader: shell.Reader, found: AlertRules) -> None:
     tables.show([_rule_row(info, reader) for info in found.rules], "rules", height=420)
     if not reader.admin:
         return
@@ -149,7 +157,7 @@ def _draw_rules(reader: shell.Reader, found: routes.AlertRules) -> None:
                 _test(route)
 
 
-def _rule_row(info: routes.AlertRuleInfo, reader: shell.Reader) -> dict[str, Any]:
+def _rule_row(info: AlertRuleInfo, reader: shell.Reader) -> dict[str, Any]:
     rule = info.rule
     levels = {name: getattr(rule, name) for name in _LEVELS if _has_level(rule, name)}
     row = {
@@ -165,13 +173,13 @@ def _rule_row(info: routes.AlertRuleInfo, reader: shell.Reader) -> dict[str, Any
     return row | ({_("changed by"): info.changed_by} if reader.admin else {})
 
 
-def _has_level(rule: routes.AlertRule, name: str) -> bool:
+def _has_level(rule: AlertRule, name: str) -> bool:
     """Return whether a level is in use: 0 means none for a rise or a fall."""
     value = getattr(rule, name, None)
     return value is not None and (value != 0 or name not in ("rises", "falls"))
 
 
-def _edit(info: routes.AlertRuleInfo) -> None:
+def _edit(info: AlertRuleInfo) -> None:
     rule = info.rule
     with st.form(f"edit-{rule.name}", border=False):
         st.caption(formats.plain(rule.summary))
@@ -211,11 +219,11 @@ def _test(route: str) -> None:
             st.success(_("{sink}: arrived", sink=formats.plain(name)))
 
 
-def _history() -> list[routes.AlertInfo]:
+def _history() -> list[AlertInfo]:
     return shell.ask(routes.alerts(state="cleared", limit=200)).alerts
 
 
-def _draw_history(found: list[routes.AlertInfo]) -> None:
+def _draw_history(found: list[AlertInfo]) -> None:
     if not found:
         st.caption(_("No alert has cleared yet."))
         return

@@ -6,13 +6,8 @@ from typing import Any
 
 import streamlit as st
 
+from tactful.client.messages import FederatedRound, FederatedRounds, FederatedRun, FederatedRuns
 from tactful.client.routes import federated as routes
-from tactful.client.routes.federated import (
-    FederatedRound,
-    FederatedRounds,
-    FederatedRun,
-    FederatedRuns,
-)
 from tactful_ui.components import charts, formats, model_charts, shell, tables, times
 from tactful_ui.components.words import text as _
 

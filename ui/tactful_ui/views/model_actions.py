@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from tactful.client import Request
+from tactful.client.messages import ModelChanges, ModelVersions, TrainingState
 from tactful.client.routes import models as routes
-from tactful.client.routes.models import ModelChanges, ModelVersions, TrainingState
 from tactful_ui.components import formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError

@@ -6,13 +6,8 @@ from typing import Any
 
 import streamlit as st
 
+from tactful.client.messages import LiveQuality, ModelVersion, ModelVersionDetails, ModelVersions
 from tactful.client.routes import models as routes
-from tactful.client.routes.models import (
-    LiveQuality,
-    ModelVersion,
-    ModelVersionDetails,
-    ModelVersions,
-)
 from tactful_ui.components import charts, formats, model_charts, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.report import Estimate

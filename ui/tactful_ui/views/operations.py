@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from tactful.client.messages import JobIndex, JobInfo, MetricsPage, SystemInfo
 from tactful.client.routes import operations as routes
 from tactful_ui.components import formats, shell, tables, time_series, times
 from tactful_ui.components.charts import show
@@ -55,7 +56,7 @@ def _live(hours: int, reader: shell.Reader) -> None:
         shell.section(_("Models in use"), shell.source().models, _models)
 
 
-def _system(system: routes.SystemInfo) -> None:
+def _system(system: SystemInfo) -> None:
     now, ready = time.time(), system.status == "ok"
     facts = [
         (_("State"), _("ready") if ready else _("not ready")),
@@ -91,12 +92,12 @@ def _system(system: routes.SystemInfo) -> None:
         tables.show(rows, "workers")
 
 
-def _metrics(wanted: Sequence[MetricChart], hours: int) -> routes.MetricsPage:
+def _metrics(wanted: Sequence[MetricChart], hours: int) -> MetricsPage:
     names = sorted({name for chart in wanted for name in chart.names})
     return shell.ask(routes.metrics(names, since=round((time.time() - 3600 * hours) * 1000)))
 
 
-def _charts(wanted: Sequence[MetricChart], page: routes.MetricsPage) -> None:
+def _charts(wanted: Sequence[MetricChart], page: MetricsPage) -> None:
     if not page.times:
         st.caption(_("The first point appears ten seconds after the start of the server."))
         return
@@ -118,14 +119,14 @@ def _charts(wanted: Sequence[MetricChart], page: routes.MetricsPage) -> None:
                 show(drawn, f"metrics-{chart.key}", rows)
 
 
-def _jobs(index: routes.JobIndex) -> None:
+def _jobs(index: JobIndex) -> None:
     if not index.jobs:
         st.caption(_("No long job has run yet."))
         return
     tables.show([_job(job) for job in index.jobs], "jobs")
 
 
-def _job(job: routes.JobInfo) -> dict[str, Any]:
+def _job(job: JobInfo) -> dict[str, Any]:
     until = job.ended_at or job.updated_at
     return {
         _("Job"): _kinds().get(job.kind, job.kind),
@@ -174,7 +175,7 @@ def _gigabytes(size: int) -> str:
     return f"{formats.decimal(size / 2**30, 1)} GB"
 
 
-def _age(backup: routes.JobInfo | None, now: float) -> str:
+def _age(backup: JobInfo | None, now: float) -> str:
     """Return the age of the last backup, in days when it is old."""
     if backup is None or backup.ended_at is None:
         return _("none")

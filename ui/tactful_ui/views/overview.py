@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from tactful.client.messages import ReadOutMessage
+from tactful.client.messages import AlertPage, MetricsPage, ReadOutMessage
 from tactful.client.routes import alerts, experiments, operations
 from tactful_ui.components import formats, readouts, shell
 from tactful_ui.components.words import text as _
@@ -50,7 +50,7 @@ def _now(reader: shell.Reader) -> None:
 
 
 def _parts(reader: shell.Reader) -> list[tuple[str, str, Callable[[], Any], Callable[[Any], None]]]:
-    def numbers() -> operations.MetricsPage:
+    def numbers() -> MetricsPage:
         names = [_EVENTS, _FRESH, _REFUSED, *(_REQUESTS.format(q) for q in (0.5, 0.99))]
         return shell.ask(operations.metrics(names, since=round((time.time() - 60) * 1000)))
 
@@ -70,7 +70,7 @@ def _state(health: Health) -> None:
     st.warning(_("The server is not ready: {reason}", reason=detail), icon=":material/error:")
 
 
-def _numbers(page: operations.MetricsPage, *, exact: bool) -> None:
+def _numbers(page: MetricsPage, *, exact: bool) -> None:
     latest = {
         series.name: next((value for value in reversed(series.means) if value is not None), None)
         for series in page.series
@@ -91,7 +91,7 @@ def _milliseconds(seconds: float | None) -> str:
     return formats.milliseconds(None if seconds is None else 1000 * seconds)
 
 
-def _alerts(found: alerts.AlertPage) -> None:
+def _alerts(found: AlertPage) -> None:
     if not found.alerts:
         st.caption(_("No alert is open."))
     for alert in found.alerts:

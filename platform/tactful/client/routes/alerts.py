@@ -21,29 +21,6 @@ from tactful.schemas.alerts import (
     Silences,
 )
 
-__all__ = [
-    "Acknowledgement",
-    "AlertInfo",
-    "AlertPage",
-    "AlertRule",
-    "AlertRuleInfo",
-    "AlertRules",
-    "AlertTest",
-    "AlertTestResult",
-    "NewSilence",
-    "Silence",
-    "Silences",
-    "acknowledge",
-    "alerts",
-    "delete_rule",
-    "end_silence",
-    "put_rule",
-    "rules",
-    "silence",
-    "silences",
-    "test",
-]
-
 
 def alerts(
     *,

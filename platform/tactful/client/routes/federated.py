@@ -6,22 +6,10 @@ from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.federated import (
     FederatedReport,
-    FederatedRound,
     FederatedRounds,
-    FederatedRun,
     FederatedRuns,
     ReportTaken,
 )
-
-__all__ = [
-    "FederatedRound",
-    "FederatedRounds",
-    "FederatedRun",
-    "FederatedRuns",
-    "report",
-    "rounds",
-    "runs",
-]
 
 
 def report(body: FederatedReport) -> Request[ReportTaken]:

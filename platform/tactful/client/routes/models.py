@@ -8,7 +8,6 @@ from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.models import (
     LiveQuality,
-    ModelVersion,
     ModelVersionDetails,
     ModelVersions,
     Promoted,
@@ -18,24 +17,6 @@ from tactful.schemas.models import (
     TrainRequest,
 )
 from tactful.schemas.reports import ModelChanges
-
-__all__ = [
-    "LiveQuality",
-    "ModelChanges",
-    "ModelVersion",
-    "ModelVersionDetails",
-    "ModelVersions",
-    "TrainingState",
-    "in_use",
-    "log",
-    "promote",
-    "quality",
-    "roll_back",
-    "train",
-    "training",
-    "version",
-    "versions",
-]
 
 
 def in_use() -> Request[dict[str, Any]]:

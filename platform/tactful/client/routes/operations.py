@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tactful.client.request import Request
-from tactful.schemas.operations import JobIndex, JobInfo, MetricsPage, SystemInfo
-
-__all__ = ["JobIndex", "JobInfo", "MetricsPage", "SystemInfo", "jobs", "metrics", "system"]
+from tactful.schemas.operations import JobIndex, MetricsPage, SystemInfo
 
 
 def metrics(
