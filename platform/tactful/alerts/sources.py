@@ -10,30 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from tactful.alerts.samples import Reading, Scrape, make_scrape, signal_key
 from tactful.metrics.registry import SampleRow
+from tactful.recall.trending import Published
 from tactful.schemas.alerts import AlertRule, Signal
-from tactful.schemas.statistics import StatisticCell, StatisticsPage
+from tactful.schemas.statistics import StatisticCell
 
 _READ_MS = 60_000
 _PANES = 3  # panes that may be open or late
 _MONTH_MS = 31 * 86_400_000
 _PAGES = 20
-
-
-class Published(Protocol):
-    """Published statistics, of `tactful.statistics.service.PrivateStatistics`."""
-
-    @property
-    def now(self) -> int:
-        """The public clock that closes panes, epoch milliseconds."""
-
-    def page(
-        self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
-    ) -> StatisticsPage:
-        """Return one page of released panes; an unknown statistic raises KeyError."""
 
 
 class Sources:

@@ -59,7 +59,10 @@ class Published(Protocol):
     def page(
         self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
     ) -> StatisticsPage:
-        """Return one page of released panes that start in [since, until), oldest first."""
+        """Return one page of released panes that start in [since, until), oldest first.
+
+        An unknown statistic raises KeyError.
+        """
 
 
 @dataclass(frozen=True)
