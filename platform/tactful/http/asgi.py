@@ -447,7 +447,7 @@ def json_reply(value: Any, status: int = 200) -> Reply:
 
 async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     """Send one whole response."""
-    headers = [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+    headers = _headers(reply, request_id)
     if reply.status != 204:
         length = b"%d" % len(reply.body)
         headers += [(b"content-type", reply.content_type), (b"content-length", length)]
@@ -455,10 +455,14 @@ async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
+def _headers(reply: Reply, request_id: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+
+
 async def _send_parts(reply: Reply, request_id: bytes, receive: Receive, send: Send) -> None:
     """Send a response as its parts come, until they end or the client has left."""
     assert reply.parts is not None
-    headers = [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+    headers = _headers(reply, request_id)
     headers.append((b"content-type", reply.content_type))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     left = asyncio.ensure_future(_left(receive))
