@@ -18,7 +18,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
-from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.directory_lock import exclusive, open_directory
 from tactful.metadata.privacy_audits import keep_audit
 from tactful.schemas.subjects.privacy import AuditFinding, PrivacyAudit
 from tactful.statistics.export import publish
@@ -44,7 +44,7 @@ def privacy() -> None:
 @cli.json_option
 @click.option("--plots", type=cli.any_directory, help="Directory for plots.")
 @click.option("--keep", is_flag=True, help="Keep the result, for the page on privacy.")
-@cli.with_settings
+@cli.settings_with(opens=False)
 def audit_command(
     settings: Settings,
     quick: bool,
@@ -59,7 +59,10 @@ def audit_command(
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
-    if plots is not None:  # before the work, so that nothing is lost where it cannot be written
+    # Before the work, so that nothing is lost where the result cannot be written.
+    if keep and settings.storage.data.is_dir():
+        open_directory(settings.storage.data)
+    if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
     with cli.reported_as(ConfigError, ParameterError), cli.progress_bar(unit="pipeline") as bar:
 

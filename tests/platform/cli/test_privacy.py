@@ -116,3 +116,15 @@ def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
     result = run("--quick", "--epsilon", epsilon)
     assert result.exit_code == 2
     assert "epsilon" in result.stderr
+
+
+def test_it_needs_no_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other files, as those of the demo, it opens nothing unless it keeps the result."""
+    (tmp_path / "tactful-data" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(privacy_cli, "audit", lambda *_, **__: pytest.fail("it began the work"))
+    kept = run("--quick", "--keep")
+    assert kept.exit_code == 1 and "no data directory" in kept.output
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert run("--quick", "--epsilon", "0").exit_code == 2
