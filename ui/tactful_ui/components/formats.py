@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from tactful_ui.components.words import text as _
 from tactful_ui.report import Estimate, Experiment, Statistics
 
 MISSING = "–"
@@ -100,18 +101,26 @@ def difference_sentence(experiment: Experiment) -> str:
 
 def bars_sentence(statistics: Statistics) -> str:
     """Explain the error bars of a private statistic."""
-    text = (
-        "Each dot is a count plus random noise that was drawn once and then stored; the bar or "
-        "band contains the count without noise in 95 of 100 cases."
-    )
+    sentences = [
+        _(
+            "Each dot is a count plus random noise that was drawn once and then stored; the bar or "
+            "band contains the count without noise in 95 of 100 cases."
+        )
+    ]
     if statistics.epsilon and statistics.cap:
         scale = decimal(statistics.cap / statistics.epsilon, 1)
-        text += (
-            f" The noise is discrete Laplace with scale {scale} (cap {count(statistics.cap)} ÷"
-            f" ε {decimal(statistics.epsilon, 2)}): enough to hide the contribution of one unit"
-            f" of privacy ({plain(statistics.unit or 'user')})."
+        sentences.append(
+            _(
+                "The noise is discrete Laplace with scale {scale} (cap {cap} ÷ ε {epsilon}): "
+                "enough to hide the contribution of one unit of privacy ({unit}).",
+                scale=scale,
+                cap=count(statistics.cap),
+                epsilon=decimal(statistics.epsilon, 2),
+                unit=plain(statistics.unit or "user"),
+            )
         )
-    return f"{text} Noise can make a small count negative."
+    sentences.append(_("Noise can make a small count negative."))
+    return " ".join(sentences)
 
 
 def _minus(text: str) -> str:

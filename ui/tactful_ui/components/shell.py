@@ -273,22 +273,28 @@ def explain(failure: SourceError) -> None:
     url = settings().url
     if isinstance(failure, ServerDown):
         st.error(
-            f"**The server does not answer** at `{url}`. Start it with:",
+            _("**The server does not answer** at `{url}`. Start it with:", url=url),
             icon=":material/cloud_off:",
         )
         st.code("tactful serve --dev", language=None)
         st.markdown(
-            "`--dev` serves this machine only and requires no key. If the server runs elsewhere, "
-            "set its address in `TACTFUL_URL` and restart the dashboard. Then reload this page."
+            _(
+                "`--dev` serves this machine only and requires no key. If the server runs "
+                "elsewhere, set its address in `TACTFUL_URL` and restart the dashboard. Then "
+                "reload this page."
+            )
         )
     elif isinstance(failure, NotSignedIn):
         st.error(
-            f"**The server at `{url}` does not accept the key.** The dashboard needs an API key "
-            "with the scope `analyst`:",
+            _(
+                "**The server at `{url}` does not accept the key.** The dashboard needs an API key "
+                "with the scope `analyst`:",
+                url=url,
+            ),
             icon=":material/key:",
         )
         st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language=None)
-        st.markdown("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
+        st.markdown(_("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`."))
     elif isinstance(failure, TooBroadKey):
         st.error(
             _(
@@ -304,17 +310,20 @@ def explain(failure: SourceError) -> None:
         st.caption(formats.plain(str(failure)))
     elif isinstance(failure, NoReport):
         st.info(
-            "**There is no report yet.** The demo replays real shopping data and writes one:",
+            _("**There is no report yet.** The demo replays real shopping data and writes one:"),
             icon=":material/hourglass_empty:",
         )
         st.code("scripts/demo --quick", language=None)
-        st.caption("It appears here while the demo runs.")
+        st.caption(_("It appears here while the demo runs."))
     else:
         st.error(
-            f"**The server's answer cannot be shown.** {formats.plain(str(failure))}",
+            _(
+                "**The server's answer cannot be shown.** {reason}",
+                reason=formats.plain(str(failure)),
+            ),
             icon=":material/error:",
         )
-        st.caption("Do the server and the dashboard come from the same version of tactful?")
+        st.caption(_("Do the server and the dashboard come from the same version of tactful?"))
 
 
 def pending(title: str) -> None:

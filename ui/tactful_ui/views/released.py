@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import streamlit as st
 
 from tactful_ui.components import charts, formats, shell, tables
+from tactful_ui.components.words import text as _
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource
 from tactful_ui.views import concluded
@@ -23,15 +24,16 @@ _DAY = timedelta(days=1)
 def page() -> None:
     """Draw the page."""
     shell.heading(
-        "Statistics",
-        "The platform releases counts about people only with noise. These are the released values.",
+        _("Statistics"),
+        _("Counts about people are released only with noise. These are the released values."),
     )
     statistics, span = _choose(shell.source())
     if statistics is None:
         st.info(
-            "**No statistic has been released yet.** The demo publishes counts during the replay.",
+            _("**No statistic has been released yet.** Name a file of definitions:"),
             icon=":material/hourglass_empty:",
         )
+        st.code('[statistics]\ndefinitions = "statistics.yaml"', language=None)
         return
     _guarantee(statistics)
     if span is not None:
@@ -56,12 +58,12 @@ def _choose(
         since, until = _days(excerpt)
     if titles:
         name = about.selectbox(
-            "Statistic", titles, format_func=lambda name: titles[name], key="statistic"
+            _("Statistic"), titles, format_func=lambda name: titles[name], key="statistic"
         )
         return server.statistic(name, since, until), (since, until)
     if excerpt is None:
         return None, None
-    about.selectbox("Statistic", [excerpt.name], key="excerpt", disabled=True)
+    about.selectbox(_("Statistic"), [excerpt.name], key="excerpt", disabled=True)
     cells = tuple(cell for cell in excerpt.counts if since <= cell.start < until)
     return replace(excerpt, counts=cells), None
 
@@ -73,7 +75,10 @@ def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
     last = max(starts, default=today)
     first = last - (_DAYS_AT_FIRST - 1) * _DAY
     chosen = st.date_input(
-        f"Days (UTC), at most {_MOST_DAYS}", (first, last), format="YYYY-MM-DD", key="days"
+        _("Days (UTC), at most {most}", most=_MOST_DAYS),
+        (first, last),
+        format="YYYY-MM-DD",
+        key="days",
     )
     # While only the first day is picked, the range holds one date.
     picked = [day for day in chosen if isinstance(day, date)] or [first, last]
@@ -85,36 +90,37 @@ def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
 def _guarantee(statistics: Statistics) -> None:
     facts = [
         (
-            "Privacy loss ε per unit",
+            _("Privacy loss ε per unit"),
             formats.decimal(statistics.epsilon, 2),
-            "A smaller ε adds more noise.",
+            _("A smaller ε adds more noise."),
         ),
         (
-            "Cap, events per unit",
+            _("Cap, events per unit"),
             formats.count(statistics.cap),
-            "Events beyond the cap do not count, which limits the influence of one unit.",
+            _("Events beyond the cap do not count, which limits the influence of one unit."),
         ),
         (
-            "Panes in these days",
+            _("Panes in these days"),
             formats.count(len({cell.start for cell in statistics.counts})),
-            "Each pane was released once and never again.",
+            _("Each pane was released once and never again."),
         ),
     ]
     for place, (label, value, text) in zip(st.columns(len(facts)), facts, strict=True):
         place.metric(label, value, border=True, help=text)
-    st.markdown(f"Unit of privacy: **{formats.plain(statistics.unit) or 'not stated'}**")
+    unit = formats.plain(statistics.unit) or _("not stated")
+    st.markdown(_("Unit of privacy: **{unit}**", unit=unit))
 
 
 def _counts(statistics: Statistics) -> None:
     if not statistics.counts:
-        st.info("Nothing was released for panes that start in these days. Choose other days.")
+        st.info(_("Nothing was released for panes that start in these days. Choose other days."))
         return
     keys = st.multiselect(
-        "Keys",
+        _("Keys"),
         statistics.keys,
         default=statistics.keys[:_KEYS_AT_FIRST],
         max_selections=_MOST_KEYS,
-        format_func=lambda key: key or "(no key)",
+        format_func=lambda key: key or _("(no key)"),
         key=f"keys of {statistics.name}",
     )
     st.markdown(formats.bars_sentence(statistics))
@@ -123,24 +129,25 @@ def _counts(statistics: Statistics) -> None:
         key=lambda cell: (keys.index(cell.key), cell.start),
     )
     if not drawn:
-        st.info("Choose at least one key.")
+        st.info(_("Choose at least one key."))
         return
     low, high = charts.span(drawn)
     for key in keys:
         counts = [cell for cell in drawn if cell.key == key]
         st.markdown(
-            f"**{formats.plain(key or '(no key)')}** (events per pane, UTC){_caveat(counts)}"
+            _("**{key}** (events per pane, UTC)", key=formats.plain(key or _("(no key)")))
+            + _caveat(counts)
         )
         chart = charts.counts(key, counts, low, high, shell.palette())
         charts.draw(chart, f"{statistics.name} {key}")
-    with st.expander("The same as a table"):
+    with st.expander(_("The same as a table")):
         rows = [
             {
-                "Pane starts (UTC)": f"{cell.start:%Y-%m-%d %H:%M}",
-                "Key": cell.key,
-                "Released": cell.value.value,
-                "Low (95 %)": cell.value.low,
-                "High (95 %)": cell.value.high,
+                _("Pane starts (UTC)"): f"{cell.start:%Y-%m-%d %H:%M}",
+                _("Key"): cell.key,
+                _("Released"): cell.value.value,
+                _("Low (95 %)"): cell.value.low,
+                _("High (95 %)"): cell.value.high,
             }
             for cell in drawn
         ]
