@@ -121,6 +121,7 @@ def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
 def test_it_needs_no_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside other files, as those of the demo, it opens nothing unless it keeps the result."""
     (tmp_path / "tactful-data" / "demo").mkdir(parents=True)
+    (tmp_path / "tactful-data").chmod(0o755)  # whatever the umask says
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(privacy_cli, "audit", lambda *_, **__: pytest.fail("it began the work"))
     kept = run("--quick", "--keep")
