@@ -1,10 +1,13 @@
 """Definitions converted from another product's flags."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from tactful_bandits.assignment.texts import as_json
+from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags.definitions import FlagSet
 from tactful_bandits.flags.reading import load_flags
 
@@ -52,8 +55,44 @@ class Variants:
     def name(self, wanted: str, value: Any) -> str:
         """Return the name of a value, new or known."""
         candidate, number = wanted, 1
-        while candidate in self.values and self.values[candidate] != value:
+        text = as_json(value)  # Python takes 1 and true as equal
+        while candidate in self.values and as_json(self.values[candidate]) != text:
             number += 1
             candidate = f"{wanted}-{number}"
         self.values.setdefault(candidate, value)
         return candidate
+
+
+def finish(
+    flags: Mapping[str, dict[str, Any]],
+    groups: Mapping[str, Any],
+    refused: Mapping[str, str],
+    notes: Mapping[str, list[str]],
+) -> Conversion:
+    """Return the conversion without flags that definitions refuse or that need a refused one."""
+    kept, reasons = dict(flags), dict(refused)
+    for name, flag in flags.items():
+        alone = {key: part for key, part in flag.items() if key != "prerequisites"}
+        alone["rules"] = [
+            {key: part for key, part in rule.items() if key != "prerequisites"}
+            for rule in flag.get("rules", ())
+        ]
+        try:
+            load_flags({"groups": groups, "flags": {name: alone}}, name="flag")
+        except DefinitionError as error:
+            reasons[name] = str(error)
+            del kept[name]
+    while lost := _dependent(kept, reasons):
+        reasons[lost[0]] = f"it depends on {lost[1]!r}, which is refused"
+        del kept[lost[0]]
+    data: dict[str, Any] = {"groups": dict(groups)} if groups else {}
+    return Conversion({**data, "flags": kept}, reasons, dict(notes))
+
+
+def _dependent(flags: Mapping[str, Any], refused: Mapping[str, str]) -> tuple[str, str] | None:
+    for name, flag in flags.items():
+        for part in (flag, *flag.get("rules", ())):
+            for need in part.get("prerequisites", ()):
+                if need["flag"] in refused:
+                    return name, need["flag"]
+    return None

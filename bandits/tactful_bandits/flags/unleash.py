@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tactful_bandits.errors import DefinitionError
-from tactful_bandits.flags.conversion import Conversion, Refusal, Variants
+from tactful_bandits.flags.conversion import Conversion, Refusal, Variants, finish
 from tactful_bandits.flags.unleash_constraints import Never, convert_constraint
 
 _DISABLED = {"name": "disabled", "enabled": False, "feature_enabled": False}
@@ -50,18 +50,7 @@ def read_unleash(data: Mapping[str, Any]) -> Conversion:
             refused[name] = str(error)
         if reader.notes:
             notes[name] = reader.notes
-    while lost := _dependent(flags, refused):
-        refused[lost[0]] = f"it depends on {lost[1]!r}, which is refused"
-        del flags[lost[0]]
-    return Conversion({"flags": flags}, refused, notes)
-
-
-def _dependent(flags: Mapping[str, Any], refused: Mapping[str, str]) -> tuple[str, str] | None:
-    for name, flag in flags.items():
-        for need in flag.get("prerequisites", ()):
-            if need["flag"] in refused:
-                return name, need["flag"]
-    return None
+    return finish(flags, {}, refused, notes)
 
 
 @dataclass(slots=True)
