@@ -211,6 +211,16 @@ def _missing_prerequisite(experiment: Experiment, experiments: Sequence[Experime
     return None
 
 
+def read_with_lines(text: str, name: str) -> tuple[object, Mapping[tuple[str | int, ...], int]]:
+    """Read YAML without aliases, with the line of each place, such as ``(0, "arms", 1)``.
+
+    Raises:
+        DefinitionError: if it is not valid; the message names the line.
+    """
+    reader = _read_yaml(text, name)
+    return reader._data, reader._lines
+
+
 def _read_yaml(text: str, name: str) -> _Reader:
     lines: dict[_Place, int] = {}
     try:
