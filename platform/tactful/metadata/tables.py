@@ -265,3 +265,11 @@ alert_evaluator = _table(
     sa.Column("evaluated_at", sa.BigInteger, nullable=False),
     sa.Column("memory", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
 )
+metric_plans = _table(
+    "metric_plans",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(255), nullable=False, index=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("registered_by", sa.String(255), nullable=False),
+    sa.Column("analysis", _long_text, nullable=False),
+)
