@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -72,7 +73,10 @@ def grid_of(metric: MetricDefinition) -> tuple[float, ...]:
 
 
 def refusal_of(metric: MetricDefinition, metrics: Mapping[str, MetricDefinition]) -> str:
-    """Return why a metric cannot be released; empty if it can. `metrics` has the parts of ratios"""
+    """Return why a metric cannot be released; empty if it can.
+
+    `metrics` has the parts of ratios.
+    """
     if metric.kind == "quantile":
         return (
             "a quantile is not released: one unit can move it by any amount, so no noise hides a "
@@ -219,8 +223,8 @@ def released_outcomes(releases: Sequence[MetricRelease], arm: str) -> int:
 
 def _summed(releases: Sequence[MetricRelease], arm: str) -> tuple[Floats, float]:
     """Return the sums of the cells of some days, and the variance of the noise in each."""
-    cells = np.sum([release.cells[arm] for release in releases], axis=0, dtype=np.float64)
-    return cells, sum(_variance(release.epsilon) for release in releases)
+    cells = np.array([release.cells[arm] for release in releases], np.float64).sum(axis=0)
+    return cells, math.fsum(_variance(release.epsilon) for release in releases)
 
 
 @functools.cache

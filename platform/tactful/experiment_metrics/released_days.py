@@ -6,10 +6,10 @@ before noise is drawn; if a budget refuses one, nothing is drawn for it. Cells t
 as they are: late events, erasures and new definitions change later days alone.
 
 Guarantee: a unit (one key of the log: a user, or a device without a login) counts from its first
-exposure, in one arm and on one day, so all days and arms of a metric cost a unit the epsilon of that
-metric, and all metrics of the experiment the epsilon of its plan. For that, an event counts for one
-key alone (`by_key`). A unit may count twice if it is erased and returns, or withdraws consent to
-measurement and gives it again.
+exposure, in one arm and on one day, so all days and arms of a metric cost a unit the epsilon of
+that metric, and all metrics of the experiment the epsilon of its plan. For that, an event counts
+for one key alone (`by_key`). A unit may count twice if it is erased and returns, or withdraws
+consent to measurement and gives it again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -191,19 +192,16 @@ class ReleasedDays:
         """
         for day in days:
             arms = outcomes_of_day(seen, metric.name, day)
-            self._metadata.change(
-                lambda connection, day=day, arms=arms: self._draw(
-                    connection, (experiment, day), metric, arms, epsilon
-                )
-            )
+            draw = partial(self._draw, (experiment, day), metric, arms, epsilon)
+            self._metadata.change(draw)
 
     def _draw(
         self,
-        connection: sa.Connection,
         place: tuple[str, int],
         metric: MetricDefinition,
         arms: Mapping[str, Mapping[str, float]],
         epsilon: Fraction,
+        connection: sa.Connection,
     ) -> None:
         experiment, day = place
         known = sa.select(_table.day).where(

@@ -27,13 +27,13 @@ from tactful.experiment_metrics.released_cells import (
 from tactful.experiment_metrics.released_days import (
     UNIT,
     ReleasedDays,
+    by_key,
     charges_of,
     closed_days,
     closes_at,
     drawn_metrics,
     reaches_back,
 )
-from tactful.experiment_metrics.released_days import by_key as by_key
 from tactful.experiments.baseline import DAY_MS, ExactOutcomes
 from tactful.experiments.effects import effect_points, effects_of
 from tactful.experiments.metrics import Metric
@@ -296,12 +296,8 @@ def _notes(plan: MetricPlan, refused: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def _described(
-    plan: MetricPlan, metrics: Mapping[str, MetricDefinition]
-) -> dict[str, Metric]:
-    return {
-        name: Metric(words_of(metrics[name]), metrics[name].direction) for name in plan.roles
-    }
+def _described(plan: MetricPlan, metrics: Mapping[str, MetricDefinition]) -> dict[str, Metric]:
+    return {name: Metric(words_of(metrics[name]), metrics[name].direction) for name in plan.roles}
 
 
 def _samples(
