@@ -265,3 +265,18 @@ alert_evaluator = _table(
     sa.Column("evaluated_at", sa.BigInteger, nullable=False),
     sa.Column("memory", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
 )
+metric_plans = _table(
+    "metric_plans",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(255), nullable=False, index=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("registered_by", sa.String(255), nullable=False),
+    sa.Column("analysis", _long_text, nullable=False),
+)
+metric_releases = _table(
+    "metric_releases",
+    sa.Column("experiment", sa.String(255), primary_key=True),
+    sa.Column("metric", sa.String(128), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("released", _long_text, nullable=False),
+)
