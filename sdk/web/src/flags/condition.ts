@@ -2,11 +2,10 @@
 // The Python evaluator (`tactful_bandits.flags`) decides the same for every condition.
 
 import { hasOwn, isObject, type Json, type JsonObject, toText } from "./json.js";
+import { compareTyped, inNetworks, parseNumber } from "./typed.js";
 
 /** Lists of values by name, for `$inGroup` and `$notInGroup`. */
 export type SavedGroups = Readonly<Record<string, readonly Json[]>>;
-
-const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
 
 /** Return the value at a path such as `user.country`; null if there is none. */
 export function valueAt(attributes: Json, path: string): Json {
@@ -49,7 +48,7 @@ function matches(value: Json, operand: Json, groups: SavedGroups, insensitive = 
   }
   if (typeof operand === "number") return toNumber(value) === operand;
   if (typeof operand === "boolean") return value !== null && Boolean(value) === operand;
-  return sameJson(value, operand);
+  return JSON.stringify(value) === JSON.stringify(operand);
 }
 
 function isOperators(operand: Json): operand is JsonObject {
@@ -60,8 +59,8 @@ function isOperators(operand: Json): operand is JsonObject {
 type Operator = (value: Json, operand: Json, groups: SavedGroups) => boolean;
 
 const OPERATORS: Readonly<Record<string, Operator>> = {
-  $eq: (value, operand) => sameJson(value, operand),
-  $ne: (value, operand) => !sameJson(value, operand),
+  $eq: (value, operand) => same(value, operand),
+  $ne: (value, operand) => !same(value, operand),
   $lt: (value, operand) => ordered(value, operand, (sign) => sign < 0),
   $lte: (value, operand) => ordered(value, operand, (sign) => sign <= 0),
   $gt: (value, operand) => ordered(value, operand, (sign) => sign > 0),
@@ -89,6 +88,10 @@ const OPERATORS: Readonly<Record<string, Operator>> = {
   $notRegex: (value, operand) => !searches(value, operand, ""),
   $notRegexi: (value, operand) => !searches(value, operand, "i"),
   $type: (value, operand) => typeName(value) === operand,
+  $number: (value, operand) => compareTyped("$number", value, operand),
+  $date: (value, operand) => compareTyped("$date", value, operand),
+  $semver: (value, operand) => compareTyped("$semver", value, operand),
+  $cidr: inNetworks,
 };
 
 function operate(name: string, value: Json, operand: Json, groups: SavedGroups): boolean {
@@ -106,7 +109,7 @@ function ordered(left: Json, right: Json, accepts: (sign: number) => boolean): b
 /** Return whether a list has a value or, for a list of values, one of them. */
 function isIn(value: Json, list: readonly Json[], normal = (element: Json) => element): boolean {
   const values = Array.isArray(value) ? value : [value];
-  return values.some((left) => list.some((right) => sameJson(normal(left), normal(right))));
+  return values.some((left) => list.some((right) => same(normal(left), normal(right))));
 }
 
 function group(groups: SavedGroups, name: Json): readonly Json[] {
@@ -114,11 +117,10 @@ function group(groups: SavedGroups, name: Json): readonly Json[] {
 }
 
 function hasElement(elements: readonly Json[], operand: Json, groups: SavedGroups): boolean {
-  if (!isObject(operand)) return false;
-  const check = isOperators(operand)
-    ? (element: Json) => matches(element, operand, groups)
-    : (element: Json) => fulfils(element, operand, groups);
-  return elements.some(check);
+  const nested = isObject(operand) && !isOperators(operand);
+  return elements.some((element) =>
+    nested ? fulfils(element, operand, groups) : matches(element, operand, groups),
+  );
 }
 
 function hasAll(value: Json, operand: Json, groups: SavedGroups, insensitive: boolean): boolean {
@@ -130,12 +132,12 @@ function hasAll(value: Json, operand: Json, groups: SavedGroups, insensitive: bo
 
 const compiled = new Map<string, RegExp | null>();
 
-function searches(value: Json, pattern: Json, flags: string): boolean {
-  if (typeof pattern !== "string") return false;
+function searches(value: Json, operand: Json, flags: string): boolean {
+  const pattern = toText(operand);
   const key = `${flags}/${pattern}`;
   if (!compiled.has(key)) {
     if (compiled.size >= 1_000) compiled.clear();
-    compiled.set(key, compile(pattern, flags));
+    compiled.set(key, compile(pattern, `${flags}u`) ?? compile(pattern, flags));
   }
   return compiled.get(key)?.test(toText(value)) ?? false;
 }
@@ -153,8 +155,7 @@ function compile(pattern: string, flags: string): RegExp | null {
  * release behind its pre-releases.
  */
 function version(value: Json): string {
-  const text = typeof value === "number" ? String(value) : value;
-  const clean = (typeof text === "string" && text ? text : "0").replace(/(^v|\+.*$)/g, "");
+  const clean = (value ? toText(value) : "0").replace(/^v|\+.*$/g, "");
   const parts = clean.split(/[-.]/);
   if (parts.length === 3) parts.push("~");
   return parts.map((part) => (/^[0-9]+$/.test(part) ? part.padStart(5, " ") : part)).join("-");
@@ -167,25 +168,17 @@ function typeName(value: Json): string {
 
 /** Return the number that a text shows; nothing counts as 0, and true as 1, as in JavaScript. */
 function toNumber(value: Json): number {
-  if (typeof value !== "string") return typeof value === "object" && value !== null ? Number.NaN : Number(value);
-  const text = value.trim();
-  return text === "" ? 0 : NUMBER.test(text) ? Number(text) : Number.NaN;
+  if (typeof value === "string") return /^[ \t\n\r]*$/.test(value) ? 0 : parseNumber(value);
+  return value === null || typeof value !== "object" ? Number(value) : Number.NaN;
 }
 
 function fold(value: Json): Json {
   return typeof value === "string" ? value.toLowerCase() : value;
 }
 
-/** Return whether two values are the same; the order of an object's names does not count. */
-function sameJson(left: Json, right: Json): boolean {
+/** Return whether two values are the same; booleans and numbers differ. */
+function same(left: Json, right: Json): boolean {
   if (left === right) return true;
-  if (Array.isArray(left) && Array.isArray(right)) {
-    return left.length === right.length && left.every((part, at) => sameJson(part, right[at] ?? null));
-  }
-  if (!isObject(left) || !isObject(right)) return false;
-  const names = Object.keys(left);
-  return (
-    names.length === Object.keys(right).length &&
-    names.every((name) => hasOwn(right, name) && sameJson(left[name] ?? null, right[name] ?? null))
-  );
+  const nested = typeof left === "object" && typeof right === "object";
+  return nested && JSON.stringify(left) === JSON.stringify(right);
 }

@@ -1,11 +1,9 @@
 // Constraints of Unleash on the context of a request: texts, numbers, dates, versions, regular
 // expressions and networks.
 
-import ipaddr from "ipaddr.js";
 import { RE2JS } from "re2js";
-import compare from "semver/functions/compare.js";
-import parse from "semver/functions/parse.js";
 import { hasOwn } from "./json.js";
+import { compareTyped, inNetworks } from "./typed.js";
 
 export interface Constraint {
   contextName: string;
@@ -43,19 +41,19 @@ const CHECKS: Readonly<Record<string, Check>> = {
   STR_STARTS_WITH: texts((left, right) => left.startsWith(right)),
   STR_ENDS_WITH: texts((left, right) => left.endsWith(right)),
   STR_CONTAINS: texts((left, right) => left.includes(right)),
-  NUM_EQ: numbers((left, right) => left === right),
-  NUM_GT: numbers((left, right) => left > right),
-  NUM_GTE: numbers((left, right) => left >= right),
-  NUM_LT: numbers((left, right) => left < right),
-  NUM_LTE: numbers((left, right) => left <= right),
-  DATE_AFTER: (left, { value = "" }) => Date.parse(left) > Date.parse(value),
-  DATE_BEFORE: (left, { value = "" }) => Date.parse(left) < Date.parse(value),
-  SEMVER_EQ: versions((sign) => sign === 0),
-  SEMVER_GT: versions((sign) => sign > 0),
-  SEMVER_GTE: versions((sign) => sign >= 0),
-  SEMVER_LT: versions((sign) => sign < 0),
-  SEMVER_LTE: versions((sign) => sign <= 0),
-  IN_CIDR: (left, { values = [] }) => values.some((network) => inNetwork(left, network)),
+  NUM_EQ: typed("$number", "$eq"),
+  NUM_GT: typed("$number", "$gt"),
+  NUM_GTE: typed("$number", "$gte"),
+  NUM_LT: typed("$number", "$lt"),
+  NUM_LTE: typed("$number", "$lte"),
+  DATE_AFTER: typed("$date", "$gt"),
+  DATE_BEFORE: typed("$date", "$lt"),
+  SEMVER_EQ: typed("$semver", "$eq"),
+  SEMVER_GT: typed("$semver", "$gt"),
+  SEMVER_GTE: typed("$semver", "$gte"),
+  SEMVER_LT: typed("$semver", "$lt"),
+  SEMVER_LTE: typed("$semver", "$lte"),
+  IN_CIDR: (left, { values = [] }) => inNetworks(left, values),
 };
 
 /** Evaluates constraints; it compiles a regular expression once. */
@@ -100,31 +98,6 @@ function texts(holds: (left: string, right: string) => boolean): Check {
   };
 }
 
-function numbers(holds: (left: number, right: number) => boolean): Check {
-  return (left, { value = "" }) => {
-    const empty = left.trim() === "" || value.trim() === "";
-    return !empty && holds(Number(left), Number(value));
-  };
-}
-
-/** Compare versions that are strictly semantic ones: no leading `v`. */
-function versions(holds: (sign: number) => boolean): Check {
-  return (left, { value = "" }) => {
-    const [first, second] = [left, value].map((text) => (/^\d/.test(text) ? parse(text) : null));
-    return !!first && !!second && holds(compare(first, second));
-  };
-}
-
-function inNetwork(address: string, network: string): boolean {
-  try {
-    const found = ipaddr.process(address);
-    const [base, bits] = network.includes("/")
-      ? ipaddr.parseCIDR(network)
-      : ([ipaddr.process(network), -1] as const);
-    if (found.kind() !== base.kind()) return false;
-    const length = bits < 0 ? found.toByteArray().length * 8 : bits;
-    return found.match(base as ipaddr.IPv4 & ipaddr.IPv6, length);
-  } catch {
-    return false; // an invalid address or network belongs to nothing
-  }
+function typed(operator: string, comparison: string): Check {
+  return (left, { value = "" }) => compareTyped(operator, left, { [comparison]: value });
 }

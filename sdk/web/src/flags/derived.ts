@@ -16,12 +16,15 @@ export function withDerived(attributes: JsonObject, hashed: Hashed | undefined):
   const derived: JsonObject = { ...attributes };
   for (const name of hashed.attributes) {
     const value = hasOwn(attributes, name) ? (attributes[name] ?? null) : null;
-    if (value !== null) derived[`#${name}`] = digest(hashed.salt, value);
+    // One that the page calls `#NAME` itself never counts.
+    if (value === null) delete derived[`#${name}`];
+    else if (!Array.isArray(value)) derived[`#${name}`] = digest(hashed.salt, value);
+    else derived[`#${name}`] = value.map((element) => digest(hashed.salt, element));
   }
   return derived;
 }
 
-function digest(salt: string, value: Json): Json {
-  if (Array.isArray(value)) return value.map((element) => digest(salt, element));
+function digest(salt: string, value: Json): string | null {
+  if (value === null) return null;
   return bytesToHex(sha256(new TextEncoder().encode(salt + JSON.stringify(value))));
 }

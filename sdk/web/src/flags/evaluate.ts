@@ -1,11 +1,11 @@
 // Evaluation of flags: rules in their order, experiments and prerequisites. The results are those of
 // GrowthBook's published cases, and those of `tactful_bandits.flags` in Python.
 
-import { fulfils, valueAt } from "./condition.js";
+import { fulfils } from "./condition.js";
 import { bucket, bucketRanges, chooseArm, inNamespace, inRange } from "./hash.js";
 import { hasOwn, type Json, type JsonObject, toText } from "./json.js";
-import type { Experiment, Filter, Leaf, ParentCondition, Payload, Rule } from "./model.js";
-import { keepArm, keptArm, type StickyArms, type Unit } from "./sticky.js";
+import type { Experiment, Filter, ParentCondition, Payload, Rule } from "./model.js";
+import { armKey, keepArm, keptArm, type StickyArms, type Unit } from "./sticky.js";
 
 /** Data that an evaluation reads, and the places that it writes to. */
 export interface Context {
@@ -32,9 +32,10 @@ export type Source =
   | "unknownFeature"
   | "cyclicPrerequisite"
   | "prerequisite"
-  | "remote";
+  | "remote"
+  | "off";
 
-export interface ExperimentResult extends Partial<Leaf> {
+export interface ExperimentResult {
   key: string;
   value: Json;
   variationId: number;
@@ -92,12 +93,13 @@ function feature(context: Context, key: string, path: readonly string[]): Featur
   if (path.includes(key)) return ended("cyclicPrerequisite");
   const { features } = context.payload;
   if (!hasOwn(features, key)) return ended("unknownFeature");
-  const { rules = [], defaultValue = null, remote } = features[key]!;
+  const { rules, defaultValue = null, remote, off } = features[key]!;
   if (remote) return ended("remote");
-  for (const rule of rules) {
+  if (off) return { value: defaultValue, source: "off", ruleId: "" };
+  for (const rule of rules ?? []) {
     const parents = parentsOf(context, rule.parentConditions, [...path, key]);
-    if (parents === "cyclicPrerequisite" || parents === "prerequisite") return ended(parents);
     if (parents === "unmet") continue;
+    if (parents !== "met") return ended(parents);
     const found = apply(context, rule, key, [...path, key]);
     if (found) return found;
   }
@@ -113,10 +115,10 @@ function parentsOf(
   context: Context,
   parents: ParentCondition[] | undefined,
   path: readonly string[],
-): "met" | "unmet" | "prerequisite" | "cyclicPrerequisite" {
+): "met" | "unmet" | "prerequisite" | "cyclicPrerequisite" | "remote" {
   for (const { id, condition, gate } of parents ?? []) {
     const { value, source } = feature(context, id, path);
-    if (source === "cyclicPrerequisite") return source;
+    if (source === "cyclicPrerequisite" || source === "remote") return source;
     if (!fulfils({ value }, condition ?? {})) return gate ? "prerequisite" : "unmet";
   }
   return "met";
@@ -135,9 +137,9 @@ function apply(
     const applies = targeted(context, rule.condition) && inRollout(context, rule, key);
     return applies ? { value: rule.force, source: "force", ruleId } : undefined;
   }
-  const variations = rule.contextualVariations ?? rule.variations;
+  const variations = rule.variations ?? rule.contextualVariations;
   if (!variations) return undefined;
-  const { experiment, result } = run(context, experimentOf(rule, variations, key), key, path, rule);
+  const { experiment, result } = run(context, experimentOf(rule, variations, key), key, path);
   if (!result.inExperiment || result.passthrough) return undefined;
   const { value } = result;
   return { value, source: "experiment", ruleId, experiment, experimentResult: result };
@@ -158,40 +160,32 @@ interface Ran {
 
 function run(
   context: Context,
-  given: Experiment,
+  experiment: Experiment,
   featureId: string | null,
   path: readonly string[],
-  rule: Rule = {},
 ): Ran {
   const outside = (arm: number, sticky = false): Ran => {
-    const result = resultOf(context, given, featureId, arm);
-    return { experiment: given, result: { ...result, stickyBucketUsed: sticky } };
+    const result = resultOf(context, experiment, featureId, arm);
+    return { experiment, result: { ...result, stickyBucketUsed: sticky } };
   };
-  if (given.variations.length < 2 || context.enabled === false) return outside(-1);
-  const asked = askedArm(given, context);
+  if (experiment.variations.length < 2 || context.enabled === false) return outside(-1);
+  const asked = askedArm(experiment, context);
   if (asked !== undefined) return outside(asked);
-  if (given.status === "draft" || given.active === false) return outside(-1);
-  const unit = unitOf(context, given.hashAttribute, fallbackOf(context, given));
+  if (experiment.status === "draft" || experiment.active === false) return outside(-1);
+  const unit = unitOf(context, experiment.hashAttribute, fallbackOf(context, experiment));
   if (!unit) return outside(-1);
-  const kept = keptFor(context, given);
-  if (kept === -1 && !eligible(context, given, unit, path)) return outside(-1);
-  const found = bucket(given.seed || given.key, unit.value, given.hashVersion || 1);
+  const kept = keptFor(context, experiment);
+  if (kept === -1 && !eligible(context, experiment, unit, path)) return outside(-1);
+  const found = bucket(experiment.seed || experiment.key, unit.value, experiment.hashVersion || 1);
   if (found === null) return outside(-1);
   if (kept === "blocked") return outside(-1, true);
-  const experiment = withLeaf(context, given, rule);
   const arm = kept >= 0 ? kept : chooseArm(found, rangesOf(experiment));
-  if (arm < 0) return outside(-1);
-  if (given.force !== undefined) return outside(given.force);
-  if (context.preview || given.status === "stopped") return outside(-1);
+  if (arm < 0 || arm >= experiment.variations.length) return outside(-1);
+  if (experiment.force !== undefined) return outside(experiment.force);
+  if (context.preview || experiment.status === "stopped") return outside(-1);
   const drawn = resultOf(context, experiment, featureId, arm);
-  const result = {
-    ...drawn,
-    ...experiment.contextualBandit,
-    hashUsed: drawn.inExperiment,
-    bucket: found,
-    stickyBucketUsed: kept >= 0,
-  };
-  if (sticks(context, given)) keepArm(context.sticky!, unit, given, result.key);
+  const result = { ...drawn, hashUsed: true, bucket: found, stickyBucketUsed: kept >= 0 };
+  if (sticks(context, experiment)) keepArm(context.sticky!, unit, experiment, result.key);
   context.onExposure?.(experiment, result);
   return { experiment, result };
 }
@@ -212,19 +206,6 @@ function eligible(
 
 function rangesOf({ ranges, variations, coverage, weights }: Experiment) {
   return ranges ?? bucketRanges(variations.length, coverage, weights);
-}
-
-/** Replace the weights by those of the unit's context. */
-function withLeaf(context: Context, experiment: Experiment, rule: Rule): Experiment {
-  const bandits = context.payload.contextualBandits ?? {};
-  const reference = rule.contextualBanditRef;
-  if (reference === undefined || !hasOwn(bandits, reference)) return experiment;
-  const { contexts = [], banditVersion } = bandits[reference]!;
-  const leaf = contexts.find(({ condition }) => targeted(context, condition));
-  const weights = leaf?.weights ?? experiment.weights;
-  const contextualBandit: Leaf = { leafId: leaf?.leafId ?? -1, variationWeights: weights };
-  if (banditVersion !== undefined) contextualBandit.banditVersion = banditVersion;
-  return { ...experiment, ...(weights && { weights }), contextualBandit };
 }
 
 /** Return the arm that the address or the page asks for. */
@@ -248,9 +229,9 @@ function resultOf(
   const inExperiment = arm >= 0 && arm < variations.length;
   const variationId = inExperiment ? arm : 0;
   const unit = lookUp(context, hashAttribute, fallbackOf(context, experiment));
-  const { key, name, passthrough } = experiment.meta?.[variationId] ?? {};
+  const { name, passthrough } = experiment.meta?.[variationId] ?? {};
   return {
-    key: key || String(variationId),
+    key: armKey(experiment.meta, variationId),
     featureId,
     inExperiment,
     hashUsed: false,
@@ -281,17 +262,17 @@ function inRollout(context: Context, rule: Rule, key: string): boolean {
   const { range, coverage } = rule;
   if (!range && coverage === undefined) return true;
   if (!range && coverage === 0) return false;
-  const unit = unitOf(context, rule.hashAttribute, fallbackOf(context, rule));
+  const unit = unitOf(context, rule.hashAttribute);
   const found = unit ? bucket(rule.seed || key, unit.value, rule.hashVersion || 1) : null;
   if (found === null) return false;
   return range ? inRange(found, range) : found <= (coverage ?? 1);
 }
 
-function sticks(context: Context, { disableStickyBucketing }: Experiment | Rule): boolean {
+function sticks(context: Context, { disableStickyBucketing }: Experiment): boolean {
   return context.sticky !== undefined && !disableStickyBucketing;
 }
 
-function fallbackOf(context: Context, assignment: Experiment | Rule): string | undefined {
+function fallbackOf(context: Context, assignment: Experiment): string | undefined {
   return sticks(context, assignment) ? assignment.fallbackAttribute : undefined;
 }
 
@@ -316,7 +297,6 @@ function lookUp({ attributes }: Context, name = "id", fallback?: string) {
   return second ? { attribute: fallback, value: second } : { attribute: name || "id", value: first };
 }
 
-/** Return an attribute by its name, which may hold a dot, or by its path. */
 function attribute(attributes: JsonObject, name: string): Json {
-  return (hasOwn(attributes, name) ? attributes[name] : valueAt(attributes, name)) ?? "";
+  return hasOwn(attributes, name) ? (attributes[name] ?? "") : "";
 }

@@ -8,9 +8,9 @@ export interface Evaluation {
   value: Json;
   /**
    * `default`, `force` (a rule that applies), `experiment`, `prerequisite`, `unknown` (no flag has this
-   * key), `cyclic`, `remote` (only the server can decide).
+   * key), `cyclic`, `remote` (only the server can decide), `off` (the flag is disabled).
    */
-  source: "default" | "force" | "experiment" | "prerequisite" | "unknown" | "cyclic" | "remote";
+  source: "default" | "force" | "experiment" | "prerequisite" | "unknown" | "cyclic" | "remote" | "off";
   ruleId: string | null;
   /** Key of the experiment that gave the value. */
   experiment: string | null;
@@ -31,6 +31,7 @@ const SOURCES: Readonly<Record<Source, Evaluation["source"]>> = {
   cyclicPrerequisite: "cyclic",
   prerequisite: "prerequisite",
   remote: "remote",
+  off: "off",
 };
 
 /** Return a result in these words. */

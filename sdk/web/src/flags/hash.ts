@@ -39,8 +39,12 @@ export function equalWeights(count: number): number[] {
  * @param coverage share of the units that take part; values outside [0, 1] count as 0 or 1.
  * @param weights equal ones replace weights of another number or with a sum outside [0.99, 1.01].
  */
-export function bucketRanges(count: number, coverage = 1, weights?: readonly number[] | null): Range[] {
-  const share = Math.min(1, Math.max(0, coverage));
+export function bucketRanges(
+  count: number,
+  coverage?: number | null,
+  weights?: readonly number[] | null,
+): Range[] {
+  const share = Math.min(1, Math.max(0, coverage ?? 1));
   const total = weights?.reduce((sum, weight) => sum + weight, 0) ?? 0;
   const sound = weights?.length === count && total >= 0.99 && total <= 1.01;
   let start = 0;

@@ -62,7 +62,6 @@ export interface Experiment extends Assignment {
   /** Index of the arm that everybody who takes part gets; it counts as no exposure. */
   force?: number;
   parentConditions?: ParentCondition[];
-  contextualBandit?: Leaf;
 }
 
 /** A rule of a flag: it forces a value or assigns an arm. */
@@ -74,7 +73,6 @@ export interface Rule extends Assignment {
   range?: Range;
   parentConditions?: ParentCondition[];
   contextualVariations?: Json[];
-  contextualBanditRef?: string;
 }
 
 export interface Feature {
@@ -82,19 +80,8 @@ export interface Feature {
   rules?: Rule[];
   /** Whether only the server can decide, because a rule reads an attribute that is kept secret. */
   remote?: boolean;
-}
-
-/** Weights of arms by context. */
-export interface ContextualBandit {
-  banditVersion?: number;
-  contexts?: { leafId: number; condition?: JsonObject; weights: number[] }[];
-}
-
-/** The context that a unit belongs to; -1 is none of the known ones. */
-export interface Leaf {
-  leafId: number;
-  variationWeights: number[] | undefined;
-  banditVersion?: number;
+  /** Whether the flag is disabled: everybody gets the default value. */
+  off?: boolean;
 }
 
 /** Attributes whose targeted values are hashed, and the salt. */
@@ -109,5 +96,4 @@ export interface Payload {
   hashed?: Hashed;
   features: Record<string, Feature>;
   savedGroups?: SavedGroups;
-  contextualBandits?: Record<string, ContextualBandit>;
 }

@@ -24,6 +24,7 @@ const REASONS: Readonly<Record<Evaluation["source"], string>> = {
   unknown: StandardResolutionReasons.ERROR,
   cyclic: StandardResolutionReasons.ERROR,
   remote: StandardResolutionReasons.UNKNOWN,
+  off: StandardResolutionReasons.DISABLED,
 };
 
 /**

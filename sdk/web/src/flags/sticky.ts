@@ -24,6 +24,7 @@ export interface Unit {
 /** The versions of an experiment whose arms count. */
 export interface Versions {
   key: string;
+  variations: readonly unknown[];
   bucketVersion?: number;
   minBucketVersion?: number;
   meta?: ArmMeta[];
@@ -51,7 +52,12 @@ export function keptArm(arms: StickyArms, units: Unit[], versions: Versions): nu
   }
   const kept = assignments[assignmentKey(versions)];
   if (kept === undefined) return -1;
-  return (versions.meta ?? []).findIndex(({ key }) => key === kept);
+  return versions.variations.findIndex((_, arm) => armKey(versions.meta, arm) === kept);
+}
+
+/** Return the name of an arm: its number where none is given. */
+export function armKey(meta: readonly ArmMeta[] | undefined, arm: number): string {
+  return meta?.[arm]?.key || String(arm);
 }
 
 /** Keep an arm; nothing is written if it is kept already. */
