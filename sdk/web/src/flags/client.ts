@@ -2,12 +2,12 @@
 
 import { type Address, post, TactfulError, withScheme } from "../transport.js";
 import { withDerived } from "./derived.js";
-import { evaluateFeature, type ExperimentResult, type FeatureResult } from "./evaluate.js";
+import { evaluateFeature, type FeatureResult } from "./evaluate.js";
 import { type Evaluation, explain } from "./explain.js";
 import { Exposures, type Visitor } from "./exposures.js";
 import { hasOwn, type Json, type JsonObject } from "./json.js";
 import { Memory } from "./memory.js";
-import type { Experiment, Payload } from "./model.js";
+import type { Payload } from "./model.js";
 import { PayloadSource } from "./payload.js";
 import type { StickyArms } from "./sticky.js";
 import { type Events, Updates } from "./updates.js";
@@ -198,26 +198,20 @@ export class Flags {
 
   /** Evaluate a flag that the page uses: arms that are applied are exposures. */
   private used(key: string): FeatureResult {
-    return this.evaluate(key, this.memory, (experiment, { key: arm, featureId, hashUsed }) => {
-      const { phase = "", bucketVersion = 0 } = experiment;
-      const told = { experiment: experiment.key, arm, flag: featureId ?? key, version: this.version };
-      if (hashUsed) this.exposures?.send({ ...told, phase: `${phase}/${bucketVersion}` });
-    });
+    const found = this.evaluate(key, this.memory);
+    const { experiment, experimentResult: result } = found;
+    if (experiment && result?.hashUsed) {
+      const { key: name, phase = "", bucketVersion = 0 } = experiment;
+      const applied = { experiment: name, arm: result.key, flag: key, version: this.version };
+      this.exposures?.send({ ...applied, phase: `${phase}/${bucketVersion}` });
+    }
+    return found;
   }
 
-  private evaluate(
-    key: string,
-    sticky: StickyArms,
-    onExposure?: (experiment: Experiment, result: ExperimentResult) => void,
-  ): FeatureResult {
-    const context = {
-      payload: this.payload,
-      attributes: this.attributes(),
-      sticky,
-      url: this.options.previewUrl,
-      onExposure,
-    };
-    const found = evaluateFeature(context, key);
+  private evaluate(key: string, sticky: StickyArms): FeatureResult {
+    const attributes = this.attributes();
+    const { previewUrl: url } = this.options;
+    const found = evaluateFeature({ payload: this.payload, attributes, sticky, url }, key);
     if (found.source !== "remote" || !hasOwn(this.remote, key)) return found;
     return { ...found, value: this.remote[key]!.value };
   }

@@ -9,7 +9,7 @@ import type { Hashed } from "./model.js";
  * Return the attributes and, for each hashed one, `#NAME` with the hash of its value.
  *
  * The hash is SHA-256 of the salt and the value as JSON, in UTF-8. A list becomes the list of the hashes
- * of its elements; a missing attribute stays missing.
+ * of its elements, at any depth; a missing attribute stays missing.
  */
 export function withDerived(attributes: JsonObject, hashed: Hashed | undefined): JsonObject {
   if (!hashed) return attributes;
@@ -18,13 +18,13 @@ export function withDerived(attributes: JsonObject, hashed: Hashed | undefined):
     const value = hasOwn(attributes, name) ? (attributes[name] ?? null) : null;
     // One that the page calls `#NAME` itself never counts.
     if (value === null) delete derived[`#${name}`];
-    else if (!Array.isArray(value)) derived[`#${name}`] = digest(hashed.salt, value);
-    else derived[`#${name}`] = value.map((element) => digest(hashed.salt, element));
+    else derived[`#${name}`] = digest(hashed.salt, value);
   }
   return derived;
 }
 
-function digest(salt: string, value: Json): string | null {
+function digest(salt: string, value: Json): Json {
   if (value === null) return null;
+  if (Array.isArray(value)) return value.map((element) => digest(salt, element));
   return bytesToHex(sha256(new TextEncoder().encode(salt + JSON.stringify(value))));
 }

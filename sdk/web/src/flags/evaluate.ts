@@ -21,8 +21,6 @@ export interface Context {
   preview?: boolean | undefined;
   /** Whether experiments run at all; true if left out. */
   enabled?: boolean | undefined;
-  /** Called for each experiment in which the unit takes part, prerequisites included. */
-  onExposure?: ((experiment: Experiment, result: ExperimentResult) => void) | undefined;
 }
 
 export type Source =
@@ -79,9 +77,18 @@ const SHARED = [
   "minBucketVersion",
 ] as const;
 
-/** Evaluate a flag. It never throws for a payload of the right shape. */
+/**
+ * Evaluate a flag, and keep the arm that gave its value. It never throws for a payload of the right
+ * shape.
+ */
 export function evaluateFeature(context: Context, key: string): FeatureResult {
-  return feature(context, key, []);
+  const found = feature(context, key, []);
+  const { experiment, experimentResult: result } = found;
+  if (experiment && result?.hashUsed && context.sticky && sticks(context, experiment)) {
+    const unit = { attribute: result.hashAttribute, value: toText(result.hashValue) };
+    keepArm(context.sticky, unit, experiment, result.key);
+  }
+  return found;
 }
 
 /** Run an experiment that belongs to no flag. */
@@ -119,7 +126,8 @@ function parentsOf(
   for (const { id, condition, gate } of parents ?? []) {
     const { value, source } = feature(context, id, path);
     if (source === "cyclicPrerequisite" || source === "remote") return source;
-    if (!fulfils({ value }, condition ?? {})) return gate ? "prerequisite" : "unmet";
+    const holds = fulfils({ value }, condition ?? {}, context.payload.savedGroups);
+    if (!holds) return gate ? "prerequisite" : "unmet";
   }
   return "met";
 }
@@ -185,8 +193,6 @@ function run(
   if (context.preview || experiment.status === "stopped") return outside(-1);
   const drawn = resultOf(context, experiment, featureId, arm);
   const result = { ...drawn, hashUsed: true, bucket: found, stickyBucketUsed: kept >= 0 };
-  if (sticks(context, experiment)) keepArm(context.sticky!, unit, experiment, result.key);
-  context.onExposure?.(experiment, result);
   return { experiment, result };
 }
 
