@@ -38,12 +38,12 @@ def test_conditions(node: Node, count: int) -> None:
 
 @pytest.mark.parametrize("count", [400, pytest.param(5_000, marks=MANY)])
 def test_features(node: Node, count: int) -> None:
-    cases = []
+    cases: list[tuple[dict[str, Any], str]] = []
     for seed in range(count):
         drawn = RandomFlags(seed)
         attributes = drawn.attributes()
         sticky = drawn.sticky(attributes)
-        cases.append([{**drawn.payload(), "attributes": attributes, "sticky": sticky}, "a"])
+        cases.append(({**drawn.payload(), "attributes": attributes, "sticky": sticky}, "a"))
     given = [[{**context, "sticky": documents(context["sticky"])}, key] for context, key in cases]
     found = node("evaluate.mjs", {"name": "sticky", "cases": given})
     experiments = 0

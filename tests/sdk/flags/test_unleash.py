@@ -47,6 +47,7 @@ def test_strategies_of_unleash_are_refused_by_name(shared_data: Path, node: Node
 
 
 def test_another_document_is_refused(node: Node) -> None:
-    for state in [None, [], {}, {"features": {}}]:
+    states: list[Any] = [None, [], {}, {"features": {}}]
+    for state in states:
         found = node("unleash.mjs", {"state": state, "tests": [], "variantTests": []})
         assert "expected an object with the list `features`" in found["error"]

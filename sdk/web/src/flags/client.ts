@@ -61,6 +61,8 @@ export class Flags {
   private device: string | undefined;
   /** Values of flags that only the server can evaluate. */
   private remote: Record<string, { value: Json }> = {};
+  /** Latest version that the server has sent to this page. */
+  private fetched = 0;
   private closed = false;
   private readonly listeners = new Set<(version: number) => void>();
   private readonly starting: Promise<void>;
@@ -146,9 +148,10 @@ export class Flags {
       const found = await this.source.fetch();
       if (found && !this.closed) {
         // A cache between server and page must not bring an older version back.
-        const older = (found.payload.version ?? 0) < this.version;
+        const older = (found.payload.version ?? 0) < this.fetched;
         if (older) throw new TactfulError("stale", "the answer holds an older version of the flags");
         this.memory.signed = found.signed;
+        this.fetched = found.payload.version ?? 0;
         this.use(found.payload);
         await this.assign();
         this.changed();
@@ -234,13 +237,15 @@ export class Flags {
     const { client } = this.options;
     const flags = Object.keys(this.payload.features).filter((key) => this.payload.features[key]?.remote);
     const device_id = client?.deviceId;
-    if (flags.length === 0 || !device_id || !this.exposures) return;
+    if (flags.length === 0 || !client || !device_id || !this.exposures) return;
     try {
       const token = await this.exposures.token(device_id);
       const { id, device_id: own, ...attributes } = this.given;
-      const body = JSON.stringify({ device_id, attributes, flags, ...(token && { token }) });
+      const context = client.purposes === undefined ? {} : { consent: client.purposes };
+      const request = { device_id, attributes, flags, context, ...(token && { token }) };
+      const body = JSON.stringify(request);
       const answer = await post<Assigned>(this.address, "/v1/assign", body, REMOTE_TIMEOUT_MS);
-      if (client?.deviceId === device_id) this.remote = answer.flags;
+      if (client.deviceId === device_id) this.remote = answer.flags;
     } catch (error) {
       if (error instanceof TactfulError) this.failed(error);
     }

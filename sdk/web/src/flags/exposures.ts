@@ -8,6 +8,8 @@ import type { Memory } from "./memory.js";
 export interface Visitor {
   readonly consented: boolean;
   readonly deviceId: string | undefined;
+  /** Purposes that the visitor agreed to. */
+  readonly purposes?: string;
   track(event: PageEvent): string | undefined;
 }
 

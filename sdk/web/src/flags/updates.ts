@@ -28,6 +28,7 @@ const CLOSED = 2;
 const FIRST_PAUSE_MS = 1_000;
 // With a stream, requests only guard against an event that was lost.
 const RARELY = 10;
+const LATE = new TactfulError("network", "the announced version is not there yet");
 
 /** Follows a server as long as the page is visible. */
 export class Updates {
@@ -35,6 +36,9 @@ export class Updates {
   private streaming = false;
   private failures = 0;
   private broken = 0;
+  private asking = false;
+  /** The latest version that the stream has announced. */
+  private announced = 0;
   private stopped = true;
   private poll: ReturnType<typeof setTimeout> | undefined;
   private retry: ReturnType<typeof setTimeout> | undefined;
@@ -65,16 +69,26 @@ export class Updates {
   /** Fetch now, and again after a pause that grows with each failure. */
   private async ask(): Promise<void> {
     clearTimeout(this.poll);
+    this.asking = true;
     const error = await this.options.refresh();
-    this.failures = error ? this.failures + 1 : 0;
+    this.asking = false;
+    // The next process of a server may not have the version yet that another one announced.
+    const late = !error && this.announced > this.options.version();
+    this.failures = error || late ? this.failures + 1 : 0;
     if (this.stopped) return;
+    const { pollMs } = this.options;
     if (error) this.later(pauseMs(this.failures, error, FIRST_PAUSE_MS));
-    else this.later(this.options.pollMs * (this.streaming ? RARELY : 1) * (0.75 + Math.random() / 2));
+    else if (late) this.later(pauseMs(this.failures, LATE, FIRST_PAUSE_MS));
+    else this.later(pollMs * (this.streaming ? RARELY : 1) * (0.75 + Math.random() / 2));
   }
 
   private later(milliseconds: number): void {
     clearTimeout(this.poll);
     this.poll = setTimeout(() => void this.ask(), milliseconds);
+  }
+
+  private soon(): void {
+    this.later(this.options.spreadMs * Math.random());
   }
 
   private connect(): void {
@@ -91,7 +105,7 @@ export class Updates {
     events.addEventListener("version", ({ data }) => this.heard(data));
     events.onerror = () => {
       // A stream that is closed for good, by an error of HTTP, is not opened again by itself.
-      if (this.streaming) this.later(this.options.spreadMs * Math.random());
+      if (this.streaming) this.soon();
       this.streaming = false;
       if (events.readyState === CLOSED) this.reconnect(events);
     };
@@ -100,9 +114,9 @@ export class Updates {
   private reconnect(events: Events): void {
     events.close();
     this.broken += 1;
-    const pause = pauseMs(this.broken, new TactfulError("network", "the stream has ended"), 2_000);
     clearTimeout(this.retry);
-    this.retry = setTimeout(() => this.connect(), pause + FIRST_PAUSE_MS);
+    const pause = FIRST_PAUSE_MS + pauseMs(this.broken, LATE, FIRST_PAUSE_MS);
+    this.retry = setTimeout(() => this.connect(), pause);
   }
 
   private heard(data: string): void {
@@ -112,7 +126,8 @@ export class Updates {
     } catch {
       return;
     }
-    if (typeof version !== "number" || version === this.options.version()) return;
-    this.later(this.options.spreadMs * Math.random());
+    if (typeof version !== "number") return;
+    this.announced = version;
+    if (!this.asking && version !== this.options.version()) this.soon();
   }
 }
