@@ -14,6 +14,7 @@ export type EventType =
   | "impression"
   | "exposure"
   | "rating"
+  | "exposure"
   | `x.${string}`;
 
 export type Scalar = string | number | boolean | null;
