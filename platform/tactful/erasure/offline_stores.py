@@ -329,6 +329,11 @@ def purge_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
     return ErasureStep(place="consent", removed=removed)
 
 
+def purge_arms(arms: StickyArms, result: SearchResult) -> ErasureStep:
+    """Delete the arms that users keep in sticky experiments; tokens of devices are not stored."""
+    return ErasureStep(place="flags", removed=arms.erase(result.traces.people))
+
+
 def ask_owners(installation: Installation, receipt: str, result: SearchResult) -> ErasureStep:
     """Request the erasure from the workers that own partitions."""
     settings = installation.settings

@@ -1,16 +1,16 @@
 """Differences between two versions of the flags, and changes that an experiment excludes.
 
 ```text
-before  {"defaultValue": false, "rules": [{"id": "checkout", "coverage": 0.1, …}]}
-after   {"defaultValue": false, "rules": [{"id": "checkout", "coverage": 0.5, …}]}
-        ─► rules.checkout.coverage: 0.1 → 0.5
+before  {"default": "off", "rules": [{"serve": "on", "share": 0.1}]}
+after   {"default": "off", "rules": [{"serve": "on", "share": 0.5}]}     rules[0].share: 0.1 → 0.5
 ```
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -19,30 +19,25 @@ from tactful.schemas.experiments.flags import FlagDifference
 
 _ABSENT = object()
 _LONGEST = 80  # characters of a value in a line
-_NAMES = ("id", "key", "name")
 # Parts of an experiment's rule that decide the arm of a unit. Coverage may grow or shrink: the
 # ranges of the arms stay in place.
 _FIXED = (
-    "variations",
     "weights",
     "seed",
     "hashAttribute",
     "fallbackAttribute",
     "hashVersion",
-    "bucketVersion",
     "ranges",
     "namespace",
     "filters",
 )
 
 
-def differences(
-    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
-) -> list[FlagDifference]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[FlagDifference]:
     """Return the flags that differ, by key.
 
     Args:
-        before: compiled features by key, of the version before.
+        before: flags as written, by key, of the version before.
         after: of the version that follows.
     """
     found = []
@@ -57,14 +52,22 @@ def differences(
 
 
 def fingerprints(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return, by experiment, a digest of all that decides the arm of a unit."""
+    """Return digests of all that decides the arm of a unit, and of the values of the arms.
+
+    The former are by experiment and phase; the latter also by flag, after a line break.
+    """
     found: dict[str, str] = {}
     for flag, rule in experiment_rules(features):
         fixed = {name: rule[name] for name in _FIXED if name in rule}
         fixed["arms"] = [arm.get("key") for arm in rule.get("meta") or ()]
-        digest = hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()
-        found[experiment_key(flag, rule)] = digest[:32]
+        phase = phase_of(flag, rule)
+        found[phase] = _digest(fixed)
+        found[f"{phase}\n{flag}"] = _digest(rule["variations"])
     return found
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
 
 
 def experiment_rules(
@@ -82,6 +85,13 @@ def experiment_key(flag: str, rule: Mapping[str, Any]) -> str:
     return str(rule.get("key") or flag)
 
 
+def phase_of(flag: str, rule: Mapping[str, Any]) -> str:
+    """Return the experiment of a rule, with the version of its buckets if that is not the first."""
+    version = rule.get("bucketVersion") or 0
+    key = experiment_key(flag, rule)
+    return f"{key} version {version}" if version else key
+
+
 def _lines(place: str, before: Any, after: Any) -> Iterator[str]:
     """Yield a line for each part that differs, with its path."""
     if before == after and type(before) is type(after):
@@ -90,29 +100,15 @@ def _lines(place: str, before: Any, after: Any) -> Iterator[str]:
         for name in dict.fromkeys([*before, *after]):
             inner = f"{place}.{name}" if place else str(name)
             yield from _lines(inner, before.get(name, _ABSENT), after.get(name, _ABSENT))
-        return
-    one, other = _named(before), _named(after)
-    if one is not None and other is not None:
-        if [*one] != [*other] and {*one} == {*other}:
-            yield f"{place}: order {', '.join(one)} → {', '.join(other)}"
-        yield from _lines(place, one, other)
-        return
-    yield f"{place}: {_short(before)} → {_short(after)}"
+    elif _has_objects(before) and _has_objects(after):
+        for index, (one, other) in enumerate(zip_longest(before, after, fillvalue=_ABSENT)):
+            yield from _lines(f"{place}[{index}]", one, other)
+    else:
+        yield f"{place}: {_short(before)} → {_short(after)}"
 
 
-def _named(value: Any) -> dict[str, Any] | None:
-    """Return a list of objects by their distinct names; None for another value."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return None
-    found: dict[str, Any] = {}
-    for element in value:
-        name = None
-        if isinstance(element, Mapping):
-            name = next((element[key] for key in _NAMES if key in element), None)
-        if not isinstance(name, str) or name in found:
-            return None
-        found[name] = element
-    return found
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(part, Mapping) for part in value)
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from tactful.flags.definitions import FlagDefinitions, read_definitions
 from tactful.flags.payloads import Envelope, PayloadSigner
 from tactful.flags.store import FlagVersion
+from tactful.schemas.experiments.flags import FlagKill
 from tactful_bandits.flags import Features
 
 
@@ -22,7 +23,7 @@ class ServedFlags:
     features: Features  # as the server evaluates them
     full: Envelope  # payload for servers
     public: Envelope  # payload for browsers
-    killed: Collection[str]
+    killed: Mapping[str, FlagKill]
     remote: Collection[str]  # flags that browsers cannot evaluate
     kept_by: Collection[str] = field(default=())  # attributes that identify units of sticky arms
 
@@ -31,7 +32,7 @@ def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> Serv
     """Prepare a version, or the absence of one, or raise `ConfigError`."""
     if version is None:
         empty = signer.seal(_numbered(0, 0, {"features": {}, "savedGroups": {}}))
-        return ServedFlags(0, 0, None, Features({}), empty, empty, (), ())
+        return ServedFlags(0, 0, None, Features({}), empty, empty, {}, ())
     definitions = read_definitions(version.definitions, version.file)
     full = _numbered(version.version, version.at, version.payload)
     public = without_killed(definitions.public(salt), version.killed)
@@ -43,7 +44,7 @@ def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> Serv
         features=features,
         full=signer.seal(full),
         public=signer.seal(_numbered(version.version, version.at, public)),
-        killed=frozenset(version.killed),
+        killed=version.killed,
         remote=frozenset(
             key for key, feature in public["features"].items() if feature.get("remote")
         ),

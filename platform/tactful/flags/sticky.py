@@ -14,36 +14,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-import sqlalchemy as sa
-
+from tactful.metadata.flag_arms import StickyArm, erase_arms, insert_missing, read_documents
 from tactful.metadata.store import MetadataStore
-from tactful.metadata.tables import flag_arms
 
 Documents = Mapping[str, Mapping[str, str]]
 
-_table = flag_arms.c
 _KNOWN = 100_000
 _FRESH_S = 10.0  # time after which an empty document is read again: another server may write it
 
 
-@dataclass(frozen=True)
-class StickyArm:
-    """An arm that a unit keeps; fields are the columns of the table."""
-
-    document: str  # attribute and value that identify the unit, `id||ada`
-    experiment: str  # key of the experiment and version of its buckets, `checkout__0`
-    person: str  # key of the user or device
-    arm: str
-    version: int  # version of the flags
-    at: int  # epoch milliseconds
-
-
 class StickyArms:
-    """The sticky arms of one installation, used from the event loop but for `erase` and `of`.
+    """The sticky arms of one installation, used from the event loop but for `erase`.
 
     Methods raise StorageError if the database cannot be used.
     """
@@ -72,7 +55,7 @@ class StickyArms:
         """Return documents, from memory if they are there."""
         found = self.known(documents)
         if found is None:
-            found = await asyncio.to_thread(self._read, documents)
+            found = await asyncio.to_thread(read_documents, self._metadata, documents)
             self._keep(found)
         return found
 
@@ -84,16 +67,9 @@ class StickyArms:
             self._writer = asyncio.create_task(self._write_waiting())
         return await stored
 
-    def of(self, people: Collection[str]) -> list[StickyArm]:
-        """Return the arms of users or devices; called in a thread."""
-        query = sa.select(flag_arms).where(_table.person.in_(people))
-        return [StickyArm(**row._mapping) for row in self._metadata.fetch(query)]
-
     def erase(self, people: Collection[str]) -> int:
         """Delete the arms of users or devices and return their number; called in a thread."""
-        own = self.of(people)
-        statement = sa.delete(flag_arms).where(_table.person.in_(people))
-        self._metadata.change(lambda connection: connection.execute(statement))
+        own = erase_arms(self._metadata, people)
         for arm in own:
             self._known.pop(arm.document, None)
         return len(own)
@@ -103,16 +79,17 @@ class StickyArms:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                stored = await asyncio.to_thread(self._write, [it for arms, _ in batch for it in arms])
+                arms = [arm for new, _ in batch for arm in new]
+                stored = await asyncio.to_thread(insert_missing, self._metadata, arms)
             except Exception as error:
                 for _, waiting in batch:
                     if not waiting.done():
                         waiting.set_exception(error)
                 continue
             self._keep(stored)
-            for arms, waiting in batch:
+            for new, waiting in batch:
                 if not waiting.done():
-                    waiting.set_result({arm.document: stored[arm.document] for arm in arms})
+                    waiting.set_result({arm.document: stored[arm.document] for arm in new})
 
     def _keep(self, documents: Documents) -> None:
         now = self._clock()
@@ -121,37 +98,3 @@ class StickyArms:
             self._known.move_to_end(document)
         while len(self._known) > _KNOWN:
             self._known.popitem(last=False)
-
-    def _read(self, documents: Collection[str]) -> dict[str, dict[str, str]]:
-        query = sa.select(flag_arms).where(_table.document.in_(documents))
-        return _by_document(documents, self._metadata.fetch(query))
-
-    def _write(self, arms: Sequence[StickyArm]) -> dict[str, dict[str, str]]:
-        """Insert the arms that are missing; return their documents as stored then."""
-        wanted = {(arm.document, arm.experiment): arm for arm in reversed(arms)}
-        documents = sorted({arm.document for arm in arms})
-
-        def write(connection: sa.Connection) -> dict[str, dict[str, str]]:
-            query = sa.select(flag_arms).where(_table.document.in_(documents))
-            stored = _by_document(documents, connection.execute(query))
-            missing = [
-                asdict(arm)
-                for (document, experiment), arm in wanted.items()
-                if experiment not in stored[document]
-            ]
-            if missing:
-                connection.execute(sa.insert(flag_arms), missing)
-            for row in missing:
-                stored[row["document"]][row["experiment"]] = row["arm"]
-            return stored
-
-        return self._metadata.change(write)
-
-
-def _by_document(
-    documents: Collection[str], rows: Iterable[sa.Row[Any]]
-) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {document: {} for document in documents}
-    for row in rows:
-        found[row.document][row.experiment] = row.arm
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -49,6 +49,17 @@ class FlagVersion(Draft):
     version: int = 0  # number, from 1
     at: int = 0  # time, epoch milliseconds
     author: str = ""
+
+
+class StoredChange(NamedTuple):
+    """Changes of one version."""
+
+    version: int
+    at: int  # epoch milliseconds
+    author: str
+    action: str
+    reason: str
+    differences: Sequence[FlagDifference]
 
 
 @dataclass(frozen=True)
@@ -101,13 +112,14 @@ class FlagStore:
         """Return the latest versions, newest first."""
         return [_version(row) for row in self._metadata.fetch(_newest(limit))]
 
-    def history(self, *, before: int | None = None, limit: int = 100) -> list[sa.Row[Any]]:
-        """Return version, at, author, action, reason and differences of versions, newest first."""
+    def changes(self, limit: int = 1_000) -> list[StoredChange]:
+        """Return the changes of the latest versions, newest first."""
         columns = (_table.version, _table.at, _table.author, _table.action, _table.reason)
         query = sa.select(*columns, _table.differences).order_by(_table.version.desc())
-        if before is not None:
-            query = query.where(_table.version < before)
-        return list(self._metadata.fetch(query.limit(limit)))
+        return [
+            StoredChange(*about, msgspec.json.decode(found, type=list[FlagDifference]))
+            for *about, found in self._metadata.fetch(query.limit(limit))
+        ]
 
     def add(
         self, make: Callable[[FlagVersion | None], Draft | None], *, by: str

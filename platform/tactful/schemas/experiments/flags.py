@@ -163,7 +163,7 @@ class FlagDifference(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         flag: its key.
         change: `added`, `removed`, `changed`, `killed` or `revived`.
-        lines: differences, such as `rules.checkout.coverage: 0.1 → 0.5`.
+        lines: differences, such as `rules[0].share: 0.1 → 0.5`.
     """
 
     flag: str
@@ -176,7 +176,7 @@ class FlagInfo(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         key: its key.
-        kind: type of its values: `boolean`, `string`, `number` or `json`.
+        kind: type of its values: `boolean`, `text`, `number` or `json`.
         description: its description.
         state: `on`, or `killed`: every unit gets the default value.
         default: the default value.
