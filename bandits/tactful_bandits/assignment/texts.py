@@ -77,6 +77,13 @@ def as_double(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def is_true(value: object) -> bool:
+    """Return whether JavaScript takes a value as true: lists and mappings are, even empty."""
+    if isinstance(value, list | tuple | Mapping):
+        return True
+    return bool(value) and value == value  # NaN differs from itself
+
+
 def compare_texts(left: str, right: str) -> int:
     """Return -1, 0 or 1 for texts in the order of their UTF-16 code units."""
     if left.isascii() and right.isascii():

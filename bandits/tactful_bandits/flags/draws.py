@@ -16,7 +16,7 @@ from tactful_bandits.assignment.hashing import (
     choose_range,
     fnv1a_32,
 )
-from tactful_bandits.assignment.texts import as_text
+from tactful_bandits.assignment.texts import as_text, is_true
 from tactful_bandits.errors import DefinitionError
 
 DEFAULT_ATTRIBUTE = "id"
@@ -93,7 +93,7 @@ def unit_text(value: object) -> str | None:
 
     Empty texts, 0 and false identify nobody, as in JavaScript.
     """
-    return as_text(value) if value else None
+    return as_text(value) if is_true(value) else None
 
 
 def as_ranges(data: Sequence[Sequence[float]]) -> tuple[Range, ...]:

@@ -13,7 +13,6 @@ same result in Python and in the browser client. It never fails on bad attribute
 Source: GrowthBook's SDK specification 0.8.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from tactful_bandits.assignment.conditions import matches
+from tactful_bandits.assignment.texts import is_true
 from tactful_bandits.flags.experiments import (
     NO_OVERRIDES,
     Outcome,
@@ -76,10 +76,7 @@ class Evaluation(msgspec.Struct, frozen=True, gc=False):
     @property
     def on(self) -> bool:
         """Whether the value counts as true in JavaScript: lists and mappings do, even empty."""
-        if isinstance(self.value, list | tuple | Mapping):
-            return True
-        is_nan = isinstance(self.value, float) and math.isnan(self.value)
-        return bool(self.value) and not is_nan
+        return is_true(self.value)
 
 
 def evaluate(
