@@ -16,6 +16,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.event_log.encryption import open_seal
 from tactful.event_log.open import open_partitions
+from tactful.flags.sticky import StickyArms
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.ranking.model import untrained_recall

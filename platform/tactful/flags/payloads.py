@@ -3,7 +3,7 @@
 The payload is a JSON text, signed as it is: a client checks the signature of the text's UTF-8 bytes
 and parses it only then::
 
-    {"payload": "{\"version\":7,…}", "signature": "…", "key_id": "9f3c5a77e1020b44"}
+    {"payload": "the text", "signature": "…", "key_id": "9f3c5a77e1020b44"}
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tactful.flags.definitions import FlagDefinitions
 from tactful.flags.differences import experiment_key
@@ -11,7 +11,7 @@ from tactful.flags.reasons import rules_in_words
 from tactful.flags.served import ServedFlags
 from tactful.flags.service import FlagService
 from tactful.flags.uses import PAYLOAD, FlagUses, stale_reasons
-from tactful.schemas.experiments.flags import FlagChange, FlagDetails, FlagInfo, FlagKill
+from tactful.schemas.experiments.flags import FlagChange, FlagDetails, FlagInfo
 
 _HISTORY = 100
 
@@ -22,9 +22,7 @@ class FlagReader:
     They raise StorageError if the database cannot be used.
     """
 
-    def __init__(
-        self, service: FlagService, uses: FlagUses, *, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, service: FlagService, uses: FlagUses, *, clock: Callable[[], int]) -> None:
         """Read from a service; `clock` is in epoch milliseconds."""
         self._service = service
         self._uses = uses

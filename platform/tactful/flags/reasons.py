@@ -35,7 +35,7 @@ _OPERATORS = {
 
 def assigned(result: Evaluation) -> AssignedFlag:
     """Return an evaluation as a message."""
-    reason = _WORDS.get(result.source) or f"rule {result.rule_id or 'without an id'} applies"
+    reason = _WORDS.get(result.source) or f"{result.rule_id or 'a rule'} applies"
     if result.source == "experiment":
         how = "keeps" if result.sticky_used else "was drawn for"
         reason = f"the unit {how} arm {result.arm} of {result.experiment}"
@@ -94,9 +94,7 @@ def condition_in_words(condition: Mapping[str, Any]) -> str:
     return " and ".join(parts)
 
 
-def _obstacles(
-    features: Features, rule: CompiledRule, situation: Situation
-) -> Iterator[str]:
+def _obstacles(features: Features, rule: CompiledRule, situation: Situation) -> Iterator[str]:
     """Yield the reasons why a rule does not apply to a unit."""
     attributes, groups = situation.attributes, situation.groups
     for parent in rule.parents:
@@ -136,9 +134,9 @@ def _described(rule: Mapping[str, Any]) -> str:
         who += f"; only if {parent.get('id')} {condition_in_words(parent.get('condition') or {})}"
     if rule.get("filters") or rule.get("namespace"):
         who += "; in a part of a namespace"
-    coverage = rule.get("coverage")
-    if coverage is not None and coverage < 1:
-        who += f"; {coverage:.4g} of the units"
+    begin, end = rule.get("range") or (0.0, rule.get("coverage", 1.0))
+    if end - begin < 1:
+        who += f"; {end - begin:.4g} of the units"
     if "variations" not in rule or "force" in rule:
         return f"{who}: {_text(rule.get('force'))}"
     arms = [arm.get("key") for arm in rule.get("meta") or ()]

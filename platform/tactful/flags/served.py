@@ -35,7 +35,8 @@ def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> Serv
         return ServedFlags(0, 0, None, Features({}), empty, empty, {}, ())
     definitions = read_definitions(version.definitions, version.file)
     full = _numbered(version.version, version.at, version.payload)
-    public = without_killed(definitions.public(salt), version.killed)
+    defaults = definitions.payload["features"]
+    public = without_killed(definitions.public(salt), version.killed, defaults)
     features = Features.from_payload(full)
     return ServedFlags(
         number=version.version,
@@ -52,12 +53,22 @@ def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> Serv
     )
 
 
-def without_killed(payload: Mapping[str, Any], killed: Collection[str]) -> dict[str, Any]:
-    """Return a payload in which killed flags have no rules, whatever evaluates it."""
+def without_killed(
+    payload: Mapping[str, Any],
+    killed: Collection[str],
+    defaults: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return a payload in which killed flags have no rules, whatever evaluates it.
+
+    Args:
+        payload: features and saved groups.
+        killed: keys of the flags.
+        defaults: all compiled features; those that are remote in the payload have no default there.
+    """
     features = dict(payload["features"])
     for key in killed:
         if key in features:
-            default = features[key].get("defaultValue")
+            default = defaults[key].get("defaultValue")
             features[key] = {"defaultValue": default, "rules": [], "off": True}
     return {**payload, "features": features}
 

@@ -9,12 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
-from tactful.errors import ConfigError
 from tactful.flags.definitions import FlagDefinitions, read_definitions, refuse_changed
 from tactful.flags.differences import differences, fingerprints
 from tactful.flags.payloads import PayloadSigner
-from tactful.flags.served import ServedFlags, serve, without_killed
+from tactful.flags.served import serve, without_killed
 from tactful.flags.store import Draft, FlagStore, FlagVersion
 from tactful.flags.verify import KnownVersion
 from tactful.schemas.experiments.flags import FlagDifference, FlagKill, FlagsApplied, FlagsFile
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MOST_LISTENERS = 500
 
+_DONE: Mapping[str, Literal["killed", "revived"]] = {"kill": "killed", "revive": "revived"}
 _RECENT = 100  # versions whose exposures can be verified
 
 
@@ -99,7 +100,7 @@ class FlagService:
 
     def _switch(
         self,
-        action: str,
+        action: Literal["kill", "revive"],
         key: str,
         reason: str,
         by: str,
@@ -114,17 +115,18 @@ class FlagService:
             killed = change(before.killed)
             if killed.keys() == before.killed.keys():
                 return None
-            done = "killed" if action == "kill" else "revived"
             return Draft(
                 action=action,
                 target=key,
                 reason=reason,
                 file=before.file,
                 definitions=before.definitions,
-                payload=without_killed(definitions.payload, killed),
+                payload=without_killed(
+                    definitions.payload, killed, definitions.payload["features"]
+                ),
                 killed=killed,
                 experiments=before.experiments,
-                differences=[FlagDifference(flag=key, change=done)],
+                differences=[FlagDifference(flag=key, change=_DONE[action])],
             )
 
         added = self.store.add(make, by=by)
@@ -174,8 +176,9 @@ def _applied(
     """Return a function that drafts the version of a file; it fills `found`."""
 
     def make(before: FlagVersion | None) -> Draft | None:
-        payload, former, killed = definitions.payload, {}, {}
-        experiments: dict[str, str] = {}
+        payload, experiments = definitions.payload, dict[str, str]()
+        former: Mapping[str, Any] = {}
+        killed: dict[str, FlagKill] = {}
         if before is not None:
             former = read_definitions(before.definitions, before.file).written
             killed = {key: it for key, it in before.killed.items() if key in definitions.flags}
@@ -191,7 +194,7 @@ def _applied(
             reason=file.reason,
             file=file.name,
             definitions=file.definitions,
-            payload=without_killed(payload, killed),
+            payload=without_killed(payload, killed, payload["features"]),
             killed=killed,
             experiments=experiments | present,
             differences=[*found],

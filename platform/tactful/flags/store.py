@@ -117,8 +117,15 @@ class FlagStore:
         columns = (_table.version, _table.at, _table.author, _table.action, _table.reason)
         query = sa.select(*columns, _table.differences).order_by(_table.version.desc())
         return [
-            StoredChange(*about, msgspec.json.decode(found, type=list[FlagDifference]))
-            for *about, found in self._metadata.fetch(query.limit(limit))
+            StoredChange(
+                row.version,
+                row.at,
+                row.author,
+                row.action,
+                row.reason,
+                msgspec.json.decode(row.differences, type=list[FlagDifference]),
+            )
+            for row in self._metadata.fetch(query.limit(limit))
         ]
 
     def add(
@@ -162,10 +169,10 @@ class FlagStore:
     def secrets(self) -> FlagSecrets:
         """Return the secrets, which the first call makes."""
         table = flag_secrets
-        rows = self._metadata.fetch(sa.select(table.c.name, table.c.value))
+        rows = [*self._metadata.fetch(sa.select(table.c.name, table.c.value))]
         if not rows:
             rows = self._metadata.change(_make_secrets)
-        values = {name: bytes(value) for name, value in rows}
+        values = {row.name: bytes(row.value) for row in rows}
         return FlagSecrets(values["signing"], values["token"], values["salt"].decode())
 
     def uses(self) -> dict[str, FlagUse]:
@@ -226,7 +233,7 @@ def _version(row: sa.Row[Any]) -> FlagVersion:
     )
 
 
-def _make_secrets(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+def _make_secrets(connection: sa.Connection) -> list[sa.Row[Any]]:
     """Make the secrets unless another process did, and return their rows."""
     query = sa.select(flag_secrets.c.name, flag_secrets.c.value)
     if not connection.execute(query).first():
@@ -237,4 +244,4 @@ def _make_secrets(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
         }
         rows = [{"name": name, "value": value} for name, value in made.items()]
         connection.execute(sa.insert(flag_secrets), rows)
-    return connection.execute(query).all()
+    return [*connection.execute(query)]

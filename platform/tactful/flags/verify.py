@@ -50,9 +50,7 @@ class Proof(NamedTuple):
     sticky: tuple[str, str, str] | None
 
 
-def check(
-    event: Event, versions: Mapping[int, KnownVersion], *, known_unit: bool
-) -> Proof | Doubt:
+def check(event: Event, versions: Mapping[int, KnownVersion], *, known_unit: bool) -> Proof | Doubt:
     """Return the proof of a claimed exposure, or the reason for doubt.
 
     Args:
@@ -92,10 +90,9 @@ def _claim(event: Event) -> Applied | None:
     said: Mapping[str, Any] = event.properties
     experiment, arm, version = said.get("experiment"), said.get("arm"), said.get("version")
     flag = said.get("flag", experiment)
-    texts = isinstance(experiment, str) and isinstance(arm, str) and isinstance(flag, str)
-    if not texts or type(version) is not int:
+    if not (isinstance(experiment, str) and isinstance(arm, str) and isinstance(flag, str)):
         return None
-    return Applied(experiment, arm, flag, version)
+    return Applied(experiment, arm, flag, version) if type(version) is int else None
 
 
 def _drawn_by(

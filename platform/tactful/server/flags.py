@@ -26,7 +26,13 @@ from tactful.schemas.experiments.flags import Assignment, AssignRequest, FlagWhy
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.permissions import CLAIM, claimed
 from tactful_privacy.people.consent import Purpose
-from tactful_streaming.contract.log_entries import DEVICE_PREFIX, SERVER, Event, encode_entry, subject_key
+from tactful_streaming.contract.log_entries import (
+    DEVICE_PREFIX,
+    SERVER,
+    Event,
+    encode_entry,
+    subject_key,
+)
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -156,7 +162,9 @@ class ServerFlags:
             self.doubts[found] += 1
             return event
         if found.sticky is not None and unit is not None:
-            self._keep(StickyArm(*found.sticky[:2], unit, found.sticky[2], found.applied.version, received))
+            document, experiment, arm = found.sticky
+            version = found.applied.version
+            self._keep(StickyArm(document, experiment, unit, arm, version, received))
         own = self._exposures.proven(found.applied, event, min(event.timestamp, received))
         return msgspec.structs.replace(own, context=event.context, session_id=event.session_id)
 

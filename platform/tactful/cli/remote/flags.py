@@ -12,10 +12,10 @@ import msgspec
 
 from tactful.cli import options as cli
 from tactful.client import Client
-from tactful.client.request import following
+from tactful.client.request import Request, following
 from tactful.client.routes import flags as routes
 from tactful.errors import ConfigError
-from tactful.schemas.experiments.flags import FlagDetails, FlagDifference, FlagInfo
+from tactful.schemas.experiments.flags import FlagDetails, FlagDifference, FlagIndex, FlagInfo
 
 _server = (cli.url_option, cli.key_file_option, cli.json_option)
 _reason = click.option("--reason", required=True, help="Why, for the audit trail.")
@@ -66,7 +66,7 @@ def list_(stale: bool, url: str, key_file: Path | None, as_json: bool) -> None:
     """List the flags of a server, with the reasons to remove them."""
     found: list[FlagInfo] = []
     with Client(url, cli.api_key(key_file)) as client:
-        request = routes.flags(limit=1_000)
+        request: Request[FlagIndex] | None = routes.flags(limit=1_000)
         while request is not None:
             page = client.run(request)
             found += [flag for flag in page.flags if flag.stale or not stale]
