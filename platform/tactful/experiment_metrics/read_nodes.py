@@ -51,7 +51,7 @@ _WHY_NOT: Mapping[str, str] = {
 }
 _PLAN_KEYS = (
     *("experiment", "goals", "guardrails", "secondary", "cuped", "correction", "alpha"),
-    *("segments", "start", "arms"),
+    *("segments", "start", "arms", "epsilon"),
 )
 _EVENT_ATTRIBUTES = ("properties", "context", "item_id", "type")
 _SEGMENT_ATTRIBUTES = ("properties", "context", "user")
@@ -153,8 +153,14 @@ class MetricReader(NodeReader):
             segments=self.optional(keys, "segments", self._all(self._segment, "name"), ()),
             start=self.optional(keys, "start", self._moment, None),
             arms=self.optional(keys, "arms", self._arms, {}),
+            epsilon=self.optional(keys, "epsilon", self._epsilon, None),
             line=node.start_mark.line + 1,
         )
+        if plan.epsilon is not None and plan.start is None:
+            raise self.mistake(
+                keys["epsilon"][1],
+                "epsilon releases whole days from the start on: give start, such as 2026-11-01",
+            )
         uses = [*plan.goals, *(guard.metric for guard in plan.guardrails), *plan.secondary]
         if not uses:
             raise self.mistake(node, "goals is missing: name the metrics that decide")
@@ -258,6 +264,12 @@ class MetricReader(NodeReader):
         value = float(self.number(node))
         if not (0 < value <= 1e9):
             raise self.mistake(node, f"{value:g} is not above 0 and at most 1e9")
+        return value
+
+    def _epsilon(self, node: yaml.Node) -> float:
+        value = float(self.number(node))
+        if not 0.01 <= value <= 10:
+            raise self.mistake(node, f"{value:g} is not between 0.01 and 10")
         return value
 
     def _between(self, low: float, high: float) -> Callable[[yaml.Node], float]:

@@ -273,3 +273,10 @@ metric_plans = _table(
     sa.Column("registered_by", sa.String(255), nullable=False),
     sa.Column("analysis", _long_text, nullable=False),
 )
+metric_releases = _table(
+    "metric_releases",
+    sa.Column("experiment", sa.String(255), primary_key=True),
+    sa.Column("metric", sa.String(128), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("released", _long_text, nullable=False),
+)

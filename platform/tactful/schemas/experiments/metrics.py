@@ -119,6 +119,7 @@ class MetricPlan(msgspec.Struct, kw_only=True, frozen=True):
         segments: segments that are compared, too.
         start: first time of exposures, epoch milliseconds; None: those of the last days.
         arms: share of the units by arm, the control first, where nothing else defines them.
+        epsilon: privacy loss of a person in all released metrics; None: nothing is released.
         line: line in the file.
     """
 
@@ -132,6 +133,7 @@ class MetricPlan(msgspec.Struct, kw_only=True, frozen=True):
     segments: tuple[SegmentDefinition, ...] = ()
     start: int | None = None
     arms: dict[str, float] = {}
+    epsilon: float | None = None
     line: int = 0
 
     @property
