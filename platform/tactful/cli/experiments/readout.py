@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +13,16 @@ from tactful.config.settings import Settings
 from tactful.models.rollout_effects import read_key
 from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
-@click.command("readout", epilog=cli.example("tactful experiment readout new-model"))
+
+@click.command(
+    "readout",
+    epilog=cli.example(
+        "tactful experiment readout new-model",
+        "tactful experiment readout new-checkout --html report.html --notebook report.ipynb",
+    ),
+)
 @cli.with_settings
 @click.argument("key")
 @click.option(
@@ -28,20 +38,44 @@ from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
     default=28.0,
     help="Of an experiment: days of recommendations.",
 )
+@click.option("--html", type=_FILE, help="Write a report to this HTML file, too.")
+@click.option("--notebook", type=_FILE, help="Write a notebook to this file, too.")
+@click.option("--mlflow", is_flag=True, help="Record it as a run in MLflow, too.")
 @cli.json_option
 def readout_command(
-    settings: Settings, key: str, source: str | None, stage: int | None, days: float, as_json: bool
+    settings: Settings,
+    key: str,
+    source: str | None,
+    stage: int | None,
+    days: float,
+    as_json: bool,
+    **reports: Any,
 ) -> None:
     """Show the effects of the rollout or experiment KEY on each metric, with intervals.
 
     `permanent-holdout` shows what personal recommendations are worth.
     """
     found = read_key(settings, key, source=source, stage=stage, days=days)
+    _write(found, **reports)
     if as_json:
         cli.print_json(found)
         return
     for line in readout_lines(found):
         click.echo(line)
+
+
+def _write(found: ReadOutMessage, html: Path | None, notebook: Path | None, mlflow: bool) -> None:
+    from tactful.experiment_metrics.reports import html_report, notebook_report
+
+    if html is not None:
+        html.write_text(html_report(found), "utf-8")
+    if notebook is not None:
+        notebook.write_text(notebook_report(found), "utf-8")
+    if mlflow:
+        from tactful.models.record_readout import record_read_out
+
+        run = record_read_out(found, html_report(found))
+        click.echo(f"recorded in MLflow as run {run}", err=True)
 
 
 def readout_lines(found: ReadOutMessage) -> Iterator[str]:
