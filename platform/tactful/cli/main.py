@@ -70,6 +70,7 @@ _HELP = {
     "rules": "Test cleaning rules, and list or resend dead letters.",
     "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
+    "bandit": "Apply, list, judge and stop bandits: arms that are chosen by what pays.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",

@@ -14,12 +14,11 @@ import numpy as np
 from msgspec import UNSET
 
 from tactful.bandits.decisions import encode_decision, new_decision_id
-from tactful.bandits.definitions import BanditDefinition, require_known
+from tactful.bandits.definitions import BanditDefinition, numbers_of, require_known
 from tactful.bandits.learner import BanditLearner
 from tactful.bandits.report import BanditReports
 from tactful.bandits.serving import FILE, ServedBandit, ServedBandits
 from tactful.bandits.store import BanditStore, StoredBandit, apply_file
-from tactful.config.settings import Settings
 from tactful.event_log.recipients import Recipients, RecommendationIds
 from tactful.experiments.serving import FILE as ROLLOUTS
 from tactful.experiments.serving import ServedRollouts
@@ -30,7 +29,6 @@ from tactful.subjects.permissions import CLAIM, claimed
 from tactful_bandits.assignment.assign import Assignment
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.definitions.model import Definitions
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -199,22 +197,6 @@ class BanditService:
         claim = claimed(event.context.get(CLAIM)) if event.context else None
         allowed = self._permissions.of(event.user_id, event.device_id, event.timestamp, claim)
         return Purpose.PERSONALISATION in allowed
-
-
-def numbers_of(definitions: Definitions) -> list[str]:
-    """Return the names of the features of users that are one number."""
-    return [
-        feature.name
-        for feature in definitions.of_entity("user")
-        if getattr(feature, "group_by", None) is None
-    ]
-
-
-def check_features(settings: Settings, definition: BanditDefinition) -> None:
-    """Raise ConfigError if a definition needs a feature that the settings do not define."""
-    from tactful_streaming.definitions.reader import load_definitions
-
-    require_known(definition, numbers_of(load_definitions(settings.features)))
 
 
 def _default(bandit: ServedBandit, reason: str) -> BanditDecision:
