@@ -170,7 +170,8 @@ class RewardJoin:
 
     def _add(self, event: Event, logged: LoggedDecision) -> None:
         decision_id, arm = event.recommendation_id, self._arms.get(logged.arm)
-        late = self.clock >= event.timestamp + self._reward.lasts + self._grace
+        received = max(self.clock, event.received_at or event.timestamp)
+        late = received >= event.timestamp + self._reward.lasts + self._grace
         if decision_id is None or arm is None or decision_id in self._known or late:
             return
         if len(logged.features) != self._columns or not self._allows(event):

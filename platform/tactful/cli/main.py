@@ -72,6 +72,7 @@ _HELP = {
     "experiment": "Check, plan, roll out and evaluate experiments.",
     "flags": "Check, convert and evaluate feature flags and their experiments.",
     "metrics": "Check and list the metrics of experiments, and register analyses.",
+    "bandit": "Apply, list, judge and stop bandits: arms that are chosen by what pays.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",

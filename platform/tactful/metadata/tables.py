@@ -213,6 +213,14 @@ coupon_positions = _table(
     sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
+bandits = _table(
+    "bandits",
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("definition", _long_text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+)
 alerts = _table(
     "alerts",
     sa.Column("id", _number, primary_key=True, autoincrement=True),
