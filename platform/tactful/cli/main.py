@@ -70,6 +70,7 @@ _HELP = {
     "rules": "Test cleaning rules, and list or resend dead letters.",
     "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
+    "metrics": "Check and list the metrics of experiments, and register analyses.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",

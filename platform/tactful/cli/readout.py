@@ -55,20 +55,40 @@ def readout_lines(found: ReadOutMessage) -> Iterator[str]:
         yield "The arms do NOT have the people they should: find out why first."
     if found.reason:
         yield found.reason
+    for note in found.notes:
+        yield f"note: {note}"
     for effect in found.effects:
         yield from _effect_lines(effect)
+    for segment in found.segments:
+        kind = "exploratory" if segment.exploratory else "registered before the start"
+        people = ", ".join(f"{arm} {count:,}" for arm, count in segment.people.items())
+        yield f"segment {segment.segment} ({kind}): {people}"
+        for effect in segment.effects:
+            yield from _effect_lines(effect)
+    last = {point.metric: point for point in found.guardrails}
+    for metric, point in last.items():
+        yield f"guardrail {metric}: {point.verdict}, margin {point.margin:.1%}"
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:
     control, treatment = effect.control, effect.treatment
     capped = "" if effect.cap is None else f" (at most {effect.cap:g} of each)"
-    yield f"{effect.metric}: {effect.words}{capped}"
+    about = [effect.role] if effect.role else []
+    about += ["adjusted by earlier outcomes"] if effect.adjusted else []
+    about += ["exploratory"] if effect.exploratory else []
+    marks = f" [{', '.join(about)}]" if about else ""
+    yield f"{effect.metric}: {effect.words}{capped}{marks}"
     yield (
         f"  {control.arm} {control.value:.4g} of {control.people:,}, "
         f"{treatment.arm} {treatment.value:.4g} of {treatment.people:,}"
     )
     relative = "" if effect.relative is None else f" ({effect.relative:+.1%})"
     yield f"  difference {effect.difference:+.4g}{relative}: {effect.verdict}"
+    if effect.verdict == "too few data":
+        yield (
+            f"  an arm has {effect.outcomes} of the {effect.minimum_outcomes} outcomes that a "
+            "verdict needs"
+        )
     yield f"  interval at any look {_range(effect.anytime)}, at one look {_range(effect.fixed)}"
     if effect.chance_to_win is not None:
         yield (

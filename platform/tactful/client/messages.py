@@ -26,10 +26,15 @@ from tactful.schemas.data.quality import Quality as Quality
 from tactful.schemas.experiments.coupons import CampaignIndex as CampaignIndex
 from tactful.schemas.experiments.coupons import CampaignInfo as CampaignInfo
 from tactful.schemas.experiments.coupons import CampaignReport as CampaignReport
+from tactful.schemas.experiments.metrics import MetricDefinition as MetricDefinition
+from tactful.schemas.experiments.metrics import MetricIndex as MetricIndex
+from tactful.schemas.experiments.metrics import MetricInfo as MetricInfo
+from tactful.schemas.experiments.metrics import PlanInfo as PlanInfo
 from tactful.schemas.experiments.readouts import Bounds as Bounds
 from tactful.schemas.experiments.readouts import Effect as Effect
 from tactful.schemas.experiments.readouts import GuardrailPoint as GuardrailPoint
 from tactful.schemas.experiments.readouts import ReadOutMessage as ReadOutMessage
+from tactful.schemas.experiments.readouts import SegmentEffects as SegmentEffects
 from tactful.schemas.experiments.readouts import Source as Source
 from tactful.schemas.experiments.rollouts import RolloutDetails as RolloutDetails
 from tactful.schemas.experiments.rollouts import RolloutForecast as RolloutForecast

@@ -36,7 +36,7 @@ from pathlib import Path
 
 import yaml
 
-from tactful.experiment_metrics.errors import MetricError
+from tactful.experiment_metrics.errors import MetricError, Mistake
 from tactful.experiment_metrics.read_nodes import MetricReader
 from tactful.schemas.experiments.metrics import (
     MetricDefinition,
@@ -47,9 +47,6 @@ from tactful.schemas.experiments.metrics import (
     PlanInfo,
 )
 from tactful_streaming.definitions.yaml_nodes import read_text
-
-PACKAGED_METRICS = Path(__file__).with_name("metrics.yaml")
-"""The metrics of an installation without a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,15 @@ def load_metrics(source: Path | str) -> MetricSet:
     Raises:
         MetricError: if a definition is wrong; the message begins ``file:line:`` and names the key.
     """
-    name, text = read_text(source, "metrics", MetricError)
-    reader = MetricReader(name, MetricError)
+    try:
+        return _read(source)
+    except Mistake as mistake:
+        raise MetricError(str(mistake)) from None
+
+
+def _read(source: Path | str) -> MetricSet:
+    name, text = read_text(source, "metrics", Mistake)
+    reader = MetricReader(name, Mistake)
     root = reader.compose(text)
     if root is None:
         return MetricSet({}, {})

@@ -6,7 +6,7 @@ exposures the log still has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -26,7 +26,7 @@ from tactful.experiment_metrics.outcomes import UnitOutcomes, unit_outcomes
 from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiments.baseline import DAY_MS, ExactOutcomes
 from tactful.experiments.stage_readout import POINTS, ratio_check
-from tactful.schemas.experiments.metrics import MetricPlan, SegmentDefinition
+from tactful.schemas.experiments.metrics import MetricIndex, MetricPlan, SegmentDefinition
 from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful.util.fresh_values import FreshValues
 from tactful_bandits.assignment.conditions import attribute_names
@@ -76,6 +76,19 @@ class MetricReadOuts:
     def definitions(self) -> MetricSet:
         """Return the metrics and analyses; raise MetricError if their file is wrong."""
         return self._definitions()
+
+    def index(self) -> MetricIndex:
+        """Describe all metrics and analyses; StorageError if the database cannot be used."""
+        return self._definitions().index(self._registrations.latest())
+
+    def register(self, *, by: str) -> list[str]:
+        """Record the present form of each analysis; return the experiments that changed.
+
+        Raises:
+            MetricError: if the definitions are wrong.
+            StorageError: if the database cannot be used.
+        """
+        return self._registrations.register(self._definitions(), by=by)
 
     def of_key(self, key: str, *, days: float) -> ReadOutMessage:
         """Read an experiment that only `metrics.yaml` or a flag defines.
@@ -179,7 +192,7 @@ class MetricReadOuts:
             series=series,
             guardrails=guardrails,
             segments=segment_effects(analysis),
-            notes=[*message.notes, *_notes(analysis)],
+            notes=[*message.notes, *_notes(analysis, {effect.metric for effect in effects})],
             reason="" if effects or message.effects else _reason(analysis, message.at),
         )
 
@@ -203,8 +216,17 @@ def _attributes(segments: Sequence[SegmentDefinition]) -> frozenset[str]:
     return frozenset().union(*(attribute_names(it.condition) for it in segments))
 
 
-def _notes(analysis: Analysis) -> list[str]:
+def _notes(analysis: Analysis, compared: Collection[str]) -> list[str]:
     plan, planned, notes = analysis.plan, analysis.planned, []
+    if len(analysis.outcomes.units):
+        open_ = [name for name in plan.roles if not analysis.outcomes.metrics[name].complete.any()]
+        equal = [name for name in plan.roles if name not in compared and name not in open_]
+        if open_:
+            notes.append("the window is over for no unit yet: " + ", ".join(open_))
+        if equal:
+            notes.append(
+                "not compared, as too few units or no different outcomes: " + ", ".join(equal)
+            )
     changed = sorted({*plan.roles} - planned.metrics)
     if changed:
         notes.append(

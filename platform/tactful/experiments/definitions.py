@@ -46,7 +46,7 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HOLDOUT = "permanent-holdout"
 """Key of the assignment of users who get no personal recommendations."""
 
-_RESERVED = (RANKING_EXPERIMENT, "plan", HOLDOUT)  # the second is a path of the API
+_RESERVED = (RANKING_EXPERIMENT, "plan", "metrics", HOLDOUT)  # two are paths of the API
 _HOUR = 3_600_000
 _MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 

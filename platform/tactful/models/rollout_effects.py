@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
+from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.readout import MetricReadOuts
+from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import HOLDOUT
 from tactful.experiments.stage_readout import ReadOuts
@@ -40,19 +43,24 @@ def read_key(
         stored = store.find(key)
         if key == HOLDOUT:
             return _worth(settings, metadata, source, days)
-        with _read_outs(settings, store) as read_outs:
+        with _read_outs(settings, store, metadata) as (read_outs, metrics):
             if stored is not None:
-                return effects_of_rollout(read_outs, stored, source=source, stage=stage)
+                return metrics.extended(
+                    effects_of_rollout(read_outs, stored, source=source, stage=stage)
+                )
             try:
                 experiments = {it.key: it for it in load_experiments(settings.experiments)}
             except (OSError, DefinitionError) as error:
                 raise ConfigError(str(error)) from error
-            if key not in experiments:
-                known = ", ".join([*(it.key for it in store.all()), *experiments])
+            plans = metrics.definitions().plans
+            if key not in experiments and key not in plans:
+                known = ", ".join({**{it.key: 0 for it in store.all()}, **experiments, **plans})
                 raise ConfigError(f"there is no rollout or experiment {key!r}; there are {known}")
             if source == "released":
                 raise ConfigError("an experiment releases no numbers: leave the source out")
-            return read_outs.of_experiment(experiments[key], days=days)
+            if key not in experiments:
+                return metrics.of_key(key, days=days)
+            return metrics.extended(read_outs.of_experiment(experiments[key], days=days))
 
 
 def effects_of_rollout(
@@ -71,8 +79,11 @@ def recorded_effects(
     settings: Settings, store: RolloutStore, stored: StoredRollout
 ) -> ReadOutMessage:
     """Read the effects that a run of MLflow records; raise as `read_key`."""
-    with _read_outs(settings, store) as read_outs:
-        return effects_of_rollout(read_outs, stored)
+    with (
+        contextlib.closing(open_installation(settings)) as metadata,
+        _read_outs(settings, store, metadata) as (read_outs, metrics),
+    ):
+        return metrics.extended(effects_of_rollout(read_outs, stored))
 
 
 def figures_of(found: ReadOutMessage) -> dict[str, float]:
@@ -115,10 +126,22 @@ def _worth(
 
 
 @contextlib.contextmanager
-def _read_outs(settings: Settings, store: RolloutStore) -> Iterator[ReadOuts]:
+def _read_outs(
+    settings: Settings, store: RolloutStore, metadata: MetadataStore
+) -> Iterator[tuple[ReadOuts, MetricReadOuts]]:
     with contextlib.ExitStack() as stack:
+        opened: list[PermittedLog] = []
 
         def logs() -> list[PermittedLog]:
-            return stack.enter_context(measured_partitions(settings, clock=now_ms))
+            if not opened:
+                opened.extend(stack.enter_context(measured_partitions(settings, clock=now_ms)))
+            return opened
 
-        yield ReadOuts(store, ExactOutcomes(logs), clock=now_ms)
+        outcomes = ExactOutcomes(logs)
+        metrics = MetricReadOuts(
+            lambda: load_metrics(settings.experiment_metrics),
+            MetricRegistrations(metadata, clock=now_ms),
+            outcomes,
+            clock=now_ms,
+        )
+        yield ReadOuts(store, outcomes, clock=now_ms), metrics

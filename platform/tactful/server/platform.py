@@ -119,6 +119,7 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        metric_read_outs: reads the effects on metrics of `metrics.yaml`.
         worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
@@ -176,6 +177,7 @@ class Platform:
         reports = make_reports(resources, self.permissions, self._ids, self.coupons)
         self.rollout_controller, self.planner = reports.rollout_controller, reports.planner
         self.read_outs, self.tuner_reports = reports.read_outs, reports.tuner_reports
+        self.metric_read_outs = reports.metric_read_outs
         self.worth, self.campaigns = reports.worth, reports.campaigns
         self._assemble()
 

@@ -9,6 +9,9 @@ from functools import partial
 from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
 from tactful.event_log.recipients import Recipients, RecommendationIds
+from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.readout import MetricReadOuts
+from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.controller import RolloutController
 from tactful.experiments.planning import Planner
@@ -29,6 +32,7 @@ class Reports:
     rollout_controller: RolloutController
     planner: Planner
     read_outs: ReadOuts
+    metric_read_outs: MetricReadOuts
     worth: Worth
     tuner_reports: TunerReports
     campaigns: CampaignReports | None  # None without campaigns
@@ -51,6 +55,13 @@ def make_reports(
         if resources.statistics is not None:  # without published statistics there is no ledger
             resources.statistics.charge(queries)
 
+    metrics = MetricReadOuts(
+        lambda: load_metrics(settings.experiment_metrics),
+        MetricRegistrations(installation.metadata, clock=clock),
+        outcomes,
+        clock=clock,
+    )
+    metrics.register(by="tactful serve")
     campaigns: CampaignReports | None = None
     if coupons is not None:
         campaigns = CampaignReports(
@@ -60,6 +71,7 @@ def make_reports(
         rollout_controller=control_rollouts(settings, store, outcomes, clock=clock, charge=charge),
         planner=Planner(store, outcomes, clock=clock),
         read_outs=ReadOuts(store, outcomes, clock=clock),
+        metric_read_outs=metrics,
         worth=Worth(
             installation.metadata,
             outcomes,

@@ -15,6 +15,7 @@ from tactful_bandits.assignment.conditions import matches
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
+    Property,
     Restricted,
     User,
     encode_entry,
@@ -127,7 +128,7 @@ def _entry(rng: random.Random, number: int, about: dict[str, Any]) -> Entry:
         event = Event(type="impression", recommendation_id=f"{number}", properties=properties,
                       **about)  # fmt: skip
     elif kind == "user":
-        member = {"member": rng.random() < 0.5}
+        member: dict[str, Property] = {"member": rng.random() < 0.5}
         return User(user_id=about["user_id"] or "u0", timestamp=about["timestamp"],
                     properties=member)  # fmt: skip
     else:
@@ -185,12 +186,12 @@ def recount(
     for place, event in events:
         if place < read_from or not since <= event.timestamp <= now or not _counts(event):
             continue
-        unit = unit_of(event.user_id or f"device:{event.device_id}")
+        name = unit_of(event.user_id or f"device:{event.device_id}")
         arm = event.properties["arm"]
         assert isinstance(arm, str)
-        known = units.get(unit)
+        known = units.get(name)
         if known is None:
-            units[unit] = Unit({arm}, event.timestamp, event.context, {}, {}, {})
+            units[name] = Unit({arm}, event.timestamp, event.context, {}, {}, {})
             continue
         known.arms.add(arm)
         if event.timestamp < known.at:
@@ -245,11 +246,11 @@ def _values(metric: MetricDefinition, events: Sequence[Event]) -> list[float]:
             continue
         value: float = 1.0
         if metric.value:
-            price = event.properties.get("price")
+            price: Any = event.properties.get("price")
             if type(price) not in (int, float):
                 continue
-            quantity = event.properties.get("quantity") if metric.times else None
-            value = price * (quantity if type(quantity) is int else 1)  # type: ignore[operator]
+            quantity: Any = event.properties.get("quantity") if metric.times else None
+            value = price * (quantity if type(quantity) is int else 1)
             if abs(value) > 1e9:
                 continue
         found.append(-value if event.type in metric.minus else value)

@@ -136,16 +136,24 @@ async def _read_out(platform: Platform, call: Call) -> Reply:
         private = rollout.definition.epsilon is not None or not call.trusted
         exact = query.source == "exact" or (query.source is None and not private)
         read = partial(platform.read_outs.of_rollout, rollout, exact=exact, stage=query.stage)
-        return json_reply(await _stored(read))
+        return json_reply(await _with_metrics(platform, await _stored(read)))
     experiments = {it.key: it for it in await _stored(partial(_experiments, platform))}
-    if key not in experiments:
+    measured = (await _stored(platform.metric_read_outs.definitions)).plans
+    if key not in experiments and key not in measured:
         raise ProblemError("not_found", "GET /v1/experiments lists all rollouts")
     if not call.trusted or query.source == "released":
         raise ProblemError(
             "missing_scope", "an experiment releases no numbers: exact ones need admin"
         )
+    if key not in experiments:
+        read = partial(platform.metric_read_outs.of_key, key, days=query.days)
+        return json_reply(await _stored(read))
     read = partial(platform.read_outs.of_experiment, experiments[key], days=query.days)
-    return json_reply(await _stored(read))
+    return json_reply(await _with_metrics(platform, await _stored(read)))
+
+
+async def _with_metrics(platform: Platform, found: ReadOutMessage) -> ReadOutMessage:
+    return await _stored(partial(platform.metric_read_outs.extended, found))
 
 
 async def _get_worth(platform: Platform, call: Call) -> Reply:
@@ -258,7 +266,8 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         "Read the effects of a rollout or experiment",
         _read_out,
         details=(
-            "The sample ratio first, then by metric the values of both arms, their difference with "
+            "The sample ratio first, then by metric, built in or of `metrics.yaml`, the values of "
+            "both arms, their difference with "
             "an interval for one look and one for any number of looks, the chance to win and "
             "expected losses, and the same over time. `analyst` gets the counts that private looks "
             "have released; exact numbers need `admin`, and may take as long as reading the log."
