@@ -45,8 +45,8 @@ def check_own(definition: RolloutDefinition, metrics: MetricSet) -> None:
             raise ConfigError(f"{where}: metrics.yaml has no metric {name!r}{meant}")
         if metric.kind == "quantile":
             raise ConfigError(
-                f"{where}: a quantile has no interval that holds at every look: use a share, count, "
-                "sum or ratio"
+                f"{where}: a quantile has no interval that holds at every look: use a share, "
+                "count, sum or ratio"
             )
         if (guard.better or "higher") != metric.direction:
             raise ConfigError(

@@ -211,8 +211,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         for guard in self.guardrails:
             if guard.metric not in METRICS and not guard.own:
                 raise ConfigError(
-                    f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}, "
-                    f"and {OWN}NAME of metrics.yaml"
+                    f"{where}: there is no metric {guard.metric!r}: use {', '.join(METRICS)}, "
+                    f"or {OWN}NAME of metrics.yaml"
                 )
             if guard.better is not None and not guard.own:
                 raise ConfigError(
