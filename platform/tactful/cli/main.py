@@ -89,6 +89,7 @@ _MODULES = {
     "top": "monitoring.top",
     "alerts": "monitoring.alerts",
     **dict.fromkeys(("restore", "expire"), "backup"),
+    "metrics": "experiments.metrics",
     "worker": "serve",
     "check-data": "check_data",
 }
