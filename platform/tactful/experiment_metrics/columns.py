@@ -133,7 +133,8 @@ class LogColumns:
     def forget(self, people: Collection[str]) -> None:
         """Remove erased users and devices; their events count for nobody."""
         for name in people:
-            self.names.pop(name, None)
+            if (number := self.names.pop(name, None)) is not None:
+                self.names[f"\0{number}"] = number  # the number stays taken
             self.links.pop(name, None)
             self.described.pop(name, None)
         self.exposures = {
