@@ -122,6 +122,7 @@ class Platform:
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
         metric_read_outs: reads the effects on metrics of `metrics.yaml`.
+        released_read_outs: reads them with noise, for people outside the trusted zone.
         worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
@@ -183,6 +184,7 @@ class Platform:
         self.rollout_controller, self.planner = reports.rollout_controller, reports.planner
         self.read_outs, self.tuner_reports = reports.read_outs, reports.tuner_reports
         self.metric_read_outs = reports.metric_read_outs
+        self.released_read_outs = reports.released_read_outs
         self.worth, self.campaigns = reports.worth, reports.campaigns
         self.bandits = BanditService(self, self._ids)
         self._assemble()
