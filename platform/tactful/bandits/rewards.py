@@ -16,6 +16,7 @@ from typing import Any
 from tactful.bandits.decisions import MARK, LoggedDecision, read_decision
 from tactful.bandits.definitions import BanditDefinition
 from tactful.event_log.batches import Record
+from tactful.event_log.impressions import decision_named
 from tactful.event_log.recipients import LOGINS, Recipients
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.policies.delayed_rewards import PendingRewards
@@ -219,8 +220,7 @@ class RewardJoin:
 
     def _rewarded(self, event: Event) -> str:
         """Return the id of the decision that an event rewards; empty for none."""
-        named = event.properties.get("decision_id")
-        if isinstance(named, str):
+        if (named := decision_named(event)) is not None:
             return named
         if event.recommendation_id is not None and (
             self._recommends or event.recommendation_id in self._known

@@ -158,6 +158,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     @property
     def touches(self) -> frozenset[str]:
         """Attributes of a policy that change."""
+        if self.bandit:
+            return frozenset({f"bandit {self.bandit}"})
         return frozenset("objective" if name == "tuner" else name for name in self.change)
 
     def parts(self) -> dict[str, Any]:

@@ -131,8 +131,9 @@ class ServedRollouts:
         known: Callable[[str], bool],
         *,
         at: int = 0,
+        bandit: str = "",
     ) -> Drawn:
-        """Draw the arms of one request at a time.
+        """Draw the arms of one request at a time; of bandits only of the rollouts of `bandit`.
 
         A request without a subject takes no part. A rollout of a model's version that is not
         `known` in this process is left out for all users, so that the arms stay comparable.
@@ -150,6 +151,8 @@ class ServedRollouts:
         for served in self.rollouts:
             forced = force.get(served.experiment.key)
             if served.model and not known(served.model):
+                continue
+            if served.bandit not in ("", bandit):
                 continue
             if subject is None and forced is None:
                 continue

@@ -52,7 +52,9 @@ def draw_rollouts(
         return Drawn()
     try:
         has_model = models.on_trial.__contains__
-        return models.rollouts.draw(request.subject, request.force, has_model, at=at)
+        shaping = models.bandits.recommending
+        bandit = "" if shaping is None else shaping.definition.key
+        return models.rollouts.draw(request.subject, request.force, has_model, at=at, bandit=bandit)
     except AssignmentError as error:
         raise ProblemError("invalid", str(error), field="$.force") from None
 

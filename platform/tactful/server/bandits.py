@@ -20,6 +20,7 @@ from tactful.bandits.report import BanditReports
 from tactful.bandits.serving import FILE, ServedBandit, ServedBandits
 from tactful.bandits.store import BanditStore, StoredBandit, apply_file
 from tactful.event_log.recipients import Recipients, RecommendationIds
+from tactful.experiments.definitions import CHANGE
 from tactful.experiments.serving import FILE as ROLLOUTS
 from tactful.experiments.serving import ServedRollouts
 from tactful.schemas.experiments.bandits import BanditDecision, DecideRequest
@@ -135,7 +136,7 @@ class BanditService:
             self._user(bandit, request, now),
             request.context,
             self._rng,
-            in_change=None if drawn is None else drawn.arm == "change",
+            in_change=None if drawn is None else drawn.arm == CHANGE,
         )
         decision_id = new_decision_id(secrets.token_bytes(18))
         record = encode_decision(
@@ -186,10 +187,10 @@ class BanditService:
 
     def _assigned(self, key: str, request: DecideRequest, now: int) -> Assignment | None:
         """Return the user's arm of the rollout that has this bandit; None without one."""
-        if not self.rolled_out(key):
-            return None
-        drawn = self._rollouts.draw(request.subject, {}, lambda version: True, at=now)
         keys = self.rolled_out(key)
+        if not keys:
+            return None
+        drawn = self._rollouts.draw(request.subject, {}, lambda version: True, at=now, bandit=key)
         return next((it for it in drawn.assignments if it.experiment in keys), None)
 
     def _allows(self, event: Event) -> bool:

@@ -14,8 +14,9 @@ from tests.platform.support import Live, build, logged, now_ms, small_settings, 
 
 from tactful.config.recommendation import BanditSettings
 from tactful.errors import ConfigError
+from tactful.experiments.tally import Tally
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.log_entries import Event, encode_entry
 
 KEY = "首页横幅"
 CHINESE: dict[str, Any] = {
@@ -208,3 +209,53 @@ def test_the_file_is_applied_at_the_start_and_keeps_states(tmp_path: Path) -> No
     file.write_text(text.replace("name: b", "nane: b"), "utf-8")
     with pytest.raises(ConfigError, match=r"bandits\.yaml:3: bandit 'banner': arms\[1\]"):
         Platform.open(settings, build)
+
+
+def test_a_rollout_gives_the_bandit_to_a_share_and_measures_its_decisions(live: Live) -> None:
+    """A bandit in shadow serves the users of the change, and nobody of the control."""
+    plan = {
+        "key": "promote",
+        "change": {"bandit": "banner"},
+        "guardrails": [{"metric": "takers", "minimum_units": 20}],
+        "stages": [0.5, 1.0],
+        "start": True,
+        "accept_low_power": "a test",
+    }
+    with _client(live) as client:
+        client.post("/v1/bandits", json={**BANNER, "min_share": 1 / 3})
+        both = {**plan, "change": {"bandit": "banner", "quotas": {}}}
+        assert client.post("/v1/experiments", json=both).status_code == 422
+        assert client.post("/v1/experiments", json=plan).status_code == 201
+        service = live.platform.bandits
+        wait_until(lambda: service.rolled_out("banner") == ["promote"], 20)
+        made = {f"u{n}": _decide(client, "banner", user_id=f"u{n}") for n in range(60)}
+        serving = {user for user, it in made.items() if it["serves"]}
+        assert 15 < len(serving) < 45
+        assert {made[user]["arm"] for user in made.keys() - serving} == {"a"}
+        assert {made[user]["arm"] for user in serving} > {"a"}
+        again = {user for user in made if _decide(client, "banner", user_id=user)["serves"]}
+        assert again == serving
+        shown = client.get("/v1/bandits/banner").json()
+        assert shown["bandit"]["rollouts"] == ["promote"]
+    live.stop()
+    decisions = [it for it in logged(live.platform.settings.storage.data) if _is_decision(it)]
+    assert len(decisions) == 120
+    tally = Tally("promote", since=0, types=("click",), lasts=60_000)
+    took = {user for user in made if user.endswith("7")}
+    clicks = [
+        Event(
+            event_id=f"c{number}",
+            type="click",
+            timestamp=now_ms(),
+            user_id=user,
+            properties={"decision_id": it["decision_id"]},
+        )
+        for number, (user, it) in enumerate(made.items())
+        if user in took
+    ]
+    tally.read(enumerate(encode_entry(event) for event in (*decisions, *clicks)))
+    tally.close(now_ms() + 100_000)
+    arms = tally.outcomes().arms
+    assert {*arms["change"]} == serving
+    counted = {user for people in arms.values() for user, seen in people.items() if seen.took}
+    assert counted == took
