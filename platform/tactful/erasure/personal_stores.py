@@ -13,6 +13,7 @@ from tactful.config.settings import Settings
 from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
 from tactful.experiments.controller import RolloutController
+from tactful.flags.sticky import StickyArms
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
 from tactful.schemas.users import ErasureStep
@@ -115,6 +116,14 @@ def personal_stores(
             lambda result: export.decisions_in(consents(), result),
         )
     )
+    arms = StickyArms(installation.metadata)
+    stores.append(
+        PersonalStore(
+            "flags",
+            partial(offline.purge_arms, arms),
+            partial(export.arms_in, installation.metadata),
+        )
+    )
     if not in_files:
         purge_partitions = partial(offline.ask_owners, installation, receipt)
         stores.append(PersonalStore("partitions", purge_partitions))
@@ -139,6 +148,7 @@ class LiveStores:
     # deletes recent recommendations; returns their number
     drop_recommendations: Callable[[SearchResult], int]
     rollouts: RolloutController
+    arms: StickyArms  # of sticky experiments
 
     def settle(self) -> None:
         """Store everything that was applied, so that a search of the state finds it.
@@ -157,6 +167,7 @@ class LiveStores:
             PersonalStore("webhooks", self._purge_webhooks, recorded=False),
             PersonalStore("explanations", self._purge_recommendations, recorded=False),
             PersonalStore("consent", partial(offline.purge_consent, self.consents)),
+            PersonalStore("flags", partial(offline.purge_arms, self.arms)),
         ]
 
     def purge(self) -> None:

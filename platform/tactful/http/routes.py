@@ -27,6 +27,7 @@ from tactful.http.data.live import LIVE_ENDPOINTS
 from tactful.http.data.quality import QUALITY_ENDPOINTS
 from tactful.http.description import described
 from tactful.http.experiments.coupons import COUPON_ENDPOINTS
+from tactful.http.experiments.flags import FLAG_ENDPOINTS
 from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.federated import FEDERATED_ENDPOINTS
@@ -388,6 +389,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *MODEL_ENDPOINTS,
     *FEDERATED_ENDPOINTS,
     *ROLLOUT_ENDPOINTS,
+    *FLAG_ENDPOINTS,
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,

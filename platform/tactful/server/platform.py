@@ -49,6 +49,7 @@ from tactful.schemas.users import (
 from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
 from tactful.server.coupons import make_coupons
+from tactful.server.flags import ServerFlags
 from tactful.server.gauges import add_gauges
 from tactful.server.ingestion import make_applier, make_ingest
 from tactful.server.people import PersonData
@@ -123,6 +124,7 @@ class Platform:
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
+        flags: values of flags and experiments for units.
         started_at: time of the start, epoch milliseconds.
         alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
@@ -173,6 +175,7 @@ class Platform:
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
         self.coupons = make_coupons(self, self._ids)
+        self.flags = ServerFlags(self)
         reports = make_reports(resources, self.permissions, self._ids, self.coupons)
         self.rollout_controller, self.planner = reports.rollout_controller, reports.planner
         self.read_outs, self.tuner_reports = reports.read_outs, reports.tuner_reports

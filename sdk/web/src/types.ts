@@ -12,6 +12,7 @@ export type EventType =
   | "purchase"
   | "leave"
   | "impression"
+  | "exposure"
   | "rating"
   | "exposure"
   | `x.${string}`;
