@@ -12,7 +12,6 @@ export type EventType =
   | "purchase"
   | "leave"
   | "impression"
-  | "exposure"
   | "rating"
   | "exposure"
   | `x.${string}`;

@@ -198,6 +198,27 @@ test("an exposure is sent once, with the server's token", async () => {
   assert.deepEqual(server.requests.find(({ path }) => path === "/v1/flags/token").body, { device_id: "d-1" });
 });
 
+test("a token is renewed before it ends", async () => {
+  const client = new FakeVisitor("d-1");
+  const soon = Date.now() + DAY_MS;
+  storage.set("tactful.flags.token", JSON.stringify({ device: "d-1", token: "t-0", expires_at: soon }));
+  const flags = open({ client });
+  await flags.ready();
+  flags.value("price", 0);
+  await until(() => client.events.length === 1);
+  const { body } = server.requests.find(({ path }) => path === "/v1/flags/token");
+  assert.deepEqual(body, { device_id: "d-1", token: "t-0" });
+  assert.equal(client.events[0].properties.token, "t-1");
+});
+
+test("a visitor who has not agreed to measurement is in no experiment", async () => {
+  const client = new FakeVisitor("d-1");
+  client.purposes = "personalisation";
+  const flags = open({ client });
+  await flags.ready();
+  assert.deepEqual([flags.value("price", 0), flags.isOn("cart")], [1, true]);
+});
+
 test("without a token the exposure is sent nevertheless", async () => {
   server.broken["/v1/flags/token"] = 429;
   const client = new FakeVisitor("d-1");
@@ -247,8 +268,12 @@ test("flags that only the server can evaluate are asked for, with consent", asyn
     attributes: { country: "CH" },
     flags: ["secret"],
     context: { consent: "measurement" },
+    log: false,
     token: "t-1",
   });
+  await until(() => client.events.length === 1);
+  const { experiment, arm } = client.events[0].properties;
+  assert.deepEqual([experiment, arm], ["hidden", "b"]);
   client.device = undefined;
   assert.equal(flags.value("secret", "default"), "default");
   const other = open({ client });

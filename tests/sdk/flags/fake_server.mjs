@@ -110,8 +110,9 @@ export class FakeServer {
   found(path) {
     if (path === "/v1/flags/payload") return this.envelope();
     if (path === "/v1/flags/signing-key") return { key_id: "k", public_key: this.publicKey };
-    if (path === "/v1/flags/token") return { token: "t-1", expires_at: 1 };
-    return { version: this.version, flags: { secret: { value: "told" } } };
+    if (path === "/v1/flags/token") return { token: "t-1", expires_at: 4e12 };
+    const secret = { value: "told", source: "experiment", experiment: "hidden", arm: "b" };
+    return { version: this.version, flags: { secret } };
   }
 
   open(response) {

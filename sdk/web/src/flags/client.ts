@@ -43,10 +43,8 @@ export interface FlagsOptions {
 
 const REMOTE_TIMEOUT_MS = 5_000;
 
-interface Assigned {
-  flags: Record<string, { value: Json }>;
-  token?: string | null;
-}
+/** Values that the server gave, with their experiments. */
+type Assigned = Record<string, { value: Json; experiment?: string | null; arm?: string | null }>;
 
 /** The flags of one server for one visitor. */
 export class Flags {
@@ -60,7 +58,7 @@ export class Flags {
   private derived: JsonObject | undefined;
   private device: string | undefined;
   /** Values of flags that only the server can evaluate. */
-  private remote: Record<string, { value: Json }> = {};
+  private remote: Assigned = {};
   /** Latest version that the server has sent to this page. */
   private fetched = 0;
   private closed = false;
@@ -71,7 +69,7 @@ export class Flags {
     const { client, url, key, signingKey, stream = true, pollMs = 60_000, spreadMs = 500 } = options;
     this.address = { url: withScheme(url), key };
     this.given = options.attributes ?? {};
-    this.device = client?.deviceId;
+    this.device = this.unit;
     const mayStore = () => client?.consented ?? false;
     this.memory = new Memory(options.storagePrefix ?? "tactful.", mayStore);
     this.source = new PayloadSource(this.address, signingKey);
@@ -204,11 +202,17 @@ export class Flags {
     const found = this.evaluate(key, this.memory);
     const { experiment, experimentResult: result } = found;
     if (experiment && result?.hashUsed) {
-      const { key: name, phase = "", bucketVersion = 0 } = experiment;
-      const applied = { experiment: name, arm: result.key, flag: key, version: this.version };
-      this.exposures?.send({ ...applied, phase: `${phase}/${bucketVersion}` });
+      const { phase = "", bucketVersion = 0 } = experiment;
+      this.expose(experiment.key, result.key, key, `${phase}/${bucketVersion}`);
+    } else if (found.source === "remote" && hasOwn(this.remote, key)) {
+      const { experiment: name, arm } = this.remote[key]!;
+      if (name && arm) this.expose(name, arm, key, "");
     }
     return found;
+  }
+
+  private expose(experiment: string, arm: string, flag: string, phase: string): void {
+    this.exposures?.send({ experiment, phase, arm, flag, version: this.version });
   }
 
   private evaluate(key: string, sticky: StickyArms): FeatureResult {
@@ -219,10 +223,15 @@ export class Flags {
     return { ...found, value: this.remote[key]!.value };
   }
 
+  /** The device, if its visitor has agreed to experiments; else no share of users includes it. */
+  private get unit(): string | undefined {
+    const { deviceId, purposes = "measurement" } = this.options.client ?? {};
+    return purposes.split(" ").includes("measurement") ? deviceId : undefined;
+  }
+
   private attributes(): JsonObject {
-    const { client } = this.options;
-    if (client?.deviceId !== this.device) {
-      this.device = client?.deviceId;
+    if (this.unit !== this.device) {
+      this.device = this.unit;
       this.derived = undefined;
       this.remote = {};
       this.memory.forget();
@@ -234,18 +243,17 @@ export class Flags {
 
   /** Ask the server for the flags that only it can evaluate; attributes leave the device with consent. */
   private async assign(): Promise<void> {
-    const { client } = this.options;
     const flags = Object.keys(this.payload.features).filter((key) => this.payload.features[key]?.remote);
-    const device_id = client?.deviceId;
-    if (flags.length === 0 || !client || !device_id || !this.exposures) return;
+    const device_id = this.unit;
+    if (flags.length === 0 || !device_id || !this.exposures) return;
+    const token = await this.exposures.token(device_id);
+    const { id, device_id: own, user_id, ...attributes } = this.given;
+    const context = { consent: this.options.client?.purposes ?? "measurement" };
+    const request = { device_id, attributes, flags, context, log: false, ...(token && { token }) };
     try {
-      const token = await this.exposures.token(device_id);
-      const { id, device_id: own, ...attributes } = this.given;
-      const context = client.purposes === undefined ? {} : { consent: client.purposes };
-      const request = { device_id, attributes, flags, context, ...(token && { token }) };
       const body = JSON.stringify(request);
-      const answer = await post<Assigned>(this.address, "/v1/assign", body, REMOTE_TIMEOUT_MS);
-      if (client.deviceId === device_id) this.remote = answer.flags;
+      const answer = await post<{ flags: Assigned }>(this.address, "/v1/assign", body, REMOTE_TIMEOUT_MS);
+      if (this.unit === device_id) this.remote = answer.flags;
     } catch (error) {
       if (error instanceof TactfulError) this.failed(error);
     }

@@ -2,7 +2,7 @@
 
 import { type Address, post } from "../transport.js";
 import type { PageEvent } from "../types.js";
-import type { Memory } from "./memory.js";
+import type { Memory, Token } from "./memory.js";
 
 /** The part of a client that flags use: consent, the device, and the way of its events. */
 export interface Visitor {
@@ -23,11 +23,8 @@ export interface Applied {
   version: number;
 }
 
-interface Token {
-  token: string;
-}
-
 const TIMEOUT_MS = 5_000;
+const RENEWED_MS = 30 * 86_400_000;
 
 /** Sends the exposures of one page. */
 export class Exposures {
@@ -60,25 +57,28 @@ export class Exposures {
     });
   }
 
-  /** Return the token of a device, from the server at first contact; undefined if it gives none. */
+  /**
+   * Return the token of a device: from the server at first contact, and in the last 30 days of its
+   * validity. Undefined if the server gives none.
+   */
   token(device: string): Promise<string | undefined> {
     const kept = this.memory.token(device);
-    if (kept) return Promise.resolve(kept);
+    if (kept && kept.expires_at > Date.now() + RENEWED_MS) return Promise.resolve(kept.token);
     if (this.asking?.device !== device) {
-      this.asking = { device, token: this.ask(device) };
+      this.asking = { device, token: this.ask(device, kept?.token) };
     }
     return this.asking.token;
   }
 
-  private async ask(device: string): Promise<string | undefined> {
+  private async ask(device: string, former: string | undefined): Promise<string | undefined> {
     try {
-      const body = JSON.stringify({ device_id: device });
-      const { token } = await post<Token>(this.address, "/v1/flags/token", body, TIMEOUT_MS);
-      if (this.visitor.deviceId === device) this.memory.keepToken(device, token);
-      return token;
+      const body = JSON.stringify({ device_id: device, ...(former && { token: former }) });
+      const answer = await post<Token>(this.address, "/v1/flags/token", body, TIMEOUT_MS);
+      if (this.visitor.deviceId === device) this.memory.keepToken(device, answer);
+      return answer.token;
     } catch {
       this.asking = undefined; // the next exposure asks again
-      return undefined;
+      return former;
     }
   }
 }

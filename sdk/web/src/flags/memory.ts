@@ -8,6 +8,13 @@ import type { StickyArms, StickyDocument } from "./sticky.js";
 const MOST_SENT = 500;
 const MOST_UNITS = 20;
 
+/** Proof that the server knows a device, as it answers. */
+export interface Token {
+  token: string;
+  /** Epoch milliseconds. */
+  expires_at: number;
+}
+
 /** Values that a page keeps, in memory and, with consent, on the device. */
 export class Memory implements StickyArms {
   private readonly store: Store = open();
@@ -35,13 +42,13 @@ export class Memory implements StickyArms {
   }
 
   /** The server's token of a device. */
-  token(device: string): string | undefined {
-    const kept = this.read<{ device: string; token: string }>("token");
-    return kept?.device === device ? kept.token : undefined;
+  token(device: string): Token | undefined {
+    const kept = this.read<Token & { device: string }>("token");
+    return kept?.device === device ? kept : undefined;
   }
 
-  keepToken(device: string, token: string): void {
-    this.write("token", { device, token });
+  keepToken(device: string, { token, expires_at }: Token): void {
+    this.write("token", { device, token, expires_at });
   }
 
   get(unit: string): StickyDocument | undefined {
