@@ -225,6 +225,8 @@ def test_a_rollout_gives_the_bandit_to_a_share_and_measures_its_decisions(live: 
         client.post("/v1/bandits", json={**BANNER, "min_share": 1 / 3})
         both = {**plan, "change": {"bandit": "banner", "quotas": {}}}
         assert client.post("/v1/experiments", json=both).status_code == 422
+        unknown = client.post("/v1/experiments", json={**plan, "change": {"bandit": "bannner"}})
+        assert "there is no bandit 'bannner'" in unknown.text
         assert client.post("/v1/experiments", json=plan).status_code == 201
         service = live.platform.bandits
         wait_until(lambda: service.rolled_out("banner") == ["promote"], 20)
