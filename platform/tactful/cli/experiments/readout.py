@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,8 +14,16 @@ from tactful.models.rollout_effects import read_key, release_cost
 from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
 from tactful.schemas.experiments.releases import ReleaseCost
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
-@click.command("readout", epilog=cli.example("tactful experiment readout new-model"))
+
+@click.command(
+    "readout",
+    epilog=cli.example(
+        "tactful experiment readout new-model",
+        "tactful experiment readout new-checkout --html report.html --notebook report.ipynb",
+    ),
+)
 @cli.with_settings
 @click.argument("key")
 @click.option(
@@ -35,6 +45,9 @@ from tactful.schemas.experiments.releases import ReleaseCost
     default=28.0,
     help="Of an experiment: days of recommendations.",
 )
+@click.option("--html", type=_FILE, help="Write a report to this HTML file, too.")
+@click.option("--notebook", type=_FILE, help="Write a notebook to this file, too.")
+@click.option("--mlflow", is_flag=True, help="Record it as a run in MLflow, too.")
 @cli.json_option
 def readout_command(
     settings: Settings,
@@ -44,6 +57,7 @@ def readout_command(
     stage: int | None,
     days: float,
     as_json: bool,
+    **reports: Any,
 ) -> None:
     """Show the effects of the rollout or experiment KEY on each metric, with intervals.
 
@@ -58,6 +72,7 @@ def readout_command(
             click.echo(line)
         return
     found = read_key(settings, key, source=source, stage=stage, days=days)
+    _write(found, **reports)
     if as_json:
         cli.print_json(found)
         return
@@ -79,6 +94,20 @@ def cost_lines(cost: ReleaseCost) -> Iterator[str]:
         )
     for name, reason in cost.refused.items():
         yield f"{name}: {reason}"
+
+
+def _write(found: ReadOutMessage, html: Path | None, notebook: Path | None, mlflow: bool) -> None:
+    from tactful.experiment_metrics.reports import html_report, notebook_report
+
+    if html is not None:
+        html.write_text(html_report(found), "utf-8")
+    if notebook is not None:
+        notebook.write_text(notebook_report(found), "utf-8")
+    if mlflow:
+        from tactful.models.record_readout import record_read_out
+
+        run = record_read_out(found, html_report(found))
+        click.echo(f"recorded in MLflow as run {run}", err=True)
 
 
 def readout_lines(found: ReadOutMessage) -> Iterator[str]:

@@ -24,7 +24,7 @@ MINIMUM_OUTCOMES = 50
 """Least number of units with an outcome in each arm before a verdict, by default."""
 
 
-class MetricDefinition(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class MetricDefinition(msgspec.Struct, kw_only=True, frozen=True):
     """A metric: which events of a unit after its first exposure count, and by what number.
 
     Attributes:
