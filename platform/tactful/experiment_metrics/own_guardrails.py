@@ -9,15 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.columns import LogColumns, ReadSpan
 from tactful.experiment_metrics.definitions import MetricSet
 from tactful.experiment_metrics.effects import arm_sample
 from tactful.experiment_metrics.outcomes import UnitOutcomes, unit_outcomes
+from tactful.experiment_metrics.readout import MetricReadOuts, Question, times_of
 from tactful.experiments.controller import SETTLE_MS, OwnOutcomes
 from tactful.experiments.definitions import CHANGE, CONTROL, OWN, RolloutDefinition
+from tactful.experiments.effects import guardrail_points
 from tactful.experiments.store import StoredRollout
-from tactful.schemas.experiments.metrics import MetricDefinition
+from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan
+from tactful.schemas.experiments.readouts import ReadOutMessage
 from tactful_bandits.analysis.samples import Mean, Sample
 from tactful_bandits.analysis.skewed_means import SkewedMean
 from tactful_streaming.contract.log_entries import Event
@@ -77,6 +82,35 @@ def own_outcomes(
     return _StageOutcomes(stored.key, needed, stored.rollout.since + SETTLE_MS, allows)
 
 
+def with_own_guardrails(
+    read_outs: MetricReadOuts, stored: StoredRollout, message: ReadOutMessage
+) -> ReadOutMessage:
+    """Add own guardrails over time to the exact read-out of a rollout's stage.
+
+    Raises:
+        StreamingError: if the log cannot be read.
+    """
+    plan, shares = stored.rollout.plan, message.sample_ratio.expected
+    own = {guard.metric for guard in plan.guardrails if guard.metric.startswith(OWN)}
+    known = read_outs.definitions().metrics
+    names = tuple(name for name in known if OWN + name in own)
+    if not names or message.source != "exact" or not shares:
+        return message
+    analysis = MetricPlan(experiment=stored.key, goals=names)
+    asked = Question(stored.key, shares, message.since, message.until, message.at)
+    seen = read_outs.outcomes(analysis, asked)
+    nothing = {guard.metric: None for guard in plan.guardrails}
+    points = [
+        point
+        for at in times_of(seen, message.at)
+        for point in guardrail_points(
+            at, plan, {**nothing, **{OWN + name: _pair(seen, name, at) for name in names}}
+        )
+        if point.metric in own
+    ]
+    return msgspec.structs.replace(message, guardrails=[*message.guardrails, *points])
+
+
 class _StageOutcomes:
     """Outcomes of own metrics in one stage."""
 
@@ -104,12 +138,13 @@ class _StageOutcomes:
 
     def pairs(self, now: int) -> dict[str, tuple[Sample, Sample] | None]:
         seen = unit_outcomes(self._columns, (CONTROL, CHANGE), self._metrics, now=now)
-        return {OWN + name: _pair(seen, name) for name in self._metrics}
+        return {OWN + name: _pair(seen, name, now) for name in self._metrics}
 
 
-def _pair(seen: UnitOutcomes, name: str) -> tuple[Sample, Sample] | None:
+def _pair(seen: UnitOutcomes, name: str, at: int) -> tuple[Sample, Sample] | None:
     outcomes = seen.metrics[name]
-    control, change = (arm_sample(outcomes, seen.arm == place) for place in (0, 1))
+    over = outcomes.complete_at <= at
+    control, change = (arm_sample(outcomes, over & (seen.arm == place)) for place in (0, 1))
     if control is None or change is None:
         return None
     if not (control.variance > 0 or change.variance > 0) and outcomes.metric.kind not in (

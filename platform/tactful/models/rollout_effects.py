@@ -10,6 +10,7 @@ from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.own_guardrails import with_own_guardrails
 from tactful.experiment_metrics.readout import MetricReadOuts
 from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiment_metrics.released_days import ReleasedDays, keeps_ms
@@ -53,9 +54,8 @@ def read_key(
             return _worth(settings, metadata, source, days)
         with _read_outs(settings, store, metadata) as (read_outs, metrics):
             if stored is not None:
-                return metrics.extended(
-                    effects_of_rollout(read_outs, stored, source=source, stage=stage)
-                )
+                found = effects_of_rollout(read_outs, stored, source=source, stage=stage)
+                return with_own_guardrails(metrics, stored, metrics.extended(found))
             try:
                 experiments = {it.key: it for it in load_experiments(settings.experiments)}
             except (OSError, DefinitionError) as error:
@@ -101,7 +101,8 @@ def recorded_effects(
         contextlib.closing(open_installation(settings)) as metadata,
         _read_outs(settings, store, metadata) as (read_outs, metrics),
     ):
-        return metrics.extended(effects_of_rollout(read_outs, stored))
+        found = metrics.extended(effects_of_rollout(read_outs, stored))
+        return with_own_guardrails(metrics, stored, found)
 
 
 def figures_of(found: ReadOutMessage) -> dict[str, float]:

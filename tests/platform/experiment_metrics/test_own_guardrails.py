@@ -13,7 +13,13 @@ from tests.platform.shop import BEGIN, HOUR, Clock, write_log
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.columns import LogColumns
 from tactful.experiment_metrics.definitions import load_metrics
-from tactful.experiment_metrics.own_guardrails import check_own, own_outcomes
+from tactful.experiment_metrics.own_guardrails import (
+    check_own,
+    own_outcomes,
+    with_own_guardrails,
+)
+from tactful.experiment_metrics.readout import MetricReadOuts
+from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.controller import RolloutController, apply_file
 from tactful.experiments.definitions import (
@@ -25,6 +31,7 @@ from tactful.experiments.definitions import (
     read_rollout,
 )
 from tactful.experiments.planning import Planner
+from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import MetadataStore
 from tactful_bandits.assignment.assign import assign
@@ -126,6 +133,25 @@ def test_no_harm_and_a_margin_leave_it_in_its_stage(sqlite: MetadataStore, tmp_p
     shop.store.apply(definition(*guards), by="ann", reason="r")
     assert set(shop.look(1).values()) <= {"undecided", "no harm"}
     assert shop.state() == "canary"
+
+
+def test_the_read_out_has_the_course_of_own_guardrails(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    shop = Shop(sqlite, tmp_path / "log", history("spend", 0.4, 0.2))
+    guards = GuardrailDefinition(metric="own.spend"), GuardrailDefinition(metric="takers")
+    shop.store.apply(definition(*guards), by="ann", reason="r")
+    look = shop.look(1.5)
+    stored = shop.store.find("cheaper")
+    assert stored is not None
+    outcomes = ExactOutcomes(lambda: [shop.log])
+    found = ReadOuts(shop.store, outcomes, clock=shop.clock).of_rollout(stored, exact=True)
+    assert "own.spend" not in {point.metric for point in found.guardrails}
+    registrations = MetricRegistrations(sqlite, clock=shop.clock)
+    read_outs = MetricReadOuts(lambda: METRICS, registrations, outcomes, clock=shop.clock)
+    whole = with_own_guardrails(read_outs, stored, found)
+    verdicts = {point.metric: point.verdict for point in whole.guardrails}
+    assert verdicts["own.spend"] == look["own.spend"] == "harm" and "takers" in verdicts
 
 
 def test_looks_read_new_records_only_and_equal_a_reading_at_once(

@@ -80,20 +80,6 @@ def readout_command(
         click.echo(line)
 
 
-def _write(found: ReadOutMessage, html: Path | None, notebook: Path | None, mlflow: bool) -> None:
-    from tactful.experiment_metrics.reports import html_report, notebook_report
-
-    if html is not None:
-        html.write_text(html_report(found), "utf-8")
-    if notebook is not None:
-        notebook.write_text(notebook_report(found), "utf-8")
-    if mlflow:
-        from tactful.models.record_readout import record_read_out
-
-        run = record_read_out(found, html_report(found))
-        click.echo(f"recorded in MLflow as run {run}", err=True)
-
-
 def cost_lines(cost: ReleaseCost) -> Iterator[str]:
     """Describe what a release costs."""
     if cost.reason:
@@ -108,6 +94,20 @@ def cost_lines(cost: ReleaseCost) -> Iterator[str]:
         )
     for name, reason in cost.refused.items():
         yield f"{name}: {reason}"
+
+
+def _write(found: ReadOutMessage, html: Path | None, notebook: Path | None, mlflow: bool) -> None:
+    from tactful.experiment_metrics.reports import html_report, notebook_report
+
+    if html is not None:
+        html.write_text(html_report(found), "utf-8")
+    if notebook is not None:
+        notebook.write_text(notebook_report(found), "utf-8")
+    if mlflow:
+        from tactful.models.record_readout import record_read_out
+
+        run = record_read_out(found, html_report(found))
+        click.echo(f"recorded in MLflow as run {run}", err=True)
 
 
 def readout_lines(found: ReadOutMessage) -> Iterator[str]:

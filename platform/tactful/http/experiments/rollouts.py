@@ -27,6 +27,7 @@ from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.experiments.planning import Given
+    from tactful.experiments.store import StoredRollout
     from tactful.server.platform import Platform
     from tactful_bandits.assignment.assign import Experiment
 
@@ -138,7 +139,7 @@ async def _read_out(platform: Platform, call: Call) -> Reply:
         private = rollout.definition.epsilon is not None or not call.trusted
         exact = query.source == "exact" or (query.source is None and not private)
         read = partial(platform.read_outs.of_rollout, rollout, exact=exact, stage=query.stage)
-        return json_reply(await _with_metrics(platform, await _stored(read)))
+        return json_reply(await _with_metrics(platform, await _stored(read), rollout))
     experiments = {it.key: it for it in await _stored(partial(_experiments, platform))}
     measured = (await _stored(platform.metric_read_outs.definitions)).plans
     if key not in experiments and key not in measured:
@@ -175,8 +176,16 @@ async def _release(platform: Platform, call: Call) -> Reply:
     return json_reply(await _stored(partial(platform.released_read_outs.cost, key)))
 
 
-async def _with_metrics(platform: Platform, found: ReadOutMessage) -> ReadOutMessage:
-    return await _stored(partial(platform.metric_read_outs.extended, found))
+async def _with_metrics(
+    platform: Platform, found: ReadOutMessage, rollout: StoredRollout | None = None
+) -> ReadOutMessage:
+    from tactful.experiment_metrics.own_guardrails import with_own_guardrails
+
+    read_outs = platform.metric_read_outs
+    extended = await _stored(partial(read_outs.extended, found))
+    if rollout is None:
+        return extended
+    return await _stored(partial(with_own_guardrails, read_outs, rollout, extended))
 
 
 async def _get_worth(platform: Platform, call: Call) -> Reply:
