@@ -46,7 +46,7 @@ experiments:
 
 
 def exposure(number: int, at: int, arm: str, **about: Any) -> Event:
-    properties = {"experiment": "结账", "arm": arm, "flag": "f", "version": 1}
+    properties: dict[str, Any] = {"experiment": "结账", "arm": arm, "flag": "f", "version": 1}
     return Event(
         event_id=f"exposure:{number}", type="exposure", timestamp=at, user_id=f"u{number}",
         properties=properties, **about,
