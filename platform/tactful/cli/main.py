@@ -91,6 +91,7 @@ _MODULES = {
     **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
     "check-data": "check_data",
+    "flags": "flags.files",
 }
 _ATTRIBUTES = {"import": "import_", "check-data": "check_data"}  # other names in Python
 _COMMANDS = {
