@@ -8,33 +8,17 @@ counting it as 0 at once would bias the policy against new arms.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from operator import itemgetter
-from typing import Self
-
-import msgspec
-import numpy as np
+from typing import Generic, TypeVar
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.policies.codec import pack, unpack
 from tactful_bandits.policies.memory import Observation
 
-
-class _Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    at: float
-    arm: int
-    features: bytes
-    period: int | None
-    propensity: float
+D = TypeVar("D", bound=Observation)
 
 
-class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pending"):
-    window: float
-    pending: dict[str, _Pending]
-
-
-class PendingRewards:
+class PendingRewards(Generic[D]):
     """Decisions that wait for their reward.
 
     Each decision is returned exactly once: with its reward, or with 0 after its window. Rewards
@@ -49,19 +33,28 @@ class PendingRewards:
         if not 0 < window < float("inf"):
             raise PolicyError(f"window is {window}: it must be finite and above 0")
         self.window = float(window)
-        self._waiting: dict[str, tuple[float, Observation]] = {}  # time and decision
+        self._waiting: dict[str, tuple[float, D]] = {}  # time and decision
 
     def __len__(self) -> int:
         """Return the number of pending decisions."""
         return len(self._waiting)
 
-    def add(self, decision_id: str, decision: Observation, at: float) -> None:
+    def __contains__(self, decision_id: str) -> bool:
+        """Return whether a decision is pending."""
+        return decision_id in self._waiting
+
+    @property
+    def decisions(self) -> Collection[D]:
+        """The pending decisions, in the order of `add`."""
+        return [decision for _, decision in self._waiting.values()]
+
+    def add(self, decision_id: str, decision: D, at: float) -> None:
         """Add a decision with an id of its own; its `reward` is ignored."""
         if decision_id in self._waiting:
             raise PolicyError("a decision with this id is pending: ids must not repeat")
         self._waiting[decision_id] = float(at), decision
 
-    def settle(self, decision_id: str, reward: float, at: float) -> Observation | None:
+    def settle(self, decision_id: str, reward: float, at: float) -> D | None:
         """Match a reward to its decision, and return the decision ready to be learnt.
 
         Return None if it is unknown, was settled before, or its window was over at `at`; in the
@@ -75,39 +68,12 @@ class PendingRewards:
         del self._waiting[decision_id]
         return replace(entry[1], reward=float(reward))
 
-    def expire(self, now: float) -> list[Observation]:
+    def expire(self, now: float) -> list[D]:
         """Remove and return decisions after their window, with reward 0, oldest first."""
         over = [key for key, (at, _) in self._waiting.items() if now >= at + self.window]
-        expired = sorted((self._waiting.pop(key) for key in over), key=itemgetter(0))
+        expired = sorted((self._waiting.pop(key) for key in over), key=lambda entry: entry[0])
         return [replace(decision, reward=0.0) for _, decision in expired]
 
     def discard(self, decision_ids: Iterable[str]) -> int:
         """Remove pending decisions, for example of an erased person; return their number."""
         return sum(self._waiting.pop(key, None) is not None for key in decision_ids)
-
-    def to_bytes(self) -> bytes:
-        """Serialise all pending decisions."""
-        pending = {
-            key: _Pending(
-                at,
-                decision.arm,
-                np.asarray(decision.features, dtype="<f8").tobytes(),
-                decision.period,
-                decision.propensity,
-            )
-            for key, (at, decision) in self._waiting.items()
-        }
-        return pack(_State(self.window, pending))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Restore the decisions of `to_bytes`; raise PolicyError if it is damaged."""
-        state = unpack(data, _State)
-        rewards = cls(state.window)
-        for key, entry in state.pending.items():
-            if len(entry.features) % 8:
-                raise PolicyError("the features of a pending decision are cut off")
-            features = np.frombuffer(entry.features, dtype="<f8").astype(np.float64)
-            decision = Observation(entry.arm, features, 0.0, entry.period, entry.propensity)
-            rewards.add(key, decision, entry.at)
-        return rewards
