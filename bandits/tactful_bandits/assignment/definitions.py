@@ -62,7 +62,7 @@ class _Reader:
         entries = self._source.list((), self._source.data, "a list of experiments")
         experiments = tuple(self._experiment((i,), entry) for i, entry in enumerate(entries))
         for (i, first), (j, second) in combinations(enumerate(experiments), 2):
-            conflict = _conflict(first, second)
+            conflict = conflict_of(first, second)
             if conflict:
                 raise self._source.error((j,), f"{conflict} (the other is entry {i})")
         for i, experiment in enumerate(experiments):
@@ -124,7 +124,7 @@ class _Reader:
         return tuple(self._source.build((*place, i), Arm, entry) for i, entry in enumerate(entries))
 
 
-def _conflict(first: Experiment, second: Experiment) -> str | None:
+def conflict_of(first: Experiment, second: Experiment) -> str | None:
     """Describe the conflict of two experiments in one list, or return None."""
     if first.key == second.key:
         return f"key {second.key!r} is taken"

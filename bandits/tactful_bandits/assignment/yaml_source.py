@@ -59,6 +59,13 @@ class YamlSource:
         except DefinitionError as error:
             raise self.error(place, str(error)) from error
 
+    def check(self, place: Place, check: Callable[..., _Made], *arguments: object) -> _Made:
+        """Call a function with positional arguments; its error gets the place."""
+        try:
+            return check(*arguments)
+        except DefinitionError as error:
+            raise self.error(place, str(error)) from error
+
     def list(self, place: Place, data: object, expected: str) -> Sequence[object]:
         """Return data that must be a list."""
         if not isinstance(data, list | tuple):

@@ -26,19 +26,22 @@ class HashedAttributes:
     def derive(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes with a hashed copy of each named one.
 
-        A list becomes a list of hashes. A missing attribute stays missing, and one that the caller
-        calls ``#name`` never counts.
+        A list becomes a list of hashes, at any depth. A missing attribute stays missing, and one
+        that the caller calls ``#name`` never counts.
         """
         derived = dict(attributes)
         for name in self.names:
             value = attributes.get(name)
-            if isinstance(value, list | tuple):
-                derived[PREFIX + name] = [self.hash(part) for part in value]
-            elif value is None:
+            if value is None:
                 derived.pop(PREFIX + name, None)
             else:
-                derived[PREFIX + name] = self.hash(value)
+                derived[PREFIX + name] = self._hashed(value)
         return derived
+
+    def _hashed(self, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [self._hashed(part) for part in value]
+        return self.hash(value)
 
     def hash(self, value: object) -> str | None:
         """Return the hex SHA-256 of salt and JSON text; None stays None."""

@@ -119,12 +119,30 @@ class LogColumns:
 
     def read_log(self, log: EventLog) -> None:
         """Read one partition: earlier logins and users first, then the span."""
-        begin, end = log.begin, log.end
-        first = max(begin, log.offset_at(self._span.since - self._span.before_ms))
-        for records in read_batches(log, begin, first, size=_CHUNK):
-            self.read(records, self._early_marks)
+        end = log.end
+        first = max(log.begin, log.offset_at(self._span.since - self._span.before_ms))
+        self.read_before(log, first)
         for records in read_batches(log, first, end, size=_CHUNK):
             self.read(records)
+
+    def read_before(self, log: EventLog, position: int) -> None:
+        """Read the logins and users of one partition before an offset."""
+        for records in read_batches(log, log.begin, position, size=_CHUNK):
+            self.read(records, self._early_marks)
+
+    def forget(self, people: Collection[str]) -> None:
+        """Remove erased users and devices; their events count for nobody."""
+        for name in people:
+            if (number := self.names.pop(name, None)) is not None:
+                self.names[f"\0{number}"] = number  # the number stays taken
+            self.links.pop(name, None)
+            self.described.pop(name, None)
+        self.exposures = {
+            place: first for place, first in self.exposures.items() if place[0] not in people
+        }
+        self.links = {
+            device: None if user in people else user for device, user in self.links.items()
+        }
 
     def read(
         self, records: Iterable[tuple[int, bytes]], marks: Collection[bytes] | None = None

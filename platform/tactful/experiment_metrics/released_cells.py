@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 _STEPS = 10  # of a grid between 0 and a cap
 _SHARES = ("binary", "retention")
 _UNIT = 2.0**-64
+_BEYOND_NOISE = 3.0  # standard deviations of the noise in the number of units
 
 
 class MetricRelease(msgspec.Struct, kw_only=True, frozen=True):
@@ -162,7 +163,7 @@ def released_sample(
 ) -> Sample | None:
     """Return the outcomes of an arm over some days; None while noise outweighs the data."""
     try:
-        cells, variance = _summed(releases, arm)
+        cells, variance = _known(releases, arm)
         if metric.kind in _SHARES:
             return ReleasedProportion(float(cells[1]), float(cells[0]), variance, variance)
         grid = np.array(releases[0].grid)
@@ -185,7 +186,10 @@ def released_ratio(
     sums, noises = [], []
     units = 0.0
     for of_part in releases:
-        cells, variance = _summed(of_part, arm)
+        try:
+            cells, variance = _known(of_part, arm)
+        except StatisticsError:
+            return None
         grid = np.array(of_part[0].grid)
         powers = (grid, grid**2)
         sums.append([float((power * cells).sum()) for power in powers])
@@ -207,8 +211,8 @@ def released_ratio(
 
 def released_units(releases: Sequence[MetricRelease], arm: str) -> ReleasedProportion | None:
     """Return the units of an arm with the variance of their noise, as successes; None if few."""
-    cells, variance = _summed(releases, arm)
     try:
+        cells, variance = _known(releases, arm)
         return ReleasedProportion(float(cells.sum()), 0.0, variance * len(cells), 0.0)
     except StatisticsError:
         return None
@@ -225,6 +229,14 @@ def _summed(releases: Sequence[MetricRelease], arm: str) -> tuple[Floats, float]
     """Return the sums of the cells of some days, and the variance of the noise in each."""
     cells = np.array([release.cells[arm] for release in releases], np.float64).sum(axis=0)
     return cells, math.fsum(_variance(release.epsilon) for release in releases)
+
+
+def _known(releases: Sequence[MetricRelease], arm: str) -> tuple[Floats, float]:
+    """Return what `_summed` does; StatisticsError while noise alone may have made the units."""
+    cells, variance = _summed(releases, arm)
+    if cells.sum() < _BEYOND_NOISE * math.sqrt(variance * len(cells)):
+        raise StatisticsError("noise outweighs the units")
+    return cells, variance
 
 
 @functools.cache

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
+from tactful.config.privacy import RetentionSettings
 from tactful.experiment_metrics.columns import LogColumns
 from tactful.experiment_metrics.outcomes import UnitOutcomes
 from tactful.experiment_metrics.released_cells import (
@@ -128,6 +129,17 @@ def reaches_back(logs: Sequence[EventLog], start: int) -> bool:
     Without the first one of a unit, a later one would count it a second time.
     """
     return all(log.begin == 0 or log.offset_at(start) > log.begin for log in logs)
+
+
+def keeps_ms(retention: RetentionSettings) -> int | None:
+    """Return the time for which the log keeps every exposure, milliseconds; None for ever."""
+    days = (
+        retention.personalisation_days,
+        retention.measurement_days,
+        retention.impressions_days,
+    )
+    limits = [int(limit * DAY_MS) for limit in days if limit]
+    return min(limits) if limits else None
 
 
 class ReleasedDays:

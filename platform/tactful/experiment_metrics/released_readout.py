@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import msgspec
 
@@ -44,6 +45,8 @@ from tactful.schemas.experiments.releases import ReleaseCost
 from tactful.util.fresh_values import FreshValues
 from tactful_bandits.analysis.noisy_samples import units_behind_noise
 from tactful_bandits.analysis.samples import Sample
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.errors import DefinitionError
 from tactful_privacy.errors import BudgetError
 
 _FRESH_MS = 60_000
@@ -65,6 +68,22 @@ BOUND = (
 )
 
 _Days = Mapping[int, MetricRelease]
+
+
+def experiment_shares(path: Path) -> Callable[[str], Mapping[str, float]]:
+    """Return a function that reads the shares of an experiment of `experiments.yaml` by arm."""
+
+    def shares(key: str) -> Mapping[str, float]:
+        try:
+            experiments = {it.key: it for it in load_experiments(path)}
+        except (OSError, DefinitionError) as error:
+            raise ConfigError(str(error)) from error
+        known = experiments.get(key)
+        if known is None:
+            return {}
+        return {arm: share for arm, share in known.shares.items() if share > 0}
+
+    return shares
 
 
 class ReleasedReadOuts:

@@ -4,7 +4,7 @@ An exposure is an event of the type ``exposure``. A client may claim one; only t
 logged or proved itself are verified and count in a decision::
 
     {"event_id": "exposure:9c1f…", "type": "exposure", "user_id": "ada",
-     "properties": {"experiment": "checkout", "arm": "short", "flag": "checkout-form", "version": 7}}
+     "properties": {"experiment": "checkout", "arm": "short", "flag": "form", "version": 7}}
 """
 
 from __future__ import annotations

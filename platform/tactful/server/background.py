@@ -37,6 +37,7 @@ _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
+_BANDIT_S = 0.5
 _ROOT = "tactful"
 
 
@@ -48,12 +49,13 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
+    0.5 s      learn bandits from the log, and publish what was learnt
     5 s        continue erasures and undos of imports; move rollouts to their next stage
     10 s       keep a point of the server's own metrics
     5 s        continue erasures; move rollouts to their next stage
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
-    60 s       delete records that are older than the retention time
+    60 s       delete records that are older than the retention time; note uses of flags
     60 min     measure the quality of logged recommendations
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
@@ -115,6 +117,8 @@ class BackgroundTasks:
 
         yield self._refresh()
         yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
+        uses = platform.flags.uses.store
+        yield again(_TRIM_S, partial(run, uses), (StorageError,), "no use was noted", "flags")
         erase = platform.online_erasures.run
         yield again(_ERASE_S, partial(run, erase), cleaning, "no erasure continued", "erasure")
         undo = platform.import_undos.run
@@ -128,6 +132,9 @@ class BackgroundTasks:
             "rollouts were not evaluated",
             "rollouts",
         )
+        learn = partial(run, platform.bandits.learn)
+        learning = (TactfulError, StreamingError, ExperimentError, OSError)
+        yield again(_BANDIT_S, learn, learning, "no bandit was learnt", "bandits")
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
         if not settings.log.in_files or platform.notices.receivers:
@@ -172,6 +179,7 @@ class BackgroundTasks:
                 await asyncio.to_thread(self._refresh_metadata)
             except Exception as error:
                 logger.warning("API keys and consent were not refreshed: %s", error)
+            self._platform.flags.service.announce()
             await self._platform.visibility.read_marks()
             await self._refresh_models()
 
@@ -182,6 +190,7 @@ class BackgroundTasks:
         platform.keys.refresh()
         platform.imports.flush()
         platform.publish_rollouts()
+        platform.flags.refresh()
 
     async def _refresh_models(self) -> None:
         """Take over new models and items; the first time makes the server ready."""

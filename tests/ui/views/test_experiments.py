@@ -13,8 +13,8 @@ from tests.ui.server import FakePlatform
 from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 
-PAGES = ("experiments", "metrics", "rollouts", "tuner", "coupons")
-OTHERS = ("experiments", "metrics", "tuner", "coupons")
+PAGES = ("experiments", "metrics", "rollouts", "tuner", "bandits", "coupons")
+OTHERS = ("experiments", "metrics", "tuner", "bandits", "coupons")
 
 
 def example(path: str, method: str = "GET") -> Any:
@@ -40,6 +40,8 @@ def shop(fake: FakePlatform) -> FakePlatform:
     fake.answer("/v1/experiments/cheaper-first/hold", details)
     fake.answer("/v1/worth", example("/v1/worth"))
     fake.answer("/v1/tuner", example("/v1/tuner"))
+    fake.answer("/v1/bandits", example("/v1/bandits"))
+    fake.answer("/v1/bandits/home-banner", example("/v1/bandits/{key}"))
     fake.answer("/v1/coupons", example("/v1/coupons"))
     fake.answer("/v1/coupons/abandoned-cart", example("/v1/coupons/{name}"))
     return fake
@@ -98,11 +100,13 @@ def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) ->
     fake.sign_in_as("admin")
     fake.answer("/v1/experiments", {"experiments": [], "next_cursor": None})
     fake.answer("/v1/tuner", {"tuners": [], "next_cursor": None})
+    fake.answer("/v1/bandits", {"bandits": [], "next_cursor": None})
     fake.answer("/v1/coupons", {"campaigns": [], "webhook": None, "next_cursor": None})
     expected = {
         "experiments": "No experiment is running",
         "rollouts": "tactful experiment apply",
         "tuner": "tactful tuner train",
+        "bandits": "tactful bandit apply",
         "coupons": "tactful coupons check",
     }
     for name, text in expected.items():
@@ -133,6 +137,28 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     (move,) = (button for button in page.button if button.label == "Move")
     move.click().run()
     assert shop.posted == [("/v1/experiments/cheaper-first/hold", {"reason": "a sale begins"})]
+
+
+def test_a_bandit_shows_shares_and_regret_and_is_stopped_with_a_reason(
+    shop: FakePlatform, open_page: Open
+) -> None:
+    shop.answer("/v1/bandits/home-banner/stop", example("/v1/bandits/{key}/stop", "POST"))
+    shop.sign_in_as("analyst")
+    assert "need the scope" in sound(open_page("bandits"))
+    shop.sign_in_as("admin")
+    page = open_page("bandits")
+    text = sound(page)
+    for expected in ("in shadow", "winter, spring", "**better**", "best arm is **spring**"):
+        assert expected in text
+    assert len(descriptions(page)) == 1
+    (stop,) = (button for button in page.button if button.label == "Stop this bandit")
+    stop.click().run()
+    assert "Give a reason" in words(page)
+    page.text_input(key="reason").set_value("the season is over")
+    (stop,) = (button for button in page.button if button.label == "Stop this bandit")
+    stop.click().run()
+    expected_post = ("/v1/bandits/home-banner/stop", {"reason": "the season is over"})
+    assert shop.posted == [expected_post]
 
 
 def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Open) -> None:

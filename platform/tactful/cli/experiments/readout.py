@@ -10,8 +10,9 @@ import click
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.models.rollout_effects import read_key
+from tactful.models.rollout_effects import read_key, release_cost
 from tactful.schemas.experiments.readouts import Bounds, Effect, ReadOutMessage
+from tactful.schemas.experiments.releases import ReleaseCost
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -28,8 +29,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--source",
     type=click.Choice(["exact", "released"]),
-    help="Exact outcomes from the log, or counts that private looks released; the default is what "
+    help="Exact outcomes from the log, or numbers with noise: counts that private looks released, "
+    "or the days of an analysis with epsilon, which are charged and drawn; the default is what "
     "the rollout is judged by.",
+)
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="Only show what --source released costs; draws and charges nothing.",
 )
 @click.option("--stage", type=click.IntRange(min=0), help="Number of the stage, from 0.")
 @click.option(
@@ -46,6 +53,7 @@ def readout_command(
     settings: Settings,
     key: str,
     source: str | None,
+    cost: bool,
     stage: int | None,
     days: float,
     as_json: bool,
@@ -55,6 +63,14 @@ def readout_command(
 
     `permanent-holdout` shows what personal recommendations are worth.
     """
+    if cost:
+        costs = release_cost(settings, key)
+        if as_json:
+            cli.print_json(costs)
+            return
+        for line in cost_lines(costs):
+            click.echo(line)
+        return
     found = read_key(settings, key, source=source, stage=stage, days=days)
     _write(found, **reports)
     if as_json:
@@ -62,6 +78,22 @@ def readout_command(
         return
     for line in readout_lines(found):
         click.echo(line)
+
+
+def cost_lines(cost: ReleaseCost) -> Iterator[str]:
+    """Describe what a release costs."""
+    if cost.reason:
+        yield cost.reason
+    if cost.metrics:
+        yield f"{cost.key}: epsilon {cost.epsilon:g} for {cost.unit}"
+        yield cost.bound
+    for name, epsilon in cost.metrics.items():
+        yield (
+            f"{name}: epsilon {epsilon:g}, {cost.days[name]} days drawn, {cost.waiting[name]} to "
+            f"draw, which charge {cost.charged_days[name]} days of the ledger"
+        )
+    for name, reason in cost.refused.items():
+        yield f"{name}: {reason}"
 
 
 def _write(found: ReadOutMessage, html: Path | None, notebook: Path | None, mlflow: bool) -> None:
