@@ -33,8 +33,8 @@ def translate_re2(pattern: str) -> tuple[str, bool]:
     for token in [token for token in tokens[:2] if re.fullmatch(r"\(\?[ims]+\)", token)]:
         flags += token[2:-1]
         tokens.remove(token)
-    if "m" in flags and "^" in tokens[1:]:
-        raise Refusal(f"pattern {pattern!r} has ^ within lines; write it without (?m)")
+    if "m" in flags and ("^" in tokens[1:] or "$" in tokens[:-1]):
+        raise Refusal(f"pattern {pattern!r} has ^ or $ within; write it without (?m)")
     translated = "".join(_translated(token, flags, pattern) for token in tokens)
     require_portable_pattern(f"pattern {pattern!r}", translated)
     return translated, "i" in flags
@@ -46,7 +46,7 @@ def _translated(token: str, flags: str, pattern: str) -> str:
     if token == ".":
         return r"(?:[^\n]|\n)" if "s" in flags else r"[^\n]"
     if "m" in flags and token in "^$":
-        return r"(?:^|\n)" if token == "^" else r"(?=\n|$)"
+        return r"(?:^|\n)" if token == "^" else r"(?:\n|$)"
     if token in (r"\s", r"\S"):
         return ("[" if token == r"\s" else "[^") + _NAMED["space"] + "]"
     if token.startswith("["):
