@@ -3,6 +3,8 @@
 import time
 
 from benchmarks.experiments import asos as _experiments_asos
+from benchmarks.experiments import bandit_peers as _experiments_bandit_peers
+from benchmarks.experiments import bandit_serving as _experiments_bandit_serving
 from benchmarks.experiments import bandits as _experiments_bandits
 from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
@@ -24,6 +26,8 @@ PARTS = (
     "coverage",
     "asos",
     "bandits",
+    "bandit-peers",
+    "bandit-serving",
     "off-policy",
     "tuner",
     "pendulum",
@@ -53,6 +57,16 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         ),
         Part("asos", _experiments_asos.FIGURES, _experiments_asos.figures),
         Part("bandits", _experiments_bandits.FIGURES, lambda: _experiments_bandits.figures(quick)),
+        Part(
+            "bandit-peers",
+            _experiments_bandit_peers.FIGURES,
+            lambda: _experiments_bandit_peers.figures(quick),
+        ),
+        Part(
+            "bandit-serving",
+            _experiments_bandit_serving.FIGURES,
+            lambda: _experiments_bandit_serving.figures(quick),
+        ),
         Part(
             "off-policy",
             _experiments_off_policy.FIGURES,
