@@ -12,6 +12,7 @@ from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 from tactful_ui.views import (
     alerts,
+    bandits,
     coupons,
     data,
     demo,
@@ -66,6 +67,7 @@ def _pages() -> list[st.Page]:
         _page("experiments", _("Experiments"), "science", experiments.page),
         _page("metrics", _("Metrics"), "straighten", metrics.page),
         _page("rollouts", _("Rollouts"), "stairs", rollouts.page),
+        _page("bandits", _("Bandits"), "casino", bandits.page),
         _page("flags", _("Flags"), "toggle_on", flags.page),
         _page("tuner", _("Tuner"), "tune", tuner.page),
         _page("models", _("Models"), "model_training", models.page),

@@ -23,14 +23,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.event_log.impressions import is_served
+from tactful.event_log.impressions import DECISION, DECISION_ID, is_decision, is_served
 from tactful_streaming.contract.log_entries import Event, encode_entry, subject_key
-
-DECISION = "x.bandit"
-"""Type of the events of decisions; clients must not send it."""
-
-DECISION_ID = "bandit:"
-"""Prefix of their event ids; clients must not send such ids."""
 
 MARK = b"bandit"
 """Bytes in the record of every decision."""
@@ -112,8 +106,7 @@ def read_decision(event: Event) -> LoggedDecision | None:
     """Return the decision in an event of the server's own; None if it has none."""
     if "bandit" not in event.properties:
         return None
-    own = event.sender is None and event.event_id.startswith(DECISION_ID)
-    if not (own and event.type == DECISION) and not is_served(event):
+    if not is_decision(event) and not is_served(event):
         return None
     if subject_key(event) is None or event.recommendation_id is None:
         return None

@@ -34,6 +34,7 @@ from tactful.rerank.arm_policy import policy_parts
 from tactful_bandits.assignment.conditions import require_condition
 from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
+from tactful_streaming.definitions.model import Definitions, Feature
 
 State = Literal["shadow", "live", "off"]
 
@@ -333,6 +334,17 @@ def require_known(definition: BanditDefinition, features: Sequence[str]) -> None
                 ("features", index, "user"),
                 f"users have no number {feature.user!r}; there are {', '.join(sorted(features))}",
             )
+
+
+def numbers_of(definitions: Definitions) -> list[str]:
+    """Return the names of the features of users that are one number."""
+    return [
+        feature.name
+        for feature in definitions.of_entity("user")
+        if isinstance(feature, Feature)
+        and feature.group_by is None
+        and feature.aggregate not in ("last_n", "top_k")
+    ]
 
 
 def _check_together(bandits: Sequence[BanditDefinition]) -> None:

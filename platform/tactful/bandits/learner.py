@@ -257,6 +257,8 @@ class BanditLearner:
 
     def _read(self) -> None:
         """Read each partition once, for all bandits that are not off."""
+        if not self._learning:
+            return
         if self._logs is None:
             self._logs = self._open()
         bandits = [it for key, it in self._learning.items() if self._states[key] != "off"]
@@ -275,7 +277,8 @@ class BanditLearner:
             arrays = self._arrays_of(key, bandit)
             published.append(PublishedBandit(bandit.definition, self._states[key], arrays))
         content = encode_published(published)
-        if content == self._content:
+        nothing = not published and not self._published.exists()
+        if content == self._content or nothing:
             return False
         replace_file(self._published, content)
         self._content = content

@@ -16,6 +16,7 @@ from typing import Any
 from tactful.bandits.decisions import MARK, LoggedDecision, read_decision
 from tactful.bandits.definitions import BanditDefinition
 from tactful.event_log.batches import Record
+from tactful.event_log.impressions import decision_named
 from tactful.event_log.recipients import LOGINS, Recipients
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.policies.delayed_rewards import PendingRewards
@@ -170,7 +171,8 @@ class RewardJoin:
 
     def _add(self, event: Event, logged: LoggedDecision) -> None:
         decision_id, arm = event.recommendation_id, self._arms.get(logged.arm)
-        late = self.clock >= event.timestamp + self._reward.lasts + self._grace
+        received = max(self.clock, event.received_at or event.timestamp)
+        late = received >= event.timestamp + self._reward.lasts + self._grace
         if decision_id is None or arm is None or decision_id in self._known or late:
             return
         if len(logged.features) != self._columns or not self._allows(event):
@@ -218,8 +220,7 @@ class RewardJoin:
 
     def _rewarded(self, event: Event) -> str:
         """Return the id of the decision that an event rewards; empty for none."""
-        named = event.properties.get("decision_id")
-        if isinstance(named, str):
+        if (named := decision_named(event)) is not None:
             return named
         if event.recommendation_id is not None and (
             self._recommends or event.recommendation_id in self._known

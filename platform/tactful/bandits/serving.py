@@ -84,6 +84,11 @@ class ServedBandit:
         )
 
     @property
+    def reads_users(self) -> bool:
+        """Whether online features of the user are needed."""
+        return any(feature.user for feature in self.definition.features)
+
+    @property
     def default(self) -> int:
         """Index of the default arm."""
         return self.definition.default_index

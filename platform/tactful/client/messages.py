@@ -23,6 +23,9 @@ from tactful.schemas.data.imports import NewImport as NewImport
 from tactful.schemas.data.imports import UndoPreview as UndoPreview
 from tactful.schemas.data.live import LiveMessage as LiveMessage
 from tactful.schemas.data.quality import Quality as Quality
+from tactful.schemas.experiments.bandits import BanditDetails as BanditDetails
+from tactful.schemas.experiments.bandits import BanditInfo as BanditInfo
+from tactful.schemas.experiments.bandits import BanditOutcomes as BanditOutcomes
 from tactful.schemas.experiments.coupons import CampaignIndex as CampaignIndex
 from tactful.schemas.experiments.coupons import CampaignInfo as CampaignInfo
 from tactful.schemas.experiments.coupons import CampaignReport as CampaignReport

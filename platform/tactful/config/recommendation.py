@@ -1,4 +1,4 @@
-"""Settings of recommendations, coupons and training."""
+"""Settings of recommendations, coupons, bandits and training."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ class CouponSettings:
     """Settings of coupons."""
 
     # ``coupons.yaml``; empty: every action is sent to the shop unchanged
+    definitions: Path = Path()
+
+
+@dataclass(frozen=True)
+class BanditSettings:
+    """Settings of bandits."""
+
+    # ``bandits.yaml``, applied at the start; empty: none, and those that were applied go on
     definitions: Path = Path()
 
 

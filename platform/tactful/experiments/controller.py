@@ -165,7 +165,7 @@ class RolloutController:
             self._watched = {key: it for key, it in self._watched.items() if key in keys}
             has_model = self._has_model()
             for stored in active:
-                if not has_model:
+                if not has_model and not stored.definition.bandit:
                     self._hold(stored)
                     continue
                 if stored.archived or self._clock() - stored.looked_at < self._between(stored):

@@ -11,7 +11,8 @@
 
 `change` holds parameters as those of an arm in `experiments.yaml`. With `model: "7"` another
 version of the model ranks, on the index of the champion; with `tuner: DIRECTORY` a trained network
-sets the objective (`tactful.rerank.tuned_objective`).
+sets the objective (`tactful.rerank.tuned_objective`); with `bandit: KEY` a bandit chooses
+(`tactful.bandits.definitions`), and the others get its default arm.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     Attributes:
         key: its name, and the seed of its assignment: small letters, digits, `-` and `_`.
         change: policy parameters that replace the present ones; `model` is a version of the model,
-            `tuner` the directory of a tuner.
+            `tuner` the directory of a tuner, `bandit` the key of a bandit.
         guardrails: metrics that must not be harmed.
         stages: share of the users who get it, stage by stage, rising, in (0, 1].
         stage_hours: least length of a stage.
@@ -150,13 +151,21 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         return str(self.change.get("tuner", ""))
 
     @property
+    def bandit(self) -> str:
+        """Key of the bandit that serves; empty for none."""
+        return str(self.change.get("bandit", ""))
+
+    @property
     def touches(self) -> frozenset[str]:
         """Attributes of a policy that change."""
+        if self.bandit:
+            return frozenset({f"bandit {self.bandit}"})
         return frozenset("objective" if name == "tuner" else name for name in self.change)
 
     def parts(self) -> dict[str, Any]:
         """Return the replaced attributes of a policy; raise ConfigError for a wrong one."""
-        parameters = {k: v for k, v in self.change.items() if k not in ("model", "tuner")}
+        others = ("model", "tuner", "bandit")
+        parameters = {k: v for k, v in self.change.items() if k not in others}
         return policy_parts(parameters, where=f"rollout {self.key!r}: change")
 
     def plan(self) -> RolloutPlan:
@@ -194,6 +203,10 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ConfigError(f"{where}: change.model must be a version, written as text")
         if not isinstance(self.change.get("tuner", ""), str):
             raise ConfigError(f"{where}: change.tuner must be a directory")
+        if "bandit" in self.change and (not self.bandit or len(self.change) > 1):
+            raise ConfigError(f"{where}: change.bandit must be a key, and the only change")
+        if not isinstance(self.change.get("bandit", ""), str):
+            raise ConfigError(f"{where}: change.bandit must be the key of a bandit")
         if {"tuner", "objective"} <= self.change.keys():
             raise ConfigError(f"{where}: change.tuner sets the objective: leave objective out")
         if self.accept_low_power is not None and not self.accept_low_power.strip():

@@ -20,7 +20,13 @@ import sqlalchemy as sa
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.metadata.store import MetadataStore
-from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
+from tactful.metadata.tables import (
+    bandits,
+    model_changes,
+    rollout_changes,
+    rollout_looks,
+    rollouts,
+)
 from tactful.rerank.tuned_objective import require_better
 from tactful.schemas.experiments.rollouts import LookRecord, RolloutChange, Waiting
 from tactful_bandits.errors import LifecycleError
@@ -158,6 +164,7 @@ class RolloutStore:
                     f"rollout {definition.key!r} has begun with another plan: give the changed one "
                     "another key"
                 )
+            _require_bandit(connection, definition)
             values = _columns(definition, rollout)
             if held is None:
                 row = {"version": 1, "archived": 0, "looks": 0, "looked_at": 0, "run_id": ""}
@@ -356,6 +363,18 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
                 f"rollout {definition.key!r} cannot start: the champion is being changed: try "
                 "again in a minute"
             )
+
+
+def _require_bandit(connection: sa.Connection, definition: RolloutDefinition) -> None:
+    """Refuse a rollout of a bandit that does not exist or is off."""
+    if not definition.bandit:
+        return
+    query = sa.select(bandits.c.state).where(bandits.c.key == definition.bandit)
+    if connection.execute(query).scalar() in (None, "off"):
+        raise ConfigError(
+            f"rollout {definition.key!r}: there is no bandit {definition.bandit!r}, or it is off: "
+            "`tactful bandit apply FILE` applies it in shadow"
+        )
 
 
 def _waiting(wait: Wait) -> Waiting:

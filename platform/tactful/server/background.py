@@ -37,6 +37,7 @@ _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
+_BANDIT_S = 0.5
 _ROOT = "tactful"
 
 
@@ -48,6 +49,7 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
+    0.5 s      learn bandits from the log, and publish what was learnt
     5 s        continue erasures and undos of imports; move rollouts to their next stage
     10 s       keep a point of the server's own metrics
     5 s        continue erasures; move rollouts to their next stage
@@ -130,6 +132,9 @@ class BackgroundTasks:
             "rollouts were not evaluated",
             "rollouts",
         )
+        learn = partial(run, platform.bandits.learn)
+        learning = (TactfulError, StreamingError, ExperimentError, OSError)
+        yield again(_BANDIT_S, learn, learning, "no bandit was learnt", "bandits")
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
         if not settings.log.in_files or platform.notices.receivers:

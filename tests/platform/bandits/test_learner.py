@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from tactful.bandits.definitions import BanditDefinition
 from tactful.bandits.learner import BanditLearner
 from tactful.bandits.serving import ServedBandits
 from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
 def _learner(
@@ -264,3 +268,58 @@ def test_published_numbers_decide_in_another_process(tmp_path: Path) -> None:
     assert {it.arm for it in off} == {"a"}
     assert {it.floor for it in off} == {0.0}
     assert {it.choice for it in off} > {"b"}
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from tests.platform.bandits.shop import NOW, HOUR, banner
+from tactful.bandits.learner import BanditLearner
+from tactful_streaming.log.embedded_log import EmbeddedLog
+
+place = Path(sys.argv[1])
+log = EmbeddedLog(place / "log")
+now = [NOW]
+learner = BanditLearner(lambda: [log], place, place / "published", clock=lambda: now[0])
+learner.follow([(banner(policy="linear-thompson"), "live")])
+while True:
+    now[0] += 31_000  # so that every run writes a snapshot, too
+    learner.run()
+    print(learner._learning["banner"].positions[0], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_neither_loses_nor_doubles_a_decision(tmp_path: Path) -> None:
+    """Twelve kills of a process that learns and writes snapshots without a pause; seconds each."""
+    payloads = [
+        decided(n, "abc"[n % 3], NOW + n, f"u{n % 50}", features=[1.0])
+        if n % 2
+        else clicked(n, NOW + n, f"u{n % 50}")
+        for n in range(4_000)
+    ]
+    with EmbeddedLog(tmp_path / "log") as log:
+        log.append(payloads[:100])
+    rng = np.random.default_rng(3)
+    for part in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(int(rng.integers(2, 30))):
+                assert process.stdout.readline(), "it failed by itself"
+            process.send_signal(signal.SIGKILL)
+        with EmbeddedLog(tmp_path / "log") as log:
+            log.append(payloads[100 + part * 300 : 400 + part * 300])
+    definition = banner(policy="linear-thompson")
+    with EmbeddedLog(tmp_path / "log") as log:
+        whole = _learner(ListLog(payloads[: log.end]), tmp_path / "whole", definition)
+        learner = BanditLearner(
+            lambda: [log], tmp_path, tmp_path / "published", clock=lambda: NOW + 999 * HOUR
+        )
+        learner.follow([(definition, "live")])
+        assert 0 < learner._learning["banner"].positions[0] < log.end
+        learner.run()
+    whole._clock = lambda: NOW + 999 * HOUR
+    whole.run()
+    assert _state(learner) == _state(whole)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql
 from tactful.metadata.migrations import TABLE_OPTIONS
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 
 
 def upgrade() -> None:
