@@ -38,7 +38,7 @@ from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 _IMPRESSION = "impression"
-_LOGIN_TYPES = tuple(mark.decode() for mark in LOGINS)
+_LINKING = (*(mark.decode() for mark in LOGINS), EXPOSURE)  # first letters of types
 # Bytes in the record of the description of a user, in msgpack and in JSON
 _USER_MARKS = (b"\xa4kind\xa4user", b'"kind":"user"', b'"kind": "user"')
 
@@ -164,20 +164,25 @@ class LogColumns:
                 self._take(event)
 
     def _take(self, event: Event) -> None:
-        if event.type in self._of_type or event.type.startswith((*_LOGIN_TYPES, EXPOSURE)):
+        counted = self._of_type.get(event.type)
+        if counted is not None or event.type.startswith(_LINKING):
             self._link(event)
         if event.timestamp > self._span.now:
             return
         if event.type in (_IMPRESSION, EXPOSURE):
             self._expose(event)
-        for metric, table, sign in self._of_type.get(event.type, ()):
+        if counted is None:
+            return
+        user = self._number(event.user_id)
+        device = -1 if event.device_id is None else self._number(DEVICE_PREFIX + event.device_id)
+        identity = hash(event_key(event))
+        for metric, table, sign in counted:
             if (number := number_in(event, metric)) is not None:
-                table.users.append(self._number(event.user_id))
-                device = None if event.device_id is None else DEVICE_PREFIX + event.device_id
-                table.devices.append(self._number(device))
+                table.users.append(user)
+                table.devices.append(device)
                 table.times.append(event.timestamp)
                 table.numbers.append(sign * number)
-                table.identities.append(hash(event_key(event)))
+                table.identities.append(identity)
 
     def _number(self, name: str | None) -> int:
         return -1 if name is None else self.names.setdefault(name, len(self.names))

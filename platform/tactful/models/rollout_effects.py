@@ -9,17 +9,19 @@ from pathlib import Path
 from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
+from tactful.experiment_metrics.arms import known_arms
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.own_guardrails import with_own_guardrails
 from tactful.experiment_metrics.readout import MetricReadOuts
 from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiment_metrics.released_days import ReleasedDays, keeps_ms
-from tactful.experiment_metrics.released_readout import ReleasedReadOuts, experiment_shares
+from tactful.experiment_metrics.released_readout import ReleasedReadOuts
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import HOLDOUT
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.worth import Worth
+from tactful.flags.store import FlagStore
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.experiments.readouts import ReadOutMessage
@@ -171,7 +173,7 @@ def _released(settings: Settings, metadata: MetadataStore) -> Iterator[ReleasedR
             ReleasedDays(metadata, charge=charge),
             ExactOutcomes(logs),
             clock=now_ms,
-            arms=experiment_shares(settings.experiments),
+            arms=known_arms(settings.experiments, FlagStore(metadata, clock=now_ms)),
             keeps_ms=keeps_ms(settings.retention),
         )
 
@@ -194,5 +196,6 @@ def _read_outs(
             MetricRegistrations(metadata, clock=now_ms),
             outcomes,
             clock=now_ms,
+            arms=known_arms(settings.experiments, FlagStore(metadata, clock=now_ms)),
         )
         yield ReadOuts(store, outcomes, clock=now_ms), metrics

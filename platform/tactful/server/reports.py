@@ -9,18 +9,20 @@ from functools import partial
 from tactful.coupons.campaign_report import CampaignReports
 from tactful.coupons.decisions import CouponIssuer
 from tactful.event_log.recipients import Recipients, RecommendationIds
+from tactful.experiment_metrics.arms import known_arms
 from tactful.experiment_metrics.definitions import MetricSet, load_metrics
 from tactful.experiment_metrics.own_guardrails import check_own, own_outcomes
 from tactful.experiment_metrics.readout import MetricReadOuts
 from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiment_metrics.released_days import ReleasedDays, keeps_ms
-from tactful.experiment_metrics.released_readout import ReleasedReadOuts, experiment_shares
+from tactful.experiment_metrics.released_readout import ReleasedReadOuts
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.controller import RolloutController
 from tactful.experiments.planning import Planner
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.tuner_report import TunerReports
 from tactful.experiments.worth import Worth
+from tactful.flags.store import FlagStore
 from tactful.server.measurement import MeasuredEvents
 from tactful.server.resources import Resources
 from tactful.server.rollouts import control_rollouts
@@ -62,11 +64,13 @@ def make_reports(
     def definitions() -> MetricSet:
         return load_metrics(settings.experiment_metrics)
 
+    arms = known_arms(settings.experiments, FlagStore(installation.metadata, clock=clock))
     metrics = MetricReadOuts(
         definitions,
         MetricRegistrations(installation.metadata, clock=clock),
         outcomes,
         clock=clock,
+        arms=arms,
     )
     metrics.register(by="tactful serve")
     campaigns: CampaignReports | None = None
@@ -96,7 +100,7 @@ def make_reports(
             ReleasedDays(installation.metadata, charge=charge),
             outcomes,
             clock=clock,
-            arms=experiment_shares(settings.experiments),
+            arms=arms,
             keeps_ms=keeps_ms(settings.retention),
         ),
         worth=Worth(

@@ -75,7 +75,7 @@ class FakeLog:
         self.begin, self.end = 0, len(entries)
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        return [*enumerate(self._payloads)][offset : offset + limit]
+        return [*enumerate(self._payloads[offset : offset + limit], offset)]
 
     def append(self, payloads: object) -> int:
         raise NotImplementedError

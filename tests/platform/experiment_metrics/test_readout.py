@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, FakeLog
 from tests.platform.shop import write_log
-from tests.platform.support import Live, build, small_settings
+from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.cli.main import main
 from tactful.config.recommendation import RecommendSettings
@@ -46,7 +46,7 @@ experiments:
 
 
 def exposure(number: int, at: int, arm: str, **about: Any) -> Event:
-    properties = {"experiment": "结账", "arm": arm, "flag": "f", "version": 1}
+    properties: dict[str, Any] = {"experiment": "结账", "arm": arm, "flag": "f", "version": 1}
     return Event(
         event_id=f"exposure:{number}", type="exposure", timestamp=at, user_id=f"u{number}",
         properties=properties, **about,
@@ -226,3 +226,40 @@ def test_a_server_registers_and_serves_metrics(tmp_path: Path) -> None:
         assert (broken.status_code, broken.json()["code"]) == (422, "invalid")
     with pytest.raises(ConfigError, match=r"metrics\.yaml:1"):
         Platform.open(settings, build)
+
+
+FLAGS = """
+flags:
+  checkout:
+    kind: text
+    variants: {long: three pages, short: one page}
+    default: long
+    rules:
+      - experiment: {key: checkout-2027, arms: [long, short]}
+"""
+
+
+def test_an_experiment_of_a_flag_is_read_out_without_its_arms(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.yaml"
+    file.write_text(
+        "metrics:\n  - {name: taps, kind: count, event: x.tap, window: 1s}\n"
+        "experiments:\n  - {experiment: checkout-2027, goals: [taps]}\n"
+    )
+    settings = replace(small_settings(tmp_path), recommend=RecommendSettings(metrics=file))
+    with Live(Platform.open(settings, build)) as live:
+        applied = {"name": "flags.yaml", "reason": "a test", "definitions": FLAGS}
+        assert live.http.post("/v1/flags", json=applied).status_code == 200
+        arms: dict[str, int] = {}
+        for number in range(30):
+            body = {"user_id": f"u{number}", "flags": ["checkout"]}
+            answer = live.http.post("/v1/assign", json=body).json()
+            arm = answer["flags"]["checkout"]["arm"]
+            arms[arm] = arms.get(arm, 0) + 1
+
+        def people() -> dict[str, int]:
+            live.platform.metric_read_outs._fresh._values.clear()
+            found = live.http.get("/v1/experiments/checkout-2027/readout").json()
+            assert found["sample_ratio"]["expected"] == {"long": 0.5, "short": 0.5}
+            return dict(found["sample_ratio"]["people"])
+
+        wait_until(lambda: people() == arms)
