@@ -112,7 +112,7 @@ def _value(requirement: object, actual: object, groups: Groups, *, ignore_case: 
     if isinstance(requirement, bool):
         return actual is not None and is_true(actual) == requirement
     if isinstance(requirement, int | float):
-        return _as_number(actual) == requirement
+        return _as_number(actual) == as_double(requirement)
     if requirement is None:
         return actual is None
     if isinstance(requirement, Mapping) and _is_operators(requirement):
@@ -193,7 +193,7 @@ def _versions(actual: object, operand: object, holds: Callable[[int], bool]) -> 
 
 def _version(value: object) -> str:
     """Convert a version to a text that sorts like versions: ``1.10`` after ``1.9``."""
-    parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", as_text(value) if value else "0"))
+    parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", as_text(value) if is_true(value) else "0"))
     if len(parts) == 3:
         parts.append("~")  # after any text: a release follows its pre-releases
     return "-".join(part.rjust(5) if part.isascii() and part.isdigit() else part for part in parts)

@@ -24,7 +24,8 @@ def as_text(value: object) -> str:
 def as_json(value: object) -> str:
     """Return the JSON text of a value, without spaces and with characters as they are.
 
-    A lone surrogate is escaped, so the text can always be encoded as UTF-8.
+    Keys are ordered by their UTF-16 code units, so that equal mappings have one text. A lone
+    surrogate is escaped, so the text can always be encoded as UTF-8.
     """
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
@@ -36,8 +37,8 @@ def as_json(value: object) -> str:
     if isinstance(value, int | float):
         return number_text(value)
     if isinstance(value, Mapping):
-        parts = (f"{as_json(str(key))}:{as_json(part)}" for key, part in value.items())
-        return "{" + ",".join(parts) + "}"
+        named = sorted(((str(key), part) for key, part in value.items()), key=_utf16)
+        return "{" + ",".join(f"{as_json(key)}:{as_json(part)}" for key, part in named) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(as_json, value)) + "]"
     return as_json(str(value))
@@ -91,3 +92,7 @@ def compare_texts(left: str, right: str) -> int:
     first = left.encode("utf-16-be", "surrogatepass")
     second = right.encode("utf-16-be", "surrogatepass")
     return (first > second) - (first < second)
+
+
+def _utf16(entry: tuple[str, object]) -> bytes:
+    return entry[0].encode("utf-16-be", "surrogatepass")

@@ -7,7 +7,14 @@ version 1 correlates experiments.
 
 from typing import Any
 
-from tactful_bandits.flags.definitions import Flag, FlagExperiment, FlagHoldout, FlagRule, FlagSet
+from tactful_bandits.flags.definitions import (
+    Flag,
+    FlagExperiment,
+    FlagHoldout,
+    FlagPrerequisite,
+    FlagRule,
+    FlagSet,
+)
 from tactful_bandits.flags.draws import DEFAULT_ATTRIBUTE
 
 _HASH_VERSION = 2
@@ -46,7 +53,7 @@ def _feature(flag: Flag) -> dict[str, Any]:
     default = flag.variants[flag.default]
     if not flag.enabled:
         return {"defaultValue": default, "off": True}
-    parents = [{"id": need.flag, "condition": dict(need.condition)} for need in flag.prerequisites]
+    parents = [*map(_parent, flag.prerequisites)]
     if flag.holdout is not None:
         # A person of the holdout gets the default, even behind a prerequisite.
         parents.insert(0, {"id": _HOLDOUT + flag.holdout, "condition": {"value": False}})
@@ -57,14 +64,19 @@ def _feature(flag: Flag) -> dict[str, Any]:
         compiled: dict[str, Any] = {"id": f"rule-{number}"}
         if rule.condition:
             compiled["condition"] = dict(rule.condition)
-        if parents:
-            compiled["parentConditions"] = parents
+        needed = [*parents, *map(_parent, rule.prerequisites)]
+        if needed:
+            compiled["parentConditions"] = needed
         compiled.update(_outcome(flag, rule))
         rules.append(compiled)
     feature: dict[str, Any] = {"defaultValue": default}
     if rules:
         feature["rules"] = rules
     return feature
+
+
+def _parent(need: FlagPrerequisite) -> dict[str, Any]:
+    return {"id": need.flag, "condition": dict(need.condition)}
 
 
 def _outcome(flag: Flag, rule: FlagRule) -> dict[str, Any]:

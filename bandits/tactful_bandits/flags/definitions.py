@@ -68,6 +68,14 @@ class FlagExperiment:
 
 
 @dataclass(frozen=True, slots=True)
+class FlagPrerequisite:
+    """Condition on the value of another flag: an attribute called `value`."""
+
+    flag: str
+    condition: Condition = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class FlagRule:
     """Rule of a flag: units that fulfil the condition get a variant, or enter an experiment.
 
@@ -78,6 +86,7 @@ class FlagRule:
         unit: Attribute that identifies the unit for the share.
         seed: Seed of the share; None stands for the flag's key.
         experiment: The experiment, or None.
+        prerequisites: Conditions on other flags; if one fails, the next rule is tried.
     """
 
     condition: Condition = field(default_factory=dict, hash=False)
@@ -86,6 +95,7 @@ class FlagRule:
     unit: str = DEFAULT_ATTRIBUTE
     seed: str | None = None
     experiment: FlagExperiment | None = None
+    prerequisites: tuple[FlagPrerequisite, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the rule either serves a variant or runs an experiment."""
@@ -95,14 +105,6 @@ class FlagRule:
         require_attribute("unit", self.unit)
         if self.seed is not None:
             require_name("seed", self.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class FlagPrerequisite:
-    """Condition on the value of another flag: an attribute called `value`."""
-
-    flag: str
-    condition: Condition = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,15 @@ class FlagSet:
     holdouts: Mapping[str, FlagHoldout] = field(default_factory=dict)
     public_attributes: frozenset[str] = frozenset()
     features: Features = field(default_factory=lambda: Features({}), compare=False, repr=False)
+
+    @property
+    def needs(self) -> dict[str, list[str]]:
+        """Keys of the flags that each flag needs."""
+        return {
+            key: [need.flag for need in flag.prerequisites]
+            + [need.flag for rule in flag.rules for need in rule.prerequisites]
+            for key, flag in self.flags.items()
+        }
 
     @property
     def experiments(self) -> dict[str, FlagExperiment]:

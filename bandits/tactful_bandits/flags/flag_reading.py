@@ -30,7 +30,7 @@ _FLAG = (
     "description",
     "expires",
 )
-_RULE = ("when", "serve", "share", "unit", "seed", "experiment", "description")
+_RULE = ("when", "serve", "share", "unit", "seed", "experiment", "prerequisites", "description")
 _DESIGN = ("coverage", "seed", "namespace", "status")
 _STICKY = ("unit", "fallback_unit", "sticky", "version", "oldest_version")
 
@@ -67,11 +67,11 @@ class FlagReader:
             known = ", ".join(self._holdouts) or "none"
             problem = f"there is no holdout {holdout!r}; holdouts are: {known}"
             raise self._source.error((*place, "holdout"), problem)
-        for name, read in (("prerequisites", self._prerequisite), ("rules", self._rule)):
-            entries = self._source.list((*place, name), fields.get(name) or (), f"a list of {name}")
-            fields[name] = tuple(
-                read((*place, name, i), key, entry) for i, entry in enumerate(entries)
-            )
+        fields["prerequisites"] = self._prerequisites(place, fields)
+        rules = self._source.list((*place, "rules"), fields.get("rules") or (), "a list of rules")
+        fields["rules"] = tuple(
+            self._rule((*place, "rules", i), key, entry) for i, entry in enumerate(rules)
+        )
         return self._source.build(place, Flag, {"key": key, **fields})
 
     def _variant(self, place: Place, key: str, data: object) -> str:
@@ -100,7 +100,15 @@ class FlagReader:
     def _condition(self, place: Place, data: object) -> Mapping[str, Any]:
         return self._source.check(place, read_condition, "when", data, self._groups)
 
-    def _prerequisite(self, place: Place, key: str, data: object) -> FlagPrerequisite:
+    def _prerequisites(
+        self, place: Place, fields: Mapping[str, object]
+    ) -> tuple[FlagPrerequisite, ...]:
+        where = (*place, "prerequisites")
+        data = fields.get("prerequisites") or ()
+        entries = self._source.list(where, data, "a list of prerequisites")
+        return tuple(self._prerequisite((*where, i), entry) for i, entry in enumerate(entries))
+
+    def _prerequisite(self, place: Place, data: object) -> FlagPrerequisite:
         fields = self._source.mapping(place, data, ("flag",), ("variants", "when"))
         needed = fields["flag"]
         if not isinstance(needed, str) or needed not in self._variants:
@@ -136,6 +144,7 @@ class FlagReader:
             fields["experiment"] = self._experiment(
                 (*place, "experiment"), key, fields["experiment"], condition
             )
+        fields["prerequisites"] = self._prerequisites(place, fields)
         return self._source.build(place, FlagRule, {"condition": condition, **fields})
 
     def _experiment(

@@ -90,9 +90,9 @@ class _Reader:
         variants = self._each(entries, self._variants)
         reader = FlagReader(self._source, groups, holdouts, variants)
         flags = self._each(entries, lambda key, entry: reader.flag(("flags", key), key, entry))
-        self._check_cycles(flags)
-        self._check_experiments(flags)
         flag_set = FlagSet(flags, groups, holdouts, public)
+        self._check_cycles(flag_set)
+        self._check_experiments(flags)
         features = Features.from_payload(compile_features(flag_set))
         return dataclasses.replace(flag_set, features=features)
 
@@ -153,12 +153,11 @@ class _Reader:
             raise self._source.error((*place, "variants"), "name at least one variant")
         return variants
 
-    def _check_cycles(self, flags: Mapping[str, Flag]) -> None:
-        graph = {key: [need.flag for need in flag.prerequisites] for key, flag in flags.items()}
+    def _check_cycles(self, flags: FlagSet) -> None:
         try:
-            TopologicalSorter(graph).prepare()
+            TopologicalSorter(flags.needs).prepare()
         except CycleError as error:
-            key = next(key for key in flags if key in error.args[1])
+            key = next(key for key in flags.flags if key in error.args[1])
             circle = " -> ".join(reversed(error.args[1]))
             problem = f"flag {key!r} needs itself ({circle}); remove one prerequisite"
             raise self._source.error(("flags", key, "prerequisites"), problem) from error

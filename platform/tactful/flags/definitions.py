@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tactful_bandits.flags.definitions import Flag
 
 from tactful.errors import ConfigError
 from tactful.flags.differences import experiment_rules, phase_of
 from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags import FlagSet, compile_features, load_flags, public_payload
+from tactful_bandits.flags.definitions import Flag
 
 _LONGEST = 128  # characters of a key: columns of the database are not longer
 _TAKEN = frozenset({"payload", "signing-key", "stream", "token"})  # paths of the API

@@ -12,8 +12,8 @@ export type EventType =
   | "purchase"
   | "leave"
   | "impression"
-  | "exposure"
   | "rating"
+  | "exposure"
   | `x.${string}`;
 
 export type Scalar = string | number | boolean | null;
