@@ -1,6 +1,6 @@
 """Feature flags and experiments as data: definition, payload and evaluation.
 
-It imports `tactful_bandits.assignment`. Begin with `load_flags` and `evaluate`.
+It imports `tactful_bandits.assignment`. Begin with `evaluation`.
 """
 
 from tactful_bandits.flags.compiling import compile_features

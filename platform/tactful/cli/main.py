@@ -94,6 +94,7 @@ _MODULES = {
     "metrics": "experiments.metrics",
     "worker": "serve",
     "check-data": "check_data",
+    "flags": "flags.files",
 }
 _ATTRIBUTES = {"import": "import_", "check-data": "check_data"}  # other names in Python
 _COMMANDS = {

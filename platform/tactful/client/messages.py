@@ -43,6 +43,7 @@ from tactful.schemas.experiments.readouts import GuardrailPoint as GuardrailPoin
 from tactful.schemas.experiments.readouts import ReadOutMessage as ReadOutMessage
 from tactful.schemas.experiments.readouts import SegmentEffects as SegmentEffects
 from tactful.schemas.experiments.readouts import Source as Source
+from tactful.schemas.experiments.releases import ReleaseCost as ReleaseCost
 from tactful.schemas.experiments.rollouts import RolloutDetails as RolloutDetails
 from tactful.schemas.experiments.rollouts import RolloutForecast as RolloutForecast
 from tactful.schemas.experiments.rollouts import RolloutInfo as RolloutInfo

@@ -72,8 +72,8 @@ def test_evaluate_says_which_rule_and_draw_decided(file: Path) -> None:
     ("arguments", "message"),
     [
         (["--key", "gone"], "there is no flag 'gone'; flags are: 购物车, secret"),
-        (["--attributes", "{"], "--attributes: not valid JSON"),
-        (["--attributes", "[1]"], "--attributes: expected a JSON object"),
+        (["--attributes", "{"], "--attributes: expected JSON"),
+        (["--attributes", "[1]"], "--attributes: expected JSON"),
     ],
 )
 def test_wrong_questions_are_refused(file: Path, arguments: list[str], message: str) -> None:

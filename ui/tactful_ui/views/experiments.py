@@ -10,7 +10,7 @@ import yaml
 
 from tactful.client.messages import ReadOutMessage, RolloutForecast
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, readouts, shell, tables
+from tactful_ui.components import formats, readouts, releases, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 
@@ -34,6 +34,7 @@ def page() -> None:
         _measured(str(about.get("key", "")))
         _wizard()
     else:
+        releases.draw(shell.ask(routes.metrics()).experiments)
         st.info(
             _(
                 "Planning a rollout and exact numbers need the scope `admin`. Rollouts with "

@@ -1,7 +1,7 @@
 // Conditions on attributes, in the form that GrowthBook publishes: `{"country": {"$in": ["DE"]}}`.
 // The Python evaluator (`tactful_bandits.flags`) decides the same for every condition.
 
-import { hasOwn, isObject, type Json, type JsonObject, toText } from "./json.js";
+import { hasOwn, isObject, type Json, type JsonObject, toJson, toText } from "./json.js";
 import { compareTyped, inNetworks, parseNumber } from "./typed.js";
 
 /** Lists of values by name, for `$inGroup` and `$notInGroup`. */
@@ -48,7 +48,7 @@ function matches(value: Json, operand: Json, groups: SavedGroups, insensitive = 
   }
   if (typeof operand === "number") return toNumber(value) === operand;
   if (typeof operand === "boolean") return value !== null && Boolean(value) === operand;
-  return JSON.stringify(value) === JSON.stringify(operand);
+  return toJson(value) === toJson(operand);
 }
 
 function isOperators(operand: Json): operand is JsonObject {
@@ -180,5 +180,5 @@ function fold(value: Json): Json {
 function same(left: Json, right: Json): boolean {
   if (left === right) return true;
   const nested = typeof left === "object" && typeof right === "object";
-  return nested && JSON.stringify(left) === JSON.stringify(right);
+  return nested && toJson(left) === toJson(right);
 }

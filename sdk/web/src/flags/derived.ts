@@ -2,7 +2,7 @@
 
 import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
-import { hasOwn, type Json, type JsonObject } from "./json.js";
+import { hasOwn, type Json, type JsonObject, toJson } from "./json.js";
 import type { Hashed } from "./model.js";
 
 /**
@@ -26,5 +26,5 @@ export function withDerived(attributes: JsonObject, hashed: Hashed | undefined):
 function digest(salt: string, value: Json): Json {
   if (value === null) return null;
   if (Array.isArray(value)) return value.map((element) => digest(salt, element));
-  return bytesToHex(sha256(new TextEncoder().encode(salt + JSON.stringify(value))));
+  return bytesToHex(sha256(new TextEncoder().encode(salt + toJson(value))));
 }

@@ -18,5 +18,13 @@ export function hasOwn(object: object, name: string): boolean {
 
 /** Return a text itself, and the JSON text of another value. */
 export function toText(value: Json): string {
-  return typeof value === "string" ? value : JSON.stringify(value);
+  return typeof value === "string" ? value : toJson(value);
+}
+
+/** Return JSON text with the names of objects in order, so that equal objects have one text. */
+export function toJson(value: Json): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(toJson).join(",")}]`;
+  const names = Object.keys(value).sort();
+  return `{${names.map((name) => `${JSON.stringify(name)}:${toJson(value[name] ?? null)}`).join(",")}}`;
 }

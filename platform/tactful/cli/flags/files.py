@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tactful.cli.exit_codes import ExitCode
 from tactful.errors import ConfigError
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
+from tactful_bandits.assignment import texts
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags import (
     Conversion,
@@ -28,6 +28,7 @@ from tactful_bandits.flags import (
     read_unleash,
     remote_reasons,
 )
+from tactful_privacy.decoding import DECODE_ERRORS
 
 _READERS = {"growthbook": read_growthbook, "unleash": read_unleash}
 # Commands that need a server, in modules of their own.
@@ -139,7 +140,7 @@ def evaluate(
         cli.print_json([msgspec.to_builtins(result) for result in results.values()])
         return
     for key, result in results.items():
-        value = json.dumps(result.value, ensure_ascii=False)
+        value = texts.as_json(result.value)
         click.echo(f"{key}  {value}  {_reason(result)}")
 
 
@@ -193,19 +194,16 @@ def _features(file: Path, *, public: bool) -> Features:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return msgspec.json.decode(file.read_bytes())
+    except DECODE_ERRORS as error:
         raise ConfigError(f"{file}: not valid JSON: {error}") from error
 
 
 def _object(option: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{option}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f'{option}: expected a JSON object such as {{"id": "u-7"}}')
-    return value
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except DECODE_ERRORS as error:
+        raise ConfigError(f'{option}: expected JSON such as {{"id": "u-7"}}: {error}') from error
 
 
 def _reason(result: Evaluation) -> str:
