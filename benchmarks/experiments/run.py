@@ -9,6 +9,7 @@ from benchmarks.experiments import bandits as _experiments_bandits
 from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
 from benchmarks.experiments import default_plan as _experiments_default_plan
+from benchmarks.experiments import flags as _experiments_flags
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
 from benchmarks.experiments import revenue as _experiments_revenue
@@ -36,7 +37,11 @@ PARTS = (
 def run(quick: bool, only: str | None = None) -> list[Figure]:
     """Measure part by part."""
     parts = [
-        Part("assignment", [("assignments_per_s", "1/s")], lambda: _assignment(quick)),
+        Part(
+            "assignment",
+            [("assignments_per_s", "1/s"), *_experiments_flags.FIGURES],
+            lambda: [*_assignment(quick), *_experiments_flags.figures(quick)],
+        ),
         Part("oracle", [("oracle_mismatches", "1")], _experiments_oracle.figures),
         Part("canary", _experiments_canary.FIGURES, lambda: _experiments_canary.figures(quick)),
         Part("revenue", _experiments_revenue.FIGURES, lambda: _experiments_revenue.figures(quick)),

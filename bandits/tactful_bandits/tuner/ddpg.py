@@ -7,7 +7,8 @@ a target, delayed actors and smoothed targets are those of TD3 (Fujimoto, van Ho
 
 - the actor's loss is divided by the mean absolute value of the critic (Fujimoto, Gu, NeurIPS 2021,
   arXiv 2106.06860), and the inputs of its tanh are penalised;
-- states and rewards are normalised by frozen statistics of the first, random steps;
+- states and rewards are normalised, by frozen statistics of the first, random steps or by running
+  ones;
 - bootstrapping stops where an episode terminated, not where it was truncated;
 - the last layer of the actor starts at 0, so an untrained actor gives action 0: the champion;
 - weight decay regularises the critics, which would overfit noisy rewards (Loshchilov, Hutter, ICLR
@@ -33,68 +34,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
+from tactful_bandits.tuner.box_spaces import BoxSpaces
+from tactful_bandits.tuner.ddpg_settings import GENERAL_SETTINGS, DdpgSettings
 from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
 from tactful_bandits.tuner.replay_buffer import Batch, Replay
+from tactful_bandits.tuner.running_statistics import RunningStatistics
 from tactful_privacy.durable_files import replacing
 
 try:
+    import gymnasium
     import torch
     from torch import Tensor, nn
 except ModuleNotFoundError as error:
-    raise MissingExtraError("DDPG needs torch: pip install 'tactful[tuner]'") from error
+    raise MissingExtraError(
+        "DDPG needs torch and gymnasium: pip install 'tactful[tuner]'"
+    ) from error
 
-_FORMAT = 3
+_FORMAT = 4
+_BURST_EXPONENT = 1.5  # of the zeta distribution of the lengths of bursts
+_LONGEST_BURST = 50  # steps
 _WIDEST = 5.0  # same limit as in `NetworkPolicy`
 
 
 Effect = Callable[[Tensor], Tensor]
 """Map from actions between -1 and 1, ``[batch, actions]``, to their effect, of the same shape;
 differentiable, because the actor is trained through it."""
-
-
-@dataclass(frozen=True)
-class DdpgSettings:
-    """Hyperparameters of an agent."""
-
-    hidden: tuple[int, ...] = (64, 64)  # width of each hidden layer
-    discount: float = 0.98  # weight of the next step's value, from 0 to below 1
-    learning_rate: float = 1e-3  # learning rate of Adam, for actor and critics
-    batch: int = 128  # transitions per update
-    target_rate: float = 0.005  # rate of the exponential average in the target networks
-    warm_up: int = 1000  # random steps at the start, after which normalisation is frozen
-    warm_up_reach: float = 1.0  # random actions are uniform between minus and plus this value
-    # Standard deviation of exploration, added to the action before it is clipped
-    noise: float = 0.1
-    # Number of critics with different initial weights; targets use their minimum, the actor their
-    # mean
-    critics: int = 1
-    actor_delay: int = 1  # critic updates per actor update
-    smoothing: float = 0.0  # standard deviation of the noise on target actions, clipped at 0.5
-    normalise_actor_loss: bool = True  # divide it by the mean absolute value of the critic
-    saturation_penalty: float = 1e-2  # weight of the squared inputs of the actor's tanh
-    # Subtract the mean of the first rewards as well. Only valid if episodes never terminate:
-    # otherwise it changes the value of termination.
-    centre_rewards: bool = False
-    # Decay of the critics' weights, decoupled from the gradient, per unit of the learning rate
-    weight_decay: float = 0.0
-    # Rate of the averaged actor that acts and is exported; 1: the actor itself
-    average_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Validate the values."""
-        counts = (*self.hidden, self.batch, self.critics, self.actor_delay, self.warm_up)
-        if not self.hidden or min(counts) < 1:
-            raise PolicyError("layers, batch, critics, actor_delay and warm_up must be at least 1")
-        if not (0 <= self.discount < 1 and 0 < self.target_rate <= 1 and self.learning_rate > 0):
-            raise PolicyError("discount is in [0, 1), target_rate in (0, 1], learning_rate above 0")
-        if min(self.noise, self.smoothing, self.saturation_penalty, self.weight_decay) < 0:
-            raise PolicyError(
-                "noise, smoothing, saturation_penalty and weight_decay must be at least 0"
-            )
-        if not 0 < self.average_rate <= 1:
-            raise PolicyError("average_rate must lie above 0 and at most at 1")
-        if not 0 < self.warm_up_reach <= 1:
-            raise PolicyError("warm_up_reach must lie above 0 and at most at 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +105,9 @@ class DdpgAgent:
         self._target_actor = copy.deepcopy(self._actor)
         self._target_critics = copy.deepcopy(self._critics)
         self._average = copy.deepcopy(self._actor)
-        self._actor_steps = torch.optim.Adam(self._actor.parameters(), s.learning_rate)
+        self._actor_steps = torch.optim.Adam(self._actor.parameters(), s.learning_rate, fused=True)
         self._critic_steps = torch.optim.AdamW(
-            self._critics.parameters(), s.learning_rate, weight_decay=s.weight_decay
+            self._critics.parameters(), s.learning_rate, weight_decay=s.weight_decay, fused=True
         )
         self.updates = 0
         self._statistics = {
@@ -153,6 +117,77 @@ class DdpgAgent:
             "highest": np.full(states, np.inf, dtype=np.float32),
             "reward": np.array([0.0, 1.0], dtype=np.float32),
         }
+        self._running = RunningStatistics(states)
+        self._last_noise, self._held, self._held_steps = np.zeros(actions), np.zeros(actions), 0
+
+    @classmethod
+    def for_environment(
+        cls,
+        env: gymnasium.Env[Any, Any],
+        *,
+        settings: DdpgSettings = GENERAL_SETTINGS,
+        seed: int = 0,
+        capacity: int = 100_000,
+        replay_path: Path | None = None,
+    ) -> DdpgAgent:
+        """Create an agent for an environment; raise PolicyError if a space is not a finite Box."""
+        spaces = BoxSpaces.of(env)
+        return cls(
+            spaces.states,
+            spaces.actions,
+            settings=settings,
+            seed=seed,
+            capacity=capacity,
+            replay_path=replay_path,
+        )
+
+    def learn(
+        self,
+        env: gymnasium.Env[Any, Any],
+        steps: int,
+        *,
+        seed: int,
+        save_to: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Act in an environment and learn until the agent has seen so many steps in all.
+
+        With `save_to` the agent is saved at ends of episodes, 20 times or so; one that was loaded
+        from there continues as if it had not been stopped, if the environment depends on the
+        seed of its reset alone. `progress` receives the steps that are done, and all.
+
+        Raises:
+            PolicyError: if a space is not a finite Box or of another size than the agent's, or an
+                observation or reward is not finite.
+        """
+        spaces = BoxSpaces.of(env)
+        if (spaces.states, spaces.actions) != self._sizes:
+            raise PolicyError(
+                f"the environment has {spaces.states} observations and {spaces.actions} actions, "
+                f"the agent {self._sizes[0]} and {self._sizes[1]}"
+            )
+        saved = self.replay.added
+        while (start := self.replay.added) < steps:
+            # The seed depends on the step alone, so that a continued run meets the same episodes.
+            episode = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+            state, over = spaces.state(env.reset(seed=episode)[0]), False
+            while not over and self.replay.added < steps:
+                proposal = self.explore(state)
+                observed, reward, terminated, truncated, _ = env.step(
+                    spaces.action(proposal.action)
+                )
+                following = spaces.state(observed)
+                self.observe(
+                    state, proposal.action, float(reward), following, terminated=bool(terminated)
+                )
+                state, over = following, bool(terminated or truncated)
+                if progress is not None:
+                    progress(self.replay.added, steps)
+            self.end_episode()
+            done = self.replay.added
+            if save_to is not None and (done - saved >= steps // 20 or done >= steps):
+                self.save(save_to)
+                saved = done
 
     @property
     def warming_up(self) -> bool:
@@ -167,15 +202,36 @@ class DdpgAgent:
 
     def explore(self, state: ArrayLike) -> Proposal:
         """Draw an action with noise; a uniform one during the warm-up."""
-        size = self._sizes[1]
-        if self.warming_up:
-            reach = self.settings.warm_up_reach
-            drawn = self._rng.uniform(-reach, reach, size)
-            return Proposal(drawn, drawn, -size * math.log(2 * reach))
-        mean, noise = self.act(state), self.settings.noise
-        drawn = mean + noise * self._rng.standard_normal(size)
-        density = gaussian_log_density(drawn, mean, noise) if noise else math.nan
+        size, s = self._sizes[1], self.settings
+        if self._held_steps or self.warming_up or (s.bursts and self._rng.random() < s.bursts):
+            return self._random_action()
+        # Autoregressive noise with the standard deviation `noise`; its density is that given the
+        # noise of the step before.
+        mean = self.act(state)
+        expected = mean + s.noise_correlation * self._last_noise
+        fresh = s.noise * math.sqrt(1 - s.noise_correlation**2)
+        drawn = expected + fresh * self._rng.standard_normal(size)
+        self._last_noise = drawn - mean
+        density = gaussian_log_density(drawn, expected, fresh) if fresh else math.nan
         return Proposal(np.clip(drawn, -1, 1), drawn, density)
+
+    def _random_action(self) -> Proposal:
+        """Return a uniform action: a new one, or the one that is held."""
+        size, s = self._sizes[1], self.settings
+        if self._held_steps:
+            self._held_steps -= 1
+            return Proposal(self._held, self._held, math.nan)
+        drawn = self._rng.uniform(-s.warm_up_reach, s.warm_up_reach, size)
+        if not s.bursts:
+            return Proposal(drawn, drawn, -size * math.log(2 * s.warm_up_reach))
+        self._held = drawn
+        self._held_steps = min(int(self._rng.zipf(_BURST_EXPONENT)), _LONGEST_BURST) - 1
+        return Proposal(drawn, drawn, math.nan)
+
+    def end_episode(self) -> None:
+        """Begin an episode: noise and returns do not continue from the last one."""
+        self._last_noise, self._held_steps = np.zeros(self._sizes[1]), 0
+        self._running.end_episode()
 
     def observe(
         self,
@@ -194,15 +250,18 @@ class DdpgAgent:
         if not all(np.isfinite(np.asarray(value)).all() for value in values):
             raise PolicyError("a transition must be finite; some value is NaN or infinite")
         self.replay.add(state, action, reward, next_state, terminated)
-        if self.replay.added == self.settings.warm_up:
+        if self.settings.running_statistics:
+            self._follow(np.asarray(state, np.float32), reward)
+        elif self.replay.added == self.settings.warm_up:
             self._freeze()
         if not self.warming_up:
             self._update()
 
-    def export(self) -> NetworkPolicy:
+    def export(self, *, everywhere: bool = False) -> NetworkPolicy:
         """Export the averaged actor for serving.
 
-        It covers the range of all states in the replay, extended by a tenth on each side.
+        It covers the range of all states in the replay, extended by a tenth on each side, or
+        `everywhere` all states: in an environment without a champion, action 0 is no safe one.
         """
         layers = [
             (part.weight.detach().numpy().T.copy(), part.bias.detach().numpy().copy())
@@ -210,7 +269,7 @@ class DdpgAgent:
             if isinstance(part, nn.Linear)
         ]
         s = self._statistics
-        if not len(self.replay):
+        if everywhere or not len(self.replay):
             return NetworkPolicy(layers, s["mean"], s["deviation"], s["lowest"], s["highest"])
         states = self.replay.all().states
         low, high = states.min(axis=0), states.max(axis=0)
@@ -231,6 +290,9 @@ class DdpgAgent:
             "added": self.replay.added,
             "latest": torch.from_numpy(self.replay.latest),
             "updates": self.updates,
+            "running": torch.from_numpy(self._running.to_array()),
+            "noise": torch.from_numpy(self._last_noise),
+            "held": torch.from_numpy(np.append(self._held, self._held_steps)),
             "rng": json.dumps(self._rng.bit_generator.state),
             "torch_rng": self._torch_rng.get_state(),
         }
@@ -255,6 +317,10 @@ class DdpgAgent:
         for optimizer, saved in zip(optimizers, state["steps"], strict=True):
             optimizer.load_state_dict(saved)
         self._statistics = {name: part.numpy() for name, part in state["statistics"].items()}
+        self._running.restore(state["running"].numpy())
+        self._last_noise = state["noise"].numpy()
+        *held, steps = state["held"].tolist()
+        self._held, self._held_steps = np.array(held), int(steps)
         self.updates = state["updates"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._torch_rng.set_state(state["torch_rng"])
@@ -269,6 +335,12 @@ class DdpgAgent:
         s["deviation"] = np.maximum(warm_up.states.std(axis=0), 1e-6).astype(np.float32)
         mean = float(warm_up.rewards.mean()) if self.settings.centre_rewards else 0.0
         s["reward"] = np.array([mean, max(float(warm_up.rewards.std()), 1e-9)], dtype=np.float32)
+
+    def _follow(self, state: NDArray[np.float32], reward: float) -> None:
+        self._running.update(state, reward, self.settings.discount)
+        s = self._statistics
+        s["mean"], s["deviation"] = self._running.mean, self._running.deviation
+        s["reward"] = np.array([0.0, self._running.scale], dtype=np.float32)
 
     def _normalised(self, states: NDArray[np.float32]) -> Tensor:
         s = self._statistics

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.tuner.ddpg import DdpgAgent, DdpgSettings, Effect
+from tactful_bandits.tuner.ddpg import DdpgAgent, Effect
+from tactful_bandits.tuner.ddpg_settings import DdpgSettings
 from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator
 from tactful_bandits.tuner.weight_bounds import WeightBounds
 

@@ -32,7 +32,7 @@ from msgspec import UNSET, Meta, UnsetType
 from tactful.errors import ConfigError
 from tactful.rerank.arm_policy import policy_parts
 from tactful_bandits.assignment.conditions import require_condition
-from tactful_bandits.assignment.definitions import read_with_lines
+from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
 from tactful_streaming.definitions.model import Definitions, Feature
 
@@ -295,10 +295,10 @@ def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[B
         ConfigError: if it cannot be read or is wrong; the message names file, line and key.
     """
     try:
-        text = path.read_text("utf-8")
-        data, lines = read_with_lines(text, str(path))
-    except (OSError, UnicodeError, DefinitionError) as error:
+        source = YamlSource.read(path, str(path))
+    except (OSError, DefinitionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    data = source.data
     if data is None:
         return []
     if not isinstance(data, list):
@@ -309,7 +309,7 @@ def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[B
             bandits.append(read_bandit(entry, features=features))
             _check_together(bandits)
         except _Problem as problem:
-            raise ConfigError(_located(path, lines, number, entry, problem)) from None
+            raise ConfigError(_located(path, source.lines, number, entry, problem)) from None
     return bandits
 
 

@@ -1,17 +1,25 @@
-"""Commands around coupons: ``tactful coupons check``, ``report`` and ``fit``."""
+"""Commands around coupons: ``tactful coupons check``, ``report``, ``fit`` and ``uninstall``."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 
 from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
-from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
+from tactful.coupons.gain_fit import LEAST_USERS, GainFit, choose_gain, drawn_users
+from tactful.coupons.gain_model import FOLDER, write_gain
+from tactful.coupons.report import CouponOutcomes, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
+from tactful.metadata.audit import AuditTrail
+from tactful.metadata.connections import open_installation
+from tactful.models.audit_log import login_and_host
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful_streaming.definitions.reader import load_definitions
@@ -94,31 +102,138 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
         click.echo(f"At most {found.cap:g} of what a person spent counts.")
 
 
-@coupons.command("fit", epilog=cli.example("tactful coupons fit abandoned-cart"))
+@coupons.command("fit", epilog=cli.example("tactful coupons fit abandoned-cart --install"))
 @cli.with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option
+@click.option("--seed", type=click.IntRange(min=0), default=0)
+@click.option("--install", is_flag=True, help="Decide with the chosen model from now on.")
 @cli.json_option
-def fit(settings: Settings, name: str, margin: float, hours: float, as_json: bool) -> None:
-    """Learn the gain of a coupon of NAME by user; prints weights for `gain`."""
+def fit(
+    settings: Settings,
+    name: str,
+    margin: float,
+    hours: float,
+    seed: int,
+    install: bool,
+    as_json: bool,
+) -> None:
+    """Learn the gain of a coupon of NAME by user, and choose between two kinds of models.
+
+    The linear model stays unless a forest ranks users better whom neither was learnt from.
+    """
     campaign, seen = _read(settings, name, hours)
-    weights = fit_gain(seen, campaign.features, margin=margin)
-    if not weights:
+    users = drawn_users(seen, margin=margin)
+    if users is None:
         raise ConfigError(f"{name}: nobody was offered a coupon by chance and nobody held out yet")
+    if not np.isfinite(users.features).all():
+        raise ConfigError(f"{name}: a logged feature is not finite: leave it out of `features`")
+    found = choose_gain(
+        users, campaign.features, campaign=name, margin=margin, at=now_ms(), seed=seed
+    )
+    if install:
+        chosen = found.chosen
+        with contextlib.closing(open_installation(settings)) as metadata:
+            record = AuditTrail(metadata, clock=now_ms).record_change
+            detail = f"{chosen.kind}, learnt from {chosen.users} users"
+            record(login_and_host(), "coupons.install", f"gain of {name}", detail)
+        write_gain(settings.storage.data / FOLDER, chosen)
     if as_json:
-        cli.print_json({"gain": weights})
+        cli.print_json(_told(found) | {"installed": install})
         return
-    click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights.items()) + "}")
+    _print_fit(found)
+    if install:
+        click.echo("A running server decides with it within five seconds.", err=True)
 
 
-def _read(settings: Settings, name: str, hours: float) -> tuple[CouponDefinition, CouponOutcomes]:
+@coupons.command("uninstall", epilog=cli.example("tactful coupons uninstall abandoned-cart"))
+@cli.with_settings
+@click.argument("name")
+@cli.json_option
+def uninstall(settings: Settings, name: str, as_json: bool) -> None:
+    """Remove the installed model of NAME; the `gain` of its definition decides again."""
+    _campaign(settings, name)
+    path = settings.storage.data / FOLDER / f"{name}.json"
+    if not path.exists():
+        raise ConfigError(f"no model is installed for {name}: {path} does not exist")
+    with contextlib.closing(open_installation(settings)) as metadata:
+        record = AuditTrail(metadata, clock=now_ms).record_change
+        record(login_and_host(), "coupons.uninstall", f"gain of {name}")
+    path.unlink(missing_ok=True)
+    if as_json:
+        cli.print_json({"campaign": name, "installed": False})
+    else:
+        click.echo("A running server stops using it within five seconds.", err=True)
+
+
+def _told(found: GainFit) -> dict[str, Any]:
+    """Build the fields of a fit for scripts; `gain` holds the weights of the linear model."""
+    compared = found.comparison
+    return {
+        "chosen": found.chosen.kind,
+        "users": found.chosen.users,
+        "gain": found.linear.weights,
+        "comparison": None
+        if compared is None
+        else {
+            "qini": {"linear": compared.qini_areas[0], "forest": compared.qini_areas[1]},
+            "auuc": {"linear": compared.uplift_areas[0], "forest": compared.uplift_areas[1]},
+            "qini_gain": [compared.qini_gain.low, compared.qini_gain.high],
+            "auuc_gain": [compared.uplift_gain.low, compared.uplift_gain.high],
+        },
+        "fifths": [
+            {
+                "expected": group.expected,
+                "measured": group.measured,
+                "low": group.interval.low,
+                "high": group.interval.high,
+            }
+            for group in found.groups
+        ],
+    }
+
+
+def _print_fit(found: GainFit) -> None:
+    compared = found.comparison
+    if compared is None:
+        click.echo(
+            f"{found.chosen.users} drawn users: too few for a forest "
+            f"({LEAST_USERS} with features, of both groups). The linear model stays."
+        )
+    else:
+        for name, areas, gain in (
+            ("Qini", compared.qini_areas, compared.qini_gain),
+            ("AUUC", compared.uplift_areas, compared.uplift_gain),
+        ):
+            click.echo(
+                f"{name} on other users: linear {areas[0]:.4g}, forest {areas[1]:.4g}, "
+                f"difference [{gain.low:+.4g}, {gain.high:+.4g}]"
+            )
+        stays = "The forest is better." if compared.second_is_better else "The linear model stays."
+        click.echo(stays)
+    click.echo("Fifths of the users by expected gain, and their measured gain on other users:")
+    for group in found.groups:
+        low, high = group.interval.low, group.interval.high
+        click.echo(
+            f"  expected {group.expected:+.4f}  measured {group.measured:+.4f} "
+            f"[{low:+.4f}, {high:+.4f}]"
+        )
+    weights = found.linear.weights.items()
+    click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights) + "}")
+
+
+def _campaign(settings: Settings, name: str) -> CouponDefinition:
     if settings.coupons.definitions == Path():
         raise ConfigError("coupons.definitions is empty: there are no campaigns here")
     campaigns = {campaign.name: campaign for campaign in load_coupons(settings.coupons.definitions)}
     if name not in campaigns:
         raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(campaigns)}")
-    campaign = campaigns[name]
+    return campaigns[name]
+
+
+def _read(settings: Settings, name: str, hours: float) -> tuple[CouponDefinition, CouponOutcomes]:
+    campaign = _campaign(settings, name)
     with measured_log(settings, clock=now_ms) as log:
         return campaign, read_coupon_outcomes(
             log, campaign, until=now_ms(), lasts=int(hours * _HOUR)

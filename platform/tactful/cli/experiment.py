@@ -39,7 +39,7 @@ _ROLLOUTS = {
     name: LazyCommand(f"tactful.cli.rollout:{name}_command", text) for name, text in _HELP.items()
 }
 _ROLLOUTS["readout"] = LazyCommand(
-    "tactful.cli.readout:readout_command",
+    "tactful.cli.experiments.readout:readout_command",
     "Show the effects of the rollout or experiment KEY on each metric, with intervals.",
 )
 

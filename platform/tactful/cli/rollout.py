@@ -13,6 +13,8 @@ import click
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError
+from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.own_guardrails import check_own
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import load_rollouts
 from tactful.experiments.messages import details, move, rollout_info
@@ -226,7 +228,14 @@ def _planner(settings: Settings) -> Iterator[Planner]:
                 click.echo(f"no recommendations were read: {error}", err=True)
                 return []
 
-        yield Planner(store, ExactOutcomes(logs), clock=now_ms)
+        yield Planner(
+            store,
+            ExactOutcomes(logs),
+            clock=now_ms,
+            check=lambda definition: check_own(
+                definition, load_metrics(settings.experiment_metrics)
+            ),
+        )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ class RecommendSettings:
     """Settings of recommendations."""
 
     experiments: Path = Path()  # ``experiments.yaml``; empty: the packaged one
+    # ``metrics.yaml``, metrics and analyses of experiments; empty: the packaged metrics
+    metrics: Path = Path()
     placement: Path = Path()  # ``placement.yaml``, the placement rules; empty: the packaged one
     # ``rollouts.yaml``, changes that are rolled out in stages; empty for none
     rollouts: Path = Path()

@@ -111,6 +111,11 @@ class Settings:
         return _chosen(self.recommend.experiments, _PACKAGE / "experiments.yaml")
 
     @property
+    def experiment_metrics(self) -> Path:
+        """File of the metrics of experiments."""
+        return _chosen(self.recommend.metrics, _PACKAGE / "experiment_metrics" / "metrics.yaml")
+
+    @property
     def placement(self) -> Path:
         """File of the placement rules."""
         return _chosen(self.recommend.placement, _PACKAGE / "placement.yaml")

@@ -17,7 +17,14 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import (
+    OFFER,
+    OFFER_ID,
+    PROPENSITY,
+    WITHHELD,
+    CouponDefinition,
+)
+from tactful.coupons.gain_model import expected_gain, number_or_0
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits.assignment.conditions import matches
@@ -53,6 +60,8 @@ class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
     why: str  # reason for withholding it, or empty
     gain: float | None  # expected gain; None without weights
     price: float  # of a unit of money at that time, in units of gain
+    # chance of a coupon among the explored and the held out; None in older decisions
+    propensity: float | None = None
     expires_at: int  # epoch milliseconds
     key_id: int = 0  # key of the seal
     seal: str = ""  # of user and code, hexadecimal; empty unless it can be redeemed
@@ -87,15 +96,17 @@ class CouponIssuer:
         clock: Callable[[], int],
         keyring: Keyring | None = None,
         keys_of: Callable[[Event], Collection[str]] = lambda event: (*named_keys(event),),
+        gain_of: Callable[[CouponDefinition, Mapping[str, Any]], float | None] = expected_gain,
     ) -> None:
         """Continue at the stored positions; without any, begin at the end of the log.
 
         `logs` are the partitions in their order; `features` returns those of a user at a time.
         With a keyring only the user who was offered a coupon redeems it: `keys_of` returns all keys
-        of an event's user.
+        of an event's user. `gain_of` returns the expected gain of a coupon from a user's features.
         """
         self._keyring = keyring
         self._keys_of = keys_of
+        self._gain_of = gain_of
         self._campaigns = {campaign.name: campaign for campaign in campaigns}
         self._metadata = metadata
         self._logs = logs
@@ -227,7 +238,7 @@ class CouponIssuer:
         budget: BudgetPacing,
     ) -> CouponDecision:
         group = group_of(campaign, person)
-        gain = expected_gain(campaign, known)
+        gain = self._gain_of(campaign, known)
         penalty, covered = budget.terms([campaign.cost])
         why = ""
         if group == "holdout":
@@ -242,6 +253,7 @@ class CouponIssuer:
             why=why,
             gain=gain,
             price=budget.price,
+            propensity=propensity_of(campaign) if covered[0] else 0.0,
             expires_at=self._clock() + int(campaign.valid_hours * _HOUR),
         )
 
@@ -259,10 +271,12 @@ class CouponIssuer:
             "cause": cause.event_id,
             "price": decision.price,
         }
+        if decision.propensity is not None:
+            properties[PROPENSITY] = decision.propensity
         if decision.gain is not None:
             properties["gain"] = decision.gain
         if campaign.features:
-            properties["features"] = [_number(known.get(name)) for name in campaign.features]
+            properties["features"] = [number_or_0(known.get(name)) for name in campaign.features]
         if decision.offered:
             properties |= {"code": code, "expires_at": decision.expires_at, **campaign.offer}
         else:
@@ -370,18 +384,10 @@ def group_of(campaign: CouponDefinition, person: str) -> str:
     return "explore" if explores else "targeted"
 
 
-def expected_gain(campaign: CouponDefinition, known: Mapping[str, Any]) -> float | None:
-    """Return the expected gain of a coupon, in units of money; None without weights."""
-    if not campaign.gain:
-        return None
-    return sum(
-        weight * (1.0 if name == "constant" else _number(known.get(name)))
-        for name, weight in campaign.gain.items()
-    )
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+def propensity_of(campaign: CouponDefinition) -> float:
+    """Return the chance of a coupon among the users whose coupon only a hash decides."""
+    explored = (1 - campaign.holdout) * campaign.explore
+    return explored / (explored + campaign.holdout)
 
 
 def _budget(connection: sa.Connection, campaign: CouponDefinition) -> BudgetPacing:

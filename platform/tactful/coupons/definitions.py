@@ -40,6 +40,9 @@ WITHHELD = "x.coupon_withheld"
 OFFER_ID = "coupon:"
 """Prefix of the event ids of both, before the code; clients must not send such ids."""
 
+PROPENSITY = "propensity"
+"""Property of both events: chance of a coupon at that time among the explored and the held out."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 

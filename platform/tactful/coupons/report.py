@@ -8,12 +8,19 @@ was offered its coupon, once, and costs what the campaign says at most.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import (
+    OFFER,
+    OFFER_ID,
+    PROPENSITY,
+    WITHHELD,
+    CouponDefinition,
+)
 from tactful.event_log.batches import read_batches
 from tactful.experiments.metrics import number_of, spent_in
 from tactful.experiments.readout import revenue_cap
@@ -43,6 +50,8 @@ class CouponOutcomes:
     spent: NDArray[np.float64]  # on purchases, before the discount, shape (n,)
     discount: NDArray[np.float64]  # cost of their coupons, shape (n,)
     features: NDArray[np.float64]  # logged values, shape (n, features)
+    # logged chance of a coupon among the explored and the held out; NaN if not logged, shape (n,)
+    propensity: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class _Person:
     offered: bool
     explored: bool
     features: list[float]
+    propensity: float = math.nan
     spent: float = 0.0
     discount: float = 0.0
     paid: set[str] = field(default_factory=set)
@@ -106,6 +116,7 @@ def read_coupon_outcomes(
         np.array(
             [it.features if len(it.features) == width else [0.0] * width for it in over], np.float64
         ).reshape(len(over), width),
+        np.array([person.propensity for person in over], np.float64),
     )
 
 
@@ -149,36 +160,6 @@ def _effect(arms: tuple[SkewedMean, SkewedMean], cap: float | None, alpha: float
     return Effect(compared.estimate.value, compared.anytime)
 
 
-def fit_gain(
-    outcomes: CouponOutcomes, names: tuple[str, ...], *, margin: float, ridge: float = 1.0
-) -> dict[str, float]:
-    """Fit weights of a coupon's gain on the explored users and the holdout.
-
-    Both groups are drawn by a hash, so their outcomes, weighed by the inverse chance of their
-    group, differ by the effect of the coupon; a ridge regression of that on the features is a
-    linear uplift (Athey and Imbens, "Recursive partitioning", PNAS 2016, section 2: the transformed
-    outcome). The penalty `ridge` is in users; `margin` is the profit from a unit of revenue.
-
-    The weights, for `CouponDefinition.gain`, are compared with the price of money, so discounts are
-    not subtracted. Empty without users in both groups.
-    """
-    drawn = outcomes.explored | ~outcomes.treated
-    if not drawn.any():
-        return {}
-    got = outcomes.explored[drawn]
-    chance = got.mean()
-    if not 0 < chance < 1:
-        return {}
-    value = margin * outcomes.spent[drawn]
-    # Centred first: a common level of both groups only adds to the variance.
-    value = value - ((1 - chance) * value[got].mean() + chance * value[~got].mean())
-    transformed = value * (got - chance) / (chance * (1 - chance))
-    x = np.column_stack([np.ones(int(drawn.sum())), outcomes.features[drawn]])
-    penalty = ridge * np.diag([0.0, *np.maximum(x[:, 1:].var(axis=0), 1e-12)])
-    weights = np.linalg.solve(x.T @ x + penalty, x.T @ transformed)
-    return dict(zip(("constant", *names), weights.tolist(), strict=True))
-
-
 def _read(
     payload: bytes, campaign: CouponDefinition, people: dict[str, _Person], lasts: int
 ) -> None:
@@ -216,6 +197,7 @@ def _read(
                 features=[float(value) for value in features if isinstance(value, int | float)]
                 if isinstance(features, list)
                 else [],
+                propensity=number_of(event, PROPENSITY, math.nan),
             ),
         )
         if event.type == OFFER:

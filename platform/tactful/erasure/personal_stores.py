@@ -15,6 +15,7 @@ from tactful.config.settings import Settings
 from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
 from tactful.experiments.controller import RolloutController
+from tactful.flags.sticky import StickyArms
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
 from tactful.schemas.users import ErasureStep
@@ -123,6 +124,14 @@ def personal_stores(
             lambda result: export.decisions_in(consents(), result),
         )
     )
+    arms = StickyArms(installation.metadata)
+    stores.append(
+        PersonalStore(
+            "flags",
+            partial(offline.purge_arms, arms),
+            partial(export.arms_in, installation.metadata),
+        )
+    )
     if not in_files:
         purge_partitions = partial(offline.ask_owners, installation, receipt)
         stores.append(PersonalStore("partitions", purge_partitions))
@@ -147,6 +156,7 @@ class LiveStores:
     # deletes recent recommendations; returns their number
     drop_recommendations: Callable[[SearchResult], int]
     rollouts: RolloutController
+    arms: StickyArms  # of sticky experiments
     bandits: BanditLearner
 
     def settle(self) -> None:
@@ -167,6 +177,7 @@ class LiveStores:
             PersonalStore("explanations", self._purge_recommendations, recorded=False),
             PersonalStore(BANDITS, self._purge_bandits, recorded=False),
             PersonalStore("consent", partial(offline.purge_consent, self.consents)),
+            PersonalStore("flags", partial(offline.purge_arms, self.arms)),
         ]
 
     def purge(self) -> None:

@@ -20,14 +20,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful.experiments.metrics import METRICS
+from tactful.experiments.metrics import METRICS, Metric
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.errors import DefinitionError
@@ -37,6 +37,9 @@ if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists
     from tactful_bandits.rollouts.guardrails import Guardrail
     from tactful_bandits.rollouts.plan import RolloutPlan
 
+OWN = "own."
+"""Prefix of the metrics of `metrics.yaml` among guardrails."""
+
 CONTROL = "control"
 CHANGE = "change"
 
@@ -44,7 +47,7 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HOLDOUT = "permanent-holdout"
 """Key of the assignment of users who get no personal recommendations."""
 
-_RESERVED = (RANKING_EXPERIMENT, "plan", HOLDOUT)  # the second is a path of the API
+_RESERVED = (RANKING_EXPERIMENT, "plan", "metrics", HOLDOUT)  # two are paths of the API
 _HOUR = 3_600_000
 _MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 
@@ -53,12 +56,14 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """A metric that the change must not harm; see `tactful_bandits.Guardrail`.
 
     Attributes:
-        metric: `takers`, `taken_lists`, `revenue` or `latency`.
+        metric: `takers`, `taken_lists`, `revenue` or `latency`, or `own.NAME` of a metric of
+            `metrics.yaml`.
         margin: tolerated loss, as a share of the control's value.
         critical: whether harm rolls back; else it only warns.
         minimum_units: users that each arm needs before a verdict.
         smallest_loss: relative loss that `proof` excludes, and for which `plan` computes the power;
-            None: 0.2, and none for `errors` and `anomalies`.
+            None: 0.2, and none for `errors`, `anomalies` and own metrics.
+        better: direction of an own metric, as in `metrics.yaml`; None: `higher`.
     """
 
     metric: str
@@ -66,12 +71,20 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     critical: bool = True
     minimum_units: Annotated[int, Meta(le=_MOST)] = 400
     smallest_loss: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a metric of `metrics.yaml`."""
+        return self.metric.startswith(OWN)
 
     def guardrail(self) -> Guardrail:
         """Return the guardrail; raise DefinitionError if it is wrong."""
         from tactful_bandits.rollouts.guardrails import Guardrail
 
-        metric, loss = METRICS[self.metric], self.smallest_loss
+        metric, loss = METRICS.get(self.metric), self.smallest_loss
+        if metric is None:
+            metric = Metric("", self.better or "higher", None)
         return Guardrail(
             self.metric,
             better=metric.better,
@@ -209,9 +222,14 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
                 f"{self.outcome_hours:g} hours: make outcome_hours shorter"
             )
         for guard in self.guardrails:
-            if guard.metric not in METRICS:
+            if guard.metric not in METRICS and not guard.own:
                 raise ConfigError(
-                    f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}"
+                    f"{where}: there is no metric {guard.metric!r}: use {', '.join(METRICS)}, "
+                    f"or {OWN}NAME of metrics.yaml"
+                )
+            if guard.better is not None and not guard.own:
+                raise ConfigError(
+                    f"{where}: {guard.metric} has its direction already: leave better out"
                 )
             if self.epsilon is not None and guard.metric != "takers":
                 raise ConfigError(

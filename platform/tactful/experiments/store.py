@@ -41,6 +41,9 @@ from tactful_bandits.rollouts.lifecycle import (
 from tactful_bandits.rollouts.proof import Wait
 
 _DAY_MS = 86_400_000
+HARM_FOUND = "harm found"
+"""Action of the audit log: a guardrail that only warns shows harm."""
+
 _ABANDONED_MS = 600_000  # an unfinished change of models older than this was killed
 
 _table = rollouts.c
@@ -221,6 +224,7 @@ class RolloutStore:
             row = {"key": seen.key, "number": record.number, "at": now, "stage": record.stage}
             said = msgspec.json.encode(record).decode()
             connection.execute(sa.insert(rollout_looks).values(**row, said=said))
+            self._log_warnings(connection, held.rollout, look)
             self._log_transitions(connection, held.rollout, look.rollout)
             columns = _columns(held.definition, look.rollout)
             _update(connection, held, looks=record.number, looked_at=now, **columns)
@@ -289,6 +293,22 @@ class RolloutStore:
         self._log_transitions(connection, held.rollout, after)
         _update(connection, held, **_columns(held.definition, after))
         return _existing(connection, key)
+
+    def _log_warnings(self, connection: sa.Connection, before: Rollout, look: RolloutLook) -> None:
+        """Log harm of guardrails that only warn, once for each metric and stage."""
+        table, key = rollout_changes, before.plan.experiment
+        for guard in look.guardrails:
+            if guard.verdict != "harm" or guard.rolls_back:
+                continue
+            known = sa.select(table.c.number).where(
+                table.c.key == key,
+                table.c.action == HARM_FOUND,
+                table.c.reason == guard.guardrail.metric,
+                table.c.at >= before.since,
+            )
+            if connection.execute(known.limit(1)).first() is None:
+                metric = guard.guardrail.metric
+                self._log(connection, key, HARM_FOUND, before.share, SYSTEM, metric)
 
     def _log_transitions(self, connection: sa.Connection, before: Rollout, after: Rollout) -> None:
         for line in after.history[len(before.history) :]:

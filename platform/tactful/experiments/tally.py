@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import add
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import (
@@ -43,6 +43,16 @@ _GRACE_MS = 3_600_000
 _EARLY = 10_000
 _EARLY_EACH = 100
 _PURCHASE = "purchase"
+
+
+class LogReader(Protocol):
+    """Interface of what counts records of a log."""
+
+    def begin_log(self) -> None:
+        """Begin with another partition."""
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Count records, given as offset and payload."""
 
 
 class PersonOutcome(NamedTuple):
@@ -318,7 +328,7 @@ def read_arm_outcomes(
     return tally.outcomes()
 
 
-def read_on(log: EventLog, tally: Tally, position: int) -> int:
+def read_on(log: EventLog, tally: LogReader, position: int) -> int:
     """Count a log from an offset to its present end, and return the offset to continue at."""
     position = max(position, log.begin)
     tally.begin_log()

@@ -55,7 +55,7 @@ class BackgroundTasks:
     5 s        continue erasures; move rollouts to their next stage
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
-    60 s       delete records that are older than the retention time
+    60 s       delete records that are older than the retention time; note uses of flags
     60 min     measure the quality of logged recommendations
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
@@ -117,6 +117,8 @@ class BackgroundTasks:
 
         yield self._refresh()
         yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
+        uses = platform.flags.uses.store
+        yield again(_TRIM_S, partial(run, uses), (StorageError,), "no use was noted", "flags")
         erase = platform.online_erasures.run
         yield again(_ERASE_S, partial(run, erase), cleaning, "no erasure continued", "erasure")
         undo = platform.import_undos.run
@@ -177,6 +179,7 @@ class BackgroundTasks:
                 await asyncio.to_thread(self._refresh_metadata)
             except Exception as error:
                 logger.warning("API keys and consent were not refreshed: %s", error)
+            self._platform.flags.service.announce()
             await self._platform.visibility.read_marks()
             await self._refresh_models()
 
@@ -187,6 +190,7 @@ class BackgroundTasks:
         platform.keys.refresh()
         platform.imports.flush()
         platform.publish_rollouts()
+        platform.flags.refresh()
 
     async def _refresh_models(self) -> None:
         """Take over new models and items; the first time makes the server ready."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tactful.coupons.decisions import CouponIssuer
+from tactful.coupons.gain_model import InstalledGains
 from tactful.event_log.recipients import RecommendationIds
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, named_keys
 
@@ -41,4 +42,5 @@ def make_coupons(platform: Platform, ids: RecommendationIds) -> CouponIssuer | N
         clock=installation.clock,
         keyring=ids.keyring,
         keys_of=keys_of,
+        gain_of=InstalledGains(installation.data, installation.clock),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
 from tactful.event_log.impressions import DECISION, DECISION_ID, IMPRESSION_ID
 from tactful.event_log.recipients import RecommendationIds
+from tactful.flags.exposures import EXPOSURE_ID
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.subjects.consent import record_described
@@ -61,8 +62,9 @@ def make_ingest(platform: Platform, ids: RecommendationIds) -> EventIngest:
         ),
         engine_lag=limits.engine_lag,
         reserved=frozenset((*emitted_types(definitions).values(), OFFER, WITHHELD, DECISION)),
-        reserved_ids=(IMPRESSION_ID, OFFER_ID, DECISION_ID),
+        reserved_ids=(IMPRESSION_ID, OFFER_ID, EXPOSURE_ID, DECISION_ID),
         ids=ids,
+        proven=lambda event: platform.flags.proven(event),
         minimise=platform.minimise,
         permit=platform.permissions.restricted,
         repeats=platform.backend.rules is not None,

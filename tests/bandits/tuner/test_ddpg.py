@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.tuner.ddpg import DdpgAgent, DdpgSettings, Effect
+from tactful_bandits.tuner.ddpg import DdpgAgent, Effect
+from tactful_bandits.tuner.ddpg_settings import DdpgSettings
 from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
 from tactful_bandits.tuner.replay_buffer import Replay
 

@@ -30,7 +30,8 @@ from tactful.coupons.definitions import (
     CouponDefinition,
     load_coupons,
 )
-from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
+from tactful.coupons.gain_fit import choose_gain, drawn_users
+from tactful.coupons.report import CouponOutcomes, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers
@@ -301,7 +302,13 @@ def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> Non
     assert found.revenue.conclusive
     assert 0.5 * 0.5 * gained.mean() - 2.0 in found.profit.anytime
     assert not found.sample_ratio.mismatch
-    gain = fit_gain(seen, ("likes",), margin=1.0)
+    users = drawn_users(seen, margin=1.0)
+    assert users is not None
+    fitted = choose_gain(
+        users, ("likes",), campaign="cart", margin=1.0, at=BEGIN, groups=2, trees=2
+    )
+    assert fitted.chosen.kind == "linear", "one feature of two values needs no forest"
+    gain = fitted.linear.weights
     assert gain["constant"] == pytest.approx(0.0, abs=0.6)
     assert gain["likes"] == pytest.approx(10.0, abs=0.8)
     early = read_coupon_outcomes(log, definition, until=BEGIN + HOUR, lasts=DAY)
@@ -317,7 +324,8 @@ def outcomes_of_equals(
     treated = rng.random(people) >= definition.holdout
     spent = np.where(rng.random(people) < 0.1, rng.lognormal(3, 2.0, people), 0.0)
     nothing = np.zeros(people)
-    return CouponOutcomes(treated, treated, treated, spent, nothing, np.zeros((people, 0)))
+    features, unlogged = np.zeros((people, 0)), np.full(people, np.nan)
+    return CouponOutcomes(treated, treated, treated, spent, nothing, features, unlogged)
 
 
 def test_skewed_revenue_of_equal_groups_is_called_as_rarely_as_stated() -> None:

@@ -9,7 +9,9 @@ from tactful.client.exchange import segment
 from tactful.client.request import Request
 from tactful.schemas.experiments.bandits import BanditDecision, BanditDetails, BanditIndex
 from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport
+from tactful.schemas.experiments.metrics import MetricIndex
 from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.releases import ReleaseCost
 from tactful.schemas.experiments.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
 from tactful.schemas.experiments.tuner import TunerIndex
 
@@ -43,6 +45,16 @@ def read_out(
     """
     params = {"source": source, "stage": stage, "days": days}
     return Request("GET", f"/v1/experiments/{segment(key)}/readout", ReadOutMessage, params=params)
+
+
+def release_cost(key: str) -> Request[ReleaseCost]:
+    """Request what the release of an experiment's metrics costs; draws and charges nothing."""
+    return Request("GET", f"/v1/experiments/{segment(key)}/release", ReleaseCost)
+
+
+def metrics() -> Request[MetricIndex]:
+    """Request the metrics of `metrics.yaml`, and the analyses of experiments."""
+    return Request("GET", "/v1/experiments/metrics", MetricIndex)
 
 
 def plan(

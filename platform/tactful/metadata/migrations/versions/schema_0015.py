@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql
 from tactful.metadata.migrations import TABLE_OPTIONS
 
 revision = "0015"
-down_revision = "0012"
+down_revision = "0014"
 
 
 def upgrade() -> None:
