@@ -10,10 +10,12 @@ from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
 from benchmarks.experiments import default_plan as _experiments_default_plan
 from benchmarks.experiments import flags as _experiments_flags
+from benchmarks.experiments import foreign as _experiments_foreign
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
 from benchmarks.experiments import revenue as _experiments_revenue
 from benchmarks.experiments import tuner as _experiments_tuner
+from benchmarks.experiments import uplift as _experiments_uplift
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 
@@ -31,6 +33,9 @@ PARTS = (
     "off-policy",
     "tuner",
     "pendulum",
+    "foreign_environments",
+    "foreign_markets",
+    "uplift",
 )
 
 
@@ -74,6 +79,17 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         ),
         Part("tuner", _experiments_tuner.FIGURES, lambda: _experiments_tuner.figures(quick)),
         Part("pendulum", _experiments_tuner.PENDULUM, lambda: _experiments_tuner.pendulum(quick)),
+        Part(
+            "foreign_environments",
+            _experiments_foreign.ENVIRONMENT_FIGURES,
+            lambda: _experiments_foreign.environments(quick),
+        ),
+        Part(
+            "foreign_markets",
+            _experiments_foreign.MARKET_FIGURES,
+            lambda: _experiments_foreign.markets(quick),
+        ),
+        Part("uplift", _experiments_uplift.FIGURES, lambda: _experiments_uplift.figures(quick)),
     ]
     return measure(parts, only)
 

@@ -25,6 +25,7 @@ from tactful.metadata.audit import note_change
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.schemas.alert_routes import AlertRoute
 from tactful.schemas.alerts import AlertRule, DecisionRule, NewSilence
+from tactful.util.clock import now_ms
 from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.rollouts.lifecycle import (
     Rollout,
@@ -37,7 +38,7 @@ from tactful_bandits.rollouts.lifecycle import (
 _HOUR = 3_600_000
 _RULES = [rule for rule in read_alerts(PACKAGED).rules if isinstance(rule, DecisionRule)]
 _KILL = msgspec.convert(
-    {"name": "kill", "kind": "decision", "summary": "A flag is off", "actions": ["flag.kill"]},
+    {"name": "kill", "kind": "decision", "summary": "A switch is off", "actions": ["switch.off"]},
     AlertRule,
 )
 
@@ -45,10 +46,9 @@ _KILL = msgspec.convert(
 class Shopfloor:
     """A clock, a database with rollouts, and servers that send to one receiver."""
 
-    def __init__(self, path: Path, shop: Shop) -> None:
+    def __init__(self, metadata: MetadataStore, shop: Shop) -> None:
         self.now = 1_700_000_000_000
-        self.path, self.shop = path, shop
-        self.metadata: MetadataStore = open_metadata(path / "metadata.db", clock=self.clock)
+        self.shop, self.metadata = shop, metadata
         self.rollouts = RolloutStore(self.metadata, clock=self.clock)
 
     def clock(self) -> int:
@@ -97,14 +97,20 @@ def make_server(
 
 
 @pytest.fixture
-def floor(tmp_path: Path) -> Iterator[Shopfloor]:
-    with receiving() as shop:
-        shopfloor = Shopfloor(tmp_path, shop)
-        yield shopfloor
-        shopfloor.metadata.close()
+def shop() -> Iterator[Shop]:
+    with receiving() as receiver:
+        yield receiver
 
 
-def test_a_rollback_arrives_once_with_its_reason_and_without_its_author(floor: Shopfloor) -> None:
+@pytest.fixture
+def floor(sqlite: MetadataStore, shop: Shop) -> Shopfloor:
+    return Shopfloor(sqlite, shop)
+
+
+def test_a_rollback_arrives_once_with_its_reason_and_without_its_author(
+    database: MetadataStore, shop: Shop
+) -> None:
+    floor = Shopfloor(database, shop)
     server = floor.server()
     floor.run(server)
     floor.begin("cheaper")
@@ -119,6 +125,24 @@ def test_a_rollback_arrives_once_with_its_reason_and_without_its_author(floor: S
     assert "ann" not in str(message) and message["labels"] == {"name": "cheaper"}
     (alert,) = server.store.page("all", limit=9)
     assert alert.state == "cleared" and server.store.count_open() == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "rule"),
+    [
+        ("flag.kill", "flag_killed"),
+        ("flag.revive", "flag_revived"),
+        ("bandit.stop", "bandit_stopped"),
+    ],
+)
+def test_kills_of_flags_and_bandits_are_decisions(floor: Shopfloor, action: str, rule: str) -> None:
+    server = floor.server()
+    floor.run(server)
+    floor.change(action, "结账", "payments fail")
+    floor.run(server, times=2)
+    (message,) = floor.arrived()
+    assert message["rule"] == f"decision_{rule}"
+    assert "结账 (by hand); reason: payments fail" in message["message"]
 
 
 def test_two_servers_and_a_takeover_send_it_once(floor: Shopfloor) -> None:
@@ -145,11 +169,11 @@ def test_a_decision_while_no_server_runs_is_sent_by_the_next(floor: Shopfloor) -
 
 
 def test_decisions_before_the_first_start_are_not_sent(floor: Shopfloor) -> None:
-    floor.change("flag.kill", "old")
+    floor.change("switch.off", "old")
     floor.now += 1
     server = floor.server("a", _KILL)
     floor.run(server)
-    floor.change("flag.kill", "new")
+    floor.change("switch.off", "new")
     floor.run(server, times=2)
     assert [message["labels"]["name"] for message in floor.arrived()] == ["new"]
 
@@ -157,10 +181,10 @@ def test_decisions_before_the_first_start_are_not_sent(floor: Shopfloor) -> None
 def test_an_entry_that_another_server_committed_late_is_sent(floor: Shopfloor) -> None:
     server = floor.server("a", _KILL)
     floor.run(server, times=8)
-    floor.change("flag.kill", "first")
+    floor.change("switch.off", "first")
     floor.run(server)
     floor.now -= 60_000  # the clock of the other server is behind
-    floor.change("flag.kill", "late")
+    floor.change("switch.off", "late")
     floor.now += 60_000
     floor.run(server, times=3)
     assert [message["labels"]["name"] for message in floor.arrived()] == ["first", "late"]
@@ -170,7 +194,7 @@ def test_it_is_sent_again_until_it_arrives(floor: Shopfloor) -> None:
     floor.shop.first = (500, 500)
     server = floor.server("a", _KILL)
     floor.run(server)
-    floor.change("flag.kill", "checkout")
+    floor.change("switch.off", "checkout")
     floor.run(server, times=6)
     keys = {headers["Idempotency-Key"] for headers, _ in floor.shop.attempts}
     assert len(floor.shop.attempts) == 3 and len(keys) == 1
@@ -179,7 +203,7 @@ def test_it_is_sent_again_until_it_arrives(floor: Shopfloor) -> None:
 def test_the_history_outlasts_the_span_in_which_entries_are_read_again(floor: Shopfloor) -> None:
     server = floor.server("a", _KILL)
     floor.run(server)
-    floor.change("flag.kill", "checkout")
+    floor.change("switch.off", "checkout")
     floor.run(server)
     floor.now += READ_AGAIN_MS - 60_000
     floor.run(server, times=8)
@@ -189,7 +213,7 @@ def test_the_history_outlasts_the_span_in_which_entries_are_read_again(floor: Sh
 def test_a_route_takes_the_severities_that_it_names(floor: Shopfloor) -> None:
     server = floor.server("a", _KILL, severities=["critical"])
     floor.run(server)
-    floor.change("flag.kill", "checkout")  # a warning
+    floor.change("switch.off", "checkout")  # a warning
     floor.begin("cheaper")
     floor.rollouts.move("cheaper", roll_back, by="ann", reason="worse")
     floor.run(server, times=2)
@@ -201,8 +225,8 @@ def test_a_silenced_decision_stays_in_the_history_only(floor: Shopfloor) -> None
     server = floor.server("a", _KILL)
     floor.run(server)
     server.store.silence(NewSilence(rule="kill", labels={"name": "check*"}), by="ann")
-    floor.change("flag.kill", "checkout")
-    floor.change("flag.kill", "banner")
+    floor.change("switch.off", "checkout")
+    floor.change("switch.off", "banner")
     floor.run(server, times=2)
     assert [message["labels"]["name"] for message in floor.arrived()] == ["banner"]
     assert len(server.store.page("all", limit=9)) == 2
@@ -266,13 +290,17 @@ def _evaluate_and_hang(path: str, port: int, now: int, ready: Any) -> None:
 
 
 @pytest.mark.slow  # a process is started and killed
-def test_a_server_that_is_killed_after_its_write_leaves_it_to_the_next(floor: Shopfloor) -> None:
+def test_a_server_that_is_killed_after_its_write_leaves_it_to_the_next(
+    tmp_path: Path, shop: Shop
+) -> None:
+    path = tmp_path / "killed.db"
+    floor = Shopfloor(open_metadata(path, clock=now_ms), shop)
     floor.run(floor.server("a", _KILL))
     floor.now += LEASE_MS
-    floor.change("flag.kill", "checkout")
+    floor.change("switch.off", "checkout")
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    about = str(floor.path / "metadata.db"), floor.shop.server_port, floor.now, ready
+    about = str(path), floor.shop.server_port, floor.now, ready
     process = context.Process(target=_evaluate_and_hang, args=about)
     process.start()
     assert ready.wait(60) and process.pid is not None
@@ -282,3 +310,4 @@ def test_a_server_that_is_killed_after_its_write_leaves_it_to_the_next(floor: Sh
     floor.now += LEASE_MS
     floor.run(floor.server("b", _KILL), times=3)
     assert floor.rules_sent() == ["kill"]
+    floor.metadata.close()

@@ -71,8 +71,8 @@ class Shop:
         )
 
 
-def test_days_close_by_the_clock_and_are_drawn_once(sqlite: MetadataStore) -> None:
-    shop = Shop(sqlite, history(900))
+def test_days_close_by_the_clock_and_are_drawn_once(database: MetadataStore) -> None:
+    shop = Shop(database, history(900))
     shop.now = BEGIN + 2 * DAY + HOUR - 1  # the windows of a day, and an hour for late events
     before = shop.readouts().of_key(KEY)
     assert before.reason == NO_DAY and not shop.charged
