@@ -48,8 +48,6 @@ if TYPE_CHECKING:
         stratified_difference,
         winsorised,
     )
-    from tactful_bandits.analysis.group_sequential import error_of_peeking, group_sequential_bounds
-    from tactful_bandits.analysis.heterogeneity import effect_trend, honest_uplift, segment_effects
     from tactful_bandits.analysis.multiplicity import benjamini_hochberg, holm
     from tactful_bandits.analysis.noisy_samples import (
         RatioSums,
@@ -78,9 +76,6 @@ if TYPE_CHECKING:
     from tactful_bandits.policies.delayed_rewards import PendingRewards
     from tactful_bandits.policies.linear import LinearBandit
     from tactful_bandits.policies.memory import Memory, Observation
-    from tactful_bandits.policies.private_linear import PrivateLinearBandit
-    from tactful_bandits.policies.shared_linear import SharedLinearBandit
-    from tactful_bandits.policies.softmax import SoftmaxBandit
     from tactful_bandits.policies.thompson import BetaBandit
     from tactful_bandits.rollouts.guardrails import Guardrail, check_guardrails
     from tactful_bandits.rollouts.lifecycle import (
@@ -133,7 +128,6 @@ __all__ = [
     "PendingRewards",
     "PolicyError",
     "Prior",
-    "PrivateLinearBandit",
     "Proportion",
     "Ratio",
     "RatioSums",
@@ -145,9 +139,7 @@ __all__ = [
     "Rule",
     "Sample",
     "SampleRatio",
-    "SharedLinearBandit",
     "SkewedMean",
-    "SoftmaxBandit",
     "StageObservations",
     "StatisticsError",
     "Thompson",
@@ -171,15 +163,11 @@ __all__ = [
     "direct_method",
     "doubly_robust",
     "dump_rollout",
-    "effect_trend",
-    "error_of_peeking",
     "evaluate_policy",
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
-    "group_sequential_bounds",
     "guardrail_power",
     "holm",
-    "honest_uplift",
     "ips",
     "judge_rollout",
     "level",
@@ -192,7 +180,6 @@ __all__ = [
     "require_condition",
     "resume_rollout",
     "roll_back",
-    "segment_effects",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
     "snips",
@@ -211,8 +198,6 @@ _LAZY = {
         "difference fixed_horizon_interval fixed_horizon_p_value level proportion_sequence"
     ),
     "analysis.cuped": "Paired adjusted_difference stratified_difference winsorised",
-    "analysis.group_sequential": "error_of_peeking group_sequential_bounds",
-    "analysis.heterogeneity": "effect_trend honest_uplift segment_effects",
     "analysis.multiplicity": "benjamini_hochberg holm",
     "analysis.noisy_samples": "RatioSums ReleasedProportion ReleasedRatio units_behind_noise",
     "analysis.power": "Design days_needed",
@@ -229,9 +214,6 @@ _LAZY = {
     "policies.delayed_rewards": "PendingRewards",
     "policies.linear": "LinearBandit",
     "policies.memory": "Memory Observation",
-    "policies.private_linear": "PrivateLinearBandit",
-    "policies.shared_linear": "SharedLinearBandit",
-    "policies.softmax": "SoftmaxBandit",
     "policies.thompson": "BetaBandit",
     "rollouts.guardrails": "Guardrail check_guardrails",
     "rollouts.lifecycle": (

@@ -3,10 +3,13 @@
 import time
 
 from benchmarks.experiments import asos as _experiments_asos
+from benchmarks.experiments import bandit_peers as _experiments_bandit_peers
+from benchmarks.experiments import bandit_serving as _experiments_bandit_serving
 from benchmarks.experiments import bandits as _experiments_bandits
 from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
 from benchmarks.experiments import default_plan as _experiments_default_plan
+from benchmarks.experiments import flags as _experiments_flags
 from benchmarks.experiments import foreign as _experiments_foreign
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
@@ -25,6 +28,8 @@ PARTS = (
     "coverage",
     "asos",
     "bandits",
+    "bandit-peers",
+    "bandit-serving",
     "off-policy",
     "tuner",
     "pendulum",
@@ -37,7 +42,11 @@ PARTS = (
 def run(quick: bool, only: str | None = None) -> list[Figure]:
     """Measure part by part."""
     parts = [
-        Part("assignment", [("assignments_per_s", "1/s")], lambda: _assignment(quick)),
+        Part(
+            "assignment",
+            [("assignments_per_s", "1/s"), *_experiments_flags.FIGURES],
+            lambda: [*_assignment(quick), *_experiments_flags.figures(quick)],
+        ),
         Part("oracle", [("oracle_mismatches", "1")], _experiments_oracle.figures),
         Part("canary", _experiments_canary.FIGURES, lambda: _experiments_canary.figures(quick)),
         Part("revenue", _experiments_revenue.FIGURES, lambda: _experiments_revenue.figures(quick)),
@@ -53,6 +62,16 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         ),
         Part("asos", _experiments_asos.FIGURES, _experiments_asos.figures),
         Part("bandits", _experiments_bandits.FIGURES, lambda: _experiments_bandits.figures(quick)),
+        Part(
+            "bandit-peers",
+            _experiments_bandit_peers.FIGURES,
+            lambda: _experiments_bandit_peers.figures(quick),
+        ),
+        Part(
+            "bandit-serving",
+            _experiments_bandit_serving.FIGURES,
+            lambda: _experiments_bandit_serving.figures(quick),
+        ),
         Part(
             "off-policy",
             _experiments_off_policy.FIGURES,

@@ -48,7 +48,6 @@ from tactful_bandits.errors import ExperimentError
 from tactful_bandits.policies.budget_pacing import BudgetPacing
 from tactful_bandits.policies.codec import _MARK
 from tactful_bandits.policies.linear import LinearBandit
-from tactful_bandits.policies.softmax import SoftmaxBandit
 from tactful_bandits.rollouts.lifecycle import load_rollout
 from tactful_federated.core.checkpoint import load_arrays
 from tactful_federated.core.compression import ENCODINGS, from_bytes, restore
@@ -271,10 +270,9 @@ def _states(folder: Path) -> Iterator[Target]:
     yield Target(
         "caps of a day", lambda data: restore_consumer("shown", caps, data), shown, "msgpack"
     )
-    bandit, softmax = LinearBandit(2, 3), SoftmaxBandit(2, 3)
+    bandit = LinearBandit(2, 3)
     policies: Any = (
         ("linear", LinearBandit.from_bytes, bandit.to_bytes()),
-        ("softmax", SoftmaxBandit.from_bytes, softmax.to_bytes()),
         ("pacing", BudgetPacing.from_bytes, BudgetPacing(100.0, 10, step=0.1).to_bytes()),
     )
     for name, decode, data in policies:

@@ -1,5 +1,6 @@
-// Usage: node build.mjs [FOLDER]. Writes types, a module and a script with the global `tactful` to
-// FOLDER, default dist, and prints the sizes of both.
+// Usage: node build.mjs [FOLDER]. Writes types, the modules and a script with the global `tactful` to
+// FOLDER, default dist, and prints their sizes. Flags are modules of their own: a page that uses none
+// does not load them.
 import { build } from "esbuild";
 import { spawnSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
@@ -12,17 +13,22 @@ const judged = spawnSync("npx", ["--no-install", "tsc", ...types], { stdio: "inh
 if (judged.status !== 0) process.exit(1);
 
 const bundles = [
-  { file: "tactful.js", format: "esm" },
-  { file: "tactful.global.js", format: "iife", globalName: "tactful" },
+  { source: "index.ts", file: "tactful.js", format: "esm" },
+  { source: "index.ts", file: "tactful.global.js", format: "iife", globalName: "tactful" },
+  { source: "flags/index.ts", file: "flags.js", format: "esm" },
+  { source: "flags/core.ts", file: "flags-core.js", format: "esm" },
+  { source: "flags/unleash.ts", file: "flags-unleash.js", format: "esm" },
+  { source: "flags/openfeature.ts", file: "flags-openfeature.js", format: "esm" },
 ];
-for (const { file, ...form } of bundles) {
+for (const { source, file, ...form } of bundles) {
   const outfile = join(folder, file);
   await build({
-    entryPoints: ["src/index.ts"],
+    entryPoints: [join("src", source)],
     bundle: true,
     minify: true,
     sourcemap: true,
     target: "es2020",
+    external: ["@openfeature/*"],
     logLevel: "warning",
     outfile,
     ...form,

@@ -10,14 +10,23 @@ condition:
 The language is GrowthBook's, which is MongoDB's query language without the database, so definitions
 can be moved between the two. Evaluation never fails: values that cannot be compared do not match.
 Unlike JavaScript, a number is never above or below a text, and nothing is above or below a missing
-attribute (three of GrowthBook's published cases expect JavaScript's conversion).
+attribute (three of GrowthBook's published cases expect JavaScript's conversion). The operators
+`$number`, `$date`, `$semver` and `$cidr` are additions (`tactful_bandits.assignment.typed_values`).
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from tactful_bandits.assignment.patterns import search
+from tactful_bandits.assignment.texts import as_double, as_json, as_text, compare_texts, is_true
+from tactful_bandits.assignment.typed_values import (
+    COMPARISONS,
+    READERS,
+    compare_typed,
+    in_networks,
+    parse_number,
+)
 from tactful_bandits.errors import DefinitionError
 
 Condition = Mapping[str, object]
@@ -98,17 +107,17 @@ def _look_up(attributes: object, path: str) -> object:
 def _value(requirement: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
     """Evaluate operators on one value, or equality after type conversion."""
     if isinstance(requirement, str):
-        text = _as_text(actual)
+        text = as_text(actual)
         return text.lower() == requirement.lower() if ignore_case else text == requirement
     if isinstance(requirement, bool):
-        return actual is not None and bool(actual) == requirement
+        return actual is not None and is_true(actual) == requirement
     if isinstance(requirement, int | float):
-        return _as_number(actual) == requirement
+        return _as_number(actual) == as_double(requirement)
     if requirement is None:
         return actual is None
     if isinstance(requirement, Mapping) and _is_operators(requirement):
         return all(_operator(key, operand, actual, groups) for key, operand in requirement.items())
-    return _as_json(actual) == _as_json(requirement)
+    return as_json(actual) == as_json(requirement)
 
 
 def _operator(name: str, operand: object, actual: object, groups: Groups) -> bool:
@@ -145,11 +154,13 @@ def _is_operators(requirement: Mapping[object, object]) -> bool:
 
 def _same(left: object, right: object) -> bool:
     """Test equality; booleans and numbers differ, as in JSON."""
+    if isinstance(left, str) or isinstance(right, str):
+        return isinstance(left, str) and left == right
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
-    return (type(left) is type(right) and left == right) or (
-        isinstance(left, int | float) and isinstance(right, int | float) and left == right
-    )
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return as_double(left) == as_double(right)
+    return _kind(left) == _kind(right) and as_json(left) == as_json(right)
 
 
 def _is_in(actual: object, allowed: object, fold: Callable[[str], str]) -> bool:
@@ -165,7 +176,7 @@ def _is_in(actual: object, allowed: object, fold: Callable[[str], str]) -> bool:
 def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
     """Compare two numbers or two texts, and nothing else."""
     if isinstance(actual, str) and isinstance(operand, str):
-        return holds((actual > operand) - (actual < operand))
+        return holds(compare_texts(actual, operand))
     left, right = _comparable(actual), _comparable(operand)
     return not math.isnan(left + right) and holds((left > right) - (left < right))
 
@@ -173,34 +184,23 @@ def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> b
 def _comparable(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    return _as_double(value)
-
-
-def _as_double(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number beyond all doubles, which JSON may hold
-        return math.inf if value > 0 else -math.inf
+    return as_double(value)
 
 
 def _versions(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
-    left, right = _version(actual), _version(operand)
-    return holds((left > right) - (left < right))
+    return holds(compare_texts(_version(actual), _version(operand)))
 
 
 def _version(value: object) -> str:
     """Convert a version to a text that sorts like versions: ``1.10`` after ``1.9``."""
-    parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", _as_text(value) if value else "0"))
+    parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", as_text(value) if is_true(value) else "0"))
     if len(parts) == 3:
         parts.append("~")  # after any text: a release follows its pre-releases
     return "-".join(part.rjust(5) if part.isascii() and part.isdigit() else part for part in parts)
 
 
-def _search(actual: object, pattern: object, flags: re.RegexFlag) -> bool:
-    try:
-        return re.search(str(pattern), _as_text(actual), flags) is not None
-    except re.error:
-        return False
+def _search(actual: object, pattern: object, *, ignore_case: bool = False) -> bool:
+    return search(as_text(pattern), as_text(actual), ignore_case=ignore_case)
 
 
 def _kind(value: object) -> str:
@@ -210,27 +210,12 @@ def _kind(value: object) -> str:
     return "null" if value is None else "unknown"
 
 
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return _as_json(value)
-
-
-def _as_json(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
-
-
 def _as_number(value: object) -> float:
     if isinstance(value, str):
-        try:
-            return float(value) if value.strip() else 0.0
-        except ValueError:
-            return math.nan
+        return parse_number(value) if value.strip(" \t\n\r") else 0.0
     if value is None:
         return 0.0
-    return _as_double(value) if isinstance(value, int | float) else math.nan
+    return as_double(value) if isinstance(value, int | float) else math.nan
 
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -257,12 +242,16 @@ def _comparing(
     return lambda actual, operand: compare(actual, operand, holds)
 
 
+def _typed(name: str) -> Callable[[object, object], bool]:
+    return lambda actual, operand: compare_typed(name, actual, operand)
+
+
 _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
     "$eq": _same,
     "$ne": lambda actual, operand: not _same(actual, operand),
     **{f"${name}": _comparing(_ordered, _ORDER[name]) for name in ("lt", "lte", "gt", "gte")},
     **{f"$v{name}": _comparing(_versions, holds) for name, holds in _ORDER.items()},
-    "$exists": lambda actual, operand: (actual is not None) == bool(operand),
+    "$exists": lambda actual, operand: (actual is not None) == is_true(operand),
     "$in": lambda actual, operand: _is_in(actual, operand, str),
     "$ini": lambda actual, operand: _is_in(actual, operand, str.lower),
     "$nin": lambda actual, operand: (
@@ -271,11 +260,13 @@ _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
     "$nini": lambda actual, operand: (
         isinstance(operand, list | tuple) and not _is_in(actual, operand, str.lower)
     ),
-    "$regex": lambda actual, operand: _search(actual, operand, re.NOFLAG),
-    "$regexi": lambda actual, operand: _search(actual, operand, re.IGNORECASE),
-    "$notRegex": lambda actual, operand: not _search(actual, operand, re.NOFLAG),
-    "$notRegexi": lambda actual, operand: not _search(actual, operand, re.IGNORECASE),
+    "$regex": lambda actual, operand: _search(actual, operand),
+    "$regexi": lambda actual, operand: _search(actual, operand, ignore_case=True),
+    "$notRegex": lambda actual, operand: not _search(actual, operand),
+    "$notRegexi": lambda actual, operand: not _search(actual, operand, ignore_case=True),
     "$type": lambda actual, operand: _kind(actual) == operand,
+    "$cidr": in_networks,
+    **{name: _typed(name) for name in READERS},
 }
 
 
@@ -313,7 +304,7 @@ def _require_value(where: str, requirement: object, depth: int) -> None:
         raise DefinitionError(f"{where}: nested more than {_DEEPEST} deep")
     for name, operand in requirement.items():
         place = f"{where}.{name}"
-        if name in ("$in", "$nin", "$ini", "$nini", *_LISTS):
+        if name in ("$in", "$nin", "$ini", "$nini", "$cidr", *_LISTS):
             if not isinstance(operand, list | tuple):
                 raise DefinitionError(f"{place}: expected a list of values")
         elif name in ("$regex", "$regexi", "$notRegex", "$notRegexi"):
@@ -321,6 +312,8 @@ def _require_value(where: str, requirement: object, depth: int) -> None:
                 re.compile(str(operand))
             except re.error as error:
                 raise DefinitionError(f"{place}: not a regular expression: {error}") from error
+        elif name in READERS:
+            _require_comparisons(place, READERS[name], operand)
         elif name == "$elemMatch" and isinstance(operand, Mapping) and not _is_operators(operand):
             _require_deeper(place, operand, depth)
         elif name in ("$not", "$size", "$elemMatch"):
@@ -329,3 +322,14 @@ def _require_value(where: str, requirement: object, depth: int) -> None:
             special = ("$not", "$size", "$elemMatch", *_LISTS, *_GROUPS)
             expected = ", ".join(sorted((*_OPERATORS, *special)))
             raise DefinitionError(f"{place}: unknown operator; expected one of {expected}")
+
+
+def _require_comparisons(where: str, read: Callable[[object], object], comparisons: object) -> None:
+    if not isinstance(comparisons, Mapping) or not comparisons:
+        raise DefinitionError(f"{where}: expected comparisons such as {{$gte: …}}")
+    for name, limit in comparisons.items():
+        if name not in COMPARISONS:
+            expected = ", ".join(COMPARISONS)
+            raise DefinitionError(f"{where}.{name}: expected one of {expected}")
+        if read(limit) is None:
+            raise DefinitionError(f"{where}.{name}: {limit!r} cannot be read; see conditions")

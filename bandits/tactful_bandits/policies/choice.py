@@ -120,6 +120,28 @@ def choose_winner(
     return Choice(arm, propensity, "exact" if explore else "estimated")
 
 
+def winner_shares(draws: NDArray[np.float64], explore: float) -> NDArray[np.float64]:
+    """Compute the probability of each arm under `choose_winner`, ``[arms]``.
+
+    A choice by these probabilities is one of Thompson sampling, and the logged probability of every
+    arm, chosen or not, is known.
+    """
+    arms = draws.shape[1]
+    wins = np.bincount(draws.argmax(axis=1), minlength=arms)
+    shares: NDArray[np.float64] = wins * ((1 - explore) / len(draws)) + explore / arms
+    return shares
+
+
+def best_shares(scores: NDArray[np.float64], explore: float) -> NDArray[np.float64]:
+    """Compute the probability of each arm under `choose_best`, ``[arms]``.
+
+    Arms with equal scores share it, so that a policy without data tries all of them.
+    """
+    best = scores == scores.max()
+    shares: NDArray[np.float64] = best * ((1 - explore) / best.sum()) + explore / len(scores)
+    return shares
+
+
 def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> NDArray[np.intp]:
     if allowed is None:
         return np.arange(arms)

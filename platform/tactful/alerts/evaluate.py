@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from tactful.alerts.judge import DriftTest, Judgement, decide_drift, judge
 from tactful.alerts.memory import AlertState, Memory, series_key, split_key
 from tactful.alerts.samples import Labels, Scrape
-from tactful.schemas.alerts import AlertRule, milliseconds
+from tactful.schemas.alerts import AlertRule, DecisionRule, milliseconds
 
 _GONE_MS = 3_600_000  # an alert clears whose value has been missing for this time
 
@@ -43,7 +43,10 @@ def evaluate(
         Alerts that opened or cleared, and those that stay open.
     """
     results = [
-        result for rule in rules if rule.enabled for result in judge(rule, scrape, now, memory)
+        result
+        for rule in rules
+        if rule.enabled and not isinstance(rule, DecisionRule)
+        for result in judge(rule, scrape, now, memory)
     ]
     judgements = [result for result in results if isinstance(result, Judgement)]
     judgements += decide_drift([result for result in results if isinstance(result, DriftTest)])

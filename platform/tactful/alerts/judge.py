@@ -12,13 +12,15 @@ from tactful.alerts.seasonal import HOUR_MS, expect, record, slot_of
 from tactful.alerts.signals import histogram, read_signal
 from tactful.schemas.alerts import (
     AbsenceRule,
-    AlertRule,
     AnomalyRule,
     ChangeRule,
     DriftRule,
     ThresholdRule,
     milliseconds,
 )
+
+JudgedRule = ThresholdRule | ChangeRule | AbsenceRule | AnomalyRule | DriftRule
+"""Rules that look at a value."""
 
 
 class Judgement(NamedTuple):
@@ -27,7 +29,7 @@ class Judgement(NamedTuple):
     `clear` is not the opposite of `holds`: between the two levels of a threshold neither is true.
     """
 
-    rule: AlertRule
+    rule: JudgedRule
     labels: Labels
     holds: bool
     clear: bool
@@ -44,7 +46,7 @@ class DriftTest(NamedTuple):
 
 
 def judge(
-    rule: AlertRule, scrape: Scrape, now: int, memory: Memory
+    rule: JudgedRule, scrape: Scrape, now: int, memory: Memory
 ) -> Sequence[Judgement | DriftTest]:
     """Judge a rule on a scrape; a label set without a value is left out."""
     if isinstance(rule, ThresholdRule):

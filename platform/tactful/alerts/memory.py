@@ -76,6 +76,7 @@ class Memory(msgspec.Struct):
     means: dict[str, list[tuple[int, float]]] = {}  # the same, for rules of change
     seen: dict[str, int] = {}  # the same, for rules of absence: when a value was seen last
     states: dict[str, AlertState] = {}  # by rule and labels
+    decided_since: int = 0  # decisions before this time are sent to nobody; 0 before the first run
 
     def count(self, name: str, labels: Labels, raw: float, now: int, span: int) -> Counter:
         """Add a scrape of one counter; return its growth."""

@@ -31,7 +31,7 @@ import yaml
 
 from tactful.errors import ConfigError
 from tactful.schemas.alert_routes import AlertRoute
-from tactful.schemas.alerts import AlertRule, Signal, ThresholdRule
+from tactful.schemas.alerts import AlertRule, DecisionRule, Signal, ThresholdRule
 from tactful_privacy.decoding import DECODE_ERRORS
 
 PACKAGED = Path(__file__).parents[1] / "alerts.yaml"
@@ -116,11 +116,22 @@ def merged(rules: Iterable[AlertRule], changed: Iterable[AlertRule]) -> list[Ale
 
 def check_rule(rule: AlertRule, *, where: str) -> None:
     """Raise ConfigError if fields of a rule contradict each other."""
-    mistake = _mistake_of_signal(rule.value, histogram=rule.kind == "drift")
+    if isinstance(rule, DecisionRule):
+        mistake = _mistake_of_decision(rule)
+    else:
+        mistake = _mistake_of_signal(rule.value, histogram=rule.kind == "drift")
     if not mistake and isinstance(rule, ThresholdRule):
         mistake = _mistake_of_levels(rule)
     if mistake:
         raise ConfigError(f"{where}: rule {rule.name}: {mistake}")
+
+
+def _mistake_of_decision(rule: DecisionRule) -> str:
+    if rule.value != Signal():
+        return "a decision has no value: leave it out, or choose another kind"
+    if any(action.startswith("person.") for action in rule.actions):
+        return "actions about persons are sent nowhere: name others"
+    return ""
 
 
 def _mistake_of_levels(rule: ThresholdRule) -> str:

@@ -1,7 +1,9 @@
 """The alert engine of one server: evaluates while it holds the lease, and sends messages.
 
 ```text
- sources ─▶ evaluate ─▶ one transaction, fenced: alerts, messages, memory ─▶ outbox ─▶ sinks
+ sources ─▶ evaluate ─────┐
+                          ├─▶ one transaction, fenced: alerts, messages, memory ─▶ outbox ─▶ sinks
+ audit trail ─▶ decisions ┘
 ```
 
 The tables follow the memory at each evaluation, not the single transitions, so a write that failed
@@ -19,6 +21,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from tactful.alerts.decisions import READ_AGAIN_MS, read_decisions, record_new
 from tactful.alerts.evaluate import Transition, evaluate
 from tactful.alerts.lease import Lease, LeaseLost
 from tactful.alerts.memory import AlertState, Memory, dump_memory, load_memory, series_key
@@ -27,6 +30,7 @@ from tactful.alerts.rules import AlertFile, merged
 from tactful.alerts.sinks import AlertMessage, send
 from tactful.alerts.sources import Sources
 from tactful.alerts.store import AlertStore, is_silenced
+from tactful.metadata.audit import AuditTrail
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import alert_evaluator, alerts
 from tactful.schemas.alert_routes import AlertRoute
@@ -68,6 +72,7 @@ class AlertService:
         self._file = file
         self._sources = sources
         self._lease = Lease(metadata, holder)
+        self._trail = AuditTrail(metadata, clock=clock)
         self._clock = clock
         self._history_ms = int(history_days * _DAY_MS)
         self._memory: Memory | None = None
@@ -158,6 +163,10 @@ class AlertService:
         """Bring the tables in line with the memory, in one transaction."""
         silences = self.store.silences()
         routes_of = {rule.name: rule.route for rule in rules}
+        # A new installation, or one that was updated, sends no earlier decisions.
+        memory.decided_since = memory.decided_since or now
+        since = max(memory.decided_since, now - min(READ_AGAIN_MS, self._history_ms))
+        decisions = read_decisions(self._trail, rules, since)
         changed = any(it.change != "open" for it in transitions)
 
         def write(connection: sa.Connection) -> None:
@@ -172,6 +181,9 @@ class AlertService:
                     continue
                 row = rows.get(_digest(transition.key)) or _insert(connection, transition, now)
                 self._notify(connection, row, routes_of.get(row.rule, ""), silences, now)
+            for row in record_new(connection, decisions):
+                only = routes_of.get(row.rule, "")
+                self._notify(connection, row, only, silences, now, event="decision")
             connection.execute(
                 sa.update(alert_evaluator).where(alert_evaluator.c.id == 1).values(evaluated_at=now)
             )
@@ -189,8 +201,9 @@ class AlertService:
         only: str,
         silences: Sequence[Silence],
         now: int,
+        event: str = "opened",
     ) -> None:
-        """Store the messages of an open alert that no one was told of yet."""
+        """Store the messages of an alert for the routes that have none yet."""
         labels = msgspec.json.decode(row.labels, type=dict[str, str])
         if row.acknowledged_at is not None or is_silenced(row.rule, labels, silences):
             return
@@ -198,7 +211,7 @@ class AlertService:
         for route in self.routes:
             takes = route.name == only if only else row.severity in route.severities
             if takes and route.name not in routed:
-                enqueue(connection, route, self._message("opened", row, labels, now), now)
+                enqueue(connection, route, self._message(event, row, labels, now), now)
                 routed.add(route.name)
         text = ",".join(sorted(routed))
         if text != row.routed:

@@ -26,7 +26,7 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One message about an alert, as a webhook receives it.
 
     Attributes:
-        event: `opened`, `cleared` or `test`.
+        event: `opened`, `cleared`, `decision` or `test`.
         id: number of the alert; 0 of a test.
         rule: name of the rule.
         severity: its severity.
@@ -47,7 +47,7 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     def title(self) -> str:
         """Return one line for people."""
-        kind = {"opened": self.severity.upper(), "cleared": "CLEARED"}.get(self.event, "TEST")
+        kind = self.severity.upper() if self.event == "opened" else self.event.upper()
         return f"[tactful] {kind} {self.rule}"
 
 

@@ -70,6 +70,9 @@ _HELP = {
     "rules": "Test cleaning rules, and list or resend dead letters.",
     "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
+    "flags": "Check, convert and evaluate feature flags and their experiments.",
+    "metrics": "Check and list the metrics of experiments, and register analyses.",
+    "bandit": "Apply, list, judge and stop bandits: arms that are chosen by what pays.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",
@@ -88,8 +91,10 @@ _MODULES = {
     "top": "monitoring.top",
     "alerts": "monitoring.alerts",
     **dict.fromkeys(("restore", "expire"), "backup"),
+    "metrics": "experiments.metrics",
     "worker": "serve",
     "check-data": "check_data",
+    "flags": "flags.files",
 }
 _ATTRIBUTES = {"import": "import_", "check-data": "check_data"}  # other names in Python
 _COMMANDS = {

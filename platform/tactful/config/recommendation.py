@@ -1,4 +1,4 @@
-"""Settings of recommendations, coupons and training."""
+"""Settings of recommendations, coupons, bandits and training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class RecommendSettings:
     """Settings of recommendations."""
 
     experiments: Path = Path()  # ``experiments.yaml``; empty: the packaged one
+    # ``metrics.yaml``, metrics and analyses of experiments; empty: the packaged metrics
+    metrics: Path = Path()
     placement: Path = Path()  # ``placement.yaml``, the placement rules; empty: the packaged one
     # ``rollouts.yaml``, changes that are rolled out in stages; empty for none
     rollouts: Path = Path()
@@ -43,6 +45,14 @@ class CouponSettings:
     """Settings of coupons."""
 
     # ``coupons.yaml``; empty: every action is sent to the shop unchanged
+    definitions: Path = Path()
+
+
+@dataclass(frozen=True)
+class BanditSettings:
+    """Settings of bandits."""
+
+    # ``bandits.yaml``, applied at the start; empty: none, and those that were applied go on
     definitions: Path = Path()
 
 

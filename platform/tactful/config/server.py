@@ -38,8 +38,15 @@ class ServerSettings:
     # origins whose web pages may send events and request recommendations, such as
     # ``https://shop.example``, separated by commas; empty for none
     cors_origins: str = ""
+    # addresses of proxies in front, separated by commas, whose X-Forwarded-For names the client
+    proxies: str = "127.0.0.1, ::1"
     # send traces over OTLP, to the address in OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra tracing
     traces: bool = False
+
+    @property
+    def trusted_proxies(self) -> frozenset[str]:
+        """Addresses of the proxies in front."""
+        return frozenset(filter(None, map(str.strip, self.proxies.split(","))))
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class LimitSettings:
     # requests and events a second with one browser key, averaged over 10 s; 0 for no limit
     browser_key_rate: Annotated[float, Meta(ge=0)] = 1_000.0
     device_rate: Annotated[float, Meta(ge=0)] = 30.0  # the same of one device
+    # devices that one address may make known in an hour, with one browser key; 0 for no limit
+    new_devices_per_hour: Annotated[int, Meta(ge=0)] = 30
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,12 @@ from tactful.config.privacy import (
     RetentionSettings,
     StatisticsSettings,
 )
-from tactful.config.recommendation import CouponSettings, RecommendSettings, TrainingSettings
+from tactful.config.recommendation import (
+    BanditSettings,
+    CouponSettings,
+    RecommendSettings,
+    TrainingSettings,
+)
 from tactful.config.server import (
     ActionSettings,
     LimitSettings,
@@ -74,6 +79,7 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
     coupons: CouponSettings = field(default_factory=CouponSettings)
+    bandits: BanditSettings = field(default_factory=BanditSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
@@ -103,6 +109,11 @@ class Settings:
     def experiments(self) -> Path:
         """File of the experiments."""
         return _chosen(self.recommend.experiments, _PACKAGE / "experiments.yaml")
+
+    @property
+    def experiment_metrics(self) -> Path:
+        """File of the metrics of experiments."""
+        return _chosen(self.recommend.metrics, _PACKAGE / "experiment_metrics" / "metrics.yaml")
 
     @property
     def placement(self) -> Path:

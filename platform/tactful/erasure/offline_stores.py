@@ -16,6 +16,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.event_log.encryption import open_seal
 from tactful.event_log.open import open_partitions
+from tactful.flags.sticky import StickyArms
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.ranking.model import untrained_recall
@@ -327,6 +328,11 @@ def purge_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
     """Delete users' decisions; their suppression stays, under pseudonyms."""
     removed = sum(consents.erase(key) for key in result.traces.people)
     return ErasureStep(place="consent", removed=removed)
+
+
+def purge_arms(arms: StickyArms, result: SearchResult) -> ErasureStep:
+    """Delete the arms that users keep in sticky experiments; tokens of devices are not stored."""
+    return ErasureStep(place="flags", removed=arms.erase(result.traces.people))
 
 
 def ask_owners(installation: Installation, receipt: str, result: SearchResult) -> ErasureStep:

@@ -9,10 +9,13 @@ from functools import partial
 
 import msgspec
 
+from tactful.bandits.learner import DIRECTORY as BANDITS
+from tactful.bandits.learner import BanditLearner, delete_snapshots
 from tactful.config.settings import Settings
 from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
 from tactful.experiments.controller import RolloutController
+from tactful.flags.sticky import StickyArms
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
 from tactful.schemas.users import ErasureStep
@@ -35,7 +38,8 @@ class PersonalStore:
 
     ::
 
-        computed from the log   models, unfinished work, state, webhooks, explanations (live only)
+        computed from the log   models, unfinished work, state, webhooks, bandits,
+                                explanations (live only)
         recorded                log, spool, dead-letters, late, online store, keys, consent,
                                 partitions
 
@@ -90,6 +94,11 @@ def personal_stores(
             recorded=False,
         ),
         PersonalStore(
+            BANDITS,
+            lambda result: ErasureStep(place=BANDITS, removed=delete_snapshots(data)),
+            recorded=False,
+        ),
+        PersonalStore(
             "log", partial(offline.purge_log, installation), partial(offline.find_log, installation)
         ),
     ]
@@ -113,6 +122,14 @@ def personal_stores(
             "consent",
             lambda result: offline.purge_consent(consents(), result),
             lambda result: export.decisions_in(consents(), result),
+        )
+    )
+    arms = StickyArms(installation.metadata)
+    stores.append(
+        PersonalStore(
+            "flags",
+            partial(offline.purge_arms, arms),
+            partial(export.arms_in, installation.metadata),
         )
     )
     if not in_files:
@@ -139,6 +156,8 @@ class LiveStores:
     # deletes recent recommendations; returns their number
     drop_recommendations: Callable[[SearchResult], int]
     rollouts: RolloutController
+    arms: StickyArms  # of sticky experiments
+    bandits: BanditLearner
 
     def settle(self) -> None:
         """Store everything that was applied, so that a search of the state finds it.
@@ -156,7 +175,9 @@ class LiveStores:
             PersonalStore("state", partial(self._purge_state, references), recorded=False),
             PersonalStore("webhooks", self._purge_webhooks, recorded=False),
             PersonalStore("explanations", self._purge_recommendations, recorded=False),
+            PersonalStore(BANDITS, self._purge_bandits, recorded=False),
             PersonalStore("consent", partial(offline.purge_consent, self.consents)),
+            PersonalStore("flags", partial(offline.purge_arms, self.arms)),
         ]
 
     def purge(self) -> None:
@@ -187,6 +208,10 @@ class LiveStores:
     def _purge_webhooks(self, result: SearchResult) -> ErasureStep:
         removed = 0 if self.webhooks is None else self.webhooks.forget(result.owns_delivery)
         return ErasureStep(place="webhooks", removed=removed)
+
+    def _purge_bandits(self, result: SearchResult) -> ErasureStep:
+        """Learn all bandits again from the log, without the users, who are suppressed by now."""
+        return ErasureStep(place=BANDITS, removed=self.bandits.forget())
 
     def _purge_recommendations(self, result: SearchResult) -> ErasureStep:
         return ErasureStep(place="explanations", removed=self.drop_recommendations(result))

@@ -34,6 +34,12 @@ from tactful_streaming.log.event_log import EventLog
 IMPRESSION_ID = "impression:"
 """Prefix of the event ids of the server's own impressions; clients must not send such ids."""
 
+DECISION = "x.bandit"
+"""Type of the events of decisions that a shop asked a bandit for; clients must not send it."""
+
+DECISION_ID = "bandit:"
+"""Prefix of their event ids; clients must not send such ids."""
+
 _CHUNK = 2_048
 
 
@@ -116,6 +122,18 @@ def is_served(event: Event) -> bool:
     """Return whether the server itself logged an impression: a client can claim anything."""
     own = event.sender is None and event.event_id.startswith(IMPRESSION_ID)
     return own and event.type == "impression"
+
+
+def is_decision(event: Event) -> bool:
+    """Return whether the server itself logged the decision of a bandit."""
+    own = event.sender is None and event.event_id.startswith(DECISION_ID)
+    return own and event.type == DECISION
+
+
+def decision_named(event: Event) -> str | None:
+    """Return the id of the decision that an event names in its properties; None without one."""
+    named = event.properties.get("decision_id")
+    return named if isinstance(named, str) and named else None
 
 
 def decode_impression(payload: bytes, offset: int) -> Impression | None:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -77,13 +78,39 @@ NO_MODEL = "no model is trained, so nobody gets the change: train one, then adva
 """Reason to hold a rollout."""
 
 
+class OwnOutcomes(Protocol):
+    """Outcomes of a stage on metrics of `metrics.yaml`, counted as the log is read."""
+
+    def begin(self, logs: Sequence[EventLog], positions: Sequence[int]) -> None:
+        """Read who a device belongs to from the records before the positions."""
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Count records, given as offset and payload."""
+
+    def forget(self, traces: SubjectIds) -> None:
+        """Remove erased users."""
+
+    def pairs(self, now: int) -> dict[str, tuple[Sample, Sample] | None]:
+        """Return both arms' outcomes at a time by metric; None where no look can judge them."""
+
+
 @dataclass
 class _Watched:
     """A stage whose users are being counted, with the log position of each partition."""
 
     stage: tuple[int, int]
     tally: Tally
+    own: OwnOutcomes | None
     positions: list[int]
+
+    def begin_log(self) -> None:
+        self.tally.begin_log()
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        records = list(records)
+        self.tally.read(records)
+        if self.own is not None:
+            self.own.read(records)
 
 
 class RolloutController:
@@ -100,6 +127,7 @@ class RolloutController:
         charge: Callable[[Iterable[Query]], None] = lambda queries: None,
         recipients: Callable[[], Recipients] = Recipients,
         has_model: Callable[[], bool] = lambda: True,
+        own: Callable[[StoredRollout], OwnOutcomes | None] = lambda stored: None,
     ) -> None:
         """Watch no rollout yet.
 
@@ -107,7 +135,7 @@ class RolloutController:
         looks at a rollout; `allows` says whether an event may be used to measure, by its user's
         present consent; `charge` charges private looks to a ledger, if there is one; `recipients`
         makes the check of whose event it is; `has_model` says whether a model ranks, without which
-        no user is assigned.
+        no user is assigned; `own` begins the outcomes of a stage on metrics of `metrics.yaml`.
         """
         self._store = store
         self._recipients = recipients
@@ -118,6 +146,7 @@ class RolloutController:
         self._allows = allows
         self._charge = charge
         self._has_model = has_model
+        self._own = own
         self._watched: dict[str, _Watched] = {}
         self._failures: dict[str, str] = {}  # latest logged, by rollout
         self._working = threading.Lock()
@@ -136,7 +165,7 @@ class RolloutController:
             self._watched = {key: it for key, it in self._watched.items() if key in keys}
             has_model = self._has_model()
             for stored in active:
-                if not has_model:
+                if not has_model and not stored.definition.bandit:
                     self._hold(stored)
                     continue
                 if stored.archived or self._clock() - stored.looked_at < self._between(stored):
@@ -165,6 +194,8 @@ class RolloutController:
         with self._working:
             for watched in self._watched.values():
                 watched.tally.forget(traces)
+                if watched.own is not None:
+                    watched.own.forget(traces)
 
     def _hold(self, stored: StoredRollout) -> None:
         """Hold a canary that nobody is assigned to."""
@@ -176,10 +207,12 @@ class RolloutController:
             logger.warning("rollout %s is held: %s", stored.key, NO_MODEL)
 
     def _take(self, stored: StoredRollout) -> LookRecord | None:
-        tally = self._count(stored)
+        watched = self._count(stored)
+        tally = watched.tally
         if stored.definition.epsilon is not None and stored.rollout.share < 1:
             return self._take_privately(stored, tally, stored.definition.epsilon)
-        seen = _exact(stored.rollout, tally)
+        own = {} if watched.own is None else watched.own.pairs(self._clock())
+        seen = _exact(stored.rollout, tally, own)
 
         def judge(rollout: Rollout, at: int) -> Judged:
             return Judged(judge_rollout(rollout, seen, at=at))
@@ -209,7 +242,7 @@ class RolloutController:
             return self._every_ms
         return max(self._every_ms, stored.rollout.plan.stage_ms // PRIVATE_LOOKS)
 
-    def _count(self, stored: StoredRollout) -> Tally:
+    def _count(self, stored: StoredRollout) -> _Watched:
         """Count outcomes since the stage began, up to the end of the log."""
         rollout, definition = stored.rollout, stored.definition
         stage = rollout.stage, rollout.since
@@ -226,14 +259,21 @@ class RolloutController:
                 recipients=self._recipients(),
             )
             begins = [log.offset_at(rollout.since) for log in self._logs]
-            watched = self._watched[stored.key] = _Watched(stage, tally, begins)
+            own = self._own(stored)
+            if own is not None:
+                own.begin(self._logs, begins)
+            watched = self._watched[stored.key] = _Watched(stage, tally, own, begins)
         for number, log in enumerate(self._logs):
-            watched.positions[number] = read_on(log, watched.tally, watched.positions[number])
+            watched.positions[number] = read_on(log, watched, watched.positions[number])
         watched.tally.close(self._clock())
-        return watched.tally
+        return watched
 
 
-def apply_file(store: RolloutStore, path: Path) -> None:
+def apply_file(
+    store: RolloutStore,
+    path: Path,
+    check: Callable[[RolloutDefinition], None] = lambda definition: None,
+) -> None:
     """Store the rollouts that a file defines, at the start of a server.
 
     Definitions whose power must be forecast are left to `Planner.apply_file`, since that reads the
@@ -244,6 +284,7 @@ def apply_file(store: RolloutStore, path: Path) -> None:
         if definition.accept_low_power is None and not store.unchanged(definition):
             continue
         try:
+            check(definition)
             reason = reason_of(definition, f"applied from {path.name}")
             store.apply(definition, by="tactful serve", reason=reason)
         except ConfigError as error:
@@ -256,11 +297,16 @@ def reason_of(definition: RolloutDefinition, reason: str) -> str:
     return reason if accepted is None else f"{reason}; low power accepted: {accepted}"
 
 
-def _exact(rollout: Rollout, tally: Tally) -> StageObservations:
+def _exact(
+    rollout: Rollout, tally: Tally, own: Mapping[str, tuple[Sample, Sample] | None]
+) -> StageObservations:
     """Return the exact outcomes that a look uses inside the trusted zone."""
     seen = tally.outcomes()
     arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
-    pairs = {guard.metric: pair_of(guard.metric, *arms) for guard in rollout.plan.guardrails}
+    pairs = {
+        guard.metric: own[guard.metric] if guard.metric in own else pair_of(guard.metric, *arms)
+        for guard in rollout.plan.guardrails
+    }
     units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
     return StageObservations(units, pairs)
 

@@ -11,7 +11,8 @@
 
 `change` holds parameters as those of an arm in `experiments.yaml`. With `model: "7"` another
 version of the model ranks, on the index of the champion; with `tuner: DIRECTORY` a trained network
-sets the objective (`tactful.rerank.tuned_objective`).
+sets the objective (`tactful.rerank.tuned_objective`); with `bandit: KEY` a bandit chooses
+(`tactful.bandits.definitions`), and the others get its default arm.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful.experiments.metrics import METRICS
+from tactful.experiments.metrics import METRICS, Metric
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.errors import DefinitionError
@@ -36,6 +37,9 @@ if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists
     from tactful_bandits.rollouts.guardrails import Guardrail
     from tactful_bandits.rollouts.plan import RolloutPlan
 
+OWN = "own."
+"""Prefix of the metrics of `metrics.yaml` among guardrails."""
+
 CONTROL = "control"
 CHANGE = "change"
 
@@ -43,7 +47,7 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HOLDOUT = "permanent-holdout"
 """Key of the assignment of users who get no personal recommendations."""
 
-_RESERVED = (RANKING_EXPERIMENT, "plan", HOLDOUT)  # the second is a path of the API
+_RESERVED = (RANKING_EXPERIMENT, "plan", "metrics", HOLDOUT)  # two are paths of the API
 _HOUR = 3_600_000
 _MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 
@@ -52,12 +56,14 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """A metric that the change must not harm; see `tactful_bandits.Guardrail`.
 
     Attributes:
-        metric: `takers`, `taken_lists`, `revenue` or `latency`.
+        metric: `takers`, `taken_lists`, `revenue` or `latency`, or `own.NAME` of a metric of
+            `metrics.yaml`.
         margin: tolerated loss, as a share of the control's value.
         critical: whether harm rolls back; else it only warns.
         minimum_units: users that each arm needs before a verdict.
         smallest_loss: relative loss that `proof` excludes, and for which `plan` computes the power;
-            None: 0.2, and none for `errors` and `anomalies`.
+            None: 0.2, and none for `errors`, `anomalies` and own metrics.
+        better: direction of an own metric, as in `metrics.yaml`; None: `higher`.
     """
 
     metric: str
@@ -65,12 +71,20 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     critical: bool = True
     minimum_units: Annotated[int, Meta(le=_MOST)] = 400
     smallest_loss: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a metric of `metrics.yaml`."""
+        return self.metric.startswith(OWN)
 
     def guardrail(self) -> Guardrail:
         """Return the guardrail; raise DefinitionError if it is wrong."""
         from tactful_bandits.rollouts.guardrails import Guardrail
 
-        metric, loss = METRICS[self.metric], self.smallest_loss
+        metric, loss = METRICS.get(self.metric), self.smallest_loss
+        if metric is None:
+            metric = Metric("", self.better or "higher", None)
         return Guardrail(
             self.metric,
             better=metric.better,
@@ -87,7 +101,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     Attributes:
         key: its name, and the seed of its assignment: small letters, digits, `-` and `_`.
         change: policy parameters that replace the present ones; `model` is a version of the model,
-            `tuner` the directory of a tuner.
+            `tuner` the directory of a tuner, `bandit` the key of a bandit.
         guardrails: metrics that must not be harmed.
         stages: share of the users who get it, stage by stage, rising, in (0, 1].
         stage_hours: least length of a stage.
@@ -137,13 +151,21 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         return str(self.change.get("tuner", ""))
 
     @property
+    def bandit(self) -> str:
+        """Key of the bandit that serves; empty for none."""
+        return str(self.change.get("bandit", ""))
+
+    @property
     def touches(self) -> frozenset[str]:
         """Attributes of a policy that change."""
+        if self.bandit:
+            return frozenset({f"bandit {self.bandit}"})
         return frozenset("objective" if name == "tuner" else name for name in self.change)
 
     def parts(self) -> dict[str, Any]:
         """Return the replaced attributes of a policy; raise ConfigError for a wrong one."""
-        parameters = {k: v for k, v in self.change.items() if k not in ("model", "tuner")}
+        others = ("model", "tuner", "bandit")
+        parameters = {k: v for k, v in self.change.items() if k not in others}
         return policy_parts(parameters, where=f"rollout {self.key!r}: change")
 
     def plan(self) -> RolloutPlan:
@@ -181,6 +203,10 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ConfigError(f"{where}: change.model must be a version, written as text")
         if not isinstance(self.change.get("tuner", ""), str):
             raise ConfigError(f"{where}: change.tuner must be a directory")
+        if "bandit" in self.change and (not self.bandit or len(self.change) > 1):
+            raise ConfigError(f"{where}: change.bandit must be a key, and the only change")
+        if not isinstance(self.change.get("bandit", ""), str):
+            raise ConfigError(f"{where}: change.bandit must be the key of a bandit")
         if {"tuner", "objective"} <= self.change.keys():
             raise ConfigError(f"{where}: change.tuner sets the objective: leave objective out")
         if self.accept_low_power is not None and not self.accept_low_power.strip():
@@ -196,9 +222,14 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
                 f"{self.outcome_hours:g} hours: make outcome_hours shorter"
             )
         for guard in self.guardrails:
-            if guard.metric not in METRICS:
+            if guard.metric not in METRICS and not guard.own:
                 raise ConfigError(
-                    f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}"
+                    f"{where}: there is no metric {guard.metric!r}: use {', '.join(METRICS)}, "
+                    f"or {OWN}NAME of metrics.yaml"
+                )
+            if guard.better is not None and not guard.own:
+                raise ConfigError(
+                    f"{where}: {guard.metric} has its direction already: leave better out"
                 )
             if self.epsilon is not None and guard.metric != "takers":
                 raise ConfigError(

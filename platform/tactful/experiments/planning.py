@@ -39,9 +39,18 @@ class Planner:
     """Forecasts rollouts and applies them."""
 
     def __init__(
-        self, store: RolloutStore, outcomes: ExactOutcomes, *, clock: Callable[[], int]
+        self,
+        store: RolloutStore,
+        outcomes: ExactOutcomes,
+        *,
+        clock: Callable[[], int],
+        check: Callable[[RolloutDefinition], None] = lambda definition: None,
     ) -> None:
-        """Use a store, the outcomes that may be read, and a clock, epoch milliseconds."""
+        """Use a store, the outcomes that may be read, and a clock, epoch milliseconds.
+
+        `check` raises ConfigError for a guardrail whose own metric is wrong.
+        """
+        self._check = check
         self._store = store
         self._outcomes = outcomes
         self._clock = clock
@@ -57,6 +66,7 @@ class Planner:
             StreamingError: if the log cannot be read.
         """
         plan = definition.plan()
+        self._check(definition)
         baseline = self._baseline(definition, given)
         planned: Forecast | None = None
         if baseline.people_per_day > 0 and plan.last_controlled is not None:

@@ -45,6 +45,7 @@ class ServedRollout:
     parts: Mapping[str, Any]  # replaced attributes of a policy
     model: str  # version of the model that ranks; empty for the champion
     tuner: Tuner | None = None  # sets the objective; None for no tuner
+    bandit: str = ""  # key of the bandit that serves; empty for none
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Drawn:
     # Version of the model that ranks instead of the champion; empty for the champion
     model: str = ""
     tuned: Mapping[str, Any] = field(default_factory=dict)  # draws of a tuner, for the log
+    # Whether each bandit that is rolled out serves this user
+    bandits: Mapping[str, bool] = field(default_factory=dict)
 
     def over(self, policy: Policy) -> Policy:
         """Return a policy with the changes applied."""
@@ -116,7 +119,8 @@ class ServedRollouts:
                 logger.error("rollout %s waits: %s", change.key, error)
                 continue
             experiment = experiment_at(change.key, rollout.share)
-            rollouts.append(ServedRollout(experiment, change.parts(), change.model, tuner))
+            parts = change.parts()
+            rollouts.append(ServedRollout(experiment, parts, change.model, tuner, change.bandit))
         self.rollouts = tuple(rollouts)
         return True
 
@@ -127,8 +131,9 @@ class ServedRollouts:
         known: Callable[[str], bool],
         *,
         at: int = 0,
+        bandit: str = "",
     ) -> Drawn:
-        """Draw the arms of one request at a time.
+        """Draw the arms of one request at a time; of bandits only of the rollouts of `bandit`.
 
         A request without a subject takes no part. A rollout of a model's version that is not
         `known` in this process is left out for all users, so that the arms stay comparable.
@@ -141,15 +146,20 @@ class ServedRollouts:
         assignments: list[Assignment] = []
         parts: dict[str, Any] = {}
         tuned: dict[str, Any] = {}
+        bandits: dict[str, bool] = {}
         model = ""
         for served in self.rollouts:
             forced = force.get(served.experiment.key)
             if served.model and not known(served.model):
                 continue
+            if served.bandit not in ("", bandit):
+                continue
             if subject is None and forced is None:
                 continue
             drawn = assign(served.experiment, subject or "nobody", forced=forced)
             assignments.append(drawn)
+            if served.bandit:
+                bandits[served.bandit] = drawn.arm == CHANGE
             if drawn.arm == CHANGE:
                 parts.update(served.parts)
                 weighed = served.tuner and served.tuner.tune(at, self._generator)
@@ -157,7 +167,7 @@ class ServedRollouts:
                     parts["objective"] = weighed.objective
                     tuned = weighed.log_fields
                 model = served.model or model
-        return Drawn(tuple(assignments), parts, model, tuned)
+        return Drawn(tuple(assignments), parts, model, tuned, bandits)
 
 
 _NOTHING = Drawn()

@@ -15,7 +15,7 @@ import msgspec
 from tactful.errors import ConfigError
 from tactful.experiments.baseline import DAY_MS, ExactOutcomes
 from tactful.experiments.controller import SETTLE_MS, noise_of, observations, pair_of
-from tactful.experiments.definitions import CHANGE, CONTROL
+from tactful.experiments.definitions import CHANGE, CONTROL, OWN
 from tactful.experiments.effects import effect_points, effects_of, guardrail_points
 from tactful.experiments.readout import column_samples
 from tactful.experiments.store import RolloutStore, StoredRollout
@@ -210,7 +210,9 @@ class ReadOuts:
                     guard.metric: pair_of(guard.metric, arms[CONTROL], arms[CHANGE])
                     for guard in plan.guardrails
                 }
-                guardrails += guardrail_points(at, plan, pairs)
+                points = guardrail_points(at, plan, pairs)
+                # Own metrics are read by `tactful.experiment_metrics`.
+                guardrails += [point for point in points if not point.metric.startswith(OWN)]
         effects = effects_of(control, arms)
         return ReadOutMessage(
             key=key,

@@ -20,7 +20,13 @@ import sqlalchemy as sa
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.metadata.store import MetadataStore
-from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
+from tactful.metadata.tables import (
+    bandits,
+    model_changes,
+    rollout_changes,
+    rollout_looks,
+    rollouts,
+)
 from tactful.rerank.tuned_objective import require_better
 from tactful.schemas.experiments.rollouts import LookRecord, RolloutChange, Waiting
 from tactful_bandits.errors import LifecycleError
@@ -35,6 +41,9 @@ from tactful_bandits.rollouts.lifecycle import (
 from tactful_bandits.rollouts.proof import Wait
 
 _DAY_MS = 86_400_000
+HARM_FOUND = "harm found"
+"""Action of the audit log: a guardrail that only warns shows harm."""
+
 _ABANDONED_MS = 600_000  # an unfinished change of models older than this was killed
 
 _table = rollouts.c
@@ -155,6 +164,7 @@ class RolloutStore:
                     f"rollout {definition.key!r} has begun with another plan: give the changed one "
                     "another key"
                 )
+            _require_bandit(connection, definition)
             values = _columns(definition, rollout)
             if held is None:
                 row = {"version": 1, "archived": 0, "looks": 0, "looked_at": 0, "run_id": ""}
@@ -214,6 +224,7 @@ class RolloutStore:
             row = {"key": seen.key, "number": record.number, "at": now, "stage": record.stage}
             said = msgspec.json.encode(record).decode()
             connection.execute(sa.insert(rollout_looks).values(**row, said=said))
+            self._log_warnings(connection, held.rollout, look)
             self._log_transitions(connection, held.rollout, look.rollout)
             columns = _columns(held.definition, look.rollout)
             _update(connection, held, looks=record.number, looked_at=now, **columns)
@@ -283,6 +294,22 @@ class RolloutStore:
         _update(connection, held, **_columns(held.definition, after))
         return _existing(connection, key)
 
+    def _log_warnings(self, connection: sa.Connection, before: Rollout, look: RolloutLook) -> None:
+        """Log harm of guardrails that only warn, once for each metric and stage."""
+        table, key = rollout_changes, before.plan.experiment
+        for guard in look.guardrails:
+            if guard.verdict != "harm" or guard.rolls_back:
+                continue
+            known = sa.select(table.c.number).where(
+                table.c.key == key,
+                table.c.action == HARM_FOUND,
+                table.c.reason == guard.guardrail.metric,
+                table.c.at >= before.since,
+            )
+            if connection.execute(known.limit(1)).first() is None:
+                metric = guard.guardrail.metric
+                self._log(connection, key, HARM_FOUND, before.share, SYSTEM, metric)
+
     def _log_transitions(self, connection: sa.Connection, before: Rollout, after: Rollout) -> None:
         for line in after.history[len(before.history) :]:
             action = f"{line.before} → {line.after}"
@@ -336,6 +363,18 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
                 f"rollout {definition.key!r} cannot start: the champion is being changed: try "
                 "again in a minute"
             )
+
+
+def _require_bandit(connection: sa.Connection, definition: RolloutDefinition) -> None:
+    """Refuse a rollout of a bandit that does not exist or is off."""
+    if not definition.bandit:
+        return
+    query = sa.select(bandits.c.state).where(bandits.c.key == definition.bandit)
+    if connection.execute(query).scalar() in (None, "off"):
+        raise ConfigError(
+            f"rollout {definition.key!r}: there is no bandit {definition.bandit!r}, or it is off: "
+            "`tactful bandit apply FILE` applies it in shadow"
+        )
 
 
 def _waiting(wait: Wait) -> Waiting:

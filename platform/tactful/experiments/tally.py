@@ -4,8 +4,10 @@ The log is read inside the trusted zone. Users are assigned to arms, so users ar
 recommendations, those from which they took something, the amount spent, and the latencies. Only
 recommendations whose outcome time is not over are held in memory.
 
-Only the server's own impressions count, each once, and only events of the user who was given the
-recommendation: clients can claim anything.
+Decisions of a bandit count as recommendations without items: events that name one take it.
+
+Only the server's own impressions and decisions count, each once, and only events of the user who
+was given the recommendation: clients can claim anything.
 """
 
 from __future__ import annotations
@@ -14,10 +16,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import add
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tactful.event_log.batches import read_batches
-from tactful.event_log.impressions import Impression, as_impression, is_served
+from tactful.event_log.impressions import (
+    DECISION,
+    Impression,
+    as_impression,
+    decision_named,
+    is_decision,
+    is_served,
+)
 from tactful.event_log.recipients import LOGINS, Recipients
 from tactful.experiments.metrics import ROLLOUTS, spent_in
 from tactful_privacy.people.consent import Purpose
@@ -34,6 +43,16 @@ _GRACE_MS = 3_600_000
 _EARLY = 10_000
 _EARLY_EACH = 100
 _PURCHASE = "purchase"
+
+
+class LogReader(Protocol):
+    """Interface of what counts records of a log."""
+
+    def begin_log(self) -> None:
+        """Begin with another partition."""
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Count records, given as offset and payload."""
 
 
 class PersonOutcome(NamedTuple):
@@ -129,7 +148,7 @@ class Tally:
         self._lasts = lasts
         self._types = frozenset(types)
         self._wanted = self._types | {_PURCHASE}
-        self._marks = [name.encode() for name in self._wanted | {"impression"}]
+        self._marks = [name.encode() for name in self._wanted | {"impression", DECISION}]
         self._marks += LOGINS
         self._open: dict[str, _List] = {}
         # Apart, so that ids that a client made up cannot displace others.
@@ -154,13 +173,17 @@ class Tally:
             if event is None or not self._allows(event):
                 continue
             self._recipients.note(event)
-            if not event.recommendation_id:
+            decision = decision_named(event)
+            identity = decision or event.recommendation_id
+            if not identity:
                 continue
-            if (impression := as_impression(event, offset)) is not None:
+            if is_decision(event):
+                self._show(Impression(offset, offset, event, [], "", "", False, None))
+            elif (impression := as_impression(event, offset)) is not None:
                 if is_served(event):
                     self._show(impression)
-            elif event.item_id and event.type in self._wanted:
-                self._take(event, event.recommendation_id)
+            elif (event.item_id or decision) and event.type in self._wanted:
+                self._take(event, identity)
         self.close(self._newest - _GRACE_MS, ordered=True)
 
     def begin_log(self) -> None:
@@ -280,13 +303,14 @@ class Tally:
     def _note(self, identity: str, event: Event) -> None:
         shown = self._open[identity]
         in_time = shown.at <= event.timestamp < shown.at + self._lasts
-        if not in_time or event.item_id is None or event.item_id not in shown.items:
+        if not in_time or (shown.items and event.item_id not in shown.items):
             return
         if not self._recipients.includes(shown.user_id, shown.device_id, event):
             return
         shown.took |= event.type in self._types
-        if event.type == _PURCHASE and event.item_id not in shown.paid:
-            shown.paid.add(event.item_id)  # a client may send any number of purchases
+        bought = event.item_id or event.event_id
+        if event.type == _PURCHASE and bought not in shown.paid:
+            shown.paid.add(bought)  # a client may send any number of purchases
             shown.revenue += spent_in(event)
 
 
@@ -304,7 +328,7 @@ def read_arm_outcomes(
     return tally.outcomes()
 
 
-def read_on(log: EventLog, tally: Tally, position: int) -> int:
+def read_on(log: EventLog, tally: LogReader, position: int) -> int:
     """Count a log from an offset to its present end, and return the offset to continue at."""
     position = max(position, log.begin)
     tally.begin_log()

@@ -79,7 +79,7 @@ def released_samples(week: ReleasedWeek) -> dict[str, dict[str, Sample]]:
         }
         for metric, (cells, x, y) in values.items():
             try:
-                samples[metric] = _ratio(cells, x, y, variance)
+                samples[metric] = ratio_of_cells(cells, x, y, variance)
             except StatisticsError:
                 continue
         found[arm] = samples
@@ -99,7 +99,7 @@ def units_of(week: ReleasedWeek, share: float) -> tuple[int, int]:
     return units_behind_noise(control, change, share)
 
 
-def _ratio(cells: Floats, x: Floats, y: Floats, variance: float) -> ReleasedRatio:
+def ratio_of_cells(cells: Floats, x: Floats, y: Floats, variance: float) -> ReleasedRatio:
     """Return the ratio of Σx to Σy over the users in noisy cells.
 
     The errors of both sums are taken as independent. They come from the same cells and are

@@ -183,6 +183,7 @@ class Call:
     Attributes:
         headers: by lower-case name; the last of repeated ones.
         key: the key of the caller; one without a scope on a public path.
+        peer: address of the connection; empty if unknown.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class Call:
         self.headers = headers
         self.key = key
         self.path: Mapping[str, str] = scope.get(PARAMETERS) or {}
+        self.peer: str = (scope.get("client") or ("",))[0]
         kind = headers.get(b"content-type")
         self.content_type = None if kind is None else kind.decode("latin-1")
 
@@ -448,7 +450,7 @@ def json_reply(value: Any, status: int = 200) -> Reply:
 async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     """Send one whole response."""
     headers = _headers(reply, request_id)
-    if reply.status != 204:
+    if reply.status not in (204, 304):
         length = b"%d" % len(reply.body)
         headers += [(b"content-type", reply.content_type), (b"content-length", length)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -456,7 +458,10 @@ async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
 
 
 def _headers(reply: Reply, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", request_id), (b"cache-control", b"no-store"), *reply.headers]
+    headers = [(b"x-request-id", request_id), *reply.headers]
+    if not any(name == b"cache-control" for name, _ in reply.headers):
+        headers.append((b"cache-control", b"no-store"))
+    return headers
 
 
 async def _send_parts(reply: Reply, request_id: bytes, receive: Receive, send: Send) -> None:

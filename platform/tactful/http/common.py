@@ -14,6 +14,7 @@ from msgspec import Meta
 from tactful.http.asgi import Call, Host
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
+from tactful.util.addresses import sender_of
 from tactful.util.fresh_values import StillComputing
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
@@ -69,6 +70,12 @@ def caller_of(call: Call) -> str:
     if call.key.person:
         return call.key.person
     return f"key {call.key.id}" if call.key.id else "the API without keys"
+
+
+def sender_address(host: Host, call: Call) -> str:
+    """Return the address that a request came from, behind the proxies of the settings."""
+    forwarded = call.headers.get(b"x-forwarded-for", b"").decode("latin-1")
+    return sender_of(call.peer, forwarded, host.settings.server.trusted_proxies)
 
 
 async def stored(work: Callable[[], T], unavailable: str) -> T:

@@ -26,7 +26,10 @@ from tactful.http.data.imports import IMPORT_ENDPOINTS, import_of
 from tactful.http.data.live import LIVE_ENDPOINTS
 from tactful.http.data.quality import QUALITY_ENDPOINTS
 from tactful.http.description import described
+from tactful.http.experiments.bandits import BANDIT_ENDPOINTS
 from tactful.http.experiments.coupons import COUPON_ENDPOINTS
+from tactful.http.experiments.flags import FLAG_ENDPOINTS
+from tactful.http.experiments.metrics import METRIC_ENDPOINTS
 from tactful.http.experiments.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.federated import FEDERATED_ENDPOINTS
@@ -387,9 +390,13 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *MODEL_ENDPOINTS,
     *FEDERATED_ENDPOINTS,
+    # Before the rollouts, a path of which matches it, too.
+    *METRIC_ENDPOINTS,
     *ROLLOUT_ENDPOINTS,
+    *FLAG_ENDPOINTS,
     *COUPON_ENDPOINTS,
     *TUNER_ENDPOINTS,
+    *BANDIT_ENDPOINTS,
     *OPERATIONS_ENDPOINTS,
     *ALERT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),

@@ -312,7 +312,7 @@ def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = 
             access_log=False,
             server_header=False,
             date_header=False,
-            proxy_headers=False,  # no code uses the address of the client
+            proxy_headers=False,  # only new devices need the address: `sender_address`
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.shutdown_s,
         )

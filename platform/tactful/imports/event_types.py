@@ -31,6 +31,7 @@ _WORDS: Mapping[str, str] = {
     "return": "return returns returned retoure rückgabe rueckgabe 退货",
     "leave": "leave exit",
     "impression": "impression impressions",
+    "exposure": "exposure exposures",
     "rating": "rating rate rated review bewertung bewertet 评分 评价",
     "x.favourite": "fav favorite favourite wishlist add_to_wishlist merkzettel 收藏",
     "x.like": "like liked 点赞",

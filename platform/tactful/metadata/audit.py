@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -45,6 +45,7 @@ class _Source:
         action: column of the verb, or the verb.
         target: columns of the object.
         detail: column of the reason; None for none.
+        share: column of the share of the users that a change reaches; None for none.
     """
 
     kind: str
@@ -54,6 +55,15 @@ class _Source:
     action: sa.Column[Any] | str
     target: tuple[sa.Column[Any], ...]
     detail: sa.Column[Any] | None = None
+    share: sa.Column[Any] | None = None
+
+
+class RecordedEntry(NamedTuple):
+    """An entry with the identity of its row, which never changes."""
+
+    id: str  # such as `rollout_changes:cheaper-first:3`
+    entry: AuditEntry
+    share: float | None = None  # of the users that the change reaches; None if it has none
 
 
 # The order is part of cursors: append only.
@@ -92,6 +102,7 @@ _SOURCES = (
         rollout_changes.c.action,
         (rollout_changes.c.key,),
         rollout_changes.c.reason,
+        rollout_changes.c.share,
     ),
     _Source(
         "features",
@@ -173,21 +184,31 @@ class AuditTrail:
         page = page[:limit]
         return [entry for _, entry in page], _encode(page[-1][0]) if more else None
 
+    def recorded(self, kinds: Collection[str], since: int) -> list[RecordedEntry]:
+        """Return the entries of some kinds, such as ``rollout``, since a time, oldest first.
+
+        Entries of looks at users are never among them.
+        """
+        entries = []
+        for source in _SOURCES:
+            query = _select(source).where(source.at >= since)
+            if source.kind == "person" or (source.kind and source.kind not in kinds):
+                continue
+            if not source.kind:
+                query = query.where(sa.or_(*(_matches(source, kind) for kind in kinds)))
+            for row in self._metadata.fetch(query):
+                (_, *order), entry = _entry(source, row)
+                identity = ":".join(map(str, (source.at.table.name, *order)))
+                share = None if source.share is None else row.share
+                entries.append(RecordedEntry(identity, entry, share))
+        return sorted(entries, key=lambda recorded: (recorded.entry.at, recorded.id))
+
     def _rows(
         self, number: int, actor: str, action: str, before: _Place | None, limit: int
     ) -> Iterator[tuple[_Place, AuditEntry]]:
         """Yield the places and entries of one source, newest first."""
         source = _SOURCES[number]
-        query = sa.select(
-            source.at,
-            *(column.label(f"order_{index}") for index, column in enumerate(source.order)),
-            source.actor.label("actor"),
-            sa.literal(source.action).label("action")
-            if isinstance(source.action, str)
-            else source.action.label("action"),
-            *(column.label(f"target_{index}") for index, column in enumerate(source.target)),
-            (sa.literal("") if source.detail is None else source.detail).label("detail"),
-        )
+        query = _select(source)
         if actor:
             query = query.where(source.actor == actor)
         if action:
@@ -196,19 +217,36 @@ class AuditTrail:
             query = query.where(_earlier(source, number, before))
         newest = [column.desc() for column in (source.at, *source.order)]
         for row in self._metadata.fetch(query.order_by(*newest).limit(limit)):
-            ordered = 1 + len(source.order)
-            at, *order = row[:ordered]
-            who, verb, *target, detail = row[ordered:]
-            yield (
-                (at, number, order),
-                AuditEntry(
-                    at=at,
-                    actor=who,
-                    action=f"{source.kind}.{verb}" if source.kind else verb,
-                    target=" ".join(filter(None, map(_text, target))),
-                    detail=detail,
-                ),
-            )
+            (at, *order), entry = _entry(source, row)
+            yield (at, number, order), entry
+
+
+def _select(source: _Source) -> sa.Select[Any]:
+    return sa.select(
+        source.at,
+        *(column.label(f"order_{index}") for index, column in enumerate(source.order)),
+        source.actor.label("actor"),
+        sa.literal(source.action).label("action")
+        if isinstance(source.action, str)
+        else source.action.label("action"),
+        *(column.label(f"target_{index}") for index, column in enumerate(source.target)),
+        (sa.literal("") if source.detail is None else source.detail).label("detail"),
+        (sa.null() if source.share is None else source.share).label("share"),
+    )
+
+
+def _entry(source: _Source, row: sa.Row[Any]) -> tuple[list[Any], AuditEntry]:
+    """Return the values that order a row of `_select`, the time first, and its entry."""
+    ordered = 1 + len(source.order)
+    who, verb, *target, detail, _ = row[ordered:]
+    entry = AuditEntry(
+        at=row[0],
+        actor=who,
+        action=f"{source.kind}.{verb}" if source.kind else verb,
+        target=" ".join(filter(None, map(_text, target))),
+        detail=detail,
+    )
+    return [*row[:ordered]], entry
 
 
 def note_change(

@@ -213,6 +213,14 @@ coupon_positions = _table(
     sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
+bandits = _table(
+    "bandits",
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("definition", _long_text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+)
 alerts = _table(
     "alerts",
     sa.Column("id", _number, primary_key=True, autoincrement=True),
@@ -264,4 +272,55 @@ alert_evaluator = _table(
     sa.Column("until", sa.BigInteger, nullable=False),
     sa.Column("evaluated_at", sa.BigInteger, nullable=False),
     sa.Column("memory", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
+)
+metric_plans = _table(
+    "metric_plans",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(255), nullable=False, index=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("registered_by", sa.String(255), nullable=False),
+    sa.Column("analysis", _long_text, nullable=False),
+)
+metric_releases = _table(
+    "metric_releases",
+    sa.Column("experiment", sa.String(255), primary_key=True),
+    sa.Column("metric", sa.String(128), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("released", _long_text, nullable=False),
+)
+flag_versions = _table(
+    "flag_versions",
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("definitions", _long_text, nullable=False),
+    sa.Column("payload", _long_text, nullable=False),
+    sa.Column("killed", _long_text, nullable=False),
+    sa.Column("experiments", _long_text, nullable=False),
+    sa.Column("differences", _long_text, nullable=False),
+)
+flag_secrets = _table(
+    "flag_secrets",
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("value", sa.LargeBinary(64), nullable=False),
+)
+flag_arms = _table(
+    "flag_arms",
+    sa.Column("document", sa.String(320), primary_key=True),
+    sa.Column("experiment", sa.String(160), primary_key=True),
+    sa.Column("person", sa.String(300), nullable=False, index=True),
+    sa.Column("arm", sa.String(160), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+flag_uses = _table(
+    "flag_uses",
+    sa.Column("flag", sa.String(160), primary_key=True),
+    sa.Column("first_at", sa.BigInteger, nullable=False),
+    sa.Column("last_at", sa.BigInteger, nullable=False),
+    sa.Column("varied_at", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.String(32), nullable=False),
 )

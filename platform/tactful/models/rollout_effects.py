@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
+from tactful.experiment_metrics.arms import known_arms
+from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.own_guardrails import with_own_guardrails
+from tactful.experiment_metrics.readout import MetricReadOuts
+from tactful.experiment_metrics.registrations import MetricRegistrations
+from tactful.experiment_metrics.released_days import ReleasedDays, keeps_ms
+from tactful.experiment_metrics.released_readout import ReleasedReadOuts
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.experiments.definitions import HOLDOUT
 from tactful.experiments.stage_readout import ReadOuts
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.experiments.worth import Worth
+from tactful.flags.store import FlagStore
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.experiments.readouts import ReadOutMessage
+from tactful.schemas.experiments.releases import ReleaseCost
+from tactful.statistics.definitions import load_statistics
 from tactful.subjects.consented_log import PermittedLog, measured_partitions
 from tactful.util.clock import now_ms
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.errors import DefinitionError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.query import Query
 
 
 def read_key(
@@ -40,19 +54,33 @@ def read_key(
         stored = store.find(key)
         if key == HOLDOUT:
             return _worth(settings, metadata, source, days)
-        with _read_outs(settings, store) as read_outs:
+        with _read_outs(settings, store, metadata) as (read_outs, metrics):
             if stored is not None:
-                return effects_of_rollout(read_outs, stored, source=source, stage=stage)
+                found = effects_of_rollout(read_outs, stored, source=source, stage=stage)
+                return with_own_guardrails(metrics, stored, metrics.extended(found))
             try:
                 experiments = {it.key: it for it in load_experiments(settings.experiments)}
             except (OSError, DefinitionError) as error:
                 raise ConfigError(str(error)) from error
-            if key not in experiments:
-                known = ", ".join([*(it.key for it in store.all()), *experiments])
+            plans = metrics.definitions().plans
+            if key not in experiments and key not in plans:
+                known = ", ".join({**{it.key: 0 for it in store.all()}, **experiments, **plans})
                 raise ConfigError(f"there is no rollout or experiment {key!r}; there are {known}")
             if source == "released":
-                raise ConfigError("an experiment releases no numbers: leave the source out")
-            return read_outs.of_experiment(experiments[key], days=days)
+                with _released(settings, metadata) as released:
+                    return released.of_key(key)
+            if key not in experiments:
+                return metrics.of_key(key, days=days)
+            return metrics.extended(read_outs.of_experiment(experiments[key], days=days))
+
+
+def release_cost(settings: Settings, key: str) -> ReleaseCost:
+    """Return what the release of an experiment's metrics costs; raise as `read_key`."""
+    with (
+        contextlib.closing(open_installation(settings)) as metadata,
+        _released(settings, metadata) as released,
+    ):
+        return released.cost(key)
 
 
 def effects_of_rollout(
@@ -71,8 +99,12 @@ def recorded_effects(
     settings: Settings, store: RolloutStore, stored: StoredRollout
 ) -> ReadOutMessage:
     """Read the effects that a run of MLflow records; raise as `read_key`."""
-    with _read_outs(settings, store) as read_outs:
-        return effects_of_rollout(read_outs, stored)
+    with (
+        contextlib.closing(open_installation(settings)) as metadata,
+        _read_outs(settings, store, metadata) as (read_outs, metrics),
+    ):
+        found = metrics.extended(effects_of_rollout(read_outs, stored))
+        return with_own_guardrails(metrics, stored, found)
 
 
 def figures_of(found: ReadOutMessage) -> dict[str, float]:
@@ -115,10 +147,55 @@ def _worth(
 
 
 @contextlib.contextmanager
-def _read_outs(settings: Settings, store: RolloutStore) -> Iterator[ReadOuts]:
+def _released(settings: Settings, metadata: MetadataStore) -> Iterator[ReleasedReadOuts]:
+    """Open the released read-outs, and the ledger where there is one."""
     with contextlib.ExitStack() as stack:
+        opened: list[PermittedLog] = []
+        ledgers: list[Ledger] = []
 
         def logs() -> list[PermittedLog]:
-            return stack.enter_context(measured_partitions(settings, clock=now_ms))
+            if not opened:
+                opened.extend(stack.enter_context(measured_partitions(settings, clock=now_ms)))
+            return opened
 
-        yield ReadOuts(store, ExactOutcomes(logs), clock=now_ms)
+        def charge(queries: Iterable[Query]) -> None:
+            definitions = settings.statistics.definitions
+            if definitions == Path():  # without published statistics there is no ledger
+                return
+            if not ledgers:
+                budgets = load_statistics(definitions).all_budgets()
+                ledger = Ledger(ledger_location(settings), budgets=budgets)
+                ledgers.append(stack.enter_context(contextlib.closing(ledger)))
+            ledgers[0].charge(queries)
+
+        yield ReleasedReadOuts(
+            lambda: load_metrics(settings.experiment_metrics),
+            ReleasedDays(metadata, charge=charge),
+            ExactOutcomes(logs),
+            clock=now_ms,
+            arms=known_arms(settings.experiments, FlagStore(metadata, clock=now_ms)),
+            keeps_ms=keeps_ms(settings.retention),
+        )
+
+
+@contextlib.contextmanager
+def _read_outs(
+    settings: Settings, store: RolloutStore, metadata: MetadataStore
+) -> Iterator[tuple[ReadOuts, MetricReadOuts]]:
+    with contextlib.ExitStack() as stack:
+        opened: list[PermittedLog] = []
+
+        def logs() -> list[PermittedLog]:
+            if not opened:
+                opened.extend(stack.enter_context(measured_partitions(settings, clock=now_ms)))
+            return opened
+
+        outcomes = ExactOutcomes(logs)
+        metrics = MetricReadOuts(
+            lambda: load_metrics(settings.experiment_metrics),
+            MetricRegistrations(metadata, clock=now_ms),
+            outcomes,
+            clock=now_ms,
+            arms=known_arms(settings.experiments, FlagStore(metadata, clock=now_ms)),
+        )
+        yield ReadOuts(store, outcomes, clock=now_ms), metrics

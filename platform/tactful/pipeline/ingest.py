@@ -77,6 +77,8 @@ class IngestOptions:
     # Append a repetition of an event that is not applied yet, for rules that may set the first one
     # aside: else the engine's lag, which others cause, would decide
     repeats: bool = False
+    # Returns an exposure as the server's own if it is proven, else as it came
+    proven: Callable[[Event], Event] = lambda event: event
     # Shortens named fields of what clients send, before anything else; None: nothing is named
     minimise: Minimiser | None = None
     # Receives users before they are appended; returns the ids of which nothing may be kept
@@ -224,8 +226,10 @@ class EventIngest:
         self, event: Event, forbidden: Callable[[Event], str | None] | None
     ) -> tuple[Event, str | None]:
         """Return an event, or the server's impression that it proves, and why it is refused."""
-        if forbidden is not None:
-            return event, forbidden(event) or self._reserved(event)
+        if forbidden is not None or event.type == "exposure":
+            refusal = (forbidden and forbidden(event)) or self._reserved(event)
+            proven = event.type == "exposure" and refusal is None
+            return (self._options.proven(event) if proven else event), refusal
         given = self._as_given(event) if event.type == "impression" else event
         return given, self._reserved(event) if given is event else None
 

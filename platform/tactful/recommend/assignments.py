@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import replace
 
+import msgspec
+import numpy as np
+
+from tactful.bandits.decisions import Decision
+from tactful.bandits.serving import ServedBandits
+from tactful.catalogue.request_context import RequestContext
 from tactful.experiments.serving import Drawn
 from tactful.recommend.request_state import HEURISTIC
 from tactful.recommend.served_models import ServedModels, ServingState
 from tactful.recommend.trials import NO_CHAMPION
+from tactful.rerank.arm_policy import Policy
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Assignment, Experiment, assign
@@ -45,9 +52,42 @@ def draw_rollouts(
         return Drawn()
     try:
         has_model = models.on_trial.__contains__
-        return models.rollouts.draw(request.subject, request.force, has_model, at=at)
+        shaping = models.bandits.recommending
+        bandit = "" if shaping is None else shaping.definition.key
+        return models.rollouts.draw(request.subject, request.force, has_model, at=at, bandit=bandit)
     except AssignmentError as error:
         raise ProblemError("invalid", str(error), field="$.force") from None
+
+
+def ask_bandit(
+    bandits: ServedBandits,
+    request: RecommendRequest,
+    context: RequestContext,
+    drawn: Drawn,
+    policy: Policy,
+    rng: np.random.Generator,
+) -> tuple[Policy, Decision | None]:
+    """Return a policy with the arm of the bandit that shapes recommendations, and its decision.
+
+    A request without a user takes no part. A forced arm is no decision.
+    """
+    bandit = bandits.recommending
+    if bandit is None:
+        return policy, None
+    names = bandit.definition.names
+    if (forced := request.force.get(bandit.definition.key)) is not None:
+        if forced not in names:
+            raise ProblemError(
+                "invalid",
+                f"the arms of bandit {bandit.definition.key!r} are {', '.join(names)}",
+                field="$.force",
+            )
+        return replace(policy, **bandit.parts[names.index(forced)]), None
+    if request.subject is None or request.force:
+        return replace(policy, **bandit.parts[bandit.default]), None
+    in_change = drawn.bandits.get(bandit.definition.key)
+    decision = bandit.decide(context.user, request.context, rng, in_change=in_change)
+    return replace(policy, **bandit.parts[decision.index]), decision
 
 
 def force_model_arm(

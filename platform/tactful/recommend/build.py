@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tactful.bandits.serving import FILE as BANDITS
 from tactful.config.settings import Settings
 from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE
@@ -82,6 +83,7 @@ def build(
         latest=latest or (lambda: 0),
         minimum_people=settings.recommend.anonymous_minimum,
         rollouts=settings.storage.data / FILE,
+        bandits=settings.storage.data / BANDITS,
         holdout=settings.recommend.holdout,
         ids=open_ids(settings),
         discovery=None

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tactful.catalogue.request_context import FeatureSource, build_context
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
@@ -16,6 +18,7 @@ from tactful.metrics.registry import Stage
 from tactful.ranking.features import layout
 from tactful.ranking.own_columns import own_columns
 from tactful.recommend.assignments import (
+    ask_bandit,
     assign_arm,
     assign_holdout,
     draw_rollouts,
@@ -77,6 +80,7 @@ class Recommender:
         load_gather()
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
+        self._rng = np.random.default_rng()
         # called with the name and the seconds of each step of a request
         self.observe: Callable[[Stage, float], None] | None = None
 
@@ -220,6 +224,9 @@ class Recommender:
         if held is not None:
             drawn = replace(drawn, assignments=(held, *drawn.assignments))
         policy = self._policies.get(assignment.arm or "", self._default_policy)
+        policy, decision = ask_bandit(
+            self._models.bandits, request, context, drawn, policy, self._rng
+        )
         return RequestState(
             request=request,
             started=started,
@@ -230,6 +237,7 @@ class Recommender:
             policy=drawn.over(policy) if drawn.parts else policy,
             latest=self.latest_event,
             named=named,
+            decision=decision,
             rules=()
             if request.candidates
             else on_page(self._options.placement, request.context.get("page")),

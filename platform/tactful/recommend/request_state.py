@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.bandits.decisions import Decision
 from tactful.catalogue.request_context import RequestContext
 from tactful.experiments.serving import Drawn
 from tactful.recall.candidates import Candidates
@@ -52,6 +53,7 @@ class RequestState:
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)
     applied: int | None = None
+    decision: Decision | None = None  # of a bandit; None without one
     tried: bool = False  # whether it is only tried out, so that its id needs no signature
 
     @property

@@ -39,6 +39,8 @@ def build_response(state: RequestState, stopwatch: Callable[[], float]) -> Recom
     variant = {} if assignment.arm is None else {assignment.experiment: assignment.arm}
     if drawn.assignments:
         variant |= drawn.variant()
+    if state.decision is not None:
+        variant |= {state.decision.key: state.decision.arm}
     return Recommendation(
         recommendation_id=state.recommendation_id,
         items=items,
@@ -61,6 +63,8 @@ def encode_response(state: RequestState, answer: Recommendation, layout: str) ->
     if arrangement.propensities is not None:
         parts["propensities"] = arrangement.propensities.tolist()
     parts |= state.drawn.to_log_fields()
+    if state.decision is not None:
+        parts |= state.decision.to_log_fields()
     if state.trial_failed:
         parts["failed"] = True
     rows = candidates.rows[order].tolist()

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.bandits.serving import ServedBandits
 from tactful.catalogue.changes import GivesItems
 from tactful.catalogue.request_context import FeatureSource
-from tactful.errors import ModelError
+from tactful.errors import ConfigError, ModelError
 from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
 from tactful.ranking.features import column_names
@@ -68,6 +69,7 @@ class RecommenderOptions:
     discovery: float | None = None
     minimum_people: int = 10  # people from whom on a pair of items counts in lists for everybody
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
+    bandits: Path | None = None  # file of the published bandits
     # share of the users who get recommendations that are not personal, to measure what these are
     # worth
     holdout: float = 0.0
@@ -112,6 +114,7 @@ class ServedModels:
         self._learned: tuple[int, ...] = ()  # identity of the file of the untrained recall
         self._failing: set[str] = set()
         self.rollouts = ServedRollouts(options.rollouts)
+        self.bandits = ServedBandits(options.bandits)
         self.on_trial: dict[str, RankingModel] = {}
         self._compared: dict[str, RankingModel] = {}
         live = LiveCatalogue(
@@ -152,6 +155,10 @@ class ServedModels:
         view = live.refresh(self._source, reading)
         self.current = ServingState(version=version, model=model, live=live, view=view)
         self._load_rollouts()
+        try:
+            self.bandits.refresh()
+        except ConfigError as error:
+            _LOG.error("the former bandits go on: %s", error)
         if swapped:
             self._learned = ()
             before.live.close()

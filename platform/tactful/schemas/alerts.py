@@ -183,7 +183,25 @@ class DriftRule(_Rule, frozen=True, kw_only=True, tag="drift"):
     alpha: _Share = 0.001
 
 
-AlertRule = ThresholdRule | ChangeRule | AbsenceRule | AnomalyRule | DriftRule
+_Action = Annotated[str, Meta(pattern=r"^[a-z_]+\..{1,63}$")]
+
+
+class DecisionRule(_Rule, frozen=True, kw_only=True, tag="decision"):
+    """Sends a message for each decision that the audit trail records, once.
+
+    It looks at no value, and its alerts clear as they open.
+
+    Attributes:
+        kind: `decision`.
+        actions: actions of the audit trail, such as `rollout.* → rolled back`; `*` stands for
+            anything.
+    """
+
+    value: Annotated[Signal, _said("of no use to a decision: leave it out")] = Signal()
+    actions: Annotated[list[_Action], Meta(min_length=1, max_length=20)]
+
+
+AlertRule = ThresholdRule | ChangeRule | AbsenceRule | AnomalyRule | DriftRule | DecisionRule
 
 
 class AlertRuleInfo(msgspec.Struct, kw_only=True, frozen=True):

@@ -34,7 +34,10 @@ _PORTS = {"http": 80, "https": 443}
 _LONGEST_SHOWN = 100  # bytes of an origin in a message
 PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, if-none-match, x-api-key, x-request-id",
+    ),
     # Two hours, the longest time for which Chromium caches it.
     (b"access-control-max-age", b"7200"),
 )
@@ -79,7 +82,7 @@ class Origins(NamedTuple):
         return (
             (b"vary", b"origin"),
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"retry-after, x-request-id"),
+            (b"access-control-expose-headers", b"etag, retry-after, x-request-id"),
         )
 
 

@@ -30,7 +30,8 @@ class NewEvent(
 
     Attributes:
         type: view, click, search, add_to_cart, remove_from_cart, purchase, payment, refund,
-            return, leave, impression, rating, dislike, hide, or ``x.`` and a name of your own.
+            return, leave, impression, exposure, rating, dislike, hide, or ``x.`` and a name of
+            your own.
         timestamp: time of the event.
         event_id: identity of the event within its sender (kind of key, device and user): repeated
             with the same id, it counts once. Without one the server makes one, and a repeated

@@ -82,6 +82,7 @@ class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
         dead_letters: events that did not count, with the reason.
         waiting_actions: actions that wait for a webhook.
         notes: data that are not included, and the reason.
+        kept_arms: arms that sticky experiments keep.
     """
 
     person: str
@@ -96,6 +97,7 @@ class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
     dead_letters: list[dict[str, Any]]
     waiting_actions: list[dict[str, Any]]
     notes: list[str]
+    kept_arms: list[dict[str, Any]] = []
 
 
 class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
@@ -240,7 +242,8 @@ class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
         id: grows with every access.
         action: `find`, `export`, `erase`, `decide` (consent), or what was read: `consent`,
             `features`, `timeline`, `devices`, `recommendations`, or a recommendation that was
-            explained as `explain`, or tried out as `try`; of all users, `letters` or `stream`.
+            explained as `explain`, or tried out as `try`; the value of a flag as `flag`; of all
+            users, `letters` or `stream`.
         at: time of the request, epoch milliseconds.
         by: a signed-in person, the API key by its public part, or login and host of a command.
     """

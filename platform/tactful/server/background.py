@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
+from tactful.experiment_metrics.watch import MetricWatch
 from tactful.maintenance.retention import Retention
 from tactful.metrics.history import STEP_S
 from tactful.models.quality_process import QualityMeasurer
@@ -37,6 +38,7 @@ _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
+_BANDIT_S = 0.5
 _ROOT = "tactful"
 
 
@@ -48,12 +50,13 @@ class BackgroundTasks:
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
+    0.5 s      learn bandits from the log, and publish what was learnt
     5 s        continue erasures and undos of imports; move rollouts to their next stage
     10 s       keep a point of the server's own metrics
     5 s        continue erasures; move rollouts to their next stage
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
-    60 s       delete records that are older than the retention time
+    60 s       delete records that are older than the retention time; note uses of flags
     60 min     measure the quality of logged recommendations
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
@@ -68,6 +71,12 @@ class BackgroundTasks:
         self._errors = ErrorCounter(platform.metrics.errors.inc)
         self._planned = False  # whether the file of rollouts was applied
         installation = platform.resources.installation
+        self._watch = MetricWatch(
+            platform.metric_read_outs,
+            installation.metadata,
+            clock=installation.clock,
+            rollouts=lambda: {stored.key for stored in platform.rollouts.all()},
+        )
         if (log := platform.backend.written.get("log")) is not None:
             self._retention = Retention(
                 platform.settings,
@@ -115,6 +124,8 @@ class BackgroundTasks:
 
         yield self._refresh()
         yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
+        uses = platform.flags.uses.store
+        yield again(_TRIM_S, partial(run, uses), (StorageError,), "no use was noted", "flags")
         erase = platform.online_erasures.run
         yield again(_ERASE_S, partial(run, erase), cleaning, "no erasure continued", "erasure")
         undo = platform.import_undos.run
@@ -128,6 +139,9 @@ class BackgroundTasks:
             "rollouts were not evaluated",
             "rollouts",
         )
+        learn = partial(run, platform.bandits.learn)
+        learning = (TactfulError, StreamingError, ExperimentError, OSError)
+        yield again(_BANDIT_S, learn, learning, "no bandit was learnt", "bandits")
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
         if not settings.log.in_files or platform.notices.receivers:
@@ -172,6 +186,7 @@ class BackgroundTasks:
                 await asyncio.to_thread(self._refresh_metadata)
             except Exception as error:
                 logger.warning("API keys and consent were not refreshed: %s", error)
+            self._platform.flags.service.announce()
             await self._platform.visibility.read_marks()
             await self._refresh_models()
 
@@ -182,6 +197,7 @@ class BackgroundTasks:
         platform.keys.refresh()
         platform.imports.flush()
         platform.publish_rollouts()
+        platform.flags.refresh()
 
     async def _refresh_models(self) -> None:
         """Take over new models and items; the first time makes the server ready."""
@@ -208,7 +224,10 @@ class BackgroundTasks:
             await asyncio.sleep(_COUPON_S)
 
     async def _control_rollouts(self, recorder: Recorder | None) -> None:
-        """Evaluate rollouts, move them by the outcome, and record those that ended."""
+        """Evaluate rollouts, move them by the outcome, and record those that ended.
+
+        Guardrails of other experiments are judged, too.
+        """
         if not self._planned:
             await asyncio.to_thread(self._plan_rollouts)
             self._planned = True
@@ -216,6 +235,7 @@ class BackgroundTasks:
             await asyncio.to_thread(self._platform.publish_rollouts)
         if recorder is not None:
             await recorder.run()
+        await asyncio.to_thread(self._watch.run)
 
     def _plan_rollouts(self) -> None:
         """Forecast and apply the rollouts of the file that the start has left out."""

@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
-from tactful.event_log.impressions import IMPRESSION_ID
+from tactful.event_log.impressions import DECISION, DECISION_ID, IMPRESSION_ID
 from tactful.event_log.recipients import RecommendationIds
+from tactful.flags.exposures import EXPOSURE_ID
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.subjects.consent import record_described
@@ -60,9 +61,10 @@ def make_ingest(platform: Platform, ids: RecommendationIds) -> EventIngest:
             max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
         ),
         engine_lag=limits.engine_lag,
-        reserved=frozenset((*emitted_types(definitions).values(), OFFER, WITHHELD)),
-        reserved_ids=(IMPRESSION_ID, OFFER_ID),
+        reserved=frozenset((*emitted_types(definitions).values(), OFFER, WITHHELD, DECISION)),
+        reserved_ids=(IMPRESSION_ID, OFFER_ID, EXPOSURE_ID, DECISION_ID),
         ids=ids,
+        proven=lambda event: platform.flags.proven(event),
         minimise=platform.minimise,
         permit=platform.permissions.restricted,
         repeats=platform.backend.rules is not None,

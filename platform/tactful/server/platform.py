@@ -48,7 +48,9 @@ from tactful.schemas.users import (
 )
 from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
+from tactful.server.bandits import BanditService
 from tactful.server.coupons import make_coupons
+from tactful.server.flags import ServerFlags
 from tactful.server.gauges import add_gauges
 from tactful.server.ingestion import make_applier, make_ingest
 from tactful.server.people import PersonData
@@ -119,10 +121,14 @@ class Platform:
         rollouts: changes that are rolled out in stages.
         rollout_controller: moves them from stage to stage.
         read_outs: reads the effects of rollouts and experiments.
+        metric_read_outs: reads the effects on metrics of `metrics.yaml`.
+        released_read_outs: reads them with noise, for people outside the trusted zone.
         worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
         coupons: decides about coupons, if there are campaigns.
+        flags: values of flags and experiments for units.
+        bandits: decides by bandits, and learns them.
         started_at: time of the start, epoch milliseconds.
         alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
@@ -173,10 +179,14 @@ class Platform:
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
         self.coupons = make_coupons(self, self._ids)
+        self.flags = ServerFlags(self)
         reports = make_reports(resources, self.permissions, self._ids, self.coupons)
         self.rollout_controller, self.planner = reports.rollout_controller, reports.planner
         self.read_outs, self.tuner_reports = reports.read_outs, reports.tuner_reports
+        self.metric_read_outs = reports.metric_read_outs
+        self.released_read_outs = reports.released_read_outs
         self.worth, self.campaigns = reports.worth, reports.campaigns
+        self.bandits = BanditService(self, self._ids)
         self._assemble()
 
     def _assemble(self) -> None:
@@ -261,6 +271,7 @@ class Platform:
         await self.model_commands.stop()
         await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
+        await self.bandits.close()
         await self.backend.commit.close()
         await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.imports.flush)

@@ -25,6 +25,8 @@ def make_erasures(platform: Platform) -> OnlineErasures:
         webhooks=platform.resources.webhooks,
         drop_recommendations=platform.recent.forget,
         rollouts=platform.rollout_controller,
+        arms=platform.flags.sticky,
+        bandits=platform.bandits.learner,
     )
     return OnlineErasures(installation, backend.written, running=stores)
 

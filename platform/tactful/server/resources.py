@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupons.definitions import OFFER, CouponDefinition, load_coupons
 from tactful.erasure.erase import complete_erasures
+from tactful.experiment_metrics.definitions import load_metrics
+from tactful.experiment_metrics.own_guardrails import check_own
 from tactful.experiments.controller import apply_file, write_served
 from tactful.experiments.serving import FILE
 from tactful.experiments.store import RolloutStore
@@ -197,7 +199,11 @@ def _open_webhooks(
 def _open_rollouts(settings: Settings, metadata: MetadataStore) -> RolloutStore:
     rollouts = RolloutStore(metadata, clock=now_ms)
     if settings.recommend.rollouts != Path():
-        apply_file(rollouts, settings.recommend.rollouts)
+        apply_file(
+            rollouts,
+            settings.recommend.rollouts,
+            lambda definition: check_own(definition, load_metrics(settings.experiment_metrics)),
+        )
     publish_rollouts(settings, rollouts)
     return rollouts
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from tactful.config.settings import Settings
 from tactful.errors import ModelError
 from tactful.experiments.baseline import ExactOutcomes
-from tactful.experiments.controller import RolloutController
-from tactful.experiments.store import RolloutStore
+from tactful.experiments.controller import OwnOutcomes, RolloutController
+from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.ranking.model import read_pointer
 from tactful_privacy.ledger.query import Query
 
@@ -20,6 +20,7 @@ def control_rollouts(
     *,
     clock: Callable[[], int],
     charge: Callable[[Iterable[Query]], None],
+    own: Callable[[StoredRollout], OwnOutcomes | None],
 ) -> RolloutController:
     """Make the controller of the rollouts of a server."""
 
@@ -38,4 +39,5 @@ def control_rollouts(
         charge=charge,
         recipients=outcomes.recipients,
         has_model=has_model,
+        own=own,
     )

@@ -31,6 +31,7 @@ Access = Literal[
     "devices",
     "recommendations",
     "try",
+    "flag",
     "letters",
     "stream",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import msgspec
 
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import open_seal
+from tactful.metadata.flag_arms import arms_of
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.elements import NewEvent
 from tactful.schemas.users import ConsentDecision, PersonExport
@@ -80,6 +82,7 @@ def export_person(
         features=dict(features_in(settings, result, now)),
         dead_letters=[r for name in LETTERS for r in letters_in(settings, name, result, clock)],
         waiting_actions=list(actions_in(data / "webhooks", result)),
+        kept_arms=arms_in(metadata, result),
         notes=list(NOTES),
     )
 
@@ -98,6 +101,11 @@ def decisions_in(consents: ConsentStore, result: SearchResult) -> list[ConsentDe
         )
         for decision in consents.history(key)
     ]
+
+
+def arms_in(metadata: MetadataStore, result: SearchResult) -> list[dict[str, Any]]:
+    """Return the arms that users and their own devices keep in sticky experiments."""
+    return [asdict(arm) for arm in arms_of(metadata, result.traces.people)]
 
 
 def records_in(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
@@ -193,6 +201,7 @@ _SECTIONS = (
     ("Your visits", "sessions"),
     ("What did not count, and why", "dead_letters"),
     ("Messages on their way to you", "waiting_actions"),
+    ("Experiments that keep showing you the same", "kept_arms"),
     ("What is not here", "notes"),
 )
 

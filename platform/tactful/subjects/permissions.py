@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tactful.schemas.experiments.flags import AssignRequest
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Entry, Event, Restricted
@@ -95,7 +96,7 @@ class Permissions:
         return Purpose.PERSONALISATION in self.of(user, device, at, claimed(claim))
 
 
-Claiming = TypeVar("Claiming", Event, RecommendRequest)
+Claiming = TypeVar("Claiming", Event, RecommendRequest, AssignRequest)
 
 
 def without_claim(message: Claiming) -> Claiming:

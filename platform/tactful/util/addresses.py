@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.parse
+from collections.abc import Collection
 
 from tactful.errors import ConfigError
 
@@ -16,6 +17,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def sender_of(peer: str, forwarded: str, proxies: Collection[str]) -> str:
+    """Return the address of the client behind trusted proxies.
+
+    Each proxy appends the address that it was connected from, so the last one that is no proxy of
+    ours is the client: what a client writes itself comes before it.
+
+    >>> sender_of("127.0.0.1", "6.6.6.6, 192.0.2.7", ["127.0.0.1"])
+    '192.0.2.7'
+
+    Args:
+        peer: address of the connection.
+        forwarded: header ``X-Forwarded-For``; empty for none.
+        proxies: addresses of the proxies.
+    """
+    for address in reversed([*filter(None, map(str.strip, forwarded.split(",")))]):
+        if peer not in proxies:
+            break
+        peer = address
+    return peer
 
 
 def is_secure(address: str) -> bool:

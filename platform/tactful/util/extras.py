@@ -22,6 +22,7 @@ EXTRAS = {
     "ray": ("ray",),
     "oidc": ("joserfc",),
     "noise": ("opendp", "diffprivlib"),
+    "openfeature": ("openfeature",),
 }
 """Modules that each extra installs; of several extras with one module the first is suggested."""
 

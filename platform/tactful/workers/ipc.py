@@ -132,6 +132,7 @@ class ForwardRequest(_Message, frozen=True, array_like=True, tag=True):
     headers: dict[bytes, bytes]
     key: ApiKey
     body: bytes
+    peer: str = ""  # address of the connection
 
 
 Request = (

@@ -33,6 +33,7 @@ from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
 from tactful.http.credentials import open_tokens
 from tactful.http.data.live import STREAM
+from tactful.http.experiments.flags import FLAG_STREAM
 from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
@@ -187,6 +188,7 @@ class ServingWorker:
             headers,  # without the encoding: the body is inflated
             call.key,
             body,
+            call.peer,
         )
         return await self._client.request(request, Reply)
 
@@ -264,7 +266,7 @@ def make_worker_application(worker: ServingWorker) -> Application:
     """Make the ASGI application of one worker, without a lifespan."""
     local = {endpoint.path: _list for endpoint in LIST_ENDPOINTS}
     local |= {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
-    local[STREAM] = _no_stream
+    local |= dict.fromkeys((STREAM, FLAG_STREAM), _no_stream)
 
     def handled(endpoint: Endpoint) -> Endpoint:
         handle = local.get(endpoint.path)

@@ -136,7 +136,11 @@ class StateServer:
 
         settings = self._platform.settings
         call = Call(
-            {"query_string": request.query, PARAMETERS: request.parameters},
+            {
+                "query_string": request.query,
+                PARAMETERS: request.parameters,
+                "client": (request.peer, 0),
+            },
             receive,
             request.headers,
             request.key,

@@ -242,7 +242,8 @@ export class Tactful {
     for (const stop of this.unlisten.splice(0)) stop();
   }
 
-  private get purposes(): string {
+  /** The purposes that go with events and requests. */
+  get purposes(): string {
     return this.options.purposes ?? "personalisation measurement";
   }
 

@@ -103,7 +103,8 @@ function parse(text: string | null): Waiting | undefined {
   }
 }
 
-interface Store {
+/** Values by key. */
+export interface Store {
   get(key: string): string | null;
   set(key: string, value: string): void;
   remove(key: string): void;
@@ -111,7 +112,7 @@ interface Store {
 }
 
 /** localStorage; in memory, for as long as the page lives, where it is closed to the page. */
-function open(): Store {
+export function open(): Store {
   try {
     const storage = window.localStorage;
     return {

@@ -61,12 +61,14 @@ export function get<T>(
   return send<T>(address, path, { headers: {} }, timeoutMs, signal);
 }
 
-async function send<T>(
+/** Send a request and read the answer with `reader`, within `timeoutMs` milliseconds. */
+export async function send<T>(
   address: Address,
   path: string,
   request: RequestInit & { headers: Record<string, string> },
   timeoutMs: number,
   signal?: AbortSignal,
+  reader: (response: Response) => Promise<T> = read,
 ): Promise<T> {
   if (address.key !== undefined) request.headers["authorization"] = `Bearer ${address.key}`;
   const stop = new AbortController();
@@ -80,7 +82,7 @@ async function send<T>(
   if (signal?.aborted) abort();
   try {
     const init: RequestInit = { ...request, signal: stop.signal, credentials: "omit" };
-    return await read<T>(await fetch(address.url + path, init));
+    return await reader(await fetch(address.url + path, init));
   } catch (error) {
     if (error instanceof TactfulError) throw error;
     if (late) throw new TactfulError("timeout", `no answer within ${timeoutMs} ms`);
@@ -114,7 +116,8 @@ export function pauseMs(failures: number, error: TactfulError, firstMs: number):
   return error.retryAfterMs + Math.random() * Math.min(60_000, firstMs * 2 ** (failures - 1));
 }
 
-async function read<T>(response: Response): Promise<T> {
+/** Return the JSON of an answer, or throw the problem that it describes. */
+export async function read<T>(response: Response): Promise<T> {
   if (response.ok) {
     return (await response.json().catch((error: unknown) => {
       if (!(error instanceof SyntaxError)) throw error;

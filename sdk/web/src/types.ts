@@ -13,6 +13,7 @@ export type EventType =
   | "leave"
   | "impression"
   | "rating"
+  | "exposure"
   | `x.${string}`;
 
 export type Scalar = string | number | boolean | null;

@@ -30,9 +30,10 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.split_batch import split_array, split_lines, too_deep
 from tactful_streaming.errors import PayloadError
 
-_BEHAVIOUR = {"view", "click", "search", "impression", "rating", "leave", "dislike", "hide"}
+_BEHAVIOUR = {"view", "click", "search", "rating", "leave", "dislike", "hide"}
+_SHOWN = {"impression", "exposure"}
 _ORDERS = {"add_to_cart", "remove_from_cart", "purchase", "payment", "refund", "return"}
-EVENT_TYPES = frozenset(_BEHAVIOUR | _ORDERS)
+EVENT_TYPES = frozenset(_BEHAVIOUR | _SHOWN | _ORDERS)
 """Event types of the contract; a shop's own are ``x.<custom>``."""
 
 _MAX_ID = 256

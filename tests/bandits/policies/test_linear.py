@@ -12,7 +12,6 @@ from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Thompson, UpperConfidence, choose_best, choose_winner
 from tactful_bandits.policies.linear import LinearBandit
 from tactful_bandits.policies.memory import Memory, Observation
-from tactful_bandits.policies.shared_linear import SharedLinearBandit
 
 ARMS, FEATURES = 3, 4
 
@@ -195,38 +194,6 @@ def test_a_policy_that_forgets_follows_a_change(memory: Memory) -> None:
     assert follows < 0.15 < stays
 
 
-def test_shared_model_judges_arms_that_were_never_shown() -> None:
-    rng = np.random.default_rng(8)
-    theta = rng.normal(size=6)
-    for rule in (UpperConfidence(0.5), Thompson(0.3)):
-        policy = SharedLinearBandit(6, rule=rule, explore=0.1)
-        for _ in range(400):
-            arms = rng.normal(size=(12, 6)).clip(-4, 4)
-            choice = policy.choose(arms, rng)
-            policy.update(arms[choice.arm], float(np.clip(arms[choice.arm] @ theta, -8, 8)))
-        fresh = rng.normal(size=(500, 40, 6)).clip(-4, 4)
-        best = [float((arms @ theta).max()) for arms in fresh]
-        taken = [float((arms @ theta)[policy.choose(arms, rng).arm]) for arms in fresh]
-        assert np.mean(taken) > 0.85 * np.mean(best)
-        again = SharedLinearBandit.from_bytes(policy.to_bytes())
-        assert again.to_bytes() == policy.to_bytes()
-        assert again.explore == policy.explore == 0.1
-
-
-def test_shared_upper_bounds_are_those_of_the_formula() -> None:
-    rng = np.random.default_rng(4)
-    policy = SharedLinearBandit(3, rule=UpperConfidence(2.0), ridge=0.5)
-    seen = np.round(rng.normal(size=(20, 3)) * 65536) / 65536
-    for x in seen:
-        policy.update(x, 0.25)
-    gram = seen.T @ seen + 0.5 * np.eye(3)
-    theta = np.linalg.solve(gram, 0.25 * seen.sum(axis=0))
-    for _ in range(50):
-        arms = rng.normal(size=(9, 3))
-        widths = [math.sqrt(x @ np.linalg.solve(gram, x)) for x in arms]
-        assert policy.choose(arms, rng).arm == int(np.argmax(arms @ theta + 2.0 * np.array(widths)))
-
-
 def test_state_is_read_back_or_refused() -> None:
     policy = LinearBandit(2, 3, rule=UpperConfidence(0.7), explore=0.2, memory=Memory(4, 0.9))
     policy.advance(5)
@@ -260,7 +227,6 @@ def test_values_that_cannot_be_taken_change_nothing(bad: float) -> None:
         lambda: policy.choose([1, 0], rng, allowed=[True]),
         lambda: policy.choose([1, 0], rng, penalties=[math.nan, 0]),
         lambda: policy.choose([1, 0], rng, penalties=[0.5]),
-        lambda: SharedLinearBandit(2).choose(np.eye(2), rng, penalties=[0, math.inf]),
         lambda: LinearBandit(1, 5000),
     ):
         with pytest.raises(PolicyError):

@@ -1,4 +1,4 @@
-"""Policies without features, by gradient, with late rewards and with a budget."""
+"""Policies without features, with late rewards and with a budget."""
 
 import math
 
@@ -13,7 +13,6 @@ from tactful_bandits.policies.choice import UpperConfidence
 from tactful_bandits.policies.delayed_rewards import PendingRewards
 from tactful_bandits.policies.linear import LinearBandit
 from tactful_bandits.policies.memory import Memory, Observation
-from tactful_bandits.policies.softmax import SoftmaxBandit
 from tactful_bandits.policies.thompson import BetaBandit
 
 NOTHING = np.zeros(0)
@@ -76,107 +75,38 @@ def test_beta_refuses_what_it_cannot_take() -> None:
         BetaBandit.from_bytes(LinearBandit(2, 2).to_bytes())
 
 
-@pytest.mark.parametrize("baseline", ["none", "mean", "linear"])
-def test_softmax_learns_with_every_baseline(baseline: str) -> None:
-    """The mean of three seeds: of one it is .93, give or take .03 by seed (24 of them tried).
-
-    By seed alone it would fail once in a hundred thousand. It does depend on the processor: on the
-    last bits of products, after which other arms are drawn.
-    """
-
-    def right(seed: int) -> float:
-        """Share of situations in which the arm that is chosen most often is the best one."""
-        rng = np.random.default_rng(seed)
-        theta = rng.normal(size=(3, 4))
-        policy = SoftmaxBandit(3, 4, learning_rate=0.2, baseline=baseline, explore=0.05)  # type: ignore[arg-type]
-        for _ in range(8_000):
-            x = rng.normal(size=4).clip(-4, 4)
-            choice = policy.choose(x, rng)
-            reward = float(np.clip(theta[choice.arm] @ x, -8, 8))
-            policy.update(choice.arm, x, reward, propensity=choice.propensity)
-        held_out = rng.normal(size=(500, 4)).clip(-4, 4)
-        best = (held_out @ theta.T).argmax(axis=1)
-        likely = np.array([policy.propensities(x).argmax() for x in held_out])
-        return float((likely == best).mean())
-
-    assert np.mean([right(seed) for seed in (3, 4, 5)]) > 0.85
-
-
-def test_softmax_moves_along_the_gradient_of_the_expected_reward() -> None:
-    # One step, averaged over arms and rewards by their chances, against finite differences.
-    x, rewards = np.array([0.5, -1.0]), np.array([0.3, 1.0, -0.4])
-    start = SoftmaxBandit(3, 2, learning_rate=1e-3, baseline="none", explore=0.4)
-    start.update(2, x, 1.0, propensity=0.5)
-    theta = np.frombuffer(_preferences(start)).reshape(3, 2)
-    mean_step = np.zeros((3, 2))
-    for arm, chance in enumerate(start.propensities(x)):
-        moved = SoftmaxBandit.from_bytes(start.to_bytes())
-        moved.update(arm, x, rewards[arm], propensity=float(chance))
-        mean_step += chance * (np.frombuffer(_preferences(moved)).reshape(3, 2) - theta)
-
-    def value(parameters: np.ndarray) -> float:
-        logits = parameters @ x
-        preferred = np.exp(logits - logits.max())
-        return float(preferred @ rewards / preferred.sum())
-
-    gradient = np.zeros((3, 2))
-    for at in np.ndindex(3, 2):
-        step = np.zeros((3, 2))
-        step[at] = 1e-5
-        gradient[at] = (value(theta + step) - value(theta - step)) / 2e-5
-    np.testing.assert_allclose(mean_step / 1e-3, gradient, atol=1e-6)
-
-
-def _preferences(policy: SoftmaxBandit) -> bytes:
-    return policy._preferences.astype("<f8").tobytes()
-
-
-def test_softmax_unlearns_by_replay() -> None:
-    rng = np.random.default_rng(5)
-    policy = SoftmaxBandit(3, 2)
-    log = []
-    for _ in range(60):
-        x = rng.normal(size=2)
-        choice = policy.choose(x, rng)
-        seen = Observation(choice.arm, x, float(rng.random()), propensity=choice.propensity)
-        policy.update(seen.arm, x, seen.reward, propensity=seen.propensity)
-        log.append(seen)
-    assert policy.replayed(log).to_bytes() == policy.to_bytes()
-    never = SoftmaxBandit(3, 2)
-    for seen in log[::2]:
-        never.update(seen.arm, seen.features, seen.reward, propensity=seen.propensity)
-    assert policy.replayed(log[::2]).to_bytes() == never.to_bytes()
-    assert SoftmaxBandit.from_bytes(policy.to_bytes()).to_bytes() == policy.to_bytes()
-
-
 def test_a_late_decision_comes_out_exactly_once() -> None:
-    pending = PendingRewards(10.0)
+    pending: PendingRewards[Observation] = PendingRewards(10.0)
     for at in range(5):
         pending.add(f"d{at}", Observation(at, np.array([float(at)]), 9.0, 3, 0.5), float(at))
     with pytest.raises(PolicyError, match="is pending"):
         pending.add("d0", Observation(0, NOTHING, 0.0), 0.0)
     with pytest.raises(PolicyError, match="must be finite"):
         pending.settle("d1", float("nan"), 1.0)  # and it still waits
-    settled = pending.settle("d1", 1.0, 10.9)
-    assert settled is not None
-    assert (settled.arm, settled.reward, settled.period, settled.propensity) == (1, 1.0, 3, 0.5)
-    assert pending.settle("d1", 1.0, 10.9) is None
-    assert pending.settle("unknown", 1.0, 0.0) is None
-    assert pending.settle("d0", 1.0, 10.0) is None, "its window is over: half-open"
-    again = PendingRewards.from_bytes(pending.to_bytes())
-    for waiting in (pending, again):
-        assert [seen.arm for seen in waiting.expire(12.0)] == [0, 2]
-        assert waiting.discard(["d3", "unknown"]) == 1
-        (last,) = waiting.expire(99.0)
-        assert (last.arm, last.reward, last.features.tolist()) == (4, 0.0, [4.0])
-        assert not len(waiting)
+    assert pending.settle("d1", 0.5, 10.9)
+    assert not pending.settle("d1", 1.0, 10.9), "the first reward counts"
+    assert not pending.settle("unknown", 1.0, 0.0)
+    assert not pending.settle("d0", 1.0, 10.0), "its window is over: half-open"
+    assert pending.rewards == {"d1": 0.5}
+    assert [seen.arm for seen in pending.decisions] == [0, 1, 2, 3, 4]
+    assert [(seen.arm, seen.reward) for seen in pending.expire(12.0)] == [(0, 0), (1, 0.5), (2, 0)]
+    assert pending.settle("d3", 1.0, 12.0)
+    assert pending.find("d3") is not None
+    assert pending.discard(["d3", "unknown"]) == 1
+    assert pending.find("d3") is None
+    assert not pending.rewards
+    (last,) = pending.expire(99.0)
+    assert (last.arm, last.reward, last.features.tolist()) == (4, 0.0, [4.0])
+    assert (last.period, last.propensity) == (3, 0.5)
+    assert not len(pending)
 
 
 @pytest.mark.parametrize("delay", [0, 25, 200])
 def test_delayed_and_batched_rewards_are_learnt_from(delay: int) -> None:
     rng = np.random.default_rng(9)
     theta = rng.normal(size=(3, 4)) * 0.5
-    policy, pending = LinearBandit(3, 4, explore=0.1), PendingRewards(1000.0)
+    policy = LinearBandit(3, 4, explore=0.1)
+    pending: PendingRewards[Observation] = PendingRewards(float(delay + 20))
     due: list[tuple[int, str, float]] = []
     for at in range(1200):
         x = rng.normal(size=4).clip(-4, 4)
@@ -186,8 +116,8 @@ def test_delayed_and_batched_rewards_are_learnt_from(delay: int) -> None:
         if at % 20 == 19:
             ready = [entry for entry in due if entry[0] <= at]
             due = due[len(ready) :]
-            settled = [pending.settle(key, reward, float(at)) for _, key, reward in ready]
-            policy.learn(seen for seen in settled if seen is not None)
+            assert all(pending.settle(key, reward, float(at)) for _, key, reward in ready)
+            policy.learn(pending.expire(float(at)))
     np.testing.assert_allclose(policy.coefficients, theta, atol=0.05)
 
 

@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
+from tactful.bandits.decisions import read_decision
+from tactful.bandits.definitions import read_bandit
+from tactful.bandits.model import arrays_of, new_policy
+from tactful.bandits.serving import PublishedBandit, encode_published
 from tactful.catalogue.request_context import RequestContext
 from tactful.config.engine import EngineSettings
 from tactful.config.settings import Settings
@@ -710,3 +714,65 @@ def test_the_champion_ranks_where_a_model_on_trial_fails(
     champion, whole = plain.recommend(RecommendRequest(user_id=person, count=5), now=NOW)
     assert ids(answer) == ids(champion)
     assert "failed" not in decoded(whole).properties
+
+
+def test_a_bandit_shapes_lists_and_stands_in_the_impression(
+    engine: Engine, models: Path, tmp_path: Path
+) -> None:
+    definition = read_bandit(
+        {
+            "key": "order",
+            "arms": [
+                {"name": "as-is", "parameters": {}},
+                {"name": "cheap", "parameters": {"objective": {"relevance": 0.1, "price": 1}}},
+            ],
+            "reward": {"event": "click"},
+            "policy": "linucb",
+            "features": [{"user": "visits_364d", "scale": 100}],
+        }
+    )
+    person = RecommendRequest(user_id=learner(), count=5)
+
+    def serve(state: Any, share: float | None, **request: Any) -> tuple[Recommendation, Event]:
+        arrays = arrays_of(new_policy(definition))
+        published = tmp_path / "published"
+        published.write_bytes(encode_published([PublishedBandit(definition, state, arrays)]))
+        rollouts = tmp_path / "rollouts.json"
+        plan = RolloutDefinition(key="promote", change={"bandit": "order"})
+        rolled = [] if share is None else [ServedNow(plan, share)]
+        rollouts.write_bytes(msgspec.json.encode(rolled))
+        ranked = recommender(engine, models, bandits=published, rollouts=rollouts)
+        asked = msgspec.structs.replace(person, **request)
+        answer, impression = ranked.recommend(asked, now=NOW)
+        return answer, decoded(impression)
+
+    plain, _ = recommender(engine, models).recommend(person, now=NOW)
+    answer, logged = serve("shadow", None)
+    assert (ids(answer), answer.variant["order"]) == (ids(plain), "as-is")
+    decision = read_decision(logged)
+    assert decision is not None
+    assert (decision.arm, decision.propensity, decision.floor, decision.live) == (
+        *("as-is", 1.0, 0.0),
+        False,
+    )
+    assert decision.features[0] == 1.0
+    assert 0 < decision.features[1] <= 1
+    answer, logged = serve("live", None)
+    decision = read_decision(logged)
+    assert decision is not None
+    assert decision.live
+    assert decision.floor == pytest.approx(0.005)
+    answer, logged = serve("shadow", 1.0)
+    assert answer.variant["promote"] == "change"
+    assert read_decision(logged).live  # type: ignore[union-attr]
+    answer, logged = serve("live", 0.0)
+    assert (answer.variant["promote"], answer.variant["order"]) == ("control", "as-is")
+    assert not read_decision(logged).live  # type: ignore[union-attr]
+    cheap, logged = serve("live", None, force={"order": "cheap"})
+    assert read_decision(logged) is None
+    assert ids(cheap) != ids(plain)
+    answer, logged = serve("live", None, user_id=None)
+    assert read_decision(logged) is None
+    assert "order" not in answer.variant
+    answer, logged = serve("off", None)
+    assert read_decision(logged) is None

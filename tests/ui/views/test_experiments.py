@@ -13,8 +13,8 @@ from tests.ui.server import FakePlatform
 from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 
-PAGES = ("experiments", "rollouts", "tuner", "coupons")
-OTHERS = ("experiments", "tuner", "coupons")
+PAGES = ("experiments", "metrics", "rollouts", "tuner", "bandits", "coupons")
+OTHERS = ("experiments", "metrics", "tuner", "bandits", "coupons")
 
 
 def example(path: str, method: str = "GET") -> Any:
@@ -33,13 +33,29 @@ def shop(fake: FakePlatform) -> FakePlatform:
     fake.answer("/v1/experiments/cheaper-first", details)
     fake.answer("/v1/experiments/cheaper-first/readout", read_out)
     fake.answer("/v1/experiments/ranking/readout", {**read_out, "key": "ranking", "stage": None})
+    fake.answer("/v1/experiments/metrics", example("/v1/experiments/metrics"))
+    measured = {**read_out, "key": "new-checkout", "stage": None, **measured_parts(read_out)}
+    fake.answer("/v1/experiments/new-checkout/readout", measured)
     fake.answer("/v1/experiments/plan", example("/v1/experiments/plan", "POST"))
     fake.answer("/v1/experiments/cheaper-first/hold", details)
     fake.answer("/v1/worth", example("/v1/worth"))
     fake.answer("/v1/tuner", example("/v1/tuner"))
+    fake.answer("/v1/bandits", example("/v1/bandits"))
+    fake.answer("/v1/bandits/home-banner", example("/v1/bandits/{key}"))
     fake.answer("/v1/coupons", example("/v1/coupons"))
     fake.answer("/v1/coupons/abandoned-cart", example("/v1/coupons/{name}"))
     return fake
+
+
+def measured_parts(read_out: Any) -> dict[str, Any]:
+    """Return the parts of a read-out that metrics of `metrics.yaml` add."""
+    effect = {**read_out["effects"][0], "metric": "buyers", "role": "goal", "adjusted": True}
+    effect |= {"p": 0.2, "outcomes": 61, "minimum_outcomes": 50}
+    late = {**effect, "exploratory": True}
+    people = {"control": 40, "change": 41}
+    segment = {"segment": "手机", "exploratory": True, "people": people, "effects": [late]}
+    notes = ["units in arms that the experiment does not have are left out"]
+    return {"effects": [effect], "segments": [segment], "notes": notes}
 
 
 def sound(page: AppTest) -> str:
@@ -84,11 +100,13 @@ def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) ->
     fake.sign_in_as("admin")
     fake.answer("/v1/experiments", {"experiments": [], "next_cursor": None})
     fake.answer("/v1/tuner", {"tuners": [], "next_cursor": None})
+    fake.answer("/v1/bandits", {"bandits": [], "next_cursor": None})
     fake.answer("/v1/coupons", {"campaigns": [], "webhook": None, "next_cursor": None})
     expected = {
         "experiments": "No experiment is running",
         "rollouts": "tactful experiment apply",
         "tuner": "tactful tuner train",
+        "bandits": "tactful bandit apply",
         "coupons": "tactful coupons check",
     }
     for name, text in expected.items():
@@ -121,6 +139,28 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     assert shop.posted == [("/v1/experiments/cheaper-first/hold", {"reason": "a sale begins"})]
 
 
+def test_a_bandit_shows_shares_and_regret_and_is_stopped_with_a_reason(
+    shop: FakePlatform, open_page: Open
+) -> None:
+    shop.answer("/v1/bandits/home-banner/stop", example("/v1/bandits/{key}/stop", "POST"))
+    shop.sign_in_as("analyst")
+    assert "need the scope" in sound(open_page("bandits"))
+    shop.sign_in_as("admin")
+    page = open_page("bandits")
+    text = sound(page)
+    for expected in ("in shadow", "winter, spring", "**better**", "best arm is **spring**"):
+        assert expected in text
+    assert len(descriptions(page)) == 1
+    (stop,) = (button for button in page.button if button.label == "Stop this bandit")
+    stop.click().run()
+    assert "Give a reason" in words(page)
+    page.text_input(key="reason").set_value("the season is over")
+    (stop,) = (button for button in page.button if button.label == "Stop this bandit")
+    stop.click().run()
+    expected_post = ("/v1/bandits/home-banner/stop", {"reason": "the season is over"})
+    assert shop.posted == [expected_post]
+
+
 def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     answer = example("/v1/experiments/{key}/readout")
@@ -145,3 +185,31 @@ def test_the_wizard_shows_the_power_of_what_is_typed(shop: FakePlatform, open_pa
     assert define.disabled, "a low power needs a reason"
     page.text_area(key="change").set_value("objective: {").run()
     assert "not valid YAML" in sound(page)
+
+
+def test_metrics_show_definitions_and_uses(shop: FakePlatform, open_page: Open) -> None:
+    shop.sign_in_as("analyst")
+    page = open_page("metrics")
+    text = sound(page)
+    assert "new-checkout" in text and "tactful serve" in text
+    (metrics, *_) = page.dataframe
+    assert metrics.value["used by"].tolist() == ["new-checkout (goal)"]
+    assert metrics.value["window"].tolist() == ["7d"]
+    assert not page.button, "an analyst changes nothing"
+
+
+def test_metrics_say_when_nothing_is_registered(shop: FakePlatform, open_page: Open) -> None:
+    index = example("/v1/experiments/metrics")
+    index["experiments"][0] |= {"registered_at": None, "registered_by": ""}
+    shop.answer("/v1/experiments/metrics", index)
+    shop.sign_in_as("analyst")
+    assert "Not registered" in sound(open_page("metrics"))
+    shop.answer("/v1/experiments/metrics", {"metrics": [], "experiments": []})
+    assert "No metrics are defined" in sound(open_page("metrics"))
+
+
+def test_any_experiment_with_metrics_is_read_out(shop: FakePlatform, open_page: Open) -> None:
+    shop.sign_in_as("admin")
+    text = sound(open_page("experiments"))
+    for expected in ("Segment 手机", "Exploratory", "adjusted by earlier outcomes", "left out"):
+        assert expected in text

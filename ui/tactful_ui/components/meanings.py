@@ -72,6 +72,7 @@ def _events(kinds: Sequence[str]) -> str:
         "leave": _("leaves of a page"),
         "payment": _("payments"),
         "impression": _("recommendations seen"),
+        "exposure": _("exposures to an experiment"),
         "x.*": _("own events of the shop"),
     }
     return _(", ").join(names.get(kind, kind.removeprefix("x.")) for kind in kinds)

@@ -8,7 +8,13 @@ from typing import Any
 import altair as alt
 import streamlit as st
 
-from tactful.client.messages import Bounds, Effect, GuardrailPoint, ReadOutMessage
+from tactful.client.messages import (
+    Bounds,
+    Effect,
+    GuardrailPoint,
+    ReadOutMessage,
+    SegmentEffects,
+)
 from tactful_ui.components import charts, formats, shell, tables, times
 from tactful_ui.components.words import text as _
 
@@ -32,10 +38,14 @@ def draw(found: ReadOutMessage, name: str) -> None:
             since=since,
         )
     )
+    for note in found.notes:
+        st.info(formats.plain(note), icon=":material/info:")
     for effect in found.effects:
         _verdict(effect)
     tables.show([_row(effect) for effect in found.effects], f"{name}-effects")
     _series(found, name)
+    for segment in found.segments:
+        _segment(segment, name)
 
 
 def draw_guardrails(points: Sequence[GuardrailPoint], name: str) -> None:
@@ -135,6 +145,23 @@ def interval(bounds: Bounds, digits: int = _DIGITS) -> str:
     return f"[{low}, {high}]"
 
 
+def _segment(found: SegmentEffects, name: str) -> None:
+    """Draw the effects in a part of the users."""
+    people = ", ".join(
+        f"{formats.plain(arm)} {formats.count(count)}" for arm, count in found.people.items()
+    )
+    st.markdown(_("**Segment {name}**: {people}", name=formats.plain(found.segment), people=people))
+    if found.exploratory:
+        st.caption(
+            _(
+                "Exploratory: the segment was defined or changed after the first exposure. With "
+                "enough segments some differ by chance."
+            )
+        )
+    if found.effects:
+        tables.show([_row(effect) for effect in found.effects], f"{name}-{found.segment}")
+
+
 def _ratio(found: ReadOutMessage) -> None:
     ratio = found.sample_ratio
     people = ", ".join(
@@ -174,7 +201,17 @@ def _verdict(effect: Effect) -> None:
         anytime=formats.plain(interval(effect.anytime)),
         verdict=verdict_words(effect.verdict),
     )
-    st.markdown(sentence)
+    marks = [
+        *([_role(effect.role)] if effect.role else []),
+        *([_("adjusted by earlier outcomes")] if effect.adjusted else []),
+        *([_("exploratory")] if effect.exploratory else []),
+    ]
+    st.markdown(f"{sentence} _{', '.join(marks)}_" if marks else sentence)
+
+
+def _role(role: str) -> str:
+    known = {"goal": _("goal"), "guardrail": _("guardrail"), "secondary": _("secondary")}
+    return known.get(role, formats.plain(role))
 
 
 def _row(effect: Effect) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from tactful.client.messages import RolloutForecast
+from tactful.client.messages import ReadOutMessage, RolloutForecast
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, readouts, shell, tables
+from tactful_ui.components import formats, readouts, releases, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 
@@ -31,8 +31,10 @@ def page() -> None:
     about: Mapping[str, Any] = running if isinstance(running, Mapping) else {}
     _running(about, admin=reader.admin)
     if reader.admin:
+        _measured(str(about.get("key", "")))
         _wizard()
     else:
+        releases.draw(shell.ask(routes.metrics()).experiments)
         st.info(
             _(
                 "Planning a rollout and exact numbers need the scope `admin`. Rollouts with "
@@ -65,6 +67,25 @@ def _running(about: Mapping[str, Any], *, admin: bool) -> None:
         lambda: shell.ask(routes.read_out(key, days=float(days))),
         lambda found: readouts.draw(found, key),
     )
+
+
+def _measured(running: str) -> None:
+    """Draw the read-out of another experiment that names metrics."""
+    plans = shell.ask(routes.metrics()).experiments
+    keys = [it.plan.experiment for it in plans if it.plan.experiment != running]
+    if not keys:
+        return
+    st.subheader(_("Experiments with metrics"), anchor=False)
+    key = st.selectbox(_("Experiment"), keys, key="measured")
+    days = st.slider(_("Days of exposures"), 1, 400, 28, key="measured_days")
+
+    def draw(found: ReadOutMessage) -> None:
+        readouts.draw(found, key)
+        if found.guardrails:
+            st.markdown(f"**{_('Guardrails')}**")
+            readouts.draw_guardrails(found.guardrails, key)
+
+    shell.section(_("Effects"), lambda: shell.ask(routes.read_out(key, days=float(days))), draw)
 
 
 def _wizard() -> None:

@@ -1,4 +1,4 @@
-"""Requests about experiments, rollouts, tuners and coupon campaigns."""
+"""Requests about experiments, rollouts, tuners, bandits and coupon campaigns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from tactful.client.exchange import segment
 from tactful.client.request import Request
+from tactful.schemas.experiments.bandits import BanditDecision, BanditDetails, BanditIndex
 from tactful.schemas.experiments.coupons import CampaignIndex, CampaignReport
+from tactful.schemas.experiments.metrics import MetricIndex
 from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.releases import ReleaseCost
 from tactful.schemas.experiments.rollouts import RolloutDetails, RolloutForecast, RolloutIndex, Step
 from tactful.schemas.experiments.tuner import TunerIndex
 
@@ -42,6 +45,16 @@ def read_out(
     """
     params = {"source": source, "stage": stage, "days": days}
     return Request("GET", f"/v1/experiments/{segment(key)}/readout", ReadOutMessage, params=params)
+
+
+def release_cost(key: str) -> Request[ReleaseCost]:
+    """Request what the release of an experiment's metrics costs; draws and charges nothing."""
+    return Request("GET", f"/v1/experiments/{segment(key)}/release", ReleaseCost)
+
+
+def metrics() -> Request[MetricIndex]:
+    """Request the metrics of `metrics.yaml`, and the analyses of experiments."""
+    return Request("GET", "/v1/experiments/metrics", MetricIndex)
 
 
 def plan(
@@ -89,6 +102,43 @@ def worth(*, source: Source | None = None, days: float | None = None) -> Request
 def tuners(*, days: float | None = None, cursor: str | None = None) -> Request[TunerIndex]:
     """Request the tuners of rollouts, with weights over so many days."""
     return Request("GET", "/v1/tuner", TunerIndex, params={"days": days, "cursor": cursor})
+
+
+def bandits(*, cursor: str | None = None) -> Request[BanditIndex]:
+    """Request one page of the bandits, by key."""
+    return Request("GET", "/v1/bandits", BanditIndex, params={"cursor": cursor})
+
+
+def bandit(key: str, *, days: float | None = None) -> Request[BanditDetails]:
+    """Request a bandit, and for `admin` its outcomes in so many days."""
+    return Request("GET", f"/v1/bandits/{segment(key)}", BanditDetails, params={"days": days})
+
+
+def apply_bandit(definition: Mapping[str, Any]) -> Request[BanditDetails]:
+    """Apply a bandit, as in `bandits.yaml`."""
+    return Request("POST", "/v1/bandits", BanditDetails, body=dict(definition))
+
+
+def stop_bandit(key: str, *, reason: str) -> Request[BanditDetails]:
+    """Stop a bandit; the reason is for the audit log."""
+    return Request(
+        "POST", f"/v1/bandits/{segment(key)}/stop", BanditDetails, body={"reason": reason}
+    )
+
+
+def decide(
+    key: str,
+    *,
+    user_id: str | None = None,
+    device_id: str | None = None,
+    session_id: str | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> Request[BanditDecision]:
+    """Choose the arm of a user; send its `decision_id` with the event that rewards it."""
+    body: dict[str, Any] = {"context": dict(context or {})}
+    ids = {"user_id": user_id, "device_id": device_id, "session_id": session_id}
+    body |= {name: value for name, value in ids.items() if value is not None}
+    return Request("POST", f"/v1/bandits/{segment(key)}/decide", BanditDecision, body=body)
 
 
 def campaigns(*, cursor: str | None = None) -> Request[CampaignIndex]:

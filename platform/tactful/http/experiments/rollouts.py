@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -15,6 +15,7 @@ from tactful.experiments.messages import details, move, rollout_info
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, stored
 from tactful.schemas.experiments.readouts import ReadOutMessage, Source
+from tactful.schemas.experiments.releases import ReleaseCost
 from tactful.schemas.experiments.rollouts import (
     STEPS,
     RolloutDetails,
@@ -26,6 +27,7 @@ from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.experiments.planning import Given
+    from tactful.experiments.store import StoredRollout
     from tactful.server.platform import Platform
     from tactful_bandits.assignment.assign import Experiment
 
@@ -51,7 +53,8 @@ class ReadOutQuery(msgspec.Struct, forbid_unknown_fields=True):
         source: `exact` needs `admin`; absent: the exact numbers for `admin` unless the rollout has
             `epsilon`, else the released ones.
         stage: of a rollout; absent: its last one with a control.
-        days: of an experiment: days of recommendations.
+        days: of an experiment: days of recommendations; released numbers count from the start of
+            its analysis on, in whole days.
     """
 
     source: Source | None = None
@@ -136,16 +139,53 @@ async def _read_out(platform: Platform, call: Call) -> Reply:
         private = rollout.definition.epsilon is not None or not call.trusted
         exact = query.source == "exact" or (query.source is None and not private)
         read = partial(platform.read_outs.of_rollout, rollout, exact=exact, stage=query.stage)
-        return json_reply(await _stored(read))
+        return json_reply(await _with_metrics(platform, await _stored(read), rollout))
     experiments = {it.key: it for it in await _stored(partial(_experiments, platform))}
-    if key not in experiments:
+    measured = (await _stored(platform.metric_read_outs.definitions)).plans
+    if key not in experiments and key not in measured:
         raise ProblemError("not_found", "GET /v1/experiments lists all rollouts")
     if not call.trusted or query.source == "released":
-        raise ProblemError(
-            "missing_scope", "an experiment releases no numbers: exact ones need admin"
-        )
+        return await _read_released(platform, key, query, measured)
+    if key not in experiments:
+        read = partial(platform.metric_read_outs.of_key, key, days=query.days)
+        return json_reply(await _stored(read))
     read = partial(platform.read_outs.of_experiment, experiments[key], days=query.days)
-    return json_reply(await _stored(read))
+    return json_reply(await _with_metrics(platform, await _stored(read)))
+
+
+async def _read_released(
+    platform: Platform, key: str, query: ReadOutQuery, measured: Container[str]
+) -> Reply:
+    if key not in measured:
+        raise ProblemError(
+            "missing_scope",
+            "without an analysis in metrics.yaml an experiment releases no numbers: exact ones "
+            "need admin",
+        )
+    if query.days < 1:
+        raise ProblemError(
+            "invalid", "numbers within a day are not released: a day is drawn when it is closed"
+        )
+    return json_reply(await _stored(partial(platform.released_read_outs.of_key, key)))
+
+
+async def _release(platform: Platform, call: Call) -> Reply:
+    key = call.path["key"]
+    if key not in (await _stored(platform.metric_read_outs.definitions)).plans:
+        raise ProblemError("not_found", "GET /v1/experiments/metrics lists the analyses")
+    return json_reply(await _stored(partial(platform.released_read_outs.cost, key)))
+
+
+async def _with_metrics(
+    platform: Platform, found: ReadOutMessage, rollout: StoredRollout | None = None
+) -> ReadOutMessage:
+    from tactful.experiment_metrics.own_guardrails import with_own_guardrails
+
+    read_outs = platform.metric_read_outs
+    extended = await _stored(partial(read_outs.extended, found))
+    if rollout is None:
+        return extended
+    return await _stored(partial(with_own_guardrails, read_outs, rollout, extended))
 
 
 async def _get_worth(platform: Platform, call: Call) -> Reply:
@@ -254,14 +294,31 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
     # Before the steps, whose path matches it, too.
     Endpoint(
         "GET",
+        "/v1/experiments/{key}/release",
+        "Read what the release of an experiment's metrics costs",
+        _release,
+        details=(
+            "The privacy loss of a person by metric, the days that the next released read-out "
+            "draws and charges, and the reason of each metric that is not released. Draws and "
+            "charges nothing."
+        ),
+        scope="analyst",
+        answer=ReleaseCost,
+        problems=("invalid", "not_found", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
         "/v1/experiments/{key}/readout",
         "Read the effects of a rollout or experiment",
         _read_out,
         details=(
-            "The sample ratio first, then by metric the values of both arms, their difference with "
+            "The sample ratio first, then by metric, built in or of `metrics.yaml`, the values of "
+            "both arms, their difference with "
             "an interval for one look and one for any number of looks, the chance to win and "
             "expected losses, and the same over time. `analyst` gets the counts that private looks "
-            "have released; exact numbers need `admin`, and may take as long as reading the log."
+            "have released; of an experiment whose analysis has `epsilon`, the capped metrics, "
+            "drawn once for each arm and day and charged before. Exact numbers need `admin`. It "
+            "may take as long as reading the log."
         ),
         scope="analyst",
         query=ReadOutQuery,

@@ -55,8 +55,15 @@ class Effect(msgspec.Struct, kw_only=True, frozen=True):
             without variation.
         loss_of_treatment: expected loss of choosing the treatment, in units of the metric.
         loss_of_control: expected loss of choosing the control.
-        verdict: `higher`, `lower` or `inconclusive`, over all metrics and looks together.
-        cap: of revenue: amount that counts for a user who spent more.
+        verdict: `higher`, `lower` or `inconclusive`, over all metrics and looks together; `too few
+            data` below the least number of outcomes.
+        cap: amount that counts for a user who spent more; None for none.
+        role: of a metric of `metrics.yaml`: `goal`, `guardrail` or `secondary`; empty otherwise.
+        p: of such a metric: p-value for any number of looks, corrected for the metrics of its role.
+        outcomes: of such a metric: units with an outcome in the arm that has fewer.
+        minimum_outcomes: units with an outcome that each arm needs before a verdict.
+        adjusted: whether outcomes before the exposure reduced the variance (CUPED).
+        exploratory: whether metric or segment were defined, or changed, after the first exposure.
     """
 
     metric: str
@@ -73,6 +80,28 @@ class Effect(msgspec.Struct, kw_only=True, frozen=True):
     loss_of_control: float | None
     verdict: str
     cap: float | None = None
+    role: str = ""
+    p: float | None = None
+    outcomes: int | None = None
+    minimum_outcomes: int | None = None
+    adjusted: bool = False
+    exploratory: bool = False
+
+
+class SegmentEffects(msgspec.Struct, kw_only=True, frozen=True):
+    """Effects in a part of the units.
+
+    Attributes:
+        segment: its name.
+        exploratory: whether it was defined, or changed, after the first exposure.
+        people: users by arm.
+        effects: by arm and metric; their p-values are corrected for the number of segments.
+    """
+
+    segment: str
+    exploratory: bool
+    people: dict[str, int]
+    effects: list[Effect]
 
 
 class EffectPoint(msgspec.Struct, kw_only=True, frozen=True):
@@ -150,6 +179,8 @@ class ReadOutMessage(msgspec.Struct, kw_only=True, frozen=True):
         confidence: of the intervals, each by itself.
         epsilon: privacy loss of a user in a stage; None of exact numbers.
         reason: why there are no effects; empty otherwise.
+        segments: effects of metrics of `metrics.yaml` in parts of the users.
+        notes: what a reader of the numbers has to know.
     """
 
     key: str
@@ -166,3 +197,5 @@ class ReadOutMessage(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.95
     epsilon: float | None = None
     reason: str = ""
+    segments: list[SegmentEffects] = []
+    notes: list[str] = []

@@ -1,0 +1,262 @@
+"""Join the decisions of one bandit with their rewards, in the order of the log.
+
+A reward belongs to the decision that it names by `recommendation_id` or by the property
+`decision_id`, else to the user's latest decision before it, and to no other: a repeated reward
+changes nothing. Rewards count within the window of the definition, by the time of their event, and
+if they reach the log before the grace after it is over. Only then is a decision learnt, so that
+rewards are not learnt before the missing ones. The result depends on the log alone, and not on when
+it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tactful.bandits.decisions import MARK, LoggedDecision, read_decision
+from tactful.bandits.definitions import BanditDefinition
+from tactful.event_log.batches import Record
+from tactful.event_log.impressions import decision_named
+from tactful.event_log.recipients import LOGINS, Recipients
+from tactful_bandits.assignment.conditions import matches
+from tactful_bandits.policies.delayed_rewards import PendingRewards
+from tactful_bandits.policies.memory import Observation
+from tactful_streaming.contract.log_entries import (
+    PERSONALISATION,
+    Event,
+    decode_entry,
+    event_for,
+    named_keys,
+    time_reached,
+)
+from tactful_streaming.errors import StreamingError
+
+_LONGEST_GRACE_MS = 600_000
+_APPENDED_MS = 2_000
+"""Time within which a received event is in the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedDecision(Observation):
+    """A decision; its reward is known once it is joined.
+
+    Attributes:
+        decision_id: its id.
+        at: its time, epoch milliseconds.
+        user_id: its user.
+        device_id: its device.
+        probability: probability of the arm under the bandit.
+        floor: least probability of any arm, as served.
+        live: whether the bandit served.
+    """
+
+    decision_id: str
+    at: int
+    user_id: str | None
+    device_id: str | None
+    probability: float
+    floor: float
+    live: bool
+
+    @property
+    def unit(self) -> str:
+        """Key of the user or device."""
+        return self.user_id or f"device:{self.device_id}"
+
+
+class RewardJoin:
+    """Joins the decisions and rewards in one partition of the log.
+
+    Memory grows with the decisions whose window is not over.
+
+    ```text
+    _pending   "d-9"  → decision, perhaps with a reward   ─ expire() →  settled(decision)
+    _latest    "ada"  → [(time, "d-8"), (time, "d-9")], rewarded or not, until their window is over
+    ```
+    """
+
+    def __init__(
+        self,
+        definition: BanditDefinition,
+        settled: Callable[[JoinedDecision], None],
+        *,
+        allows: Callable[[Event], bool] = lambda event: True,
+        recipients: Recipients | None = None,
+        begun: Callable[[int], None] = lambda period: None,
+    ) -> None:
+        """Begin without decisions.
+
+        Args:
+            definition: the bandit.
+            settled: called with each decision, once its reward is known.
+            allows: whether an event may be used, by its user's present consent.
+            recipients: whose event it is.
+            begun: called with the period of each decision.
+        """
+        self._reward, self._key = definition.reward, definition.key
+        self._recommends = definition.recommends
+        self._arms = {name: index for index, name in enumerate(definition.names)}
+        self._columns, self._period_ms = definition.columns, definition.memory.period_ms
+        self._settled, self._allows, self._begun = settled, allows, begun
+        self._recipients = recipients or Recipients()
+        self._pending: PendingRewards[JoinedDecision] = PendingRewards(self._reward.lasts)
+        self._latest: dict[str, list[tuple[int, str]]] = {}
+        self._known: dict[str, int] = {}
+        self._marks = (MARK, self._reward.event.encode(), *LOGINS)
+        self._grace = min(self._reward.lasts // 4, _LONGEST_GRACE_MS)
+        self._swept = 0
+        self.clock = 0  # greatest time that the log has reached, epoch milliseconds
+
+    def __len__(self) -> int:
+        """Return the number of decisions whose time for a reward is not over."""
+        return len(self._pending)
+
+    def feed(self, records: Iterable[Record]) -> None:
+        """Read records of the log, in order; damaged ones are skipped, as in the engine."""
+        for _, payload in records:
+            if not any(mark in payload for mark in self._marks):
+                continue
+            try:
+                event = event_for(decode_entry(payload), PERSONALISATION)
+            except StreamingError:
+                continue
+            if event is not None:
+                self._read(event)
+
+    def expire(self, now: int) -> None:
+        """Settle the decisions whose window and grace were over at a time."""
+        over = now - self._grace - _APPENDED_MS
+        if over - self._swept < min(1_000, self._reward.lasts):
+            return
+        self._swept = over
+        for decision in self._pending.expire(over):
+            self._settled(decision)
+        begin = over - self._reward.lasts
+        self._known = {key: at for key, at in self._known.items() if at > begin}
+        latest = {
+            unit: [entry for entry in entries if entry[0] > begin]
+            for unit, entries in self._latest.items()
+        }
+        self._latest = {unit: entries for unit, entries in latest.items() if entries}
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for `restore`, of plain objects."""
+        return {
+            "clock": self.clock,
+            "known": self._known,
+            "latest": self._latest,
+            "pending": [_plain(decision) for decision in self._pending.decisions],
+            "rewards": dict(self._pending.rewards),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`; KeyError, TypeError or ValueError if it is none."""
+        self.clock, self._known = int(state["clock"]), dict(state["known"])
+        self._latest = {
+            unit: [(int(at), str(key)) for at, key in entries]
+            for unit, entries in state["latest"].items()
+        }
+        for plain in state["pending"]:
+            decision = JoinedDecision(**plain)
+            self._pending.add(decision.decision_id, decision, decision.at)
+        for decision_id, reward in state["rewards"].items():
+            self._pending.settle(decision_id, reward, self._known[decision_id])
+
+    def _read(self, event: Event) -> None:
+        self.clock = max(self.clock, time_reached(event))
+        self._recipients.note(event)
+        logged = read_decision(event)
+        if logged is not None:
+            if logged.key == self._key:
+                self._add(event, logged)
+        elif event.type == self._reward.event:
+            self._pay(event)
+
+    def _add(self, event: Event, logged: LoggedDecision) -> None:
+        decision_id, arm = event.recommendation_id, self._arms.get(logged.arm)
+        received = max(self.clock, event.received_at or event.timestamp)
+        late = received >= event.timestamp + self._reward.lasts + self._grace
+        if decision_id is None or arm is None or decision_id in self._known or late:
+            return
+        if len(logged.features) != self._columns or not self._allows(event):
+            return
+        period = event.timestamp // self._period_ms
+        decision = JoinedDecision(
+            arm,
+            logged.features,  # type: ignore[arg-type]  # a list takes less memory than an array
+            0.0,
+            period,
+            logged.propensity,
+            decision_id=decision_id,
+            at=event.timestamp,
+            user_id=event.user_id,
+            device_id=event.device_id,
+            probability=logged.probability,
+            floor=logged.floor,
+            live=logged.live,
+        )
+        self._begun(period)
+        self._pending.add(decision_id, decision, event.timestamp)
+        self._known[decision_id] = event.timestamp
+        for key in named_keys(event):
+            self._latest.setdefault(key, []).append((event.timestamp, decision_id))
+
+    def _pay(self, event: Event) -> None:
+        decision_id = self._rewarded(event)
+        decision = self._pending.find(decision_id)
+        if decision is None or not self._fits(event):
+            return
+        # By the time of receipt, so that a reward counts whether or not `expire` was called.
+        received = max(self.clock, event.received_at or event.timestamp)
+        over = decision.at + self._reward.lasts + self._grace
+        if event.timestamp < decision.at or received >= over:
+            return
+        reward = self._value(event)
+        if reward is None or not self._allows(event):
+            return
+        if self._recipients.includes(decision.user_id, decision.device_id, event):
+            self._pending.settle(decision_id, reward, event.timestamp)
+
+    def _rewarded(self, event: Event) -> str:
+        """Return the id of the decision that an event rewards; empty for none."""
+        if (named := decision_named(event)) is not None:
+            return named
+        if event.recommendation_id is not None and (
+            self._recommends or event.recommendation_id in self._known
+        ):
+            return event.recommendation_id
+        before = [
+            entry
+            for key in named_keys(event)
+            for entry in self._latest.get(key, ())
+            if entry[0] <= event.timestamp
+        ]
+        return max(before, default=(0, ""))[1]
+
+    def _fits(self, event: Event) -> bool:
+        condition = self._reward.filter
+        if not condition:
+            return True
+        attributes = {
+            "item_id": event.item_id,
+            "properties": event.properties,
+            "context": event.context,
+        }
+        return matches(condition, attributes)
+
+    def _value(self, event: Event) -> float | None:
+        if not self._reward.value:
+            return 1.0
+        value = event.properties.get(self._reward.value)
+        if not isinstance(value, int | float) or not value >= 0:
+            return None
+        return min(float(value) / self._reward.cap, 1.0)
+
+
+def _plain(decision: JoinedDecision) -> dict[str, Any]:
+    names: Sequence[str] = (
+        *("arm", "features", "reward", "period", "propensity", "decision_id", "at"),
+        *("user_id", "device_id", "probability", "floor", "live"),
+    )
+    return {name: getattr(decision, name) for name in names}

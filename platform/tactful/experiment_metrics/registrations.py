@@ -1,0 +1,111 @@
+"""Record when the analysis of an experiment was fixed, so that later choices are known as such.
+
+A metric, a segment or a covariate that is chosen after outcomes were seen finds differences by
+chance. Each form of an analysis is stored once with its time; only parts that stood before the
+first exposure confirm anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from tactful.experiment_metrics.definitions import MetricSet
+from tactful.experiment_metrics.effects import Planned
+from tactful.metadata.audit import note_change
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import metric_plans
+from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan
+
+_table = metric_plans.c
+
+
+class _Form(msgspec.Struct, frozen=True):
+    """An analysis with the metrics that it uses, as stored."""
+
+    plan: MetricPlan
+    metrics: dict[str, MetricDefinition]
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A stored form of an analysis."""
+
+    at: int
+    by: str
+    form: _Form
+
+
+class MetricRegistrations:
+    """Stores the forms of analyses; StorageError if the database cannot be used."""
+
+    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
+        """Use a database whose schema is up to date, and a clock in epoch milliseconds."""
+        self._metadata = metadata
+        self._clock = clock
+
+    def register(self, metrics: MetricSet, *, by: str) -> list[str]:
+        """Store each analysis that differs from its last form; return the keys of those."""
+        forms = {key: _form(plan, metrics.of_plan(plan)) for key, plan in metrics.plans.items()}
+
+        def store(connection: sa.Connection) -> list[str]:
+            changed = []
+            for key, form in forms.items():
+                query = sa.select(metric_plans).where(_table.experiment == key)
+                last = connection.execute(query.order_by(_table.id.desc()).limit(1)).first()
+                if last is not None and _read(last).form == form:
+                    continue
+                at = self._clock()
+                text = msgspec.json.encode(form).decode()
+                row = {"experiment": key, "at": at, "registered_by": by, "analysis": text}
+                connection.execute(sa.insert(metric_plans).values(**row))
+                note_change(connection, at, by, "metrics.register", key, ", ".join(form.metrics))
+                changed.append(key)
+            return changed
+
+        return self._metadata.change(store)
+
+    def latest(self) -> dict[str, tuple[int, str]]:
+        """Return time and author of the last form of each analysis."""
+        rows = self._metadata.fetch(sa.select(metric_plans).order_by(_table.id))
+        return {row.experiment: (row.at, row.registered_by) for row in rows}
+
+    def planned(
+        self, plan: MetricPlan, metrics: Mapping[str, MetricDefinition], start: int
+    ) -> Planned:
+        """Return which parts of an analysis stood at its start, epoch milliseconds, as they are."""
+        query = sa.select(metric_plans).where(_table.experiment == plan.experiment)
+        query = query.where(_table.at <= start).order_by(_table.id.desc()).limit(1)
+        rows = self._metadata.fetch(query)
+        if not rows:
+            return Planned()
+        then, now = _read(rows[0]).form, _form(plan, metrics)
+        unchanged = {name for name, it in now.metrics.items() if then.metrics.get(name) == it}
+        return Planned(
+            metrics=frozenset(
+                name
+                for name, role in plan.roles.items()
+                if then.plan.roles.get(name) == role
+                and unchanged.issuperset((name, *metrics[name].parts))
+            ),
+            segments=frozenset(it.name for it in now.plan.segments if it in then.plan.segments),
+            cuped=then.plan.cuped_ms == plan.cuped_ms,
+        )
+
+
+def _form(plan: MetricPlan, metrics: Mapping[str, MetricDefinition]) -> _Form:
+    """Return an analysis without what does not change its numbers: words and places in the file."""
+    bare = {name: _bare(it, words="", line=0) for name, it in metrics.items()}
+    return _Form(msgspec.structs.replace(plan, line=0), bare)
+
+
+def _bare(metric: MetricDefinition, **fields: Any) -> MetricDefinition:
+    return msgspec.structs.replace(metric, **fields)
+
+
+def _read(row: sa.Row[Any]) -> _Registered:
+    return _Registered(row.at, row.registered_by, msgspec.json.decode(row.analysis, type=_Form))

@@ -1,0 +1,194 @@
+"""Released read-outs: days that the clock closes, costs, budgets, refusals, noise-aware numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, KEY, FakeLog
+from tests.platform.experiment_metrics.released_support import METRICS, bought, changed, shown
+
+from tactful.errors import ConfigError
+from tactful.experiment_metrics.definitions import MetricSet, load_metrics
+from tactful.experiment_metrics.errors import MetricError
+from tactful.experiment_metrics.released_days import ReleasedDays
+from tactful.experiment_metrics.released_readout import (
+    NO_DAY,
+    NO_PAST,
+    NOT_RELEASED,
+    ReleasedReadOuts,
+)
+from tactful.experiments.baseline import ExactOutcomes
+from tactful.metadata.store import MetadataStore
+from tactful_privacy.ledger.budget import Budget
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.query import Query
+from tactful_streaming.contract.log_entries import Entry
+
+_FIRST = BEGIN // DAY
+
+
+def history(people: int, days: int = 3) -> list[Entry]:
+    """Return exposures of some days; `new` makes more people buy."""
+    rng = random.Random(3)
+    made: list[Entry] = []
+    for number in range(people):
+        person, at = f"p{number}", BEGIN + (number % days) * DAY + HOUR
+        arm = "new" if rng.random() < 0.5 else "old"
+        made.append(shown(person, arm, at))
+        if rng.random() < (0.5 if arm == "new" else 0.25):
+            made.append(bought(person, at + HOUR, rng.choice([5.0, 20.0, 500.0])))
+    return sorted(made, key=lambda entry: entry.timestamp)
+
+
+class Shop:
+    """A log, a database, a ledger and a clock."""
+
+    def __init__(self, metadata: MetadataStore, entries: Sequence[Entry], **more: Any) -> None:
+        self.metadata, self.entries = metadata, entries
+        self.now = BEGIN
+        self.charged: list[Query] = []
+        self.definitions: MetricSet = more.pop("definitions", load_metrics(METRICS))
+        self.log = FakeLog(entries)
+        self.charge: Any = self._note
+        self.more = more
+
+    def _note(self, queries: Iterable[Query]) -> None:
+        self.charged += queries
+
+    def readouts(self) -> ReleasedReadOuts:
+        return ReleasedReadOuts(
+            lambda: self.definitions,
+            ReleasedDays(self.metadata, charge=self.charge),
+            ExactOutcomes(lambda: [self.log]),
+            clock=lambda: self.now,
+            **self.more,
+        )
+
+
+def test_days_close_by_the_clock_and_are_drawn_once(database: MetadataStore) -> None:
+    shop = Shop(database, history(900))
+    shop.now = BEGIN + 2 * DAY + HOUR - 1  # the windows of a day, and an hour for late events
+    before = shop.readouts().of_key(KEY)
+    assert before.reason == NO_DAY and not shop.charged
+    shop.now += 1
+    first = shop.readouts().of_key(KEY)
+    assert first.source == "released" and first.until == BEGIN + DAY
+    assert {effect.metric for effect in first.effects} <= {"buyers", "spend", "spend_per_order"}
+    shop.now = BEGIN + 12 * DAY
+    once, again = shop.readouts().of_key(KEY), shop.readouts().of_key(KEY)
+    assert once == again and once.until == BEGIN + 10 * DAY
+    assert {effect.metric for effect in once.effects} >= {"buyers", "spend"}
+    effect = next(it for it in once.effects if it.metric == "buyers")
+    assert effect.fixed.low is not None and effect.fixed.low < 0.25 < (effect.fixed.high or 0)
+    assert effect.role == "goal" and once.epsilon == 1
+    assert len({point.at for point in once.series if point.metric == "buyers"}) > 5
+
+
+def test_the_cost_is_shown_before_and_charged_by_metric_and_day(sqlite: MetadataStore) -> None:
+    shop = Shop(sqlite, history(60))
+    cost = shop.readouts().cost(KEY)
+    assert cost.epsilon == 1.0 and cost.metrics == dict.fromkeys(
+        ("buyers", "spend", "orders", "back"), 0.25
+    )
+    assert cost.next_at["buyers"] == BEGIN + 2 * DAY + HOUR and set(cost.waiting.values()) == {0}
+    shop.now = BEGIN + 3 * DAY + HOUR
+    cost = shop.readouts().cost(KEY)
+    assert not shop.charged
+    assert cost.waiting == {"buyers": 2, "spend": 2, "orders": 2, "back": 1}
+    assert cost.charged_days == {"buyers": 3, "spend": 3, "orders": 3, "back": 3}
+    shop.readouts().of_key(KEY)
+    names = {query.name for query in shop.charged}
+    assert len(names) == sum(cost.charged_days.values())
+    by_day: dict[int, Fraction] = {}
+    for query in {query.name: query for query in shop.charged}.values():
+        by_day[query.first_day] = by_day.get(query.first_day, Fraction(0)) + query.epsilon
+        assert query.purpose == "rollouts"
+    assert set(by_day.values()) == {Fraction(1)}
+    assert shop.readouts().cost(KEY).days == {"buyers": 2, "spend": 2, "orders": 2, "back": 1}
+
+
+def test_a_budget_that_is_used_up_keeps_what_was_drawn(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    shop = Shop(sqlite, history(300))
+    ledger = Ledger(tmp_path / "ledger.db", budgets=[Budget(Fraction(1))])
+    shop.charge = ledger.charge
+    shop.now = BEGIN + 3 * DAY
+    assert shop.readouts().of_key(KEY).until == BEGIN + DAY
+    day = _FIRST + 3
+    ledger.charge([Query("other", day, day, Fraction(1))])
+    shop.now = BEGIN + 20 * DAY
+    found = shop.readouts().of_key(KEY)
+    assert found.until is not None and found.until <= BEGIN + 3 * DAY
+    assert any("no further day is released" in note for note in found.notes)
+    assert shop.readouts().of_key(KEY).effects == found.effects
+    ledger.close()
+
+
+def test_the_reason_is_given_for_each_number_that_is_not_released(sqlite: MetadataStore) -> None:
+    shop = Shop(sqlite, history(300))
+    shop.now = BEGIN + 9 * DAY
+    found = shop.readouts().of_key(KEY)
+    notes = {note.partition(":")[0] for note in found.notes}
+    assert {"prices", "clicks", "clicks_per_order"} <= notes
+    text = "\n".join(found.notes)
+    assert "without a cap" in text and "quantile" in text
+    assert "cuped is not released" in text and "segments are not released" in text
+    assert not found.segments and not any(effect.adjusted for effect in found.effects)
+    assert "prices" in shop.readouts().cost(KEY).refused
+
+
+def test_a_changed_metric_leaves_out_the_days_of_its_former_form(sqlite: MetadataStore) -> None:
+    shop = Shop(sqlite, history(600))
+    shop.now = BEGIN + 9 * DAY
+    shop.readouts().of_key(KEY)
+    shop.definitions = changed(cap=("cap: 40", "cap: 80"))
+    found = shop.readouts().of_key(KEY)
+    metrics = {effect.metric for effect in found.effects}
+    assert "buyers" in metrics and not metrics & {"spend", "spend_per_order"}
+
+
+def test_no_day_is_drawn_once_the_log_has_lost_the_beginning(sqlite: MetadataStore) -> None:
+    shop = Shop(sqlite, history(300))
+    shop.now = BEGIN + 9 * DAY
+    shop.log.begin = 5
+    found = shop.readouts().of_key(KEY)
+    assert found.reason == NO_PAST and not shop.charged
+    kept = Shop(sqlite, history(300), keeps_ms=5 * DAY)
+    kept.now = BEGIN + 9 * DAY
+    assert kept.readouts().of_key(KEY).reason == NO_PAST
+    assert kept.readouts().cost(KEY).reason == NO_PAST
+
+
+def test_an_empty_shop_and_unknown_arms_have_reasons(sqlite: MetadataStore) -> None:
+    empty = Shop(sqlite, [])
+    empty.now = BEGIN + 9 * DAY
+    found = empty.readouts().of_key(KEY)
+    assert found.effects == [] and found.reason
+    empty.definitions = changed(arms=("    arms: {old: 0.5, new: 0.5}\n", ""))
+    with pytest.raises(ConfigError, match="arms of experiment 'checkout' are unknown"):
+        empty.readouts().of_key(KEY)
+    with pytest.raises(ConfigError, match="no analysis names experiment 'other'"):
+        empty.readouts().cost("other")
+    empty.definitions = changed(epsilon=("    epsilon: 1\n", ""))
+    empty.more["arms"] = lambda key: {"old": 0.5, "new": 0.5}
+    assert empty.readouts().of_key(KEY).reason == NOT_RELEASED
+    assert empty.readouts().cost(KEY).reason == NOT_RELEASED
+
+
+def test_an_epsilon_needs_a_start_and_a_sensible_value() -> None:
+    with pytest.raises(MetricError, match="epsilon releases whole days"):
+        changed(start=("    start: 2023-11-15\n", ""))
+    for wrong in ("0", "-1", "100", "much"):
+        with pytest.raises(MetricError, match=r"epsilon"):
+            changed(epsilon=("epsilon: 1\n", f"epsilon: {wrong}\n"))
+
+
+def test_the_start_of_these_tests_is_the_begin_of_their_logs() -> None:
+    assert datetime(2023, 11, 15, tzinfo=UTC).timestamp() * 1000 == BEGIN

@@ -1,0 +1,63 @@
+"""Released metrics of experiments: their cost, then their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from tactful.client.messages import PlanInfo, ReleaseCost
+from tactful.client.routes import experiments as routes
+from tactful_ui.components import formats, readouts, shell, tables
+from tactful_ui.components.words import text as _
+
+
+def draw(plans: Sequence[PlanInfo]) -> None:
+    """Draw the released read-out of an experiment whose analysis has an epsilon, if there is one.
+
+    A read-out that would draw further days waits for the reader, who sees its cost before.
+    """
+    keys = [it.plan.experiment for it in plans if it.plan.epsilon is not None]
+    if not keys:
+        return
+    st.subheader(_("Released metrics of experiments"), anchor=False)
+    asked = st.query_params.get("key")
+    index = keys.index(asked) if asked in keys else 0
+    key = st.selectbox(_("Experiment"), keys, index=index, key="released")
+    shell.section(_("Cost"), lambda: shell.ask(routes.release_cost(key)), _cost_and_numbers)
+
+
+def _cost_and_numbers(cost: ReleaseCost) -> None:
+    if cost.reason:
+        st.info(formats.plain(cost.reason), icon=":material/hourglass_empty:")
+    if not cost.metrics:
+        return
+    st.caption(
+        _(
+            "Privacy loss ε = {epsilon} of a person in all days and metrics together; a person "
+            "counts in one arm, on one day.",
+            epsilon=f"{cost.epsilon:g}",
+        )
+    )
+    tables.show(
+        [
+            {
+                _("metric"): name,
+                "ε": f"{epsilon:g}",
+                _("released days"): cost.days.get(name, 0),
+                _("days to release"): cost.waiting.get(name, 0),
+                _("days to charge"): cost.charged_days.get(name, 0),
+            }
+            for name, epsilon in cost.metrics.items()
+        ],
+        f"{cost.key}-cost",
+    )
+    waiting = any(cost.waiting.values()) and not cost.reason
+    agreed = not waiting or st.toggle(
+        _("Charge the ledger for the days to release, and show the numbers"),
+        key=f"release-{cost.key}",
+    )
+    if agreed:
+        readouts.draw(
+            shell.ask(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
+        )

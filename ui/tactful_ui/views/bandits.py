@@ -1,0 +1,187 @@
+"""Page "Bandits": arms and their shares over time, estimates, verdict, regret; stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import streamlit as st
+
+from tactful.client.messages import BanditInfo, BanditOutcomes
+from tactful.client.routes import experiments as routes
+from tactful_ui.components import charts, formats, readouts, shell, tables
+from tactful_ui.components.words import text as _
+from tactful_ui.errors import SourceError
+
+
+@shell.explained
+def page() -> None:
+    """Draw the page."""
+    shell.heading(
+        _("Bandits"),
+        _("Arms that are chosen for each user by what has paid, within bounds."),
+    )
+    days = st.slider(_("Days"), 1, 90, 28, key="days")
+    reader = shell.reader()
+    found = shell.ask(routes.bandits()).bandits
+    if not found:
+        st.info(
+            _("**There is no bandit.** Define one, then apply it:"),
+            icon=":material/hourglass_empty:",
+        )
+        st.code("tactful bandit apply bandits.yaml", language=None)
+        return
+    by_key = {bandit.key: bandit for bandit in found}
+    key = st.selectbox(_("Bandit"), list(by_key), key="bandit")
+    details = shell.ask(routes.bandit(key, days=float(days)))
+    _state(details.bandit)
+    if details.outcomes is None or not reader.admin:
+        st.info(
+            _("Shares, rewards, verdict and regret come from the log and need the scope `admin`."),
+            icon=":material/lock:",
+        )
+        return
+    _outcomes(details.outcomes, key)
+    if details.bandit.state != "off":
+        _stop(key)
+
+
+def _state(bandit: BanditInfo) -> None:
+    state, policy, reward = st.columns(3)
+    state.metric(_("State"), _state_words(bandit.state), border=True)
+    policy.metric(_("Policy"), formats.plain(bandit.policy), border=True)
+    reward.metric(_("Reward"), formats.plain(bandit.reward), border=True)
+    st.markdown(
+        _(
+            "Arms: {arms}. By default **{default}** serves. Every arm gets at least {least}.",
+            arms=", ".join(map(formats.plain, bandit.arms)),
+            default=formats.plain(bandit.default),
+            least=formats.percent(bandit.min_share),
+        )
+    )
+    for rollout in bandit.rollouts:
+        st.caption(
+            _("The rollout {key} gives it to a share of the users.", key=formats.plain(rollout))
+        )
+
+
+def _state_words(state: str) -> str:
+    return {"shadow": _("in shadow"), "live": _("live"), "off": _("off")}.get(state, state)
+
+
+def _outcomes(found: BanditOutcomes, key: str) -> None:
+    decisions, waiting, reward = st.columns(3)
+    decisions.metric(_("Decisions"), formats.count(found.decisions), border=True)
+    waiting.metric(_("Waiting for a reward"), formats.count(found.waiting), border=True)
+    reward.metric(_("Mean reward"), formats.decimal(found.reward, 4), border=True)
+    st.subheader(_("Shares of the arms over time"), anchor=False)
+    _series(found, key)
+    st.subheader(_("Estimates"), anchor=False)
+    _arms(found, key)
+    _verdict(found)
+    _regret(found)
+    for reason in found.reasons:
+        st.caption(formats.plain(reason))
+
+
+def _series(found: BanditOutcomes, key: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"at": point.at, "arm": name, "share": share}
+        for point in found.series
+        for name, share in point.shares.items()
+    ]
+    if not rows:
+        st.caption(_("No decision of these days has a known reward yet."))
+        return
+    title = _("Share of the decisions")
+    names = [arm.name for arm in found.arms]
+    chart = (
+        alt.Chart(alt.InlineData(values=rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
+            y=alt.Y("share:Q", title=title, axis=alt.Axis(format="%")),
+            color=alt.Color("arm:N", title=None),
+            strokeDash=alt.StrokeDash("arm:N", title=None),
+            tooltip=[
+                alt.Tooltip("at:T", format="%Y-%m-%d %H:%M"),
+                "arm:N",
+                alt.Tooltip("share:Q", format=".1%"),
+            ],
+        )
+        .properties(
+            height=260,
+            description=(
+                f"{title} over time of {', '.join(names)}, {len(found.series)} points in time."
+            ),
+        )
+    )
+    charts.show(chart, f"{key}-shares", rows)
+
+
+def _arms(found: BanditOutcomes, key: str) -> None:
+    tables.show(
+        [
+            {
+                _("arm"): arm.name,
+                _("share"): formats.percent(arm.share),
+                _("mean reward"): formats.decimal(arm.reward, 4),
+                _("estimate if it always served"): formats.decimal(arm.value, 4),
+                _("interval"): "–" if arm.interval is None else readouts.interval(arm.interval),
+                _("effective decisions"): formats.count(arm.effective),
+                _("reliable"): _("yes") if arm.reliable else _("no"),
+            }
+            for arm in found.arms
+        ],
+        f"{key}-arms",
+    )
+
+
+def _verdict(found: BanditOutcomes) -> None:
+    if (verdict := found.verdict) is None:
+        return
+    st.markdown(
+        _(
+            "In shadow, against what served: **{verdict}**, gain {gain} {interval} in the mean "
+            "reward.",
+            verdict=readouts.verdict_words(verdict.verdict),
+            gain=formats.signed(verdict.gain, 4),
+            interval=formats.plain(readouts.interval(verdict.interval)),
+        )
+    )
+    for reason in verdict.reasons:
+        st.caption(formats.plain(reason))
+
+
+def _regret(found: BanditOutcomes) -> None:
+    if (regret := found.regret) is None:
+        return
+    st.markdown(
+        _(
+            "The best arm is **{best}**: regret {regret} {interval} of the bandit, which earns "
+            "{value}. Below 0 the bandit is better than any single arm.",
+            best=formats.plain(regret.best),
+            regret=formats.signed(regret.regret, 4),
+            interval=formats.plain(readouts.interval(regret.interval)),
+            value=formats.decimal(regret.value, 4),
+        )
+    )
+
+
+def _stop(key: str) -> None:
+    st.subheader(_("Stop"), anchor=False)
+    with st.form("stop", border=False):
+        reason = st.text_input(
+            _("Reason"), max_chars=500, key="reason", help=_("It stands in the history.")
+        )
+        if not st.form_submit_button(_("Stop this bandit")):
+            return
+        if not reason.strip():
+            st.error(_("Give a reason: it stands in the history."))
+            return
+        try:
+            shell.ask(routes.stop_bandit(key, reason=reason.strip()))
+        except SourceError as failure:
+            st.error(formats.plain(str(failure)))
+        else:
+            st.rerun()
