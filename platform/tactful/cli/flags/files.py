@@ -31,8 +31,20 @@ from tactful_bandits.flags import (
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _READERS = {"growthbook": read_growthbook, "unleash": read_unleash}
-# Commands that need a server, in modules of their own.
-_ON_A_SERVER: dict[str, LazyCommand] = {}
+# Commands that need a server.
+_HELP = {
+    "apply": "Replace all flags of a server by those of FILE, in one step.",
+    "list": "List the flags of a server, with the reasons to remove them.",
+    "show": "Show the flag KEY: its rules, and the versions that changed it.",
+    "kill": "Give every unit the default value of the flag KEY until it is revived.",
+    "revive": "End the kill of the flag KEY.",
+    "why": "Explain the value of the flag KEY for a unit; the look is recorded.",
+}
+_ATTRIBUTES = {"apply": "apply_", "list": "list_"}
+_ON_A_SERVER = {
+    name: LazyCommand(f"tactful.cli.remote.flags:{_ATTRIBUTES.get(name, name)}", text)
+    for name, text in _HELP.items()
+}
 
 
 @click.group(cls=LazyGroup, lazy=_ON_A_SERVER)
