@@ -60,7 +60,8 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     fields = Parser().parsestr(read("METADATA"))
     assert fields["License-Expression"] == "Apache-2.0"
     extras = (
-        "accounting all dashboard demo federated kafka mysql noise notebook oidc onnx ray redis"
+        "accounting all dashboard demo federated kafka mysql noise notebook oidc onnx "
+        "openfeature ray redis"
     )
     assert {*extras.split(), "terminal", "tracing", "tuner", "two-tower"} == set(
         fields.get_all("Provides-Extra", [])

@@ -3,15 +3,19 @@
 import time
 
 from benchmarks.experiments import asos as _experiments_asos
+from benchmarks.experiments import bandit_peers as _experiments_bandit_peers
+from benchmarks.experiments import bandit_serving as _experiments_bandit_serving
 from benchmarks.experiments import bandits as _experiments_bandits
 from benchmarks.experiments import canary as _experiments_canary
 from benchmarks.experiments import coverage as _experiments_coverage
 from benchmarks.experiments import default_plan as _experiments_default_plan
 from benchmarks.experiments import flags as _experiments_flags
+from benchmarks.experiments import foreign as _experiments_foreign
 from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
 from benchmarks.experiments import revenue as _experiments_revenue
 from benchmarks.experiments import tuner as _experiments_tuner
+from benchmarks.experiments import uplift as _experiments_uplift
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 
@@ -24,9 +28,14 @@ PARTS = (
     "coverage",
     "asos",
     "bandits",
+    "bandit-peers",
+    "bandit-serving",
     "off-policy",
     "tuner",
     "pendulum",
+    "foreign_environments",
+    "foreign_markets",
+    "uplift",
 )
 
 
@@ -54,12 +63,33 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("asos", _experiments_asos.FIGURES, _experiments_asos.figures),
         Part("bandits", _experiments_bandits.FIGURES, lambda: _experiments_bandits.figures(quick)),
         Part(
+            "bandit-peers",
+            _experiments_bandit_peers.FIGURES,
+            lambda: _experiments_bandit_peers.figures(quick),
+        ),
+        Part(
+            "bandit-serving",
+            _experiments_bandit_serving.FIGURES,
+            lambda: _experiments_bandit_serving.figures(quick),
+        ),
+        Part(
             "off-policy",
             _experiments_off_policy.FIGURES,
             lambda: _experiments_off_policy.figures(quick),
         ),
         Part("tuner", _experiments_tuner.FIGURES, lambda: _experiments_tuner.figures(quick)),
         Part("pendulum", _experiments_tuner.PENDULUM, lambda: _experiments_tuner.pendulum(quick)),
+        Part(
+            "foreign_environments",
+            _experiments_foreign.ENVIRONMENT_FIGURES,
+            lambda: _experiments_foreign.environments(quick),
+        ),
+        Part(
+            "foreign_markets",
+            _experiments_foreign.MARKET_FIGURES,
+            lambda: _experiments_foreign.markets(quick),
+        ),
+        Part("uplift", _experiments_uplift.FIGURES, lambda: _experiments_uplift.figures(quick)),
     ]
     return measure(parts, only)
 

@@ -41,7 +41,9 @@ class Draw:
     _prefix: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Hash the seed once."""
+        """Check the names and hash the seed once."""
+        if not isinstance(self.attribute, str) or not isinstance(self.fallback, str | None):
+            raise TypeError("an attribute that identifies a unit is a text")
         object.__setattr__(self, "_prefix", fnv1a_32(self.seed))
 
     def unit(self, attributes: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -56,7 +56,8 @@ class Parent:
     @classmethod
     def from_payload(cls, data: Mapping[str, Any]) -> "Parent":
         """Read an entry of `parentConditions`."""
-        return cls(str(data.get("id", "")), data.get("condition") or {}, bool(data.get("gate")))
+        condition = as_condition(data.get("condition"))
+        return cls(str(data.get("id", "")), condition, bool(data.get("gate")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class CompiledExperiment:
             ranges,
             tuple(map(Filter.from_payload, data.get("filters") or ())),
             data.get("namespace"),
-            data.get("condition") or {},
+            as_condition(data.get("condition")),
             tuple(map(Parent.from_payload, data.get("parentConditions") or ())),
             keeps,
             int(data.get("bucketVersion") or 0),
@@ -223,6 +224,15 @@ class CompiledExperiment:
         name = kept.get(sticky_key(self.key, self.version))
         keys = [arm.key for arm in self.arms]
         return (keys.index(name) if name in keys else None), False
+
+
+def as_condition(data: object) -> Condition:
+    """Return the condition of a payload; a missing one always holds."""
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise TypeError(f"a condition is a mapping, not {data!r}")
+    return data
 
 
 def _forced_index(overrides: Overrides, key: str, arms: int) -> int | None:

@@ -5,7 +5,8 @@ Three additions, which other SDKs ignore: a feature may be `remote` (only the se
 or `off`, and the payload names the attributes that it compares by hash.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from tactful_bandits.assignment.conditions import Condition, Groups
 from tactful_bandits.assignment.hashing import Range
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags.draws import DEFAULT_ATTRIBUTE, Draw, Filter
-from tactful_bandits.flags.experiments import CompiledExperiment, Parent
+from tactful_bandits.flags.experiments import CompiledExperiment, Parent, as_condition
 from tactful_bandits.flags.hashed_attributes import HashedAttributes
 
 
@@ -60,7 +61,7 @@ class CompiledRule:
             data.get("id") or None,
             tuple(map(Parent.from_payload, data.get("parentConditions") or ())),
             tuple(map(Filter.from_payload, data.get("filters") or ())),
-            data.get("condition") or {},
+            as_condition(data.get("condition")),
             forces,
             data.get("force"),
             _rollout(data, key) if forces else None,
@@ -95,25 +96,39 @@ class Features:
         Raises:
             DefinitionError: It is no payload: a part has the wrong type; the message names it.
         """
+        contents = payload.get("features") or {} if isinstance(payload, Mapping) else None
+        if not isinstance(contents, Mapping):
+            raise DefinitionError(
+                "not a payload of flags: features is no mapping; compile it again"
+            )
         features = {}
-        for key, data in (payload.get("features") or {}).items():
-            try:
+        for key, data in contents.items():
+            with _reported(f"features.{key}"):
                 features[key] = _feature(key, data)
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                raise DefinitionError(
-                    f"features.{key}: not in the published format ({error}); compile it again"
-                ) from error
-        hashed = payload.get("hashed")
-        return cls(
-            features,
-            payload.get("savedGroups") or {},
-            HashedAttributes(hashed["salt"], tuple(hashed["attributes"])) if hashed else None,
-            int(payload.get("version") or 0),
-        )
+        with _reported("savedGroups"):
+            groups = {
+                name: tuple(part) for name, part in (payload.get("savedGroups") or {}).items()
+            }
+        with _reported("hashed"):
+            hashed = payload.get("hashed")
+            names = HashedAttributes.from_payload(hashed) if hashed else None
+        with _reported("version"):
+            version = int(payload.get("version") or 0)
+        return cls(features, groups, names, version)
 
     def with_hashes(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return attributes with those that the payload compares by hash."""
         return attributes if self.hashed is None else self.hashed.derive(attributes)
+
+
+@contextmanager
+def _reported(place: str) -> Iterator[None]:
+    """Convert an error of reading into one that names the place."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = f"not in the published format ({error}); compile it again"
+        raise DefinitionError(f"{place}: {problem}") from error
 
 
 def _feature(key: str, data: Mapping[str, Any]) -> Feature:

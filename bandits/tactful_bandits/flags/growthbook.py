@@ -38,11 +38,14 @@ def read_growthbook(data: Mapping[str, Any]) -> Conversion:
             flags[str(key)] = reader.flag()
         except Refusal as error:
             refused[str(key)] = str(error)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             refused[str(key)] = f"not in GrowthBook's format: {error}"
         if reader.notes:
             notes[str(key)] = reader.notes
-    return finish(flags, data.get("savedGroups") or {}, refused, notes)
+    groups = data.get("savedGroups") or {}
+    if not isinstance(groups, Mapping):
+        raise DefinitionError("not GrowthBook's format: savedGroups is no mapping")
+    return finish(flags, groups, refused, notes)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,14 @@ class HashedAttributes:
     salt: str
     names: tuple[str, ...]
 
+    @classmethod
+    def from_payload(cls, data: Mapping[str, Any]) -> "HashedAttributes":
+        """Read ``{"salt": "…", "attributes": ["email"]}``."""
+        salt, names = data["salt"], tuple(data["attributes"])
+        if not all(isinstance(text, str) for text in (salt, *names)):
+            raise TypeError("salt and attributes are texts")
+        return cls(salt, names)
+
     def derive(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes with a hashed copy of each named one.
 

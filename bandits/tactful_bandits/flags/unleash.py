@@ -39,8 +39,11 @@ def read_unleash(data: Mapping[str, Any]) -> Conversion:
         raise DefinitionError(
             "not Unleash's format: features is missing; export with GET /api/client/features"
         )
-    segments = {part["id"]: part.get("constraints", ()) for part in state.get("segments") or ()}
-    toggles = {toggle["name"]: toggle for toggle in features}
+    try:
+        segments = {part["id"]: part.get("constraints", ()) for part in state.get("segments") or ()}
+        toggles = {str(toggle["name"]): toggle for toggle in features}
+    except (AttributeError, LookupError, TypeError) as error:
+        raise DefinitionError(f"not Unleash's format: {error}; export again") from error
     flags, refused, notes = {}, {}, {}
     for name, toggle in toggles.items():
         reader = _Toggle(toggle, toggles, segments)
@@ -48,6 +51,8 @@ def read_unleash(data: Mapping[str, Any]) -> Conversion:
             flags[name] = reader.flag()
         except Refusal as error:
             refused[name] = str(error)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            refused[name] = f"not in Unleash's format: {error}"
         if reader.notes:
             notes[name] = reader.notes
     return finish(flags, {}, refused, notes)

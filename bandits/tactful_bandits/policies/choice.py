@@ -133,9 +133,12 @@ def winner_shares(draws: NDArray[np.float64], explore: float) -> NDArray[np.floa
 
 
 def best_shares(scores: NDArray[np.float64], explore: float) -> NDArray[np.float64]:
-    """Compute the probability of each arm under `choose_best`, ``[arms]``."""
-    shares = np.full(len(scores), explore / len(scores))
-    shares[scores.argmax()] += 1 - explore
+    """Compute the probability of each arm under `choose_best`, ``[arms]``.
+
+    Arms with equal scores share it, so that a policy without data tries all of them.
+    """
+    best = scores == scores.max()
+    shares: NDArray[np.float64] = best * ((1 - explore) / best.sum()) + explore / len(scores)
     return shares
 
 

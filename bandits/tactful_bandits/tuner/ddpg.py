@@ -51,8 +51,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 _FORMAT = 4
-_BURST_EXPONENT = 1.5  # of the zeta distribution of the lengths of bursts
-_LONGEST_BURST = 50  # steps
+_PHASE = 200  # steps
 _WIDEST = 5.0  # same limit as in `NetworkPolicy`
 
 
@@ -118,7 +117,8 @@ class DdpgAgent:
             "reward": np.array([0.0, 1.0], dtype=np.float32),
         }
         self._running = RunningStatistics(states)
-        self._last_noise, self._held, self._held_steps = np.zeros(actions), np.zeros(actions), 0
+        self._last_noise, self._held = np.zeros(actions), np.zeros(actions)
+        self._random_phase = False
 
     @classmethod
     def for_environment(
@@ -203,7 +203,9 @@ class DdpgAgent:
     def explore(self, state: ArrayLike) -> Proposal:
         """Draw an action with noise; a uniform one during the warm-up."""
         size, s = self._sizes[1], self.settings
-        if self._held_steps or self.warming_up or (s.bursts and self._rng.random() < s.bursts):
+        if s.random_phases and self.replay.added % _PHASE == 0:
+            self._random_phase = self._rng.random() < s.random_phases
+        if self.warming_up or self._random_phase:
             return self._random_action()
         # Autoregressive noise with the standard deviation `noise`; its density is that given the
         # noise of the step before.
@@ -216,21 +218,18 @@ class DdpgAgent:
         return Proposal(np.clip(drawn, -1, 1), drawn, density)
 
     def _random_action(self) -> Proposal:
-        """Return a uniform action: a new one, or the one that is held."""
-        size, s = self._sizes[1], self.settings
-        if self._held_steps:
-            self._held_steps -= 1
-            return Proposal(self._held, self._held, math.nan)
-        drawn = self._rng.uniform(-s.warm_up_reach, s.warm_up_reach, size)
-        if not s.bursts:
-            return Proposal(drawn, drawn, -size * math.log(2 * s.warm_up_reach))
-        self._held = drawn
-        self._held_steps = min(int(self._rng.zipf(_BURST_EXPONENT)), _LONGEST_BURST) - 1
-        return Proposal(drawn, drawn, math.nan)
+        """Return a uniform action, new or held."""
+        s = self.settings
+        if not s.hold:
+            drawn = self._rng.uniform(-s.warm_up_reach, s.warm_up_reach, self._sizes[1])
+            return Proposal(drawn, drawn, -len(drawn) * math.log(2 * s.warm_up_reach))
+        if not self._held.any() or self._rng.random() >= s.hold:
+            self._held = self._rng.uniform(-s.warm_up_reach, s.warm_up_reach, self._sizes[1])
+        return Proposal(self._held, self._held, math.nan)
 
     def end_episode(self) -> None:
         """Begin an episode: noise and returns do not continue from the last one."""
-        self._last_noise, self._held_steps = np.zeros(self._sizes[1]), 0
+        self._last_noise = np.zeros(self._sizes[1])
         self._running.end_episode()
 
     def observe(
@@ -292,7 +291,7 @@ class DdpgAgent:
             "updates": self.updates,
             "running": torch.from_numpy(self._running.to_array()),
             "noise": torch.from_numpy(self._last_noise),
-            "held": torch.from_numpy(np.append(self._held, self._held_steps)),
+            "held": torch.from_numpy(np.append(self._held, self._random_phase)),
             "rng": json.dumps(self._rng.bit_generator.state),
             "torch_rng": self._torch_rng.get_state(),
         }
@@ -319,8 +318,8 @@ class DdpgAgent:
         self._statistics = {name: part.numpy() for name, part in state["statistics"].items()}
         self._running.restore(state["running"].numpy())
         self._last_noise = state["noise"].numpy()
-        *held, steps = state["held"].tolist()
-        self._held, self._held_steps = np.array(held), int(steps)
+        *held, random_phase = state["held"].tolist()
+        self._held, self._random_phase = np.array(held), bool(random_phase)
         self.updates = state["updates"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._torch_rng.set_state(state["torch_rng"])

@@ -22,10 +22,11 @@ class DdpgSettings:
     noise: float = 0.1
     # Correlation of the noise of a step with that of the step before, from 0 to below 1
     noise_correlation: float = 0.0
-    # Probability that a step begins a burst: a uniform action that is held for some steps, of a
-    # heavy-tailed number (Dabney, Ostrovski, Barreto, ICLR 2021, arXiv 2006.01782). In the warm-up
-    # bursts follow each other, if it is above 0.
-    bursts: float = 0.0
+    # Probability that a random action is held for another step, from 0 to below 1
+    hold: float = 0.0
+    # Share of phases of 200 steps after the warm-up that act at random as well: where actions in
+    # turn cancel each other out, noise around a policy that does nothing never finds a reward
+    random_phases: float = 0.0
     # Number of critics with different initial weights; targets use their minimum, the actor their
     # mean
     critics: int = 1
@@ -56,8 +57,9 @@ class DdpgSettings:
             raise PolicyError(
                 "noise, smoothing, saturation_penalty and weight_decay must be at least 0"
             )
-        if not (0 <= self.noise_correlation < 1 and 0 <= self.bursts < 1):
-            raise PolicyError("noise_correlation and bursts must be at least 0 and below 1")
+        for name in ("noise_correlation", "hold", "random_phases"):
+            if not 0 <= getattr(self, name) < 1:
+                raise PolicyError(f"{name} must be at least 0 and below 1")
         if self.running_statistics and self.centre_rewards:
             raise PolicyError("running_statistics scales rewards, and cannot centre them as well")
         if not 0 < self.average_rate <= 1:
@@ -70,7 +72,9 @@ GENERAL_SETTINGS = DdpgSettings(
     discount=0.99,
     warm_up=1000,
     noise=0.1,
-    bursts=0.02,
+    hold=0.9,
+    random_phases=0.1,
+    target_rate=0.01,
     critics=2,
     actor_delay=2,
     smoothing=0.2,

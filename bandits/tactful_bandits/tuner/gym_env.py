@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
 from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator, MarketStep
-from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
+from tactful_bandits.tuner.weight_bounds import CHAMPION, OBJECTIVES, WeightBounds
 
 try:
     import gymnasium
@@ -54,6 +54,8 @@ class Reward:
 
 class MarketEnv(gymnasium.Env[Floats, Floats]):
     """Simulated shop. Actions are bounded changes of the champion's weights."""
+
+    objectives, state_names = OBJECTIVES, STATE  # names that `tactful tuner train` reads
 
     def __init__(
         self,

@@ -39,7 +39,8 @@ class RunningStatistics:
     @property
     def mean(self) -> NDArray[np.float32]:
         """Mean of the states, ``[states]``."""
-        return self._states[0].astype(np.float32)
+        mean: NDArray[np.float32] = self._states[0].astype(np.float32)
+        return mean
 
     @property
     def deviation(self) -> NDArray[np.float32]:

@@ -65,6 +65,7 @@ class MarketSettings:
     promotion_start: float = 0.04  # Probability that a promotion begins in an hour. Assumed.
     promotion_end: float = 0.1  # Probability that it ends in an hour. Assumed.
     promotion_price_sensitivity: float = 2.2  # Additional weight of prices in promotions. Assumed.
+    price_sensitivity: float = 0.3  # Weight of prices outside promotions. Assumed.
     drift: float = 0.02  # Standard deviation of an hour's change of tastes. Assumed.
     tiring: float = 0.05  # Fatigue added by one hour of campaign items only. Assumed.
     # Probability that a click leads to a purchase, before prices. Assumed.
@@ -194,7 +195,9 @@ class MarketSimulator:
         """Compute the log-odds of a click from hidden preferences."""
         n = newcomer.astype(np.float64)
         sensitivity = self.settings.promotion_price_sensitivity
-        price = 0.3 + sensitivity * self._promotion * (0.5 + self._discount)
+        price = self.settings.price_sensitivity + sensitivity * self._promotion * (
+            0.5 + self._discount
+        )
         taste = self._taste[:, :, None, None]
         campaign = (0.2 + 0.9 * n) * (1 - np.minimum(self._fatigue, 0.9))[:, None, None]
         utility: Floats = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,13 +84,15 @@ def tune_in_market(
     share: float = 0.1,
     reward_scale: float = 1.0,
     settings: MarketSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TuningCourse:
     """Train an agent in a simulated shop, on a share of its people.
 
     The champion serves all others at the same time. The reward, times `reward_scale`, is the
     difference of the click rates: influences on both arms, such as a promotion, cancel, and the
     shop never loses more than `share` of the agent's loss. The agent's arm, of a share in (0, 1),
-    has as many sessions as `settings` say. Evaluate with another seed.
+    has as many sessions as `settings` say. Evaluate with another seed. `progress` receives the
+    hours that are over, and all.
     """
     if not 0 < share < 1:
         raise PolicyError(f"share is {share}: it must lie between 0 and 1")
@@ -102,7 +105,7 @@ def tune_in_market(
     control = MarketSimulator(seed, people=1, settings=replace(base, sessions=controls))
     weights = np.array(bounds.champion)
     rows = []
-    for _ in range(hours):
+    for hour in range(1, hours + 1):
         state = shop.state[0]
         proposal = agent.explore(state)
         weights = bounds.weights(proposal.action, weights)
@@ -112,6 +115,8 @@ def tune_in_market(
         agent.observe(state, proposal.action, reward, shop.state[0], terminated=False)
         rates = float(step.expected_click_rate[0]), float(control_step.expected_click_rate[0])
         rows.append((state, proposal.drawn, proposal.log_density, weights, reward, *rates))
+        if progress is not None:
+            progress(hour, hours)
     return TuningCourse(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

@@ -86,14 +86,15 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         event: type of the event.
         filter: condition on the event's `item_id`, `properties` and `context`.
-        within_hours: time after the decision in which it counts; afterwards the reward is 0.
+        within_hours: time after the decision in which it counts; afterwards the reward is 0. A
+            decision is learnt when it is over: give no more than most rewards need.
         value: property of the event that is the reward; empty: the reward is 1.
         cap: value that becomes a reward of 1; larger ones become 1, too.
     """
 
     event: _Name
     filter: dict[str, Any] = {}
-    within_hours: Annotated[float, Meta(gt=0, le=2_160)] = 24.0
+    within_hours: Annotated[float, Meta(gt=0, le=2_160)] = 1.0
     value: str = ""
     cap: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
 
@@ -139,7 +140,7 @@ class BanditDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         shadow_explore: share of the decisions in shadow that get an arm by chance, without which a
             shadow cannot be evaluated.
         width: of `linucb`, and of `linear-thompson` the scale of its draws.
-        draws: draws of a decision by `beta-thompson` and `linear-thompson`.
+        draws: draws of a decision by `linear-thompson`; more make its probabilities smoother.
         state: `shadow`, `live` or `off` at the first application; later `tactful bandit apply` and
             `stop` change it.
     """
@@ -151,7 +152,7 @@ class BanditDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     features: Annotated[tuple[BanditFeature, ...], Meta(max_length=32)] = ()
     default: str = ""
     memory: BanditMemory = BanditMemory()
-    min_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
+    min_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.005
     shadow_explore: Annotated[float, Meta(ge=0, le=1)] = 0.0
     width: Annotated[float, Meta(ge=0, le=100)] = 0.3
     draws: Annotated[int, Meta(ge=1, le=1_024)] = 32

@@ -57,7 +57,7 @@ class Learnt:
 
     arrays: ModelArrays
     decisions: int  # decisions that count
-    waiting: int  # decisions without a reward, within their window
+    waiting: int  # decisions whose time for a reward is not over
 
 
 class LearningBandit:
@@ -102,13 +102,13 @@ class LearningBandit:
             self.positions[partition] = new[-1][0] + 1
 
     def expire(self, now: int) -> None:
-        """Learn that decisions had no reward, once their time is over."""
+        """Learn the decisions whose time for a reward is over."""
         for join in self._joins:
             join.expire(now)
 
     @property
     def waiting(self) -> int:
-        """Number of decisions without a reward, within their window."""
+        """Number of decisions whose time for a reward is not over."""
         return sum(map(len, self._joins))
 
     def snapshot(self) -> bytes:

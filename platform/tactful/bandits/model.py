@@ -6,7 +6,6 @@ reads these numbers from a file. They hold sums over all users and nothing about
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ Policy = BetaBandit | LinearBandit
 """A policy of `tactful_bandits` that learns."""
 
 _NOTHING = np.zeros(0)
+_DRAWS = 2_048
 
 
 class ModelArrays(msgspec.Struct, frozen=True):
@@ -47,67 +47,96 @@ def new_policy(definition: BanditDefinition) -> Policy:
 def arrays_of(policy: Policy) -> ModelArrays:
     """Return what a policy has learnt."""
     if isinstance(policy, BetaBandit):
-        alpha, beta = policy.parameters
+        alpha, beta = _centred(policy)
         return ModelArrays(alpha.tobytes(), beta.tobytes())
     inverses = np.stack([policy.inverse(arm) for arm in range(policy.arms)])
     return ModelArrays(inverses.tobytes(), policy.coefficients.tobytes())
 
 
+def _centred(policy: BetaBandit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ``(α, β)`` with the prior at the mean reward of all arms, of the same strength.
+
+    Most rewards are rare. A prior around one half would take hundreds of decisions for each arm to
+    overcome (empirical Bayes; Robbins 1956).
+    """
+    alpha, beta = policy.parameters
+    strength = sum(policy.prior)
+    successes, failures = alpha - policy.prior[0], beta - policy.prior[1]
+    rate = (successes.sum() + policy.prior[0]) / (successes.sum() + failures.sum() + strength)
+    return successes + strength * rate, failures + strength * (1 - rate)
+
+
 class BanditModel:
     """Probabilities of the arms, by what was learnt until now."""
 
-    def __init__(self, definition: BanditDefinition, arrays: ModelArrays) -> None:
-        """Read the arrays; raise ConfigError if they are of another shape."""
-        self._definition = definition
-        self._explore = definition.explore
+    def __init__(
+        self, definition: BanditDefinition, arrays: ModelArrays, rng: np.random.Generator
+    ) -> None:
+        """Read the arrays; raise ConfigError if they are of another shape.
+
+        Without features the probabilities are the same for every decision, and drawn here.
+        """
+        self._explore = explore = definition.explore
+        self._width, self._draws = definition.width, definition.draws
+        self._greedy = definition.policy == "linucb"
         arms, columns = len(definition.arms), definition.columns
         first, second = np.frombuffer(arrays.first), np.frombuffer(arrays.second)
         expected = (arms, arms) if not columns else (arms * columns**2, arms * columns)
         if (len(first), len(second)) != expected:
             raise ConfigError(f"bandit {definition.key!r}: its model has another shape")
+        self._shares: NDArray[np.float64] | None = None
         if columns:
             inverse = first.reshape(arms, columns, columns).copy()
             self._linear = LinearModels(inverse, second.reshape(arms, columns).copy())
         else:
-            self._alpha, self._beta = first, second
+            draws = rng.beta(first, second, size=(_DRAWS, arms))
+            self._shares = winner_shares(draws, explore)
 
     def probabilities(
         self, features: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.float64]:
         """Return the probability of each arm, at least the definition's `min_share`."""
-        definition = self._definition
-        if not definition.columns:
-            size = (definition.draws, len(self._alpha))
-            return winner_shares(rng.beta(self._alpha, self._beta, size=size), self._explore)
+        if self._shares is not None:
+            return self._shares
         means, deviations = self._linear.predict(features)
-        if definition.policy == "linucb":
-            return best_shares(means + definition.width * deviations, self._explore)
-        draws = rng.standard_normal((definition.draws, len(means)))
-        draws *= definition.width * deviations
+        if self._greedy:
+            return best_shares(means + self._width * deviations, self._explore)
+        draws = rng.standard_normal((self._draws, len(means)))
+        draws *= self._width * deviations
         draws += means
         return winner_shares(draws, self._explore)
 
 
-def vector_of(
-    definition: BanditDefinition, user: Mapping[str, Any], context: Mapping[str, Any]
-) -> NDArray[np.float64]:
-    """Return the features of a decision, each between -1 and 1, and the constant 1 first.
+class FeatureVector:
+    """Makes the vector of a decision: the constant 1, and features between -1 and 1.
 
-    A feature that is missing or no number is 0. Policies without features get an empty vector.
+    A feature that is missing or no number is 0. Policies without features have an empty vector.
     """
-    if not definition.columns:
-        return _NOTHING
-    values = [1.0]
-    for feature in definition.features:
-        given = user.get(feature.user) if feature.user else context.get(feature.context or "")
-        if feature.values:
-            values += [float(given == text) for text in feature.values]
-        else:
-            values.append(_bounded(given, feature.scale))
-    return np.array(values)
 
+    def __init__(self, definition: BanditDefinition) -> None:
+        """Read the features of a definition."""
+        self._empty = not definition.columns
+        self._features = [
+            (
+                feature.user is not None,
+                feature.user or feature.context or "",
+                1 / feature.scale,
+                feature.values,
+            )
+            for feature in definition.features
+        ]
 
-def _bounded(value: object, scale: float) -> float:
-    if not isinstance(value, int | float) or math.isnan(value):
-        return 0.0
-    return min(max(value / scale, -1.0), 1.0)
+    def of(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return the vector for the features of a user and the context of a request."""
+        if self._empty:
+            return _NOTHING
+        vector = [1.0]
+        for of_user, name, factor, texts in self._features:
+            value = (user if of_user else context).get(name)
+            if texts:
+                vector += [float(value == text) for text in texts]
+            elif isinstance(value, (int, float)) and value == value:
+                vector.append(min(max(value * factor, -1.0), 1.0))
+            else:
+                vector.append(0.0)
+        return np.array(vector)

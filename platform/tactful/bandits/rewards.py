@@ -3,8 +3,9 @@
 A reward belongs to the decision that it names by `recommendation_id` or by the property
 `decision_id`, else to the user's latest decision before it, and to no other: a repeated reward
 changes nothing. Rewards count within the window of the definition, by the time of their event, and
-if they reach the log before the grace after it is over. So the result depends on the log alone, and
-not on when it is read.
+if they reach the log before the grace after it is over. Only then is a decision learnt, so that
+rewards are not learnt before the missing ones. The result depends on the log alone, and not on when
+it is read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.errors import StreamingError
 
 _LONGEST_GRACE_MS = 600_000
-_APPENDED_MS = 5_000
+_APPENDED_MS = 2_000
 """Time within which a received event is in the log."""
 
 
@@ -70,7 +71,7 @@ class RewardJoin:
     Memory grows with the decisions whose window is not over.
 
     ```text
-    _pending   "d-9"  → decision without a reward         ─ reward or expire() →  settled(decision)
+    _pending   "d-9"  → decision, perhaps with a reward   ─ expire() →  settled(decision)
     _latest    "ada"  → [(time, "d-8"), (time, "d-9")], rewarded or not, until their window is over
     ```
     """
@@ -108,7 +109,7 @@ class RewardJoin:
         self.clock = 0  # greatest time that the log has reached, epoch milliseconds
 
     def __len__(self) -> int:
-        """Return the number of decisions without a reward."""
+        """Return the number of decisions whose time for a reward is not over."""
         return len(self._pending)
 
     def feed(self, records: Iterable[Record]) -> None:
@@ -124,7 +125,7 @@ class RewardJoin:
                 self._read(event)
 
     def expire(self, now: int) -> None:
-        """Settle decisions without a reward whose window and grace were over at a time."""
+        """Settle the decisions whose window and grace were over at a time."""
         over = now - self._grace - _APPENDED_MS
         if over - self._swept < min(1_000, self._reward.lasts):
             return
@@ -146,6 +147,7 @@ class RewardJoin:
             "known": self._known,
             "latest": self._latest,
             "pending": [_plain(decision) for decision in self._pending.decisions],
+            "rewards": dict(self._pending.rewards),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -158,6 +160,8 @@ class RewardJoin:
         for plain in state["pending"]:
             decision = JoinedDecision(**plain)
             self._pending.add(decision.decision_id, decision, decision.at)
+        for decision_id, reward in state["rewards"].items():
+            self._pending.settle(decision_id, reward, self._known[decision_id])
 
     def _read(self, event: Event) -> None:
         self.clock = max(self.clock, time_reached(event))
@@ -200,23 +204,19 @@ class RewardJoin:
 
     def _pay(self, event: Event) -> None:
         decision_id = self._rewarded(event)
-        if decision_id not in self._pending or not self._fits(event):
+        decision = self._pending.find(decision_id)
+        if decision is None or not self._fits(event):
             return
-        at = self._known[decision_id]
         # By the time of receipt, so that a reward counts whether or not `expire` was called.
         received = max(self.clock, event.received_at or event.timestamp)
-        if event.timestamp < at or received >= at + self._reward.lasts + self._grace:
+        over = decision.at + self._reward.lasts + self._grace
+        if event.timestamp < decision.at or received >= over:
             return
         reward = self._value(event)
         if reward is None or not self._allows(event):
             return
-        paid = self._pending.settle(decision_id, reward, event.timestamp)
-        if paid is None:
-            return
-        if not self._recipients.includes(paid.user_id, paid.device_id, event):
-            self._pending.add(decision_id, paid, at)
-            return
-        self._settled(paid)
+        if self._recipients.includes(decision.user_id, decision.device_id, event):
+            self._pending.settle(decision_id, reward, event.timestamp)
 
     def _rewarded(self, event: Event) -> str:
         """Return the id of the decision that an event rewards; empty for none."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from tactful.bandits.decisions import Decision, draw
 from tactful.bandits.definitions import BanditDefinition, State
-from tactful.bandits.model import BanditModel, ModelArrays, vector_of
+from tactful.bandits.model import BanditModel, FeatureVector, ModelArrays
 from tactful.errors import ConfigError
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -37,13 +37,15 @@ class PublishedBandit(msgspec.Struct, frozen=True):
 class ServedBandit:
     """A bandit that decides."""
 
-    def __init__(self, published: PublishedBandit) -> None:
+    def __init__(self, published: PublishedBandit, rng: np.random.Generator) -> None:
         """Read what was learnt; raise ConfigError if it does not fit the definition."""
+        self.published = published
         self.definition = definition = published.definition
         self.state = published.state
         self.parts = definition.parts()
         self._names = definition.names
-        self._model = BanditModel(definition, published.arrays)
+        self._model = BanditModel(definition, published.arrays, rng)
+        self._vector = FeatureVector(definition)
         arms, default = len(self._names), definition.default_index
         explored = definition.shadow_explore
         self._shadow = [explored / arms + (1 - explored) * (arm == default) for arm in range(arms)]
@@ -66,7 +68,7 @@ class ServedBandit:
                 state decides.
         """
         live = self.state == "live" if in_change is None else in_change
-        features = vector_of(self.definition, user, context)
+        features = self._vector.of(user, context)
         own = self._model.probabilities(features, rng).tolist()
         choice = draw(own, rng)
         served = own if live else self._shadow
@@ -100,6 +102,7 @@ class ServedBandits:
     def __init__(self, path: Path | None) -> None:
         """Follow a file; None follows none."""
         self._path = path
+        self._rng = np.random.default_rng()
         self._seen: tuple[int, int, int] | None = None
         self.by_key: Mapping[str, ServedBandit] = {}
         self.recommending: ServedBandit | None = None  # the one that shapes recommendations
@@ -124,11 +127,18 @@ class ServedBandits:
             published = msgspec.msgpack.decode(content, type=list[PublishedBandit])
         except (OSError, *DECODE_ERRORS) as error:
             raise ConfigError(f"{self._path}: cannot be read: {error}") from error
-        served = [ServedBandit(each) for each in published]
+        served = [self._served(each) for each in published]
         self.by_key = {bandit.definition.key: bandit for bandit in served}
         shaping = [it for it in served if it.definition.recommends and it.state != "off"]
         self.recommending = shaping[0] if shaping else None
         return True
+
+    def _served(self, published: PublishedBandit) -> ServedBandit:
+        """Return the bandit; the present one if nothing of it has changed."""
+        held = self.by_key.get(published.definition.key)
+        if held is not None and held.published == published:
+            return held
+        return ServedBandit(published, self._rng)
 
 
 def encode_published(bandits: list[PublishedBandit]) -> bytes:

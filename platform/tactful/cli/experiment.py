@@ -36,7 +36,8 @@ _HELP = {
     "record": "Record the end of the rollout KEY in MLflow; a shipped model becomes the champion.",
 }
 _ROLLOUTS = {
-    name: LazyCommand(f"tactful.cli.rollout:{name}_command", text) for name, text in _HELP.items()
+    name: LazyCommand(f"tactful.cli.experiments.rollout:{name}_command", text)
+    for name, text in _HELP.items()
 }
 _ROLLOUTS["readout"] = LazyCommand(
     "tactful.cli.experiments.readout:readout_command",
@@ -117,7 +118,7 @@ def plan(
     Without FILE, compute how many users an experiment needs to detect a change of a share.
     """
     if file is not None:
-        from tactful.cli.rollout import print_forecasts
+        from tactful.cli.experiments.rollout import print_forecasts
 
         print_forecasts(settings, file, people_per_day, rate, as_json=as_json)
         return

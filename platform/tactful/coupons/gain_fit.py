@@ -153,21 +153,18 @@ def choose_gain(
 
 
 def _linear(users: DrawnUsers, names: tuple[str, ...]) -> dict[str, float]:
-    """Fit the weights of a linear uplift by ridge regression of the transformed outcome.
+    """Fit the weights of a linear gain: an R-learner whose both regressions are linear.
 
-    Outcomes, weighed by the inverse chance of their group, differ by the effect of the coupon
-    (Athey and Imbens, "Recursive partitioning", PNAS 113, 2016, section 2). Gains are compared with
-    the price of money, so discounts are not subtracted.
+    Gains are compared with the price of money, so discounts are not subtracted. The penalty of a
+    weight is one user.
     """
-    got, chance, value = users.offered, users.chance, users.value
-    # Centred first: a common level of both groups only adds to the variance.
-    share = got.mean()
-    arms = [value[got == arm].mean() if (got == arm).any() else 0.0 for arm in (0, 1)]
-    value = value - ((1 - share) * arms[1] + share * arms[0])
-    transformed = value * (got - chance) / (chance * (1 - chance))
-    x = np.column_stack([np.ones(len(value)), users.features])
+    x = np.column_stack([np.ones(len(users.value)), users.features])
     penalty = np.diag([0.0, *np.maximum(x[:, 1:].var(axis=0), 1e-12)])
-    weights = np.linalg.solve(x.T @ x + penalty, x.T @ transformed)
+    expected = x @ np.linalg.solve(x.T @ x + penalty, x.T @ users.value)
+    treated = users.offered - users.chance
+    moved = x * treated[:, None]
+    share = float((treated**2).mean())
+    weights = np.linalg.solve(moved.T @ moved + share * penalty, moved.T @ (users.value - expected))
     return dict(zip(("constant", *names), weights.tolist(), strict=True))
 
 

@@ -1,6 +1,4 @@
-"""Train a tuner in the simulated shop, and evaluate it by recommendations before it serves.
-
-Training needs the extra `tuner`; evaluation does not.
+"""Plan, write and read a probe, and evaluate a tuner by its recommendations before it serves.
 
 A *probe* is a tuner that acts as the champion does, with noise: its rollout serves some users
 weights around the champion's, and logs each draw with its density. Another tuner is evaluated by
@@ -17,26 +15,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tactful.errors import ConfigError, ModelError
+from tactful.errors import ConfigError
 from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression, is_served
 from tactful.event_log.recipients import Recipients
 from tactful.experiments.definitions import CHANGE
 from tactful.experiments.tally import arm_of
 from tactful.rerank import tuned_objective
-from tactful_bandits.errors import EvaluationError, MissingExtraError, PolicyError
+from tactful_bandits.errors import EvaluationError, PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions
 from tactful_bandits.evaluation.verdict import evaluate_policy
 from tactful_bandits.tuner.network import NetworkPolicy
-from tactful_bandits.tuner.weight_bounds import CHAMPION, OBJECTIVES, WeightBounds
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event, subject_key
 from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
-_EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there
-_EVALUATED_HOURS = 500
-_SHOPS = 4
+_Z95, _Z80 = 1.959963984540054, 0.8416212335729143
+_MOST_NEEDED = 1e15
+_LEAST_EFFECTIVE = 200  # as in `evaluate_policy`
+_TYPICAL = 500  # number of states that a plan assumes
 
 
 class _Drawn(msgspec.Struct, frozen=True):
@@ -58,68 +56,6 @@ class ProbedList:
     user_id: str | None = None
     device_id: str | None = None
     took: bool = False  # whether something was taken from it in time
-
-
-def train_in_simulator(
-    directory: Path, *, hours: int, seed: int, rivals: bool = True
-) -> dict[str, float]:
-    """Train, compare, and write a directory that `tactful.rerank.tuned_objective.Tuner` reads.
-
-    An older tuner there is replaced at the end. Return click rates in shops without training,
-    relative to the champion's and, with `rivals`, to those of the best fixed and the best linear
-    weights, and the worst loss during training.
-
-    Raises:
-        ModelError: if the extra is not installed.
-    """
-    try:
-        import torch
-
-        from tactful_bandits.tuner import baselines
-        from tactful_bandits.tuner.tuner import make_tuner, tune_in_market, worst_loss
-    except (MissingExtraError, ModuleNotFoundError) as error:
-        raise ModelError(
-            f"training a tuner needs PyTorch: pip install 'tactful[tuner]' ({error})"
-        ) from error
-    from tactful_bandits.tuner import simulator
-
-    torch.set_num_threads(1)
-    bounds = WeightBounds(CHAMPION)
-    agent = make_tuner(bounds, seed)
-    course = tune_in_market(agent, seed, hours, bounds)
-    network = agent.export()
-
-    def rate(policy: baselines.StatePolicy) -> float:
-        rates, _, _ = baselines.play(
-            policy, _EVALUATED + seed, _EVALUATED_HOURS, bounds, environments=_SHOPS
-        )
-        return float(rates.mean())
-
-    def always(action: baselines.Floats) -> baselines.StatePolicy:
-        return lambda states: np.tile(action, (len(states), 1))
-
-    tuned = rate(lambda states: np.array([network.act(state) for state in states], np.float64))
-    figures = {
-        "tuner_vs_champion": tuned / rate(always(np.zeros(len(CHAMPION)))),
-        "worst_loss_where_it_learnt": worst_loss(course.expected_click_rate, course.champion),
-    }
-    if rivals:
-        figures["tuner_vs_static"] = tuned / rate(always(baselines.best_static(bounds, seed + 500)))
-        linear = baselines.linear_policy(baselines.linear_contextual(bounds, seed + 600))
-        figures["tuner_vs_linear"] = tuned / rate(linear)
-    manifest = tuned_objective.TunerManifest(
-        champion=CHAMPION,
-        reach=bounds.reach,
-        objectives=OBJECTIVES,
-        state=simulator.STATE,
-        trained_in="simulator",
-        figures=figures,
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    replace_file(directory / tuned_objective.POLICY, network.to_bytes())
-    document = msgspec.json.format(msgspec.json.encode(manifest))
-    replace_file(directory / tuned_objective.MANIFEST, document)
-    return figures
 
 
 def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
@@ -147,6 +83,57 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
         )
     except OSError as error:
         raise ConfigError(f"{directory}: a probe cannot be written here: {error}") from error
+
+
+class ProbePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of recommendations that a probe needs before its evaluation can say anything."""
+
+    lists: int  # recommendations of the probe with outcomes
+    noise: float  # standard deviation of its noise
+    taken: float  # assumed share of recommendations from which something is taken
+    change: float  # relative change of that share that is to be seen
+    # share of the probe's recommendations that count for the candidate: 20,000 at .0001 say as
+    # much as 2
+    effective_share: float
+
+
+def plan_probe(
+    candidate: Path,
+    *,
+    noise: float,
+    taken: float,
+    change: float,
+    states: Sequence[Sequence[float]] = (),
+) -> ProbePlan:
+    """Compute how many recommendations of a probe show a change of a candidate's share.
+
+    They show it at 95 % confidence with a probability of 80 %. A weight is the ratio of two normal
+    densities with means ``d`` apart, so its mean square is ``exp(d² / noise²)``, and the variance
+    of a self-normalised gain is about ``taken (1 - taken) (exp(d² / noise²) - 1)`` divided by the
+    number of recommendations (Owen, "Monte Carlo theory, methods and examples", 2013, section 9.2).
+    At least as many are needed as give 200 effective ones, as the verdict demands.
+
+    Args:
+        candidate: Directory of the tuner.
+        noise: Standard deviation of the probe's noise, in (0, 1].
+        taken: Share of recommendations from which something is taken, in (0, 1).
+        change: Relative change of that share, in (0, 1].
+        states: States of the shop; without any, normal ones by the statistics of its training.
+
+    Raises:
+        ConfigError: if the tuner cannot be read.
+    """
+    tuner = tuned_objective.Tuner(candidate)
+    rows = states or tuner.typical_states(_TYPICAL, np.random.default_rng(0)).tolist()
+    squared = np.array([tuner.squared_distance(row) for row in rows])
+    # Beyond this no number of recommendations is enough; the bound keeps the result finite.
+    spread = float(np.exp(np.minimum(squared / noise**2, 40.0)).mean())
+    variance = taken * (1 - taken) * (spread - 1)
+    needed = ((_Z95 + _Z80) / (change * taken)) ** 2 * variance
+    lists = math.ceil(min(max(needed, _LEAST_EFFECTIVE * spread), _MOST_NEEDED))
+    return ProbePlan(
+        lists=lists, noise=noise, taken=taken, change=change, effective_share=1 / spread
+    )
 
 
 def read_probed(
@@ -179,9 +166,12 @@ def read_probed(
 
 
 def evaluate_tuner(
-    candidate: Path, lists: Sequence[ProbedList], *, noise: float
+    candidate: Path, lists: Sequence[ProbedList], *, noise: float, change: float = 0.05
 ) -> tuned_objective.TunerEvaluation:
     """Evaluate a tuner by recommendations of a probe, and write the result to its directory.
+
+    With fewer recommendations than show a `change` in the plan for these states and outcomes, the
+    verdict is `inconclusive`: a look before that stops at chance results.
 
     Raises:
         ConfigError: if the tuner cannot be read, or cannot be evaluated by these recommendations.
@@ -205,14 +195,21 @@ def evaluate_tuner(
         raise ConfigError(
             f"{candidate}: cannot be evaluated by {len(lists)} lists of the probe: {error}"
         ) from error
+    reasons, verdict = result.reasons, result.verdict
+    needed = _needed(candidate, lists, noise, change)
+    if len(lists) < needed:
+        verdict = "inconclusive"
+        told = f"{len(lists):,} recommendations, and a change of {change:.0%} needs {needed:,}"
+        reasons = (*reasons, f"{told}: see tactful tuner plan")
     evaluation = tuned_objective.TunerEvaluation(
-        verdict=result.verdict,
+        verdict=verdict,
         gain=result.gain,
         low=result.interval.low,
         high=result.interval.high,
         effective=result.overlap.effective,
         lists=len(lists),
-        reasons=result.reasons,
+        reasons=reasons,
+        needed=needed,
         network=tuned_objective.network_check(candidate),
         noise=noise,
     )
@@ -220,6 +217,15 @@ def evaluate_tuner(
         candidate / tuned_objective.EVALUATION, msgspec.json.format(msgspec.json.encode(evaluation))
     )
     return evaluation
+
+
+def _needed(candidate: Path, lists: Sequence[ProbedList], noise: float, change: float) -> int:
+    taken = sum(shown.took for shown in lists) / len(lists)
+    if not 0 < taken < 1:
+        return 0  # the evaluation says itself that there is nothing to compare
+    # Each state belongs to many recommendations; some hundreds of them are enough for the mean.
+    states = [shown.state for shown in lists[:: max(1, len(lists) // _TYPICAL)]]
+    return plan_probe(candidate, noise=noise, taken=taken, change=change, states=states).lists
 
 
 def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:

@@ -120,7 +120,12 @@ class LocalFlags:
         self.close()
 
     def start(self) -> Self:
-        """Fetch the flags, once, and follow them in the background; a failure is only logged."""
+        """Fetch the flags, and follow them in the background; a failure is only logged.
+
+        Further calls do nothing.
+        """
+        if self._threads:
+            return self
         if restored := self._reader.restore():
             self._features = restored
         failed = self._try(self.refresh)
@@ -155,7 +160,10 @@ class LocalFlags:
                 return False
             self._features = features
         for listener in [*self._listeners]:
-            listener(features.version)
+            try:
+                listener(features.version)
+            except Exception:
+                logger.exception("flags: a listener failed; the flags have changed nevertheless")
         return True
 
     def on_change(self, listener: Callable[[int], object]) -> None:

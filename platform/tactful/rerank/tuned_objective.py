@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from tactful.errors import ConfigError
 from tactful.rerank.objective import Objective
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
+from tactful_bandits.tuner.network import Floats32, NetworkPolicy, gaussian_log_density
 from tactful_bandits.tuner.weight_bounds import WeightBounds
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -48,7 +48,10 @@ class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
     # names of the inputs, in this order. `hour_sine` and `hour_cosine` are of the UTC time of day;
     # all others are read from the signals.
     state: tuple[str, ...]
-    trained_in: str  # place of the training; `simulator` is no evidence about real users
+    # place of the training: a simulated market, or `module:factory` of an environment. Neither is
+    # evidence about real users.
+    trained_in: str
+    verdict: str = ""  # `tuner` or `fixed`: which of both was better there; empty if not compared
     figures: dict[str, float] = {}  # measurements made there
     signals_minutes: float = 60.0  # signals that are older count as missing
     # standard deviation of the noise added to each action; 0 adds none
@@ -72,6 +75,7 @@ class TunerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     high: float  # of the gain, at 95 %
     effective: float  # effective sample size, in recommendations of its own
     lists: int  # number of recommendations that were read
+    needed: int = 0  # number that shows the planned change; 0 in older evaluations
     reasons: tuple[str, ...]
     network: str  # check value of the judged network's file
     noise: float  # standard deviation of the noise in its weights
@@ -98,9 +102,15 @@ class Tuner:
             )
             self._network = NetworkPolicy.from_bytes((directory / POLICY).read_bytes())
             manifest = self.manifest
-            self._bounds = WeightBounds(manifest.champion, reach=manifest.reach)
+            self._bounds = WeightBounds(manifest.champion or (1.0,), reach=manifest.reach)
         except (OSError, PolicyError, *DECODE_ERRORS) as error:
             raise ConfigError(f"{directory}: no tuner can be read here: {error}") from error
+        if not manifest.objectives:
+            raise ConfigError(
+                f"{directory}: this network acts in {manifest.trained_in} and weighs no "
+                "objectives: to serve it, give its environment the attributes objectives, "
+                "state_names and bounds"
+            )
         widths = len(manifest.champion), len(manifest.objectives), self._network.actions
         if len({*widths}) > 1 or len(manifest.state) != len(self._network.mean):
             raise ConfigError(f"{directory}: the network and {MANIFEST} do not fit each other")
@@ -137,6 +147,21 @@ class Tuner:
             PolicyError: the state has another length.
         """
         return gaussian_log_density(drawn, self._network.act(state), noise)
+
+    def squared_distance(self, state: Sequence[float]) -> float:
+        """Return the squared distance of the action at a state to that of the champion, 0.
+
+        Raises:
+            PolicyError: the state has another length.
+        """
+        action = np.asarray(self._network.act(state), np.float64)
+        return float(action @ action)
+
+    def typical_states(self, number: int, generator: np.random.Generator) -> Floats32:
+        """Draw states like those of the training, ``[number, states]``, within the range of use."""
+        network = self._network
+        drawn = generator.normal(network.mean, network.deviation, (number, len(network.mean)))
+        return np.clip(drawn, network.lowest, network.highest).astype(np.float32)
 
     def _weighed(self, action: ArrayLike) -> Objective:
         weights = self._bounds.weights(action)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
+from tactful.experiment_metrics.watch import MetricWatch
 from tactful.maintenance.retention import Retention
 from tactful.metrics.history import STEP_S
 from tactful.models.quality_process import QualityMeasurer
@@ -70,6 +71,12 @@ class BackgroundTasks:
         self._errors = ErrorCounter(platform.metrics.errors.inc)
         self._planned = False  # whether the file of rollouts was applied
         installation = platform.resources.installation
+        self._watch = MetricWatch(
+            platform.metric_read_outs,
+            installation.metadata,
+            clock=installation.clock,
+            rollouts=lambda: {stored.key for stored in platform.rollouts.all()},
+        )
         if (log := platform.backend.written.get("log")) is not None:
             self._retention = Retention(
                 platform.settings,
@@ -217,7 +224,10 @@ class BackgroundTasks:
             await asyncio.sleep(_COUPON_S)
 
     async def _control_rollouts(self, recorder: Recorder | None) -> None:
-        """Evaluate rollouts, move them by the outcome, and record those that ended."""
+        """Evaluate rollouts, move them by the outcome, and record those that ended.
+
+        Guardrails of other experiments are judged, too.
+        """
         if not self._planned:
             await asyncio.to_thread(self._plan_rollouts)
             self._planned = True
@@ -225,6 +235,7 @@ class BackgroundTasks:
             await asyncio.to_thread(self._platform.publish_rollouts)
         if recorder is not None:
             await recorder.run()
+        await asyncio.to_thread(self._watch.run)
 
     def _plan_rollouts(self) -> None:
         """Forecast and apply the rollouts of the file that the start has left out."""

@@ -7,6 +7,7 @@ from tactful_bandits.analysis.uplift_curves import compare_rankings, uplift_curv
 from tactful_bandits.errors import StatisticsError
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-learn, in scikit-uplift
 @pytest.mark.parametrize("ties", [False, True])
 def test_curves_are_those_of_scikit_uplift(ties: bool) -> None:
     metrics = pytest.importorskip("sklift.metrics")

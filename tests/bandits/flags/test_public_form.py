@@ -89,7 +89,7 @@ def with_condition(condition: Any) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(conditions(2), st.lists(attributes, min_size=1, max_size=8))
 def test_the_public_form_evaluates_alike(condition: Any, units: list[dict[str, Any]]) -> None:
     flags = load_flags(with_condition(condition))

@@ -83,19 +83,21 @@ def test_a_late_decision_comes_out_exactly_once() -> None:
         pending.add("d0", Observation(0, NOTHING, 0.0), 0.0)
     with pytest.raises(PolicyError, match="must be finite"):
         pending.settle("d1", float("nan"), 1.0)  # and it still waits
-    settled = pending.settle("d1", 1.0, 10.9)
-    assert settled is not None
-    assert (settled.arm, settled.reward, settled.period, settled.propensity) == (1, 1.0, 3, 0.5)
-    assert pending.settle("d1", 1.0, 10.9) is None
-    assert pending.settle("unknown", 1.0, 0.0) is None
-    assert pending.settle("d0", 1.0, 10.0) is None, "its window is over: half-open"
-    assert "d3" in pending
-    assert "d1" not in pending
-    assert [seen.arm for seen in pending.decisions] == [0, 2, 3, 4]
-    assert [seen.arm for seen in pending.expire(12.0)] == [0, 2]
+    assert pending.settle("d1", 0.5, 10.9)
+    assert not pending.settle("d1", 1.0, 10.9), "the first reward counts"
+    assert not pending.settle("unknown", 1.0, 0.0)
+    assert not pending.settle("d0", 1.0, 10.0), "its window is over: half-open"
+    assert pending.rewards == {"d1": 0.5}
+    assert [seen.arm for seen in pending.decisions] == [0, 1, 2, 3, 4]
+    assert [(seen.arm, seen.reward) for seen in pending.expire(12.0)] == [(0, 0), (1, 0.5), (2, 0)]
+    assert pending.settle("d3", 1.0, 12.0)
+    assert pending.find("d3") is not None
     assert pending.discard(["d3", "unknown"]) == 1
+    assert pending.find("d3") is None
+    assert not pending.rewards
     (last,) = pending.expire(99.0)
     assert (last.arm, last.reward, last.features.tolist()) == (4, 0.0, [4.0])
+    assert (last.period, last.propensity) == (3, 0.5)
     assert not len(pending)
 
 
@@ -104,7 +106,7 @@ def test_delayed_and_batched_rewards_are_learnt_from(delay: int) -> None:
     rng = np.random.default_rng(9)
     theta = rng.normal(size=(3, 4)) * 0.5
     policy = LinearBandit(3, 4, explore=0.1)
-    pending: PendingRewards[Observation] = PendingRewards(1000.0)
+    pending: PendingRewards[Observation] = PendingRewards(float(delay + 20))
     due: list[tuple[int, str, float]] = []
     for at in range(1200):
         x = rng.normal(size=4).clip(-4, 4)
@@ -114,8 +116,8 @@ def test_delayed_and_batched_rewards_are_learnt_from(delay: int) -> None:
         if at % 20 == 19:
             ready = [entry for entry in due if entry[0] <= at]
             due = due[len(ready) :]
-            settled = [pending.settle(key, reward, float(at)) for _, key, reward in ready]
-            policy.learn(seen for seen in settled if seen is not None)
+            assert all(pending.settle(key, reward, float(at)) for _, key, reward in ready)
+            policy.learn(pending.expire(float(at)))
     np.testing.assert_allclose(policy.coefficients, theta, atol=0.05)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions, snips
@@ -14,6 +15,12 @@ from tactful_bandits.tuner.baselines import best_static, cross_entropy, linear_p
 from tactful_bandits.tuner.ddpg import DdpgAgent
 from tactful_bandits.tuner.network import gaussian_log_density
 from tactful_bandits.tuner.simulator import MarketSettings, MarketSimulator
+from tactful_bandits.tuner.static_comparison import (
+    MARKETS,
+    compare_in_market,
+    constant_policy,
+    paired,
+)
 from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 BOUNDS = WeightBounds(CHAMPION)
@@ -130,3 +137,54 @@ def test_the_tuner_beats_the_champion() -> None:
     assert ours.mean() > 1.1 * theirs.mean()
     assert weights[promotion][:, 1].mean() > 1.3 * weights[~promotion][:, 1].mean()
     assert 0.1 * tuner.worst_loss(course.expected_click_rate, course.champion) < 0.015
+
+
+def test_fixed_weights_are_compared_on_the_same_courses() -> None:
+    seeds, weights = range(70, 74), WeightBounds(CHAMPION)
+    relevance = np.array([1.0, -1.0, -1.0, -1.0, -1.0])
+    found = compare_in_market(
+        lambda states: np.tile(relevance, (len(states), 1)), relevance, seeds, weights, hours=10
+    )
+    assert found.mean == found.interval.low == 1.0 and not found.policy_is_better
+    worse = compare_in_market(_champion, -relevance, seeds, weights, hours=40)
+    assert worse.policy_is_better and worse.interval.low > 1
+    with pytest.raises(PolicyError, match="at least 3"):
+        compare_in_market(_champion, relevance, seeds[:2], weights, hours=5)
+
+
+def test_paired_intervals_are_those_of_students_t() -> None:
+    values = np.random.default_rng(2).normal(0.3, 1, 12)
+    found = paired(values, neutral=0.0)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([found.interval.low, found.interval.high], expected, rtol=1e-9)
+
+
+def test_a_constant_policy_is_one_action_everywhere() -> None:
+    action = np.array([0.5, -0.25])
+    network = constant_policy(action, 3)
+    for state in ([0.0, 0.0, 0.0], [1e6, -1e6, 3.0]):
+        np.testing.assert_allclose(network.act(state), action, atol=1e-6)
+
+
+def test_markets_differ_in_what_prices_are_worth() -> None:
+    """The price weight pays everywhere in the elastic market, and in sales alone in the other."""
+    price = np.array([-1.0, 1.0, -1.0, -1.0, -1.0])
+    gains = {}
+    for name in ("elastic", "sales"):
+        rates, promotion, _ = play(
+            lambda states: np.tile(price, (len(states), 1)),
+            8,
+            60,
+            WeightBounds(CHAMPION),
+            environments=4,
+            settings=MARKETS[name],
+        )
+        gains[name] = rates[promotion].mean() / rates[~promotion].mean()
+    assert gains["elastic"] < 1.3 and gains["sales"] > 2
+
+
+@pytest.mark.slow  # a short training, 20 s
+def test_the_tuner_beats_fixed_weights_where_sales_last() -> None:
+    from benchmarks.experiments.foreign import market_result
+
+    assert market_result("sales", 0, 1_200).policy_is_better

@@ -248,6 +248,8 @@ def test_an_erasure_waits_for_a_ledger_that_is_away(tmp_path: Path) -> None:
         webhooks=None,
         drop_recommendations=lambda found: 0,
         rollouts=nothing,
+        arms=nothing,
+        bandits=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
         stores.stores(SubjectReferences())[0].purge(SearchResult(SubjectIds(), frozenset(), 0))

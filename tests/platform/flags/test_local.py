@@ -181,8 +181,9 @@ def test_a_unit_keeps_its_arm_and_one_without_consent_has_none(fake: Fake) -> No
 def test_without_a_stream_the_server_is_asked_again(fake: Fake) -> None:
     heard: list[int] = []
     flags = fake.flags(poll_s=0.01)
+    flags.on_change(lambda version: 1 // 0)
     flags.on_change(heard.append)
-    with flags:
+    with flags.start():
         fake.publish({}, 2)
         wait_until(lambda: flags.version == 2)
     assert heard == [1, 2]

@@ -169,8 +169,8 @@ def test_tuner_beats_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("torch")
     pytest.importorskip("gymnasium")
     # Enough to tell: seeds gain 5 to 14 % here, and who learns nothing gains none.
-    monkeypatch.setattr("tactful.experiments.tuner._EVALUATED_HOURS", 100)
-    monkeypatch.setattr("tactful.experiments.tuner._SHOPS", 2)
+    monkeypatch.setattr("tactful.experiments.tuner_training._EVALUATED_HOURS", 100)
+    monkeypatch.setattr("tactful.experiments.tuner_training._SHOPS", 3)
     directory = tmp_path / "tuner"
     trained = CliRunner().invoke(
         main, ["tuner", "train", str(directory), "--hours", "1000", "--no-rivals", "--json"]

@@ -219,7 +219,7 @@ test("a visitor who has not agreed to measurement is in no experiment", async ()
   assert.deepEqual([flags.value("price", 0), flags.isOn("cart")], [1, true]);
 });
 
-test("without a token the exposure is sent nevertheless", async () => {
+test("without a token the exposure is sent nevertheless, and by the next page with it", async () => {
   server.broken["/v1/flags/token"] = 429;
   const client = new FakeVisitor("d-1");
   const flags = open({ client });
@@ -227,6 +227,14 @@ test("without a token the exposure is sent nevertheless", async () => {
   flags.value("price", 0);
   await until(() => client.events.length === 1);
   assert.equal(client.events[0].properties.token, undefined);
+  flags.value("price", 0);
+  flags.close();
+  server.broken = {};
+  const next = open({ client });
+  await next.ready();
+  next.value("price", 0);
+  await until(() => client.events.length === 2);
+  assert.equal(client.events[1].properties.token, "t-1");
 });
 
 test("consent that is withdrawn while the token is fetched stops the exposure", async () => {

@@ -1,4 +1,4 @@
-"""Commands that measure experiments: metrics and read-outs.
+"""Commands of rollouts, metrics and read-outs.
 
 They may import every other sub-package of `tactful`. Begin with `readout`.
 """

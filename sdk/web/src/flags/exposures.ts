@@ -29,6 +29,7 @@ const RENEWED_MS = 30 * 86_400_000;
 /** Sends the exposures of one page. */
 export class Exposures {
   private asking: { device: string; token: Promise<string | undefined> } | undefined;
+  /** Exposures of this page, whether they wait for the token or were sent. */
   private readonly pending = new Set<string>();
 
   constructor(
@@ -39,8 +40,8 @@ export class Exposures {
 
   /**
    * Send an exposure once for each device, experiment and arm, with the token that the server gave this
-   * device. Without a token it is sent nevertheless; it is stored then, but decides nothing. Without
-   * consent nothing is sent.
+   * device. Without a token it is sent nevertheless; it decides nothing then, and the next page repeats
+   * it. Without consent nothing is sent.
    */
   send(applied: Applied): void {
     const { consented, deviceId } = this.visitor;
@@ -50,10 +51,10 @@ export class Exposures {
     this.pending.add(key);
     const timestamp = Date.now();
     void this.token(deviceId).then((token) => {
-      this.pending.delete(key);
       if (this.visitor.deviceId !== deviceId) return; // consent was withdrawn meanwhile
       const properties = { experiment, arm, flag, version, ...(token && { token }) };
-      if (this.visitor.track({ type: "exposure", timestamp, properties })) this.memory.markSent(key);
+      const sent = this.visitor.track({ type: "exposure", timestamp, properties });
+      if (sent && token) this.memory.markSent(key);
     });
   }
 
@@ -77,7 +78,6 @@ export class Exposures {
       if (this.visitor.deviceId === device) this.memory.keepToken(device, answer);
       return answer.token;
     } catch {
-      this.asking = undefined; // the next exposure asks again
       return former;
     }
   }
