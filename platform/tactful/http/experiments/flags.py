@@ -64,7 +64,7 @@ class WhyQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 async def _post_assign(platform: Platform, call: Call) -> Reply:
     request = await call.json(assign_decoder)
-    address = ""
+    sender = None
     if call.public:
         if request.user_id is not None:
             raise ProblemError(
@@ -73,24 +73,19 @@ async def _post_assign(platform: Platform, call: Call) -> Reply:
                 field="$.user_id",
             )
         platform.rates.count(call.browser_key, 0, [request.device_id])
-        address = sender_address(platform, call)
+        sender = call.key.id, sender_address(platform, call)
     if opts_out(platform, call):
         request = without_claim(request)
-    answer = await platform.flags.assign(
-        request, public=call.public, key=call.key.id, address=address
-    )
-    return json_reply(answer)
+    return json_reply(await platform.flags.assign(request, sender))
 
 
 async def _post_flag_token(platform: Platform, call: Call) -> Reply:
     request = await call.json(_token)
+    sender = None
     if call.public:
         platform.rates.count(call.browser_key, 0, [request.device_id])
-    address = sender_address(platform, call)
-    key = call.key.id
-    return json_reply(
-        platform.flags.token(request.device_id, request.token, key=key, address=address)
-    )
+        sender = call.key.id, sender_address(platform, call)
+    return json_reply(platform.flags.token(request.device_id, request.token, sender))
 
 
 async def _get_flag_payload(platform: Platform, call: Call) -> Reply:
@@ -234,7 +229,8 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         details=(
             "Its `exposure` events count with this token in `properties.token`. The token so far "
             "is renewed; a device without one counts as new, and new devices of one address are "
-            "limited (`limits.new_devices_per_hour`)."
+            "limited with a browser key"
+            " (`limits.new_devices_per_hour`)."
         ),
         scope="recommend",
         browser=True,
