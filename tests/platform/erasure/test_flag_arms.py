@@ -27,7 +27,9 @@ def kept(settings: Settings, person: str) -> list[str]:
         return [arm.arm for arm in arms_of(metadata, [person])]
 
 
-@pytest.mark.parametrize("person", ["zoe-4711", "device:phone-4711"])
+@pytest.mark.parametrize(
+    "person", ["zoe-4711", pytest.param("device:phone-4711", marks=pytest.mark.slow)]
+)
 def test_a_running_server_erases_arms_and_exposures(tmp_path: Path, person: str) -> None:
     settings = small_settings(tmp_path)
     name = "user_id" if person == "zoe-4711" else "device_id"
