@@ -50,7 +50,7 @@ def environments(quick: bool) -> list[Figure]:
     names = ["Pendulum-v1"] if quick else list(ENVIRONMENTS)
     found, scores = [], []
     for name in names:
-        steps = 5_000 if quick else ENVIRONMENTS[name]
+        steps = 3_000 if quick else ENVIRONMENTS[name]
         ours = [trained_return("tactful", name, steps, seed) for seed in range(seeds)]
         peer = [trained_return("peer", name, steps, seed) for seed in range(seeds)]
         span = max(float(np.mean(ours)), float(np.mean(peer))) - CHANCE[name]
