@@ -3,9 +3,9 @@
 Environments are compared with stable-baselines3's TD3, in an environment of its own: the Python of
 `.venv-agents`, or the one that `TACTFUL_BENCH_AGENTS` names, with the packages that
 docs/how-to/measure.md lists; both agents are trained there, with the same number of steps and the
-same seeds, and are judged in the same episodes. The figure is the mean of our
-returns minus those of the peer, divided by the range between a random policy and the better agent,
-in the worst environment.
+same seeds, and are judged in the same episodes. The figure is the mean of our returns minus those
+of the peer, divided by the range between a random policy and the better agent, in the worst
+environment.
 """
 
 import json
