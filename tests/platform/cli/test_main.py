@@ -221,7 +221,7 @@ def lazy_groups() -> Iterator[LazyGroup]:
 
 def test_short_help_texts_are_those_of_the_commands() -> None:
     groups = list(lazy_groups())
-    assert {group.name for group in groups} == {"main", "federated", "experiment"}
+    assert {group.name for group in groups} == {"main", "federated", "experiment", "flags"}
     for group in groups:
         for name, lazy in group.lazy.items():
             command = group.get_command(click.Context(group), name)

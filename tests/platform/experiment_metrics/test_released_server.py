@@ -103,3 +103,12 @@ def test_the_command_shows_cost_and_released_numbers(live: Live, tmp_path: Path)
     found = tactful("--source", "released")
     assert "checkout, released numbers" in found and "note: clicks: a count without a cap" in found
     assert tactful("--source", "released").splitlines()[2:] == found.splitlines()[2:]
+
+
+def test_an_analyst_does_not_see_who_registered_an_analysis(live: Live) -> None:
+    analyst, admin = live.create_key("analyst"), live.create_key("admin")
+    with Client(live.url, analyst) as client:
+        assert {it.registered_by for it in client.run(routes.metrics()).experiments} == {""}
+    with Client(live.url, admin) as client:
+        authors = {it.registered_by for it in client.run(routes.metrics()).experiments}
+    assert authors == {"tactful serve"}

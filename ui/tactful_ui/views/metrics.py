@@ -109,10 +109,16 @@ def _plan(info: PlanInfo) -> None:
             )
         )
         return
+    at = times.moment(info.registered_at)
+    if not info.registered_by:  # its author is shown to administrators only
+        st.caption(
+            _("Registered {at}. What changes after the first exposure is exploratory.", at=at)
+        )
+        return
     st.caption(
         _(
             "Registered {at} by {name}. What changes after the first exposure is exploratory.",
-            at=times.moment(info.registered_at),
+            at=at,
             name=formats.plain(info.registered_by),
         )
     )

@@ -22,7 +22,7 @@ from tactful_streaming.definitions.model import format_duration
 
 @click.group()
 def metrics() -> None:
-    """Check and list the metrics of experiments, and register analyses before they start."""
+    """Check and list the metrics of experiments, and register analyses."""
 
 
 @metrics.command("check", epilog=cli.example("tactful metrics check metrics.yaml"))

@@ -31,8 +31,17 @@ from tactful_bandits.flags import (
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _READERS = {"growthbook": read_growthbook, "unleash": read_unleash}
-# Commands that need a server, in modules of their own.
-_ON_A_SERVER: dict[str, LazyCommand] = {}
+_ON_A_SERVER = {
+    name: LazyCommand(f"tactful.cli.remote.flags:{attribute}", text)
+    for name, attribute, text in (
+        ("apply", "apply_", "Replace all flags of a server by those of FILE, in one step."),
+        ("list", "list_", "List the flags of a server, with the reasons to remove them."),
+        ("show", "show", "Show the flag KEY: its rules, and the versions that changed it."),
+        ("kill", "kill", "Give every unit the default value of the flag KEY until it is revived."),
+        ("revive", "revive", "End the kill of the flag KEY."),
+        ("why", "why", "Explain the value of the flag KEY for a unit; the look is recorded."),
+    )
+}
 
 
 @click.group(cls=LazyGroup, lazy=_ON_A_SERVER)

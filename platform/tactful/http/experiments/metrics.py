@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from tactful.errors import ConfigError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import stored
@@ -19,6 +21,9 @@ async def _list_metrics(platform: Platform, call: Call) -> Reply:
         found = await stored(platform.metric_read_outs.index, "metrics cannot be read now")
     except ConfigError as error:
         raise ProblemError("invalid", str(error)) from None
+    if not call.trusted:  # the name of a person
+        plans = [replace(plan, registered_by="") for plan in found.experiments]
+        found = replace(found, experiments=plans)
     return json_reply(found)
 
 
@@ -31,7 +36,7 @@ METRIC_ENDPOINTS: tuple[Endpoint, ...] = (
         details=(
             "The metrics of `metrics.yaml` in the order of the file, each with the experiments "
             "that use it, and the analysis of each experiment with the time since when it has "
-            "been fixed."
+            "been fixed. Its author is shown to `admin` only."
         ),
         scope="analyst",
         answer=MetricIndex,
