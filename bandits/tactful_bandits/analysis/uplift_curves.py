@@ -95,7 +95,7 @@ def compare_rankings(
         confidence: Confidence of the percentile intervals, in (0, 1).
 
     Raises:
-        StatisticsError: As `uplift_curves`, or an argument is out of range.
+        StatisticsError: `uplift_curves` refuses the data, or an argument is out of range.
     """
     if samples < 20 or not 0 < confidence < 1:
         raise StatisticsError("samples must be at least 20, and confidence lie between 0 and 1")

@@ -56,13 +56,14 @@ def remote_reasons(flags: FlagSet) -> dict[str, str]:
     A reason is a sentence for the owner of the flag; it may name targeted values.
     """
     payload = compile_features(flags)
+    hiding = _Hiding("", flags.public_attributes, payload["savedGroups"])
     reasons: dict[str, str] = {}
     for key, feature in payload["features"].items():
         if key in flags.flags and flags.flags[key].remote:
             reasons[key] = "it is defined as remote"
             continue
         try:
-            _Hiding("", flags.public_attributes, payload["savedGroups"]).feature(feature)
+            hiding.feature(feature)
         except _Unhashable as error:
             reasons[key] = str(error)
     found = True
@@ -149,8 +150,10 @@ class _Hiding:
         if operator == "$all":
             return [self._requirement(name, _single(name, part)) for part in operand]
         if operator in _GROUPS:
-            self.used[PREFIX + operand] = [self._hash(name, part) for part in self.groups[operand]]
-            return PREFIX + operand
+            hidden = PREFIX + operand
+            if hidden not in self.used:
+                self.used[hidden] = [self._hash(name, part) for part in self.groups[operand]]
+            return hidden
         raise _Unhashable(
             f"{operator} on {name} needs its clear value; list {name} under public_attributes, or "
             "use $eq, $ne, $in, $nin"

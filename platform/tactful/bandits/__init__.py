@@ -1,5 +1,6 @@
 """Bandits that serve: definitions, decisions, learning from the log, evaluation.
 
-An arm is a recommendation policy, or any value that a shop asks for. It imports no other
-sub-package of its level. Begin with `definitions`, then `learner`.
+It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
+`ranking`, `recall`, `rerank`, `schemas`, `statistics`, `subjects`, `util`, `vectors`.
+Begin with `definitions`.
 """

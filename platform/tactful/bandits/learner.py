@@ -53,7 +53,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a bandit has learnt, as numbers."""
+    """Learnt numbers of a bandit."""
 
     arrays: ModelArrays
     decisions: int  # decisions that count

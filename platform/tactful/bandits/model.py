@@ -1,4 +1,4 @@
-"""What a bandit has learnt, as numbers to decide by, and the vector of a decision's features.
+"""Learnt numbers of a bandit, by which it decides, and the vector of a decision's features.
 
 The process that owns the log learns (`tactful.bandits.learner`), and every process that decides
 reads these numbers from a file. They hold sums over all users and nothing about one.

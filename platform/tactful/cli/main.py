@@ -70,7 +70,7 @@ _HELP = {
     "rules": "Test cleaning rules, and list or resend dead letters.",
     "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
-    "flags": "Check, convert and evaluate feature flags and their experiments.",
+    "flags": "Check, evaluate, apply and kill feature flags and their experiments.",
     "metrics": "Check and list the metrics of experiments, and register analyses.",
     "bandit": "Apply, list, judge and stop bandits: arms that are chosen by what pays.",
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",

@@ -1,7 +1,7 @@
 """Train a tuner in a simulated market or an own environment; needs the extra `tuner`.
 
-The directory that is written is read by `tactful.rerank.tuned_objective.Tuner`. Where the trained
-network does not beat the best fixed weights beyond noise, it holds those weights instead.
+The directory that is written is read by `tactful.rerank.tuned_objective.Tuner`. It holds
+the best fixed weights where the trained network does not beat them beyond noise.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True):
-    """What a training that is continued must agree with."""
+    """Settings that a continued training must share with its beginning."""
 
     environment: str
     seed: int

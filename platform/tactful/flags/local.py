@@ -225,6 +225,7 @@ class LocalFlags:
         try:
             with self._http.stream("GET", _STREAM, timeout=timeout) as response:
                 self._stream = response
+                self._streams = response.status_code != 404  # worker processes offer none
                 if not response.is_success:
                     raise ClientError(f"{_STREAM}: status {response.status_code}; flags are polled")
                 for line in response.iter_lines():

@@ -41,8 +41,9 @@ _UNIT = ("user_id", "device_id", "consented")
 class TactfulProvider(AbstractProvider):
     """Provider of the flags of one server.
 
-    The targeting key is the user. Of the context's attributes, `device_id` names a device instead,
-    and `consented: false` keeps the unit out of experiments; all others are read by conditions.
+    The targeting key is the user. Two attributes of the context have a meaning of their own:
+    `device_id` names a device instead of a user, and `consented: false` keeps the unit out of
+    experiments. Conditions read all others.
     """
 
     def __init__(self, flags: LocalFlags) -> None:

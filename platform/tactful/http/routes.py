@@ -13,7 +13,7 @@ import msgspec
 
 from tactful.http.access import ACCESS_ENDPOINTS
 from tactful.http.alerts import ALERT_ENDPOINTS
-from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
+from tactful.http.asgi import Call, Endpoint, Host, Reply, json_reply
 from tactful.http.common import (
     PageQuery,
     moment_of,
@@ -37,6 +37,7 @@ from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
+from tactful.http.resource import Application, route
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.http.subjects.audit import AUDIT_ENDPOINTS, looked_at

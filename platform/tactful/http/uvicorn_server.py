@@ -15,7 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tactful.config.server import ServerSettings
-from tactful.http.asgi import ARRIVED, STREAMED
+from tactful.http.asgi import ARRIVED
+from tactful.http.resource import STREAMED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util.process_tuning import (

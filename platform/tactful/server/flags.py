@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+Sender = tuple[str, str]
+"""Id of a browser key, and address of a request with it."""
+
+
 class ServerFlags:
     """The flags of one server; used from the event loop, but for `refresh` and `store`.
 
@@ -69,16 +73,12 @@ class ServerFlags:
         engine = platform.engine
         self._exposures = ExposureLog(key, seen=lambda name, at: engine.seen(name, at))
 
-    async def assign(
-        self, request: AssignRequest, *, public: bool, key: str, address: str
-    ) -> Assignment:
+    async def assign(self, request: AssignRequest, sender: Sender | None) -> Assignment:
         """Evaluate flags for a unit, and log its exposures.
 
         Args:
             request: unit, attributes and flags.
-            public: whether the caller's key lies in a web page.
-            key: id of the caller's key.
-            address: address of the caller.
+            sender: browser key and address of the request; None for a server's key.
 
         Raises:
             ProblemError: if sticky arms cannot be read or stored now.
@@ -86,8 +86,8 @@ class ServerFlags:
         now, served = self._clock(), self.service.served
         unit = self.unit_of(request, now)
         token, verified = None, unit.consented and unit.key is not None
-        if verified and public:
-            token = self._token_of(unit.key or "", request.token, now, key, address)
+        if verified and sender is not None:
+            token = self._token_of(unit.key or "", request.token, now, sender)
             verified = token is not None
         keys = request.flags or None
         try:
@@ -119,14 +119,14 @@ class ServerFlags:
             consented = Purpose.MEASUREMENT in of(request.user_id, request.device_id, now, claim)
         return Unit(request.user_id, request.device_id, request.attributes, consented)
 
-    def token(self, device_id: str, former: str | None, *, key: str, address: str) -> UnitToken:
-        """Return the token of a device.
+    def token(self, device_id: str, former: str | None, sender: Sender | None) -> UnitToken:
+        """Return the token of a device; `former` is the one so far.
 
         Raises:
-            ProblemError: if too many new devices came from its address.
+            ProblemError: if too many new devices came from the address of a browser key.
         """
-        unit, now = f"device:{device_id}", self._clock()
-        token = self._token_of(unit, former, now, key, address)
+        unit, now = DEVICE_PREFIX + device_id, self._clock()
+        token = self._token_of(unit, former, now, sender)
         if token is None:
             raise ProblemError(
                 "too_many_requests",
@@ -138,7 +138,7 @@ class ServerFlags:
         return UnitToken(token=token, expires_at=(issued or now) + LIFETIME_MS)
 
     def _token_of(
-        self, unit: str, former: str | None, now: int, key: str, address: str
+        self, unit: str, former: str | None, now: int, sender: Sender | None
     ) -> str | None:
         """Return the token of a known device, or of a new one within the limit."""
         if former is not None:
@@ -146,7 +146,8 @@ class ServerFlags:
             if issued is not None:
                 fresh = now - issued < LIFETIME_MS // 2
                 return former if fresh else self._tokens.issue(unit, now)
-        return self._tokens.issue(unit, now) if self._limit.admits(key, address) else None
+        admitted = sender is None or self._limit.admits(*sender)
+        return self._tokens.issue(unit, now) if admitted else None
 
     def proven(self, event: Event) -> Event:
         """Return a claimed exposure as the server's own if it is proven, else as it came."""

@@ -24,7 +24,7 @@ import msgspec
 
 from tactful.client import AsyncClient
 from tactful.errors import ClientError, ConfigError, DatasetError, TactfulError
-from tactful.http.asgi import Application, route
+from tactful.http.resource import Application, route
 from tactful.http.routes import ENDPOINTS
 from tactful.imports.options import ImportOptions
 from tactful.imports.plan import as_json

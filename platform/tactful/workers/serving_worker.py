@@ -30,12 +30,13 @@ from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
-from tactful.http.asgi import Application, Call, Endpoint, Reply, route
+from tactful.http.asgi import Call, Endpoint, Reply
 from tactful.http.credentials import open_tokens
 from tactful.http.data.live import STREAM
 from tactful.http.experiments.flags import FLAG_STREAM
 from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
+from tactful.http.resource import Application, route
 from tactful.http.routes import (
     ENDPOINTS,
     batch_decoder,

@@ -167,7 +167,7 @@ def test_noise_is_correlated_and_random_actions_are_held() -> None:
 @pytest.mark.parametrize("name", ["noise_correlation", "hold", "random_phases"])
 def test_shares_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(PolicyError, match=name):
-        DdpgSettings(**{name: 1.0})
+        DdpgSettings(**{name: 1.0})  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="centre"):
         DdpgSettings(running_statistics=True, centre_rewards=True)
 

@@ -68,4 +68,4 @@ def decided(number: int, arm: str, at: int, user: str = "ada", **more: Any) -> b
 def clicked(number: int, at: int, user: str = "ada", **more: Any) -> bytes:
     """Return the record of a click."""
     event = {"event_id": f"c{number}", "type": "click", "user_id": user, "timestamp": at}
-    return encode_entry(Event(**{**event, "received_at": at, "sender": SERVER, **more}))  # type: ignore[arg-type]
+    return encode_entry(Event(**{**event, "received_at": at, "sender": SERVER, **more}))

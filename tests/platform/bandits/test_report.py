@@ -45,6 +45,10 @@ def _shadow(rates: Sequence[float], own: Sequence[float], explore: float, n: int
     return log
 
 
+def _within(value: float, interval: Any, more: float = 0.0) -> bool:
+    return bool(interval.low - more < value < interval.high + more)
+
+
 def test_the_shadow_is_judged_by_what_it_would_have_done() -> None:
     rates, own = (0.1, 0.4, 0.1), (0.1, 0.8, 0.1)
     found = _report(_shadow(rates, own, 0.3, 6_000))
@@ -53,13 +57,13 @@ def test_the_shadow_is_judged_by_what_it_would_have_done() -> None:
     truth = float(np.dot(rates, own)) - served
     assert found.verdict is not None
     assert found.verdict.verdict == "better"
-    assert found.verdict.interval.low < truth < found.verdict.interval.high
+    assert _within(truth, found.verdict.interval)
     for arm, rate in zip(found.arms, rates, strict=True):
         assert arm.interval is not None
-        assert arm.interval.low - 0.02 < rate < arm.interval.high + 0.02
+        assert _within(rate, arm.interval, 0.02)
     assert found.regret is not None
     assert found.regret.best == "b"
-    assert found.regret.interval.low < 0.4 - float(np.dot(rates, own)) < found.regret.interval.high
+    assert _within(0.4 - float(np.dot(rates, own)), found.regret.interval)
     assert sum(point.decisions for point in found.series) == 6_000
     worse = _report(_shadow((0.4, 0.1, 0.1), own, 0.3, 6_000))
     assert worse.verdict is not None

@@ -64,6 +64,12 @@ def test_evaluate_says_which_rule_and_draw_decided(file: Path) -> None:
     result = run("evaluate", file, "--key", "购物车", "--attributes", '{"id": "u-7"}', "--json")
     (drawn,) = json.loads(result.stdout)
     assert (drawn["experiment"], drawn["rule_id"], drawn["unit"]) == ("cart", "rule-2", "u-7")
+    result = run("evaluate", file, "--key", "购物车", "--attributes", '{"country": "FR"}', "--why")
+    first, second = result.stdout.splitlines()[1:]
+    assert first == '  rule-1: the condition does not hold: country is "CH"'
+    assert second.startswith("  rule-2: the unit has no attribute id")
+    kept = '{"id||u-7": {"cart__0": 3}}'
+    assert "--sticky: expected JSON such as" in run("evaluate", file, "--sticky", kept).stderr
     result = run("evaluate", file, "--key", "secret", "--public")
     assert result.stdout == "secret  null  only the server evaluates it\n"
 

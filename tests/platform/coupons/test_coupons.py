@@ -33,7 +33,9 @@ from tactful.coupons.definitions import (
 from tactful.coupons.gain_fit import choose_gain, drawn_users
 from tactful.coupons.report import CouponOutcomes, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
-from tactful.metadata.store import MetadataStore
+from tactful.metadata.audit import AuditTrail
+from tactful.metadata.connections import METADATA
+from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.metadata.tables import coupon_offers
 from tactful.schemas.experiments.coupons import CampaignReport
 from tactful.server.platform import Platform
@@ -511,6 +513,19 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
     )
     assert told.exit_code == 0, told.output
     assert json.loads(told.output)["sample_ratio_mismatch"] is False
+    command = ["coupons", "fit", "cart", "--hours", "1e-9", "--install", "--json"]
+    fitted = CliRunner().invoke(main, command, env=environment)
+    assert fitted.exit_code == 0, fitted.output
+    assert json.loads(fitted.stdout)["chosen"] == "linear", "12 users are too few for a forest"
+    installed = settings.storage.data / "coupons" / "cart.json"
+    assert installed.exists()
+    with contextlib.closing(open_metadata(settings.storage.data / METADATA)) as metadata:
+        (entry, *_), _ = AuditTrail(metadata, clock=Clock()).entries(action="coupons.install")
+    assert entry.target == "gain of cart" and "linear" in entry.detail
+    removed = CliRunner().invoke(main, ["coupons", "uninstall", "cart"], env=environment)
+    assert removed.exit_code == 0 and not installed.exists()
+    again = CliRunner().invoke(main, ["coupons", "uninstall", "cart"], env=environment)
+    assert again.exit_code == 2 and "no model is installed" in again.output
 
 
 def test_a_funnel_counts_each_action_and_decision_once(tmp_path: Path) -> None:

@@ -122,10 +122,10 @@ def test_users_whose_coupon_was_impossible_are_left_out() -> None:
     assert users is not None
     assert users.value.tolist() == [0.0, 0.5, 1.5], "neither without budget nor targeted"
     np.testing.assert_allclose(users.chance, [0.6, 2 / 3, 0.6])
-    nobody = CouponOutcomes(
-        *(array[4:] for array in (treated, explored, explored, spent, spent, features, logged))
+    seen = CouponOutcomes(
+        treated[4:], explored[4:], explored[4:], spent[4:], spent[4:], features[4:], logged[4:]
     )
-    assert drawn_users(nobody, margin=0.5) is None
+    assert drawn_users(seen, margin=0.5) is None
 
 
 def linear_model(**weights: float) -> GainModel:

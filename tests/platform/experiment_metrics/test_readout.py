@@ -133,8 +133,8 @@ def test_a_change_makes_the_changed_part_exploratory(sqlite: MetadataStore) -> N
     assert not any(it.exploratory for it in read(sqlite, shop(300), text=words).effects)
 
 
-def test_registrations_are_stored_once_with_their_author(sqlite: MetadataStore) -> None:
-    registrations = MetricRegistrations(sqlite, clock=lambda: 7)
+def test_registrations_are_stored_once_with_their_author(database: MetadataStore) -> None:
+    registrations = MetricRegistrations(database, clock=lambda: 7)
     assert registrations.register(load_metrics(TEXT), by="ann") == ["结账"]
     assert registrations.register(load_metrics(TEXT), by="eve") == []
     assert registrations.latest() == {"结账": (7, "ann")}

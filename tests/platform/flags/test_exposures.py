@@ -9,14 +9,14 @@ from tactful.flags.exposures import (
     read_exposures,
     verified_exposure,
 )
-from tactful_streaming.contract.log_entries import Event, Restricted, encode_entry
+from tactful_streaming.contract.log_entries import Event, Property, Restricted, encode_entry
 
 KEY = b"k" * 32
 APPLIED = Applied("checkout", "short", "checkout-form", 7)
 
 
 def claimed(**about: object) -> Event:
-    properties = {"experiment": "checkout", "arm": "short", "version": 7}
+    properties: dict[str, Property] = {"experiment": "checkout", "arm": "short", "version": 7}
     event = Event(
         event_id="e1",
         type="exposure",

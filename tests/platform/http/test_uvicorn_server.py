@@ -12,7 +12,8 @@ from uvicorn.server import ServerState
 
 from tactful.config.server import ServerSettings
 from tactful.http import uvicorn_server as serving
-from tactful.http.asgi import ARRIVED, Application, Receive, Scope, Send
+from tactful.http.asgi import ARRIVED, Receive, Scope, Send
+from tactful.http.resource import Application
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 

@@ -217,6 +217,10 @@ test("a visitor who has not agreed to measurement is in no experiment", async ()
   const flags = open({ client });
   await flags.ready();
   assert.deepEqual([flags.value("price", 0), flags.isOn("cart")], [1, true]);
+  await flags.setAttributes({ id: "u-1" });
+  assert.equal(flags.value("price", 0), 2);
+  await flags.refresh();
+  assert.deepEqual([client.events, server.count("/v1/flags/token")], [[], 0]);
 });
 
 test("without a token the exposure is sent nevertheless, and by the next page with it", async () => {

@@ -15,7 +15,7 @@ import {
 /** Return a context, and the sticky documents that an evaluation may add to. */
 function contextOf(given) {
   const { features = {}, savedGroups = {}, hashed, attributes = {}, sticky } = given;
-  const arms = sticky && new Map(Object.entries(sticky));
+  const arms = sticky ? new Map(Object.entries(sticky)) : undefined;
   return {
     payload: { features, savedGroups },
     attributes: withDerived(attributes, hashed),
@@ -39,7 +39,7 @@ const functions = {
   sticky(given, key) {
     const context = contextOf(given);
     const result = evaluateFeature(context, key);
-    return [result, Object.fromEntries(context.sticky)];
+    return [result, Object.fromEntries(context.sticky ?? [])];
   },
 };
 

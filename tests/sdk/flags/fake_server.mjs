@@ -1,9 +1,10 @@
 // A small server of flags with a signing key, and the parts of a browser that Node lacks.
 import { createServer } from "node:http";
-import { createHash, generateKeyPairSync, sign } from "node:crypto";
+import { createHash, generateKeyPairSync, sign, webcrypto } from "node:crypto";
 import { EventSource } from "eventsource";
 
 globalThis.EventSource = EventSource;
+globalThis.crypto ??= webcrypto; // Node 18
 
 /** Give the page an empty storage, and return it. */
 export function emptyStorage() {

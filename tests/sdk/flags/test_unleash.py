@@ -28,26 +28,25 @@ def cases(shared_data: Path, number: str) -> dict[str, Any]:
 
 
 def test_published_cases(shared_data: Path, node: Node) -> None:
+    documents = [cases(shared_data, number) for number in READ]
     count = 0
-    for number in READ:
-        document = cases(shared_data, number)
-        found = node("unleash.mjs", document)
+    for document, found in zip(documents, node("unleash.mjs", documents), strict=True):
         for kind in ("tests", "variantTests"):
             for case, result in zip(document[kind], found[kind], strict=True):
-                assert result == case["expectedResult"], (number, case["description"])
+                assert result == case["expectedResult"], (document["name"], case["description"])
                 count += 1
     assert count == 190
 
 
 def test_strategies_of_unleash_are_refused_by_name(shared_data: Path, node: Node) -> None:
-    for number, name in REFUSED.items():
-        document = cases(shared_data, number)
-        error = node("unleash.mjs", document)["error"]
+    documents = [cases(shared_data, number) for number in REFUSED]
+    answers = node("unleash.mjs", documents)
+    for document, found, name in zip(documents, answers, REFUSED.values(), strict=True):
+        error = found["error"]
         assert any(f"{each['name']}: {name}" in error for each in document["state"]["features"])
 
 
 def test_another_document_is_refused(node: Node) -> None:
     states: list[Any] = [None, [], {}, {"features": {}}]
-    for state in states:
-        found = node("unleash.mjs", {"state": state, "tests": [], "variantTests": []})
+    for found in node("unleash.mjs", [{"state": state} for state in states]):
         assert "expected an object with the list `features`" in found["error"]

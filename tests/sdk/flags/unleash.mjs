@@ -1,16 +1,18 @@
-// Reads features of Unleash and evaluates its cases.
+// Reads documents of Unleash and evaluates their cases.
 import { readFileSync } from "node:fs";
 import { readUnleash } from "./flags-unleash.js";
 
-const { state, tests, variantTests } = JSON.parse(readFileSync(0, "utf8"));
-let answer;
-try {
-  const flags = readUnleash(state);
-  answer = {
-    tests: tests.map(({ toggleName, context }) => flags.isEnabled(toggleName, context)),
-    variantTests: variantTests.map(({ toggleName, context }) => flags.variant(toggleName, context)),
-  };
-} catch (error) {
-  answer = { error: error.message };
+function answer({ state, tests, variantTests }) {
+  try {
+    const flags = readUnleash(state);
+    return {
+      tests: tests.map(({ toggleName, context }) => flags.isEnabled(toggleName, context)),
+      variantTests: variantTests.map(({ toggleName, context }) => flags.variant(toggleName, context)),
+    };
+  } catch (error) {
+    return { error: error.message };
+  }
 }
-process.stdout.write(JSON.stringify(answer));
+
+const documents = JSON.parse(readFileSync(0, "utf8"));
+process.stdout.write(JSON.stringify(documents.map(answer)));

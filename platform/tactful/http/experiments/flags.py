@@ -62,9 +62,9 @@ class WhyQuery(msgspec.Struct, forbid_unknown_fields=True):
     attributes: Annotated[str, Meta(max_length=8_192)] = "{}"
 
 
-async def _assign(platform: Platform, call: Call) -> Reply:
+async def _post_assign(platform: Platform, call: Call) -> Reply:
     request = await call.json(assign_decoder)
-    address = ""
+    sender = None
     if call.public:
         if request.user_id is not None:
             raise ProblemError(
@@ -73,27 +73,22 @@ async def _assign(platform: Platform, call: Call) -> Reply:
                 field="$.user_id",
             )
         platform.rates.count(call.browser_key, 0, [request.device_id])
-        address = sender_address(platform, call)
+        sender = call.key.id, sender_address(platform, call)
     if opts_out(platform, call):
         request = without_claim(request)
-    answer = await platform.flags.assign(
-        request, public=call.public, key=call.key.id, address=address
-    )
-    return json_reply(answer)
+    return json_reply(await platform.flags.assign(request, sender))
 
 
-async def _issue_token(platform: Platform, call: Call) -> Reply:
+async def _post_flag_token(platform: Platform, call: Call) -> Reply:
     request = await call.json(_token)
+    sender = None
     if call.public:
         platform.rates.count(call.browser_key, 0, [request.device_id])
-    address = sender_address(platform, call)
-    key = call.key.id
-    return json_reply(
-        platform.flags.token(request.device_id, request.token, key=key, address=address)
-    )
+        sender = call.key.id, sender_address(platform, call)
+    return json_reply(platform.flags.token(request.device_id, request.token, sender))
 
 
-async def _get_payload(platform: Platform, call: Call) -> Reply:
+async def _get_flag_payload(platform: Platform, call: Call) -> Reply:
     served = platform.flags.service.served
     envelope = served.public if call.public else served.full
     platform.flags.read_by_client()
@@ -104,11 +99,11 @@ async def _get_payload(platform: Platform, call: Call) -> Reply:
     return Reply(200, envelope.body, headers=headers)
 
 
-async def _get_signing_key(platform: Platform, call: Call) -> Reply:
+async def _get_flag_signing_key(platform: Platform, call: Call) -> Reply:
     return json_reply(platform.flags.service.signer.public)
 
 
-async def _get_stream(platform: Platform, call: Call) -> Reply:
+async def _get_flag_stream(platform: Platform, call: Call) -> Reply:
     if platform.flags.service.is_full:
         raise ProblemError(
             "overloaded", "too many streams are open: read the payload now and then", retry_after=60
@@ -131,7 +126,7 @@ async def _versions(platform: Platform) -> AsyncGenerator[bytes]:
             await service.newer(sent, _HEARTBEAT_S)
 
 
-async def _list(platform: Platform, call: Call) -> Reply:
+async def _list_flags(platform: Platform, call: Call) -> Reply:
     query = call.query(PageQuery)
     reader = platform.flags.reader
     served, infos = await stored(reader.all, _UNAVAILABLE)
@@ -148,20 +143,20 @@ async def _list(platform: Platform, call: Call) -> Reply:
     )
 
 
-async def _get(platform: Platform, call: Call) -> Reply:
+async def _get_flag(platform: Platform, call: Call) -> Reply:
     return json_reply(await _details(platform, call.path["key"]))
 
 
-async def _apply(platform: Platform, call: Call) -> Reply:
+async def _apply_flags(platform: Platform, call: Call) -> Reply:
     file, by = await call.json(_file), caller_of(call)
     return json_reply(await _changed(platform, partial(platform.flags.service.apply, file, by=by)))
 
 
-async def _kill(platform: Platform, call: Call) -> Reply:
+async def _kill_flag(platform: Platform, call: Call) -> Reply:
     return await _switch(platform, call, platform.flags.service.kill)
 
 
-async def _revive(platform: Platform, call: Call) -> Reply:
+async def _revive_flag(platform: Platform, call: Call) -> Reply:
     return await _switch(platform, call, platform.flags.service.revive)
 
 
@@ -171,7 +166,7 @@ async def _switch(platform: Platform, call: Call, change: Callable[..., object])
     return json_reply(await _details(platform, key))
 
 
-async def _why(platform: Platform, call: Call) -> Reply:
+async def _explain_flag(platform: Platform, call: Call) -> Reply:
     query, key = call.query(WhyQuery), call.path["key"]
     try:
         attributes = msgspec.json.decode(query.attributes, type=dict[str, object])
@@ -213,7 +208,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/assign",
         "Evaluate flags and experiments for one unit",
-        _assign,
+        _post_assign,
         details=(
             "Logs an exposure for each experiment that gave a value, once for a unit and arm. "
             "A unit that has not agreed to `measurement` is in no experiment. A browser key names "
@@ -230,11 +225,12 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/flags/token",
         "Get the token of a device that evaluates flags itself",
-        _issue_token,
+        _post_flag_token,
         details=(
             "Its `exposure` events count with this token in `properties.token`. The token so far "
             "is renewed; a device without one counts as new, and new devices of one address are "
-            "limited (`limits.new_devices_per_hour`)."
+            "limited with a browser key"
+            " (`limits.new_devices_per_hour`)."
         ),
         scope="recommend",
         browser=True,
@@ -246,7 +242,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/flags/payload",
         "Get the signed flags for local evaluation",
-        _get_payload,
+        _get_flag_payload,
         details=(
             "Send the `ETag` as `If-None-Match`: 304 means that nothing changed. A browser key "
             "gets the public form: targeted values are hashed, and flags that cannot be are "
@@ -260,7 +256,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/flags/signing-key",
         "Get the public key of signed flags",
-        _get_signing_key,
+        _get_flag_signing_key,
         scope=ANY_KEY,
         browser=True,
         answer=FlagSigningKey,
@@ -269,7 +265,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         FLAG_STREAM,
         "Follow the versions of the flags",
-        _get_stream,
+        _get_flag_stream,
         details=(
             "Server-sent events: `event: version` with the number now and at each change, for ten "
             "minutes. At most 500 are open at once. A server with worker processes does not offer "
@@ -284,7 +280,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/flags",
         "List the flags",
-        _list,
+        _list_flags,
         details="By key, with their state and the reasons to remove them.",
         scope="analyst",
         query=PageQuery,
@@ -295,7 +291,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/flags",
         "Apply definitions of flags",
-        _apply,
+        _apply_flags,
         details=(
             "Replaces all flags in one transaction; killed flags stay killed. A file is `invalid` "
             "as a whole, and so is one that changes the arms, weights or hash of an experiment "
@@ -310,7 +306,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/flags/{key}",
         "Read a flag, its rules and its history",
-        _get,
+        _get_flag,
         details="The history names callers: it needs `admin`.",
         scope="admin",
         answer=FlagDetails,
@@ -320,7 +316,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/flags/{key}/kill",
         "Kill a flag",
-        _kill,
+        _kill_flag,
         details="Every unit gets the default value until it is revived; the reason is recorded.",
         scope="admin",
         body=FlagStep,
@@ -331,7 +327,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/flags/{key}/revive",
         "Revive a killed flag",
-        _revive,
+        _revive_flag,
         scope="admin",
         body=FlagStep,
         answer=FlagDetails,
@@ -341,7 +337,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/flags/{key}/why",
         "Explain the value of a flag for one unit",
-        _why,
+        _explain_flag,
         details=(
             "The rules in their order, with the reason why each applies or not. This is a look at "
             "a person, and is recorded as such."

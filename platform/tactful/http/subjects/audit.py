@@ -61,8 +61,8 @@ AUDIT_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_audit,
         details=(
             "Newest first: accesses to users (`person`), models (`model`), rollouts (`rollout`), "
-            "feature definitions (`features`), keys (`key`) and every other change. Users are "
-            "keyed hashes. It names operators of the installation: it needs `admin`."
+            "flags (`flag`), feature definitions (`features`), keys (`key`) and every other change. "
+            "Users are keyed hashes. It names operators of the installation: it needs `admin`."
         ),
         scope="admin",
         query=AuditQuery,

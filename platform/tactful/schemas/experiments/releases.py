@@ -6,7 +6,7 @@ import msgspec
 
 
 class ReleaseCost(msgspec.Struct, kw_only=True, frozen=True):
-    """What the private release of an experiment's metrics costs, before and while it is drawn.
+    """Cost of the private release of an experiment's metrics, before and while it is drawn.
 
     Attributes:
         key: of the experiment.

@@ -212,7 +212,7 @@ export class Flags {
   }
 
   private expose(experiment: string, arm: string, flag: string, phase: string): void {
-    this.exposures?.send({ experiment, phase, arm, flag, version: this.version });
+    if (this.unit !== undefined) this.exposures?.send({ experiment, phase, arm, flag, version: this.version });
   }
 
   private evaluate(key: string, sticky: StickyArms): FeatureResult {

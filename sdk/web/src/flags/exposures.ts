@@ -1,6 +1,6 @@
 // Exposures: the events that say which arm was applied to a device, each sent once.
 
-import { type Address, post } from "../transport.js";
+import { type Address, post, type TactfulError } from "../transport.js";
 import type { PageEvent } from "../types.js";
 import type { Memory, Token } from "./memory.js";
 
@@ -25,10 +25,12 @@ export interface Applied {
 
 const TIMEOUT_MS = 5_000;
 const RENEWED_MS = 30 * 86_400_000;
+const AGAIN_MS = 60_000;
 
 /** Sends the exposures of one page. */
 export class Exposures {
   private asking: { device: string; token: Promise<string | undefined> } | undefined;
+  private againAt = Number.POSITIVE_INFINITY;
   /** Exposures of this page, whether they wait for the token or were sent. */
   private readonly pending = new Set<string>();
 
@@ -65,7 +67,8 @@ export class Exposures {
   token(device: string): Promise<string | undefined> {
     const kept = this.memory.token(device);
     if (kept && kept.expires_at > Date.now() + RENEWED_MS) return Promise.resolve(kept.token);
-    if (this.asking?.device !== device) {
+    if (this.asking?.device !== device || Date.now() >= this.againAt) {
+      this.againAt = Number.POSITIVE_INFINITY;
       this.asking = { device, token: this.ask(device, kept?.token) };
     }
     return this.asking.token;
@@ -77,7 +80,8 @@ export class Exposures {
       const answer = await post<Token>(this.address, "/v1/flags/token", body, TIMEOUT_MS);
       if (this.visitor.deviceId === device) this.memory.keepToken(device, answer);
       return answer.token;
-    } catch {
+    } catch (error) {
+      this.againAt = Date.now() + Math.max(AGAIN_MS, (error as TactfulError).retryAfterMs || 0);
       return former;
     }
   }

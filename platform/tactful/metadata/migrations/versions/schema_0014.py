@@ -22,7 +22,7 @@ def upgrade() -> None:
             primary_key=True,
             autoincrement=True,
         ),
-        sa.Column("experiment", sa.String(255), nullable=False, index=True),
+        sa.Column("experiment", sa.String(255), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("registered_by", sa.String(255), nullable=False),
         sa.Column(
@@ -32,3 +32,7 @@ def upgrade() -> None:
         ),
         **TABLE_OPTIONS,
     )
+    name = "ix_metric_plans_experiment"
+    found = sa.inspect(op.get_bind()).get_indexes("metric_plans")
+    if name not in [index["name"] for index in found]:
+        op.create_index(name, "metric_plans", ["experiment"])

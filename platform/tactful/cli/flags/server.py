@@ -146,10 +146,6 @@ def why(
         click.echo(f"  keeps {_plain(arm)} of {_plain(experiment)}")
 
 
-SERVER_COMMANDS = (apply_, list_, show, kill, revive, why)
-"""Commands that use a server."""
-
-
 def _attributes(given: tuple[str, ...]) -> Mapping[str, Any]:
     found = {}
     for pair in given:
