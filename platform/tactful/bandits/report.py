@@ -109,7 +109,9 @@ def outcomes_of(
     supported = [decision for decision in found if decision.floor > 0]
     shadow = [decision for decision in supported if not decision.live]
     reasons: list[str] = []
-    verdict = _verdict(shadow, reasons)
+    if not shadow and not supported:
+        reasons.append(NO_SHADOW)
+    verdict = _verdict(shadow, reasons) if shadow else None
     estimates, regret = _regret(definition, supported, reasons)
     return BanditOutcomes(
         decisions=len(found),
@@ -164,9 +166,6 @@ def _verdict(shadow: Sequence[JoinedDecision], reasons: list[str]) -> BanditVerd
     from tactful_bandits.evaluation.off_policy import LoggedDecisions
     from tactful_bandits.evaluation.verdict import evaluate_policy
 
-    if not shadow:
-        reasons.append(NO_SHADOW)
-        return None
     if len({decision.unit for decision in shadow}) < 2:
         reasons.append(TOO_FEW)
         return None

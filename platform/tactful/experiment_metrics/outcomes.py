@@ -230,6 +230,7 @@ def _members(
     found = []
     for name, unit in units:
         described = [it for it in columns.described.get(name, ()) if it[0] <= unit.at]
+        described.reverse()  # of equal times, the description that came last holds
         latest = max(described, key=lambda it: it[0])[1] if described else {}
         found.append(matches(segment.condition, {**unit.attributes, "user": latest}))
     return np.array(found, bool)

@@ -270,3 +270,21 @@ def test_a_rollout_gives_the_bandit_to_a_share_and_measures_its_decisions(live: 
     assert {*arms["change"]} == serving
     counted = {user for people in arms.values() for user, seen in people.items() if seen.took}
     assert counted == took
+
+
+def test_an_arm_is_removed_and_another_added_while_live(live: Live) -> None:
+    with _client(live) as client:
+        client.post("/v1/bandits", json={**BANNER, "state": "live", "min_share": 0.3})
+        made = [_decide(client, "banner", user_id=f"u{n}") for n in range(40)]
+        assert {it["arm"] for it in made} == {"a", "b", "c"}
+        arms = [{"name": name, "value": name} for name in ("c", "d")]
+        changed = {**BANNER, "state": "live", "min_share": 0.3, "arms": arms}
+        assert client.post("/v1/bandits", json=changed).status_code == 201
+        after = [_decide(client, "banner", user_id=f"v{n}") for n in range(40)]
+        assert {it["arm"] for it in after} == {"c", "d"}
+        assert {it["value"] for it in after} == {"c", "d"}
+        _reward(client, "u0", made[0]["decision_id"], 1)
+        _later(live)
+        kept = sum(it["arm"] == "c" for it in made) + 40
+        learner = live.platform.bandits.learner
+        wait_until(lambda: learner.learnt("banner").decisions == kept, 20)  # type: ignore[union-attr]

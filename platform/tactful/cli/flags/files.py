@@ -12,7 +12,6 @@ import msgspec
 from tactful.cli import options as cli
 from tactful.cli.exit_codes import ExitCode
 from tactful.errors import ConfigError
-from tactful.flags.reasons import steps
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 from tactful_bandits.assignment import texts
@@ -32,14 +31,13 @@ from tactful_bandits.flags import (
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _READERS = {"growthbook": read_growthbook, "unleash": read_unleash}
-# Commands that need a server, in modules of their own.
-_ON_A_SERVER: dict[str, LazyCommand] = {
-    name: LazyCommand(f"tactful.cli.flags.server:{function}", text)
-    for name, function, text in (
+_ON_A_SERVER = {
+    name: LazyCommand(f"tactful.cli.remote.flags:{attribute}", text)
+    for name, attribute, text in (
         ("apply", "apply_", "Replace all flags of a server by those of FILE, in one step."),
         ("list", "list_", "List the flags of a server, with the reasons to remove them."),
         ("show", "show", "Show the flag KEY: its rules, and the versions that changed it."),
-        ("kill", "kill", "Give every unit the default value of the flag KEY."),
+        ("kill", "kill", "Give every unit the default value of the flag KEY until it is revived."),
         ("revive", "revive", "End the kill of the flag KEY."),
         ("why", "why", "Explain the value of the flag KEY for a unit; the look is recorded."),
     )
@@ -123,7 +121,6 @@ def convert(file: Path, product: str, as_json: bool) -> None:
 @click.option("--attributes", default="{}", help="Attributes of the unit, as a JSON object.")
 @click.option("--sticky", default=None, help="Arms that units had before, as JSON documents.")
 @click.option("--public", is_flag=True, help="Evaluate what a browser gets.")
-@click.option("--why", is_flag=True, help="Print also the rules that were tried before.")
 @cli.json_option
 def evaluate(
     file: Path,
@@ -131,7 +128,6 @@ def evaluate(
     attributes: str,
     sticky: str | None,
     public: bool,
-    why: bool,
     as_json: bool,
 ) -> None:
     """Print the value of each flag for a unit, with the rule and the draw that decided.
@@ -143,22 +139,18 @@ def evaluate(
     for key in keys:
         if key not in features.by_key:
             raise ConfigError(f"{file}: there is no flag {key!r}; flags are: {', '.join(known)}")
-    unit = _object("--attributes", attributes)
-    arms = None if sticky is None else _sticky(sticky)
-    results = evaluate_all(features, unit, keys or None, sticky=arms)
-    tried = {key: steps(features, key, unit, arms) for key in results} if why else {}
+    results = evaluate_all(
+        features,
+        _object("--attributes", attributes),
+        keys or None,
+        sticky=None if sticky is None else _object("--sticky", sticky),
+    )
     if as_json:
-        cli.print_json(
-            [
-                {**msgspec.to_builtins(result), **({"steps": tried[key]} if why else {})}
-                for key, result in results.items()
-            ]
-        )
+        cli.print_json([msgspec.to_builtins(result) for result in results.values()])
         return
     for key, result in results.items():
-        click.echo(f"{key}  {texts.as_json(result.value)}  {_reason(result)}")
-        for step in tried.get(key, ()):
-            click.echo(f"  {step.rule}: {step.why}")
+        value = texts.as_json(result.value)
+        click.echo(f"{key}  {value}  {_reason(result)}")
 
 
 def _load(file: Path) -> FlagSet:
@@ -221,14 +213,6 @@ def _object(option: str, text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except DECODE_ERRORS as error:
         raise ConfigError(f'{option}: expected JSON such as {{"id": "u-7"}}: {error}') from error
-
-
-def _sticky(text: str) -> dict[str, dict[str, str]]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, dict[str, str]])
-    except DECODE_ERRORS as error:
-        example = '{"id||u-7": {"new-cart-2027__0": "on"}}'
-        raise ConfigError(f"--sticky: expected JSON such as {example}: {error}") from error
 
 
 def _reason(result: Evaluation) -> str:

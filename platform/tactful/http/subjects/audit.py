@@ -61,7 +61,7 @@ AUDIT_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_audit,
         details=(
             "Newest first: accesses to users (`person`), models (`model`), rollouts (`rollout`), "
-            "flags (`flag`), feature definitions (`features`), keys (`key`) and every other change. "
+            "flags (`flag`), feature definitions (`features`), keys (`key`), every other change. "
             "Users are keyed hashes. It names operators of the installation: it needs `admin`."
         ),
         scope="admin",

@@ -57,7 +57,12 @@ def exposures(shop: Live) -> list[Exposure]:
 
 def test_an_empty_installation(tmp_path: Path) -> None:
     with Live(Platform.open(small_settings(tmp_path), build)) as live:
-        empty: dict[str, object] = {"version": 0, "applied_at": None, "flags": [], "next_cursor": None}
+        empty: dict[str, object] = {
+            "version": 0,
+            "applied_at": None,
+            "flags": [],
+            "next_cursor": None,
+        }
         assert ok(live.http.get("/v1/flags")) == empty
         answer = ok(live.http.post("/v1/assign", json={"user_id": "ada", "flags": ["a"]}))
         assert answer["flags"]["a"]["source"] == "unknown"
