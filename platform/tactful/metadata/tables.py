@@ -305,7 +305,7 @@ flag_versions = _table(
 flag_secrets = _table(
     "flag_secrets",
     sa.Column("name", sa.String(16), primary_key=True),
-    sa.Column("value", sa.LargeBinary(64), nullable=False),
+    sa.Column("value", sa.LargeBinary, nullable=False),
 )
 flag_arms = _table(
     "flag_arms",

@@ -47,7 +47,7 @@ _ON_A_SERVER = {
 
 @click.group(cls=LazyGroup, lazy=_ON_A_SERVER)
 def flags() -> None:
-    """Check, convert and evaluate feature flags and their experiments."""
+    """Check, evaluate, apply and kill feature flags and their experiments."""
 
 
 @flags.command("check", epilog=cli.example("tactful flags check flags.yaml"))

@@ -33,7 +33,7 @@ def upgrade() -> None:
     op.create_table(
         "flag_secrets",
         sa.Column("name", sa.String(16), primary_key=True),
-        sa.Column("value", sa.LargeBinary(64), nullable=False),
+        sa.Column("value", sa.LargeBinary, nullable=False),
         **TABLE_OPTIONS,
     )
     op.create_table(
