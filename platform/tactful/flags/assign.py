@@ -21,6 +21,7 @@ from tactful_bandits.flags.draws import unit_text
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event
 
 _NO_EXPERIMENTS = Overrides(enabled=False)
+_LONGEST = 256  # characters of a value that identifies a unit
 _REMEMBERED = 200_000  # exposures that are not logged again
 
 
@@ -75,6 +76,9 @@ class FlagAssigner:
         attributes = unit.to_attributes()
         if not unit.consented or unit.key is None:
             return evaluate_all(served.features, attributes, keys, overrides=_NO_EXPERIMENTS)
+        for name in served.kept_by:
+            if len(unit_text(attributes.get(name)) or "") > _LONGEST:
+                del attributes[name]  # no column is as long: it identifies no unit
         documents = _documents(served, attributes)
         if not documents:
             return evaluate_all(served.features, attributes, keys)

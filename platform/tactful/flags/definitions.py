@@ -59,8 +59,8 @@ def read_definitions(text: str, name: str) -> FlagDefinitions:
     try:
         flag_set = load_flags(text, name=name)
         source = YamlSource.read(text, name)
-        for key in flag_set.flags:
-            _require_usable(source, key)
+        for key, flag in flag_set.flags.items():
+            _require_usable(source, key, flag)
     except DefinitionError as error:
         raise ConfigError(str(error)) from error
     payload = compile_features(flag_set)
@@ -117,13 +117,19 @@ def _place(definitions: FlagDefinitions, phase: str) -> str:
     return definitions.name
 
 
-def _require_usable(source: YamlSource, key: str) -> None:
-    """Check what only this server demands of a key."""
+def _require_usable(source: YamlSource, key: str, flag: Flag) -> None:
+    """Check what only this server demands of a flag."""
     if key in _TAKEN:
         taken = ", ".join(sorted(_TAKEN))
         raise source.error(("flags", key), f"{taken} are paths of the API: rename the flag")
-    if len(key) > _LONGEST:
-        raise source.error(("flags", key), f"a key has at most {_LONGEST} characters: shorten it")
+    names = [key]
+    for rule in flag.rules:
+        if rule.experiment is not None:
+            design = rule.experiment.design
+            names += [design.key, *(arm.name for arm in design.arms)]
+    if any(len(name) > _LONGEST for name in names):
+        problem = f"keys and names of arms have at most {_LONGEST} characters: shorten them"
+        raise source.error(("flags", key), problem)
 
 
 def _plain(value: Any) -> Any:

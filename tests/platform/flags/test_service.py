@@ -178,3 +178,9 @@ def test_browsers_get_no_clear_values(service: FlagService) -> None:
     features = opened(service, service.served.public)
     assert evaluate(features, "banner", {"email": "ada@shop.example"}).value == "Spring sale"
     assert evaluate(features, "banner", {"email": "bob@shop.example"}).value == ""
+
+
+def test_names_fit_the_columns_of_the_database(service: FlagService) -> None:
+    for long in ("checkout-2027" + "x" * 116, "checkout-2027" + "结" * 116):
+        with pytest.raises(ConfigError, match=r"flags\.yaml:\d+.*at most 128"):
+            apply(service, FLAGS.replace("checkout-2027", long))
