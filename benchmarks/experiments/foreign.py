@@ -1,11 +1,11 @@
 """The tuner outside its own simulator: environments of other projects, and differing markets.
 
 Environments are compared with stable-baselines3's TD3, in an environment of its own: the Python of
-`.venv-agents`, or the one that `TACTFUL_BENCH_AGENTS` names, with `stable-baselines3`,
-`highway-env`, `msgspec`, `pyyaml` and `scipy`; both agents are trained there, with the same number
-of steps and the same seeds, and are judged in the same episodes. The figure is the mean of our
-returns minus those of the peer, divided by the range between a random policy and the better agent,
-in the worst environment.
+`.venv-agents`, or the one that `TACTFUL_BENCH_AGENTS` names, with the packages that
+docs/how-to/measure.md lists; both agents are trained there, with the same number of steps and the
+same seeds, and are judged in the same episodes. The figure is the mean of our returns minus those
+of the peer, divided by the range between a random policy and the better agent, in the worst
+environment.
 """
 
 import json
@@ -50,7 +50,7 @@ def environments(quick: bool) -> list[Figure]:
     names = ["Pendulum-v1"] if quick else list(ENVIRONMENTS)
     found, scores = [], []
     for name in names:
-        steps = 5_000 if quick else ENVIRONMENTS[name]
+        steps = 3_000 if quick else ENVIRONMENTS[name]
         ours = [trained_return("tactful", name, steps, seed) for seed in range(seeds)]
         peer = [trained_return("peer", name, steps, seed) for seed in range(seeds)]
         span = max(float(np.mean(ours)), float(np.mean(peer))) - CHANCE[name]

@@ -127,19 +127,12 @@ class DdpgAgent:
         *,
         settings: DdpgSettings = GENERAL_SETTINGS,
         seed: int = 0,
-        capacity: int = 100_000,
         replay_path: Path | None = None,
     ) -> DdpgAgent:
         """Create an agent for an environment; raise PolicyError if a space is not a finite Box."""
         spaces = BoxSpaces.of(env)
-        return cls(
-            spaces.states,
-            spaces.actions,
-            settings=settings,
-            seed=seed,
-            capacity=capacity,
-            replay_path=replay_path,
-        )
+        sizes = spaces.states, spaces.actions
+        return cls(*sizes, settings=settings, seed=seed, replay_path=replay_path)
 
     def learn(
         self,

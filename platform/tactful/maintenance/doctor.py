@@ -20,6 +20,7 @@ from tactful.config.privacy import DAY_MS, retention_limits
 from tactful.config.settings import Settings, secret
 from tactful.errors import ClientError, ModelError, TactfulError
 from tactful.event_log.encryption import open_seal
+from tactful.experiment_metrics.definitions import load_metrics
 from tactful.maintenance.check_model import check_model
 from tactful.maintenance.retention import PROGRESS, read_progress
 from tactful.metadata.connections import kafka_settings, open_keys, open_redis
@@ -91,6 +92,8 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     if settings.engine.rules != Path():
         yield "rules", _rules
     yield "lists", _lists
+    if settings.recommend.metrics != Path():
+        yield "metrics", _metrics
     yield "permissions", _permissions
     yield "disk", _disk
     yield "space", _room
@@ -134,6 +137,13 @@ def _lists(settings: Settings) -> Finding:
     """Check the files of ranking arms and placement rules."""
     arms = policies(ranking_experiment(settings.experiments), default=Policy())
     return "ok", f"{len(arms)} arms, {len(load_placement(settings.placement))} placement rules"
+
+
+def _metrics(settings: Settings) -> Finding:
+    """Check the metrics and analyses of experiments."""
+    found = load_metrics(settings.experiment_metrics)
+    name = settings.experiment_metrics.name
+    return "ok", f"{len(found.metrics)} metrics and {len(found.plans)} analyses in {name}"
 
 
 def _permissions(settings: Settings) -> Finding:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.platform.support import small_settings
 
 from tactful.cli.main import main
+from tactful.config.recommendation import RecommendSettings
 from tactful.config.settings import Settings
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.errors import MetricError
+from tactful.maintenance.doctor import examine
 
 HEAD = "metrics:\n  - {name: buyers, kind: binary, event: purchase, window: 7d}\n"
 SUM = "kind: sum, event: purchase, window: 7d"
@@ -130,3 +134,15 @@ def test_the_command_prints_metrics_or_the_first_error(tmp_path: Path) -> None:
     file.write_text(HEAD + "  - {name: a, kind: sum}\n", "utf-8")
     refused = CliRunner().invoke(main, ["metrics", "check", str(file)])
     assert refused.exit_code == 2 and f"{file}:3: window is missing" in refused.stderr
+
+
+def test_the_doctor_checks_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.yaml"
+    file.write_text(HEAD)
+    settings = replace(small_settings(tmp_path), recommend=RecommendSettings(metrics=file))
+    found = {check.name: check for check in examine(settings)}
+    assert found["metrics"].state == "ok"
+    assert found["metrics"].said == "1 metrics and 0 analyses in metrics.yaml"
+    file.write_text("metrics: 1")
+    (failed,) = (check for check in examine(settings) if check.name == "metrics")
+    assert failed.state == "failed" and "metrics.yaml:1" in failed.said
