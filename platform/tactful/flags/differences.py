@@ -94,8 +94,6 @@ def phase_of(flag: str, rule: Mapping[str, Any]) -> str:
 
 def _lines(place: str, before: Any, after: Any) -> Iterator[str]:
     """Yield a line for each part that differs, with its path."""
-    if before == after and type(before) is type(after):
-        return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in dict.fromkeys([*before, *after]):
             inner = f"{place}.{name}" if place else str(name)
@@ -103,7 +101,7 @@ def _lines(place: str, before: Any, after: Any) -> Iterator[str]:
     elif _has_objects(before) and _has_objects(after):
         for index, (one, other) in enumerate(zip_longest(before, after, fillvalue=_ABSENT)):
             yield from _lines(f"{place}[{index}]", one, other)
-    else:
+    elif _json(before) != _json(after):  # 1 and true are equal in Python
         yield f"{place}: {_short(before)} → {_short(after)}"
 
 
@@ -112,7 +110,9 @@ def _has_objects(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    if value is _ABSENT:
-        return "(none)"
-    text = msgspec.json.encode(value).decode()
+    text = _json(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _json(value: Any) -> str:
+    return "(none)" if value is _ABSENT else msgspec.json.encode(value).decode()
