@@ -190,7 +190,7 @@ def over_time(
     """
     names = ", ".join(dict.fromkeys(row[series] for row in rows))
     times = len({row["at"] for row in rows})
-    return (
+    chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_line(point=True)
         .encode(
@@ -208,6 +208,7 @@ def over_time(
             height=260, description=f"{title} over time of {names}, {times} points in time."
         )
     )
+    return chart
 
 
 def span(cells: Sequence[Count]) -> tuple[float, float]:
