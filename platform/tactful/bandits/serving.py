@@ -18,6 +18,7 @@ from tactful.bandits.decisions import Decision, draw
 from tactful.bandits.definitions import BanditDefinition, State
 from tactful.bandits.model import BanditModel, FeatureVector, ModelArrays
 from tactful.errors import ConfigError
+from tactful.util.changed_file import ChangedFile
 from tactful_privacy.decoding import DECODE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -101,9 +102,8 @@ class ServedBandits:
 
     def __init__(self, path: Path | None) -> None:
         """Follow a file; None follows none."""
-        self._path = path
+        self._file = None if path is None else ChangedFile(path)
         self._rng = np.random.default_rng()
-        self._seen: tuple[int, int, int] | None = None
         self.by_key: Mapping[str, ServedBandit] = {}
         self.recommending: ServedBandit | None = None  # the one that shapes recommendations
 
@@ -112,21 +112,13 @@ class ServedBandits:
 
         If it is invalid the former bandits stay; raise ConfigError then.
         """
-        if self._path is None:
+        if self._file is None or not self._file.changed():
             return False
         try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            return False
-        seen = stat.st_ino, stat.st_mtime_ns, stat.st_size
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        try:
-            content = self._path.read_bytes()
+            content = self._file.path.read_bytes()
             published = msgspec.msgpack.decode(content, type=list[PublishedBandit])
         except (OSError, *DECODE_ERRORS) as error:
-            raise ConfigError(f"{self._path}: cannot be read: {error}") from error
+            raise ConfigError(f"{self._file.path}: cannot be read: {error}") from error
         served = [self._served(each) for each in published]
         self.by_key = {bandit.definition.key: bandit for bandit in served}
         shaping = [it for it in served if it.definition.recommends and it.state != "off"]

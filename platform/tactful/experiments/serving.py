@@ -21,6 +21,7 @@ from tactful.experiments.definitions import CHANGE, RolloutDefinition, experimen
 from tactful.experiments.metrics import ROLLOUTS
 from tactful.rerank.arm_policy import Policy
 from tactful.rerank.tuned_objective import Tuner
+from tactful.util.changed_file import ChangedFile
 from tactful_bandits.assignment.assign import Assignment, Experiment, assign
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -85,9 +86,8 @@ class ServedRollouts:
 
     def __init__(self, path: Path | None, *, generator: np.random.Generator | None = None) -> None:
         """Follow a file that `write_served` of the controller writes; None follows none."""
-        self._path = path
+        self._file = None if path is None else ChangedFile(path)
         self._generator = generator or np.random.default_rng()
-        self._seen: tuple[int, int, int] | None = None
         self.rollouts: tuple[ServedRollout, ...] = ()
 
     def refresh(self) -> bool:
@@ -95,20 +95,12 @@ class ServedRollouts:
 
         If it is invalid the former rollouts stay; raise ConfigError then.
         """
-        if self._path is None:
+        if self._file is None or not self._file.changed():
             return False
         try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            return False
-        seen = stat.st_ino, stat.st_mtime_ns, stat.st_size
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        try:
-            served = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
+            served = msgspec.json.decode(self._file.path.read_bytes(), type=list[Served])
         except (OSError, *DECODE_ERRORS) as error:
-            raise ConfigError(f"{self._path}: cannot be read: {error}") from error
+            raise ConfigError(f"{self._file.path}: cannot be read: {error}") from error
         rollouts = []
         for rollout in served:
             change = rollout.definition

@@ -176,6 +176,41 @@ def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: P
     )
 
 
+def over_time(
+    rows: Sequence[Mapping[str, Any]], *, value: str, series: str, title: str, number: str
+) -> alt.Chart:
+    """Draw a line of values for each series.
+
+    Args:
+        rows: points: `at`, a time, and the columns that `value` and `series` name.
+        value: column of the value.
+        series: column of the name of the line.
+        title: title of the values.
+        number: format of the values, as d3 writes it.
+    """
+    names = ", ".join(dict.fromkeys(row[series] for row in rows))
+    times = len({row["at"] for row in rows})
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=list(rows)))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
+            y=alt.Y(f"{value}:Q", title=title, axis=alt.Axis(format=number)),
+            color=alt.Color(f"{series}:N", title=None),
+            strokeDash=alt.StrokeDash(f"{series}:N", title=None),
+            tooltip=[
+                alt.Tooltip("at:T", format="%Y-%m-%d %H:%M"),
+                f"{series}:N",
+                alt.Tooltip(f"{value}:Q", format=number),
+            ],
+        )
+        .properties(
+            height=260, description=f"{title} over time of {names}, {times} points in time."
+        )
+    )
+    return chart
+
+
 def span(cells: Sequence[Count]) -> tuple[float, float]:
     """Return a scale with zero that holds all intervals, to make heights comparable."""
     lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in cells]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import altair as alt
 import streamlit as st
 
 from tactful.client.messages import BanditInfo, BanditOutcomes
@@ -94,28 +93,7 @@ def _series(found: BanditOutcomes, key: str) -> None:
         st.caption(_("No decision of these days has a known reward yet."))
         return
     title = _("Share of the decisions")
-    names = [arm.name for arm in found.arms]
-    chart = (
-        alt.Chart(alt.InlineData(values=rows))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
-            y=alt.Y("share:Q", title=title, axis=alt.Axis(format="%")),
-            color=alt.Color("arm:N", title=None),
-            strokeDash=alt.StrokeDash("arm:N", title=None),
-            tooltip=[
-                alt.Tooltip("at:T", format="%Y-%m-%d %H:%M"),
-                "arm:N",
-                alt.Tooltip("share:Q", format=".1%"),
-            ],
-        )
-        .properties(
-            height=260,
-            description=(
-                f"{title} over time of {', '.join(names)}, {len(found.series)} points in time."
-            ),
-        )
-    )
+    chart = charts.over_time(rows, value="share", series="arm", title=title, number=".1%")
     charts.show(chart, f"{key}-shares", rows)
 
 

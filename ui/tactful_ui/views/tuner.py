@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import altair as alt
 import streamlit as st
 
 from tactful.client.messages import Regret, TunerInfo, Verdict
@@ -84,28 +83,7 @@ def _series(found: TunerInfo) -> None:
         st.caption(_("No recommendation with its weights was made in these days."))
         return
     title = _("Mean weight")
-    names = list(dict.fromkeys(row["objective"] for row in rows))
-    chart = (
-        alt.Chart(alt.InlineData(values=rows))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
-            y=alt.Y("weight:Q", title=title),
-            color=alt.Color("objective:N", title=None),
-            strokeDash=alt.StrokeDash("objective:N", title=None),
-            tooltip=[
-                alt.Tooltip("at:T", format="%Y-%m-%d %H:%M"),
-                "objective:N",
-                alt.Tooltip("weight:Q", format=".3f"),
-            ],
-        )
-        .properties(
-            height=260,
-            description=(
-                f"{title} over time of {', '.join(names)}, {len(found.series)} points in time."
-            ),
-        )
-    )
+    chart = charts.over_time(rows, value="weight", series="objective", title=title, number=".3f")
     charts.show(chart, f"{found.key}-weights", rows)
 
 
