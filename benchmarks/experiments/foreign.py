@@ -88,7 +88,7 @@ def markets(quick: bool) -> list[Figure]:
         runs = [market_result(name, seed, hours) for seed in range(seeds)]
         ratios = [run.mean for run in runs]
         better = sum(run.policy_is_better for run in runs)
-        # Where the tuner is not better, its result is the fixed weights themselves.
+        # The fixed weights are the result if the tuner is not better.
         handed += [run.mean if run.policy_is_better else 1.0 for run in runs]
         note = (
             f"click rate of the network over that of the best fixed weights, {hours:,} hours of "

@@ -26,7 +26,7 @@ def tuner() -> None:
 
 @tuner.command("train", epilog=cli.example("tactful tuner train tuners/first --hours 4000"))
 @click.argument("directory", type=cli.any_directory)
-@click.option("--hours", type=click.IntRange(min=500), default=4_000, help="Of the simulated shop.")
+@click.option("--hours", type=click.IntRange(min=500), default=4_000, help="Simulated hours.")
 @click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option(
     "--rivals/--no-rivals",
@@ -46,7 +46,7 @@ def tuner() -> None:
     help="Learn in your own gymnasium environment instead: module:factory.",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1_000), default=20_000, help="Of your own environment."
+    "--steps", type=click.IntRange(min=1_000), default=20_000, help="Steps in your own environment."
 )
 @cli.json_option
 def train(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,8 +76,9 @@ def test_the_linear_model_stays_where_nothing_is_better() -> None:
 
 
 @pytest.mark.slow  # five fits with all trees: 20 s
-def test_hillstrom_keeps_the_linear_gain(read_parquet: Callable[[str], Any]) -> None:
-    rows = read_parquet("hillstrom/hillstrom.parquet")
+def test_hillstrom_keeps_the_linear_gain(shared_data: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(shared_data / "data" / "hillstrom" / "hillstrom.parquet").to_pandas()
     kept = rows["segment"] != "Mens E-Mail"
     offered = np.asarray(rows["segment"] != "No E-Mail")[kept].astype(np.float64)
     columns = [np.asarray(rows[name])[kept] for name in ("recency", "history", "newbie")]
