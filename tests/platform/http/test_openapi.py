@@ -109,6 +109,9 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
         if endpoint.path == "/v1/coupons/{name}":
             assert answer.status_code == 404, "this server has no campaign"
             continue
+        if endpoint.path == "/v1/experiments/{key}/release":
+            assert answer.status_code == 404, "this server has no analysis"
+            continue
         if endpoint.path in ("/v1/alerts/{alert_id}/acknowledge", "/v1/alerts/test"):
             assert answer.status_code == 404, "nothing is wrong on this server, and it has no route"
             continue
