@@ -237,8 +237,9 @@ def test_a_command_names_the_extra_that_it_needs(modules: list[str], call: str) 
 
 def _module(distribution: str) -> str:
     """Return the module that a distribution installs; those of OpenTelemetry share one."""
-    shared = distribution.startswith("opentelemetry-")
-    return "opentelemetry" if shared else distribution.replace("-", "_")
+    if distribution.startswith("opentelemetry-"):
+        return "opentelemetry"
+    return distribution.removesuffix("-sdk").replace("-", "_")
 
 
 def test_extras_are_those_of_the_distribution() -> None:

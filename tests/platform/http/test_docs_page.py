@@ -95,7 +95,7 @@ def test_every_route_is_on_the_page_with_scopes_fields_and_examples() -> None:
 def test_the_page_is_one_small_file_whose_links_lead_somewhere() -> None:
     page = render(DOCUMENT)
     parsed = Parsed(page)
-    assert len(page) < 400_000
+    assert len(page) < 500_000
     assert not parsed.elements & {"script", "link", "img", "iframe", "object", "form", "base"}
     assert not {name for name in parsed.attributes if name.startswith("on")} | (
         parsed.attributes & {"src", "style", "action"}
@@ -157,10 +157,12 @@ def test_commands_of_the_page_can_be_called(shared: Live) -> None:
             part in url for part in ("/erasures", "/experiments", "/models/", "/alerts")
         ):
             continue  # would change what other tests read
+        if url.endswith("/flags/stream"):
+            continue  # does not end
         path = url.removeprefix("http://127.0.0.1:8420")
         headers = {"content-type": "application/x-www-form-urlencoded"} if body else {}
         answer = shared.http.request(method, path, content=body, headers=headers)
-        assert answer.status_code in (200, 202, 204, 404), (command, answer.text)
+        assert answer.status_code in (200, 201, 202, 204, 404), (command, answer.text)
 
 
 def test_a_visitor_finds_the_page_and_a_program_links(locked: Live) -> None:
