@@ -16,8 +16,6 @@ class RecommendSettings:
     """Settings of recommendations."""
 
     experiments: Path = Path()  # ``experiments.yaml``; empty: the packaged one
-    # ``metrics.yaml``, metrics and analyses of experiments; empty: the packaged metrics
-    metrics: Path = Path()
     placement: Path = Path()  # ``placement.yaml``, the placement rules; empty: the packaged one
     # ``rollouts.yaml``, changes that are rolled out in stages; empty for none
     rollouts: Path = Path()
@@ -38,6 +36,8 @@ class RecommendSettings:
     # least share of the places for items that are new to the user; the one that the training of
     # the champion chose, if none is set
     discovery: Annotated[float, Meta(ge=0.0, le=1.0)] | Literal["trained"] = "trained"
+    # ``metrics.yaml``, metrics and analyses of experiments; empty: the packaged metrics
+    metrics: Path = Path()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def shop(trained: Path, tmp_path: Path) -> Shop:
         settings,
         engine=EngineSettings(clock="events", commit_ms=20),
         storage=replace(settings.storage, models=trained),
-        recommend=RecommendSettings(tmp_path / "experiments.yaml", tmp_path / "placement.yaml"),
+        recommend=RecommendSettings(
+            experiments=tmp_path / "experiments.yaml", placement=tmp_path / "placement.yaml"
+        ),
     )
     write_log(settings.storage.data / "log", described()).close()
     return Shop(settings, RecallIndex.load(version_directory(trained, "1") / "index"))

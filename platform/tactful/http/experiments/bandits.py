@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from tactful.bandits.definitions import BanditDefinition, check_definition
-from tactful.bandits.store import StoredBandit
 from tactful.errors import ConfigError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, opts_out, stored
@@ -25,6 +24,7 @@ from tactful.schemas.experiments.bandits import (
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
+    from tactful.bandits.store import StoredBandit
     from tactful.server.platform import Platform
 
 T = TypeVar("T")
