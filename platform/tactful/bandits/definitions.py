@@ -71,7 +71,7 @@ class BanditFeature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     user: _Name | None = None
     context: _Name | None = None
-    scale: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
+    scale: Annotated[float, Meta(ge=1e-9, le=1e12)] = 1.0
     values: Annotated[tuple[_Name, ...], Meta(max_length=32)] = ()
 
     @property
@@ -94,9 +94,9 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     event: _Name
     filter: dict[str, Any] = {}
-    within_hours: Annotated[float, Meta(gt=0, le=2_160)] = 1.0
+    within_hours: Annotated[float, Meta(ge=0.001, le=2_160)] = 1.0
     value: str = ""
-    cap: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
+    cap: Annotated[float, Meta(ge=1e-9, le=1e12)] = 1.0
 
     @property
     def lasts(self) -> int:

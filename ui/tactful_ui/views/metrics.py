@@ -20,7 +20,7 @@ def page() -> None:
     """Draw the page."""
     shell.heading(
         _("Metrics"),
-        _("Outcomes of users that experiments compare, as defined in `metrics.yaml`."),
+        _("Outcomes of users that experiments compare, as defined in metrics.yaml."),
     )
     found = shell.ask(routes.metrics())
     if not found.metrics:
@@ -30,7 +30,7 @@ def page() -> None:
     _details({info.definition.name: info.definition for info in found.metrics})
     st.subheader(_("Analyses"), anchor=False)
     if not found.experiments:
-        st.caption(_("No experiment names metrics: add it to the experiments of `metrics.yaml`."))
+        st.caption(_("No experiment names metrics: add it to the experiments of metrics.yaml."))
     for each in found.experiments:
         _plan(each)
 
