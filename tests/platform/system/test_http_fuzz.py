@@ -20,7 +20,8 @@ from tactful.http.routes import ENDPOINTS
 from tactful.server.platform import Platform
 
 # An answer without an end, and a process of some minutes, would only take time here.
-SHORT = [it for it in ENDPOINTS if it.path not in ("/v1/events/stream", "/v1/models/train")]
+LONG = ("/v1/events/stream", "/v1/flags/stream", "/v1/models/train")
+SHORT = [it for it in ENDPOINTS if it.path not in LONG]
 
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
