@@ -30,22 +30,6 @@ def banner(**changes: Any) -> BanditDefinition:
     return read_bandit({**BANNER, **changes})
 
 
-class ListLog:
-    """A log in memory."""
-
-    def __init__(self, payloads: list[bytes] | None = None) -> None:
-        self.payloads = payloads or []
-        self.begin = 0
-
-    @property
-    def end(self) -> int:
-        return len(self.payloads)
-
-    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        part = self.payloads[offset : offset + limit]
-        return [*zip(range(offset, offset + len(part)), part, strict=True)]
-
-
 def decided(number: int, arm: str, at: int, user: str = "ada", **more: Any) -> bytes:
     """Return the record of a decision."""
     features = more.pop("features", [])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.platform.bandits.shop import FEATURES, HOUR, NOW, ListLog, banner, clicked, decided
+from tests.platform.bandits.shop import FEATURES, HOUR, NOW, banner, clicked, decided
+from tests.platform.memory_log import MemoryLog
 
 from tactful.bandits.definitions import BanditDefinition
 from tactful.bandits.learner import BanditLearner
@@ -23,7 +24,7 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
 def _learner(
-    log: ListLog,
+    log: MemoryLog,
     place: Path,
     definition: BanditDefinition,
     *,
@@ -32,7 +33,7 @@ def _learner(
 ) -> BanditLearner:
     place.mkdir(exist_ok=True)
     learner = BanditLearner(
-        lambda: [log],  # type: ignore[list-item]
+        lambda: [log],
         place,
         place / "published",
         clock=lambda: now,
@@ -50,7 +51,7 @@ def _state(learner: BanditLearner, key: str = "banner") -> bytes:
 def _counts(payloads: list[bytes], place: Path, **changes: Any) -> tuple[list[float], list[float]]:
     """Return successes and failures by arm, in the present period."""
     changes.setdefault("memory", {"periods": 5})
-    learner = _learner(ListLog(payloads), place, banner(**changes), now=NOW + 9 * HOUR)
+    learner = _learner(MemoryLog(payloads), place, banner(**changes), now=NOW + 9 * HOUR)
     learner.run()
     alpha, beta = learner._learning["banner"].policy.parameters  # type: ignore[union-attr]
     return (alpha - 1).tolist(), (beta - 1).tolist()
@@ -117,7 +118,7 @@ def test_filter_and_value_decide_what_a_reward_is(tmp_path: Path) -> None:
             decided(1, "a", NOW, features=[1, 0, 0, 0]),
             clicked(1, NOW + 1, properties={"amount": amount}),
         ]
-        learner = _learner(ListLog(log), tmp_path / str(amount), definition, now=NOW + 9 * HOUR)
+        learner = _learner(MemoryLog(log), tmp_path / str(amount), definition, now=NOW + 9 * HOUR)
         learner.run()
         policy: Any = learner._learning["banner"].policy
         assert policy.coefficients[0, 0] == pytest.approx(expected / 2)  # a ridge of 1
@@ -179,7 +180,7 @@ def test_killed_learners_have_learnt_the_same(
     payloads = _log(seed, 60, policy != "beta-thompson")
     times = [_time(payload) for payload in payloads]
     place = tmp_path_factory.mktemp("learner")
-    growing = ListLog()
+    growing = MemoryLog()
     learner = _learner(growing, place / "killed", definition, now=NOW)
     for end in sorted(kills):
         growing.payloads = payloads[:end]
@@ -189,7 +190,7 @@ def test_killed_learners_have_learnt_the_same(
             learner.save()
         learner = _learner(growing, place / "killed", definition, now=NOW)  # the old one is gone
     growing.payloads = payloads
-    whole = _learner(ListLog(payloads), place / "whole", definition)
+    whole = _learner(MemoryLog(payloads), place / "whole", definition)
     for each in (learner, whole):
         each._clock = lambda: NOW + 999 * HOUR
         each.run()
@@ -213,7 +214,7 @@ def test_an_erased_user_was_never_there(
     gone: set[str] = set()
     place = tmp_path_factory.mktemp("erased")
     learner = _learner(
-        ListLog(payloads),
+        MemoryLog(payloads),
         place / "with",
         definition,
         now=NOW + 999 * HOUR,
@@ -224,7 +225,7 @@ def test_an_erased_user_was_never_there(
     gone.add(f"u{erased}")
     assert learner.forget() == 1
     others = [payload for payload in payloads if f"u{erased}".encode() not in payload]
-    never = _learner(ListLog(others), place / "never", definition, now=NOW + 999 * HOUR)
+    never = _learner(MemoryLog(others), place / "never", definition, now=NOW + 999 * HOUR)
     never.run()
     assert _state(learner) == _state(never)
     assert learner.learnt("banner") == never.learnt("banner")
@@ -233,7 +234,7 @@ def test_an_erased_user_was_never_there(
 
 
 def test_a_changed_arm_is_learnt_again_and_a_new_bound_is_not(tmp_path: Path) -> None:
-    log = ListLog([decided(1, "a", NOW), clicked(1, NOW + 1), decided(2, "c", NOW + 2)])
+    log = MemoryLog([decided(1, "a", NOW), clicked(1, NOW + 1), decided(2, "c", NOW + 2)])
     learner = _learner(log, tmp_path, banner(), now=NOW + 9 * HOUR)
     learner.run()
     before = learner._learning["banner"]
@@ -250,7 +251,7 @@ def test_published_numbers_decide_in_another_process(tmp_path: Path) -> None:
     log = [decided(n, "b", NOW + n) for n in range(40)]
     log += [clicked(n, NOW + 50, properties={"decision_id": f"d{n}"}) for n in range(40)]
     log += [decided(n, "a", NOW + n) for n in range(40, 80)]
-    learner = _learner(ListLog(log), tmp_path, banner(min_share=0.1), now=NOW + 9 * HOUR)
+    learner = _learner(MemoryLog(log), tmp_path, banner(min_share=0.1), now=NOW + 9 * HOUR)
     assert learner.run()
     assert not learner.run()
     served = ServedBandits(tmp_path / "published")
@@ -313,7 +314,7 @@ def test_kill_9_at_any_moment_neither_loses_nor_doubles_a_decision(tmp_path: Pat
             log.append(payloads[100 + part * 300 : 400 + part * 300])
     definition = banner(policy="linear-thompson")
     with EmbeddedLog(tmp_path / "log") as log:
-        whole = _learner(ListLog(payloads[: log.end]), tmp_path / "whole", definition)
+        whole = _learner(MemoryLog(payloads[: log.end]), tmp_path / "whole", definition)
         learner = BanditLearner(
             lambda: [log], tmp_path, tmp_path / "published", clock=lambda: NOW + 999 * HOUR
         )

@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.platform.bandits.shop import HOUR, NOW, ListLog, banner, clicked, decided
+from tests.platform.bandits.shop import HOUR, NOW, banner, clicked, decided
+from tests.platform.memory_log import MemoryLog
 
 from tactful.bandits.definitions import BanditDefinition
 from tactful.bandits.report import NO_SHADOW, NO_SUPPORT, outcomes_of, read_decisions
 from tactful.schemas.experiments.bandits import BanditOutcomes
 
 
-class _Log(ListLog):
-    def offset_at(self, at: int) -> int:
-        return 0
-
-
 def _report(payloads: list[bytes], definition: BanditDefinition | None = None) -> BanditOutcomes:
     definition, now = definition or banner(), NOW + 100 * HOUR
-    found, waiting = read_decisions([_Log(payloads)], definition, since=NOW, now=now)  # type: ignore[list-item]
+    found, waiting = read_decisions([MemoryLog(payloads)], definition, since=NOW, now=now)
     return outcomes_of(definition, found, waiting=waiting, since=NOW, now=now)
 
 

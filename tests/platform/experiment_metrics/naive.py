@@ -18,7 +18,6 @@ from tactful_streaming.contract.log_entries import (
     Property,
     Restricted,
     User,
-    encode_entry,
     event_key,
 )
 
@@ -64,28 +63,6 @@ class Unit:
     outcomes: dict[str, float]
     before: dict[str, float]
     prices: dict[str, list[float]]
-
-
-class FakeLog:
-    """A log in memory, in the order of receipt."""
-
-    def __init__(self, entries: Sequence[Entry], *, format: str = "msgpack") -> None:
-        self._times = [entry.timestamp for entry in entries]
-        self._payloads = [encode_entry(entry, format) for entry in entries]  # type: ignore[arg-type]
-        self.begin, self.end = 0, len(entries)
-
-    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        return [*enumerate(self._payloads[offset : offset + limit], offset)]
-
-    def append(self, payloads: object) -> int:
-        raise NotImplementedError
-
-    def offset_at(self, timestamp: int) -> int:
-        later = (place for place, at in enumerate(self._times) if at >= timestamp)
-        return next(later, self.end)
-
-    def close(self) -> None:
-        pass
 
 
 def random_log(seed: int) -> list[Entry]:

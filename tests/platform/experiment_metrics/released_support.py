@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.platform.experiment_metrics.naive import ARMS, BEGIN, DAY, KEY, FakeLog
+from tests.platform.experiment_metrics.naive import ARMS, BEGIN, DAY, KEY
+from tests.platform.memory_log import log_of
 
 from tactful.experiment_metrics.columns import LogColumns, ReadSpan
 from tactful.experiment_metrics.definitions import MetricSet, load_metrics
@@ -76,7 +77,7 @@ def outcomes(
 ) -> UnitOutcomes:
     """Return the outcomes that are drawn, each event of one key alone."""
     columns = LogColumns(KEY, metrics, ReadSpan(BEGIN, None, now))
-    columns.read_log(FakeLog(entries))
+    columns.read_log(log_of(entries))
     return unit_outcomes(by_key(columns), ARMS, metrics, now=now)
 
 

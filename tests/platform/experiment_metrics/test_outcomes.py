@@ -14,10 +14,10 @@ from tests.platform.experiment_metrics.naive import (
     HOUR,
     KEY,
     METRICS,
-    FakeLog,
     random_log,
     recount,
 )
+from tests.platform.memory_log import log_of
 
 from tactful.experiment_metrics import columns as columns_module
 from tactful.experiment_metrics import outcomes as outcomes_module
@@ -40,7 +40,7 @@ def computed(entries: list[Entry], seed: int) -> UnitOutcomes:
     since, now = times_of(seed)
     span = ReadSpan(since, None, now, _PLAN.cuped_ms)
     read = LogColumns(KEY, _OF_PLAN, span, attributes=("context", "user"))
-    read.read_log(FakeLog(entries, format="json" if seed % 5 == 0 else "msgpack"))
+    read.read_log(log_of(entries, format="json" if seed % 5 == 0 else "msgpack"))
     return unit_outcomes(
         read, ARMS, _OF_PLAN, now=now, cuped_ms=_PLAN.cuped_ms, segments=_PLAN.segments
     )

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, FakeLog
+from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR
+from tests.platform.memory_log import log_of
 from tests.platform.shop import write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
@@ -89,7 +90,7 @@ def read(
     registrations = MetricRegistrations(metadata, clock=lambda: registered or 0)
     if registered is not None:
         registrations.register(load_metrics(TEXT), by="ann")
-    outcomes = ExactOutcomes(lambda: [FakeLog(made)])
+    outcomes = ExactOutcomes(lambda: [log_of(made)])
     reader = MetricReadOuts(lambda: load_metrics(text), registrations, outcomes, clock=lambda: now)
     return reader.of_key("结账", days=28)
 

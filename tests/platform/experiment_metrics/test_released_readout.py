@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, KEY, FakeLog
+from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, KEY
 from tests.platform.experiment_metrics.released_support import METRICS, bought, changed, shown
+from tests.platform.memory_log import log_of
 
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.definitions import MetricSet, load_metrics
@@ -54,7 +55,7 @@ class Shop:
         self.now = BEGIN
         self.charged: list[Query] = []
         self.definitions: MetricSet = more.pop("definitions", load_metrics(METRICS))
-        self.log = FakeLog(entries)
+        self.log = log_of(entries)
         self.charge: Any = self._note
         self.more = more
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, FakeLog
+from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR
 from tests.platform.experiment_metrics.test_readout import acted, exposure
+from tests.platform.memory_log import log_of
 from tests.platform.shop import Clock
 
 from tactful.alerts.decisions import read_decisions
@@ -47,7 +48,7 @@ def watch_of(
     read_outs = MetricReadOuts(
         lambda: load_metrics(TEXT),
         MetricRegistrations(metadata, clock=clock),
-        ExactOutcomes(lambda: [FakeLog(made)]),
+        ExactOutcomes(lambda: [log_of(made)]),
         clock=clock,
     )
     return MetricWatch(read_outs, metadata, clock=clock, rollouts=lambda: rollouts)
