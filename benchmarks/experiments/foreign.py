@@ -11,6 +11,7 @@ environment.
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,7 @@ def environments(quick: bool) -> list[Figure]:
     found, scores = [], []
     for name in names:
         steps = 3_000 if quick else ENVIRONMENTS[name]
-        ours = [trained_return("tactful", name, steps, seed) for seed in range(seeds)]
-        peer = [trained_return("peer", name, steps, seed) for seed in range(seeds)]
+        ours, peer = _returns(name, steps, seeds)
         span = max(float(np.mean(ours)), float(np.mean(peer))) - CHANCE[name]
         scores.append((float(np.mean(ours)) - float(np.mean(peer))) / span)
         note = f"{name}, mean of {_EPISODES} episodes after {steps:,} steps"
@@ -76,6 +76,18 @@ def environments(quick: bool) -> list[Figure]:
         for label in ("return", "peer_return")
     ]
     return [worst, *found, *missing]
+
+
+def _returns(name: str, steps: int, seeds: int) -> tuple[list[float], list[float]]:
+    """Return the results of both agents by seed; both train at the same time, a process each."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(trained_return, agent, name, steps, seed)
+            for seed in range(seeds)
+            for agent in ("tactful", "peer")
+        ]
+        found = [run.result() for run in runs]
+    return found[::2], found[1::2]
 
 
 def markets(quick: bool) -> list[Figure]:
