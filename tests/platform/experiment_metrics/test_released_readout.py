@@ -73,7 +73,8 @@ class Shop:
 
 
 def test_days_close_by_the_clock_and_are_drawn_once(database: MetadataStore) -> None:
-    shop = Shop(database, history(900))
+    # With 3,000 people, the noise of a draw changes an assertion below less than once in 10¹² runs.
+    shop = Shop(database, history(3_000))
     shop.now = BEGIN + 2 * DAY + HOUR - 1  # the windows of a day, and an hour for late events
     before = shop.readouts().of_key(KEY)
     assert before.reason == NO_DAY and not shop.charged
@@ -86,7 +87,8 @@ def test_days_close_by_the_clock_and_are_drawn_once(database: MetadataStore) -> 
     assert once == again and once.until == BEGIN + 10 * DAY
     assert {effect.metric for effect in once.effects} >= {"buyers", "spend"}
     effect = next(it for it in once.effects if it.metric == "buyers")
-    assert effect.fixed.low is not None and effect.fixed.low < 0.25 < (effect.fixed.high or 0)
+    assert effect.fixed.low is not None and effect.fixed.high is not None
+    assert 0 < effect.fixed.low < effect.fixed.high < 0.5
     assert effect.role == "goal" and once.epsilon == 1
     assert len({point.at for point in once.series if point.metric == "buyers"}) > 5
 
