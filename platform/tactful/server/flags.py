@@ -19,6 +19,7 @@ from tactful.flags.reasons import assigned, steps
 from tactful.flags.service import FlagService
 from tactful.flags.sticky import Documents, StickyArms
 from tactful.flags.store import FlagStore
+from tactful.flags.streams import VersionStreams
 from tactful.flags.tokens import LIFETIME_MS, NewUnitLimit, UnitTokens
 from tactful.flags.uses import PAYLOAD, FlagUses
 from tactful.metadata.flag_arms import StickyArm
@@ -52,6 +53,7 @@ class ServerFlags:
         sticky: sticky arms.
         uses: evaluations by this server.
         reader: state, rules and history of the flags.
+        streams: open streams of version numbers.
         doubts: claimed exposures that were not verified since the start, by reason.
     """
 
@@ -65,6 +67,7 @@ class ServerFlags:
         self.sticky = StickyArms(installation.metadata)
         self.uses = FlagUses(store, clock=self._clock)
         self.reader = FlagReader(self.service, self.uses, clock=self._clock)
+        self.streams = VersionStreams(self.service.newer, clock=self._clock)
         self.doubts: Counter[str] = Counter()
         self._assigner = FlagAssigner(self.sticky, clock=self._clock)
         key = self.service.secrets.token
