@@ -87,7 +87,7 @@ class PayloadReader:
     def _get(self, path: str, headers: dict[str, str]) -> httpx.Response:
         try:
             response = self._http.get(path, headers=headers)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionFailed(
                 f"{self._http.base_url} does not answer ({type(error).__name__}): flags stay as "
                 "they are"

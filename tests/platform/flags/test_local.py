@@ -15,7 +15,7 @@ from tests.platform.support import Live, build, logged, small_settings, wait_unt
 
 from tactful.errors import ClientError, ConnectionFailed, NotAllowed, SignatureError
 from tactful.flags.exposures import EXPOSURE, is_verified
-from tactful.flags.local import LocalFlags
+from tactful.flags.local import LocalFlags, Updates
 from tactful.flags.payloads import PayloadSigner
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event
@@ -180,13 +180,59 @@ def test_a_unit_keeps_its_arm_and_one_without_consent_has_none(fake: Fake) -> No
 
 def test_without_a_stream_the_server_is_asked_again(fake: Fake) -> None:
     heard: list[int] = []
-    flags = fake.flags(poll_s=0.01)
+    flags = fake.flags(updates=Updates(poll_s=0.01))
     flags.on_change(lambda version: 1 // 0)
     flags.on_change(heard.append)
     with flags.start():
         fake.publish({}, 2)
         wait_until(lambda: flags.version == 2)
     assert heard == [1, 2]
+
+
+def test_pauses_grow_to_a_minute_and_end_with_the_failures() -> None:
+    updates = Updates(jitter=lambda: 0.5)
+    assert [updates.pause_s(n, streams=True) for n in (0, 1, 2, 4, 7)] == [0.5, 0.5, 1, 4, 32]
+    assert updates.pause_s(5_000, streams=True) == 32, "after a night without the server"
+    assert updates.pause_s(0, streams=False) == 60
+    assert updates.pause_s(3, streams=False) == 2
+
+
+def test_a_stream_that_ended_is_opened_again_and_a_refused_one_ever_later(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream ends every ten minutes: a kill must not wait for the next poll then."""
+    waits: list[float] = []
+    # Three streams last ten minutes each, all others are refused at once.
+    times = iter([0, 600, 601, 1_201, 1_202, 1_802])
+    updates = Updates(poll_s=3_600, jitter=lambda: 0.5)
+    flags = fake.flags(updates=updates, clock=lambda: float(next(times, 1_803)))
+
+    def wait(pause_s: float) -> bool:
+        waits.append(pause_s)
+        return len(waits) == 7
+
+    fake.status["/v1/flags/stream"] = 503
+    monkeypatch.setattr(flags._closed, "wait", wait)
+    flags._follow(False)
+    assert waits == [0.5, 0.5, 0.5, 0.5, 1, 2, 4]
+    streams = [request for request in fake.asked if request.url.path == "/v1/flags/stream"]
+    assert len(streams) == 7
+
+
+def test_an_unexpected_failure_does_not_end_the_thread(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = fake.flags(updates=Updates(stream=False, poll_s=0.01, jitter=lambda: 0.01))
+    with flags.start():
+        fetch = flags._reader.fetch
+
+        def failing() -> None:
+            monkeypatch.setattr(flags._reader, "fetch", fetch)
+            raise ZeroDivisionError
+
+        fake.publish({}, 2)
+        monkeypatch.setattr(flags._reader, "fetch", failing)
+        wait_until(lambda: flags.version == 2)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +265,7 @@ def test_a_process_decides_as_the_server_and_its_exposures_are_verified(
 
 def test_a_kill_is_announced(live: tuple[Live, Path]) -> None:
     server, _ = live
-    flags = LocalFlags(server.url, poll_s=3_600)
+    flags = LocalFlags(server.url, updates=Updates(poll_s=3_600))
     with flags:
         wait_until(lambda: flags._stream is not None)
         unit = flags.for_unit(attributes={"country": "CH"})
