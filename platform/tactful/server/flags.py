@@ -104,7 +104,8 @@ class ServerFlags:
             if result.source != "unknown":
                 self.uses.note(name, result.value)
         if request.log and verified:
-            self._log(exposures_of(results, served.number), unit, now)
+            by_page = sender is not None
+            self._log(exposures_of(results, served.number, by_page=by_page), unit, now)
         return Assignment(
             version=served.number,
             flags=flags,

@@ -233,6 +233,23 @@ def test_forged_devices_decide_nothing(shop: Live, page: httpx.Client) -> None:
     assert len([it for it in found if not it.verified]) == 640 + 540 + 30
 
 
+def test_a_page_cannot_choose_its_arm_by_an_attribute(shop: Live, page: httpx.Client) -> None:
+    """Only a server knows the company of a user; a page could try names until it has its arm."""
+    rule = "[{experiment: {key: team-1, unit: company, arms: [off, on]}}]"
+    text = f"{FLAGS}  team: {{default: off, rules: {rule}}}\n"
+    ok(shop.http.post("/v1/flags", json={"definitions": text}))
+    arms = set()
+    for number in range(10):
+        attributes = {"company": f"c-{number}"}
+        answer = ok(page.post("/v1/assign", json={"device_id": "d-1", "attributes": attributes}))
+        arms.add(answer["flags"]["team"]["arm"])
+    assert arms == {"off", "on"}
+    ok(shop.http.post("/v1/assign", json={"user_id": "ada", "attributes": {"company": "c-1"}}))
+    units = [(it.experiment, it.unit) for it in exposures(shop)]
+    assert [unit for experiment, unit in units if experiment == "team-1"] == ["ada"]
+    assert (EXPERIMENT, "device:d-1") in units
+
+
 def test_a_server_needs_no_token_but_the_right_arm(shop: Live) -> None:
     key = {"x-api-key": shop.create_key("ingest")}
     payload = json.loads(ok(shop.http.get("/v1/flags/payload"))["payload"])
