@@ -6,6 +6,7 @@ before it is returned, so that a server that is killed gives the same one again.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,11 @@ class ExposureLog:
         if len(self._logged) > _REMEMBERED:
             self._logged.popitem(last=False)
         return event
+
+    def settle(self, event: Event, write: asyncio.Future[Any]) -> None:
+        """Note the end of a write to the log: after a failure the next evaluation logs again."""
+        if write.cancelled() or write.exception() is not None:
+            self._logged.pop(event.event_id, None)
 
 
 def exposures_of(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -185,7 +186,8 @@ class ServerFlags:
         for applied in exposures:
             event = self._exposures.event(applied, unit, at)
             if event is not None:
-                self._platform.ingest.append_internal(encode_entry(event))
+                write = self._platform.ingest.append_internal(encode_entry(event))
+                write.add_done_callback(partial(self._exposures.settle, event))
 
     async def why(self, key: str, person: str, attributes: Mapping[str, Any]) -> FlagWhy:
         """Explain the value of a flag for a user or ``device:<device_id>``; logs no exposure.
