@@ -58,6 +58,9 @@ from tactful_bandits.flags.features import Features
 from tactful_bandits.flags.flag_reading import FlagReader
 
 _MOST_NEEDED = 32  # flags in a chain of prerequisites; evaluation is recursive
+# Evaluations of prerequisites for one flag by an SDK that computes each one anew, as those of
+# GrowthBook do: two rules that need the flag before, and so on, take 2ⁿ of them.
+_MOST_STEPS = 10_000
 
 
 def load_flags(
@@ -162,7 +165,7 @@ class _Reader:
         return variants
 
     def _check_prerequisites(self, flags: FlagSet) -> None:
-        needs, lengths = flags.needs, dict[str, int]()
+        needs, lengths, steps = flags.needs, dict[str, int](), dict[str, int]()
         try:
             order = [*TopologicalSorter(needs).static_order()]
         except CycleError as error:
@@ -175,6 +178,16 @@ class _Reader:
             if lengths[key] > _MOST_NEEDED:
                 problem = f"a chain of prerequisites has at most {_MOST_NEEDED} flags; remove one"
                 raise self._source.error(("flags", key, "prerequisites"), problem)
+            flag = flags.flags[key]
+            tried = [need for rule in flag.rules for need in rule.prerequisites]
+            tried += flag.prerequisites * len(flag.rules)
+            steps[key] = 1 + sum(steps[need.flag] for need in tried)
+            if steps[key] > _MOST_STEPS:
+                problem = (
+                    f"its rules need {steps[key]} evaluations of other flags, at most "
+                    f"{_MOST_STEPS}; use fewer rules with prerequisites, or a shorter chain"
+                )
+                raise self._source.error(("flags", key), problem)
 
     def _check_experiments(self, flags: Mapping[str, Flag]) -> None:
         seen: dict[str, tuple[Place, FlagExperiment]] = {}

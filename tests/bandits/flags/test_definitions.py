@@ -1,6 +1,7 @@
 import textwrap
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -324,9 +325,18 @@ def needing(needs: list[list[str]]) -> str:
 
 def test_prerequisites_that_meet_again_are_evaluated_once() -> None:
     """Each flag needs the one before twice: 2³⁰ steps, if each result were computed anew."""
-    flags = load_flags(needing([[], *([f"f{number}"] * 2 for number in range(30))]))
-    assert evaluate(flags.features, "f30", {"id": "u"}).value is True
-    assert all(result.value for result in evaluate_all(flags.features, {"id": "u"}).values())
+    features: dict[str, Any] = {"f0": {"defaultValue": True}}
+    for number in range(30):
+        need = {"id": f"f{number}", "condition": {"value": True}}
+        rule = {"force": True, "parentConditions": [need, need]}
+        features[f"f{number + 1}"] = {"defaultValue": False, "rules": [rule]}
+    payload = {"features": features}
+    assert evaluate(payload, "f30", {"id": "u"}).value is True
+    assert all(result.value for result in evaluate_all(payload, {"id": "u"}).values())
+    # Other SDKs do compute them anew.
+    load_flags(needing([[], *([f"f{number}"] * 2 for number in range(12))]))
+    with pytest.raises(DefinitionError, match=r"\.f13: its rules need 16383 evaluations of other"):
+        load_flags(needing([[], *([f"f{number}"] * 2 for number in range(30))]))
 
 
 def test_a_chain_of_prerequisites_is_bounded() -> None:
