@@ -58,6 +58,14 @@ test("the context gives attributes, and its key the unit", async () => {
   assert.deepEqual([value, reason, flagMetadata.ruleId], [true, "TARGETING_MATCH", "swiss"]);
 });
 
+test("without a context the attributes of the flags stay", async () => {
+  await OpenFeature.clearContexts();
+  const swiss = new Flags({ url: server.url, attributes: { country: "CH" }, stream: false });
+  await OpenFeature.setProviderAndWait("own", new TactfulProvider(swiss));
+  assert.equal(OpenFeature.getClient("own").getBooleanValue("cart", false), true);
+  swiss.close();
+});
+
 test("a new version is an event", async () => {
   let heard = 0;
   client.addHandler(ProviderEvents.ConfigurationChanged, () => (heard += 1));

@@ -29,7 +29,8 @@ const REASONS: Readonly<Record<Evaluation["source"], string>> = {
 
 /**
  * Provider of the flags of one `Flags`. The targeting key becomes the attribute `id`, all other values
- * of the context become attributes of the same name.
+ * of the context become attributes of the same name. They replace those of `flags`; an empty context at
+ * the start leaves them.
  *
  * Register it with `OpenFeature.setProvider(new TactfulProvider(flags))`. The page makes and closes
  * `flags`.
@@ -45,7 +46,7 @@ export class TactfulProvider implements Provider {
 
   async initialize(context: EvaluationContext = {}): Promise<void> {
     await this.flags.ready();
-    await this.flags.setAttributes(attributesOf(context));
+    if (Object.keys(context).length > 0) await this.flags.setAttributes(attributesOf(context));
     const changed = () => this.events.emit(ProviderEvents.ConfigurationChanged);
     this.unsubscribe ??= this.flags.onChange(changed);
   }
