@@ -46,8 +46,12 @@ Sticky = MutableMapping[str, dict[str, str]]
 _STREAM = "/v1/flags/stream"
 
 _SILENCE_S = 40.0  # the server sends something every 15 seconds
+_LASTING_S = (
+    60.0  # a stream that ends earlier counts as a failure: a proxy may end each one at once
+)
 _SEND_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_IDS = ("id", "user_id", "device_id")
 _NO_EXPERIMENT = Overrides(enabled=False)
 
 
@@ -151,7 +155,7 @@ class LocalFlags:
         """Fetch the flags now; return whether they have changed.
 
         Raises:
-            ClientError: no usable answer; the flags stay as they are.
+            ClientError: no usable answer, or an older version; the flags stay as they are.
             SignatureError: the server's key has not signed the answer.
         """
         with self._refreshing:
@@ -185,10 +189,14 @@ class LocalFlags:
             device_id: the device, where the user is not known.
             attributes: other attributes that conditions read.
             consented: whether the unit has agreed to `measurement`; without it no experiment and no
-                share of users applies, and nothing is sent.
+                share of users applies, no condition reads an id, and nothing is sent.
         """
-        identity = identity_of(user_id, device_id) if consented else {}
-        return UnitFlags(self, identity, dict(attributes or {}), consented)
+        identity = identity_of(user_id, device_id)
+        known = dict(attributes or {})
+        if not consented:
+            identity = {}
+            known = {name: value for name, value in known.items() if name not in _IDS}
+        return UnitFlags(self, identity, known, consented)
 
     def _evaluate(self, key: str, unit: UnitFlags, *, use: bool) -> Evaluation:
         features, sticky = self._features, self._sticky
@@ -200,24 +208,30 @@ class LocalFlags:
             if sticky is not None and result.sticky_save is not None:
                 document, experiment, arm = result.sticky_save
                 sticky[document] = {**sticky.get(document, {}), experiment: arm}
-            now = round(self._clock() * 1_000)
+            # The clock of this machine may be behind that of the server.
+            now = max(round(self._clock() * 1_000), self._reader.made_ms)
             sent = {name: text for name, text in unit.identity.items() if name != "id"}
             self._exposures.put(result, sent, features.version, now)
         return result
 
     def _follow(self, failed: bool) -> None:
-        failures = int(failed)
+        """Listen to the server, or ask it now and then, until `close`."""
+        failures, broken = int(failed), 0
         while not self._closed.is_set():
             if failures == 0 and self._streams:
+                began = self._clock()
                 self._try(self._listen)
-            if self._closed.wait(self._pause_s(failures)):
+                broken = 1 if self._clock() - began >= _LASTING_S else broken + 1
+            # The server ends each stream after a while: then a short pause, not that of polling.
+            if self._closed.wait(self._pause_s(failures or (broken if self._streams else 0))):
                 return
             failures = failures + 1 if self._try(self.refresh) else 0
 
     def _pause_s(self, failures: int) -> float:
         if failures == 0:
             return self._poll_s * (0.75 + self._jitter() / 2)
-        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (failures - 1)) * self._jitter())
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 1, 10))
+        return float(longest * self._jitter())
 
     def _listen(self) -> None:
         """Fetch each announced version, until the stream ends."""
@@ -231,12 +245,19 @@ class LocalFlags:
                 for line in response.iter_lines():
                     if self._closed.is_set():
                         return
-                    if line.startswith("data:") and _announced(line) != self.version:
-                        self.refresh()
-        except httpx.TransportError as error:
+                    if line.startswith("data:"):
+                        self._catch_up(_announced(line))
+        except httpx.HTTPError as error:
             raise ClientError(f"{_STREAM}: the stream broke: {type(error).__name__}") from error
         finally:
             self._stream = None
+
+    def _catch_up(self, announced: int) -> None:
+        if announced == self.version:
+            return
+        self.refresh()
+        if self.version < announced:  # the next process of the server may not have it yet
+            raise ClientError(f"{_STREAM}: version {announced} was announced and is not there yet")
 
     def _send(self) -> None:
         while not self._closed.wait(_SEND_S):
@@ -249,6 +270,9 @@ class LocalFlags:
         except (ClientError, SignatureError) as error:
             if not self._closed.is_set():
                 logger.warning("flags: %s", error)
+            return True
+        except Exception:
+            logger.exception("flags: unexpected error; they stay as they are")
             return True
         return False
 
@@ -283,11 +307,15 @@ def _kind(value: object) -> object:
     return type(value)
 
 
-def _announced(line: str) -> object:
+class _Announced(msgspec.Struct):
+    version: int
+
+
+def _announced(line: str) -> int:
     try:
-        return msgspec.json.decode(line.removeprefix("data:"), type=dict).get("version")
-    except DECODE_ERRORS:
-        return None
+        return msgspec.json.decode(line.removeprefix("data:"), type=_Announced).version
+    except DECODE_ERRORS as error:
+        raise ClientError(f"{_STREAM}: the event cannot be decoded: {error}") from error
 
 
 def _interrupt(response: httpx.Response | None) -> None:
