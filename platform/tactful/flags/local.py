@@ -33,6 +33,7 @@ from tactful.errors import ClientError, SignatureError
 from tactful.flags.local_exposures import ExposureQueue
 from tactful.flags.local_payload import PayloadReader
 from tactful.flags.verify import identity_of
+from tactful.subjects.permissions import CLAIM
 from tactful.util.addresses import with_scheme
 from tactful_bandits.flags import Evaluation, Features, Overrides, evaluate
 from tactful_privacy.decoding import DECODE_ERRORS
@@ -180,7 +181,7 @@ class LocalFlags:
         user_id: str | None = None,
         device_id: str | None = None,
         attributes: Mapping[str, Any] | None = None,
-        consented: bool = True,
+        consented: bool | None = None,
     ) -> UnitFlags:
         """Return the flags of one unit.
 
@@ -188,12 +189,14 @@ class LocalFlags:
             user_id: the user; `id` and `user_id` of conditions.
             device_id: the device, where the user is not known.
             attributes: other attributes that conditions read.
-            consented: whether the unit has agreed to `measurement`; without it no experiment and no
-                share of users applies, no condition reads an id, and nothing is sent.
+            consented: whether the unit has agreed to `measurement`. False: no experiment and no
+                share of users applies, no condition reads an id, and nothing is sent. True: the
+                exposures say so. None: they count if the server has recorded the consent, or
+                assumes it (`consent.default`).
         """
         identity = identity_of(user_id, device_id)
         known = dict(attributes or {})
-        if not consented:
+        if consented is False:
             identity = {}
             known = {name: value for name, value in known.items() if name not in _IDS}
         return UnitFlags(self, identity, known, consented)
@@ -201,7 +204,7 @@ class LocalFlags:
     def _evaluate(self, key: str, unit: UnitFlags, *, use: bool) -> Evaluation:
         features, sticky = self._features, self._sticky
         attributes = {**unit.attributes, **unit.identity}
-        if not unit.consented:
+        if unit.consented is False:
             return evaluate(features, key, attributes, overrides=_NO_EXPERIMENT)
         result = evaluate(features, key, attributes, sticky=sticky)
         if use:
@@ -210,7 +213,9 @@ class LocalFlags:
                 sticky[document] = {**sticky.get(document, {}), experiment: arm}
             # The clock of this machine may be behind that of the server.
             now = max(round(self._clock() * 1_000), self._reader.made_ms)
-            sent = {name: text for name, text in unit.identity.items() if name != "id"}
+            sent: dict[str, Any] = {k: text for k, text in unit.identity.items() if k != "id"}
+            if unit.consented:
+                sent["context"] = {CLAIM: "measurement"}
             self._exposures.put(result, sent, features.version, now)
         return result
 
@@ -284,7 +289,7 @@ class UnitFlags:
     flags: LocalFlags = field(repr=False)
     identity: Mapping[str, str] = field(repr=False)
     attributes: Mapping[str, Any] = field(repr=False)
-    consented: bool = True
+    consented: bool | None = None
 
     def is_on(self, key: str) -> bool:
         """Return whether the value of a flag counts as true; an unknown flag is off."""

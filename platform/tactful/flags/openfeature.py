@@ -43,7 +43,8 @@ class TactfulProvider(AbstractProvider):
 
     The targeting key is the user. Three attributes of the context have a meaning of their own:
     `user_id` is the user where there is no targeting key, `device_id` names a device instead of a
-    user, and `consented: false` keeps the unit out of experiments. Conditions read all others.
+    user, and `consented` says whether the unit has agreed to `measurement`: `false` keeps it out of
+    experiments. Conditions read all others.
     """
 
     def __init__(self, flags: LocalFlags) -> None:
@@ -142,13 +143,13 @@ class TactfulProvider(AbstractProvider):
 
     def _unit(self, context: EvaluationContext | None) -> UnitFlags:
         given = {} if context is None else dict(context.attributes)
-        user, device = given.get("user_id"), given.get("device_id")
+        user, device, consented = (given.get(name) for name in _UNIT)
         targeted = None if context is None else context.targeting_key
         return self._flags.for_unit(
             user_id=targeted or (user if isinstance(user, str) else None) or None,
             device_id=device if isinstance(device, str) else None,
             attributes={name: _plain(v) for name, v in given.items() if name not in _UNIT},
-            consented=given.get("consented") is not False,
+            consented=consented if isinstance(consented, bool) else None,
         )
 
     def _changed(self) -> None:

@@ -38,6 +38,7 @@ class Fake:
         self.status: dict[str, int] = {"/v1/flags/stream": 404}
         self.asked: list[httpx.Request] = []
         self.forged = False
+        self.rejected: list[dict[str, Any]] = []
         self.publish(PRICE)
 
     def publish(self, features: dict[str, Any], version: int = 1, **parts: Any) -> None:
@@ -63,7 +64,8 @@ class Fake:
             return httpx.Response(200, text=self.stream())
         if path == "/v1/events":
             self.events += json.loads(request.content)
-            return httpx.Response(200, json={"accepted": 1, "duplicates": 0, "rejected": []})
+            counts = {"accepted": 1, "duplicates": 0, "rejected": self.rejected, "position": 1}
+            return httpx.Response(200, json=counts)
         envelope = self.signer.seal(self.payload)
         tag = envelope.etag.decode()
         if request.headers.get("if-none-match") == tag:
@@ -159,7 +161,24 @@ def test_an_exposure_is_sent_once_and_waits_for_the_server(fake: Fake) -> None:
     ]
     said = {"experiment": "e", "arm": "1", "flag": "price", "version": 1}
     assert fake.events[0]["properties"] == said
+    assert "context" not in fake.events[0]
     assert fake.events[0]["timestamp"] == 12_500
+
+
+def test_consent_goes_with_exposures_and_a_refusal_is_reported(
+    fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = fake.flags()
+    flags.refresh()
+    fake.rejected = [{"index": 0, "code": "no_consent", "message": "send their decision"}]
+    flags.for_unit(user_id="u").value("price", 0)
+    flags._exposures.flush()
+    assert "no_consent: send their decision" in caplog.text
+    for _ in range(2):
+        flags.for_unit(user_id="u", consented=True).value("price", 0)
+    flags.close()
+    contexts = [event.get("context") for event in fake.events]
+    assert contexts == [None, {"consent": "measurement"}]
 
 
 def test_exposures_that_the_server_refuses_do_not_hold_up_others(fake: Fake) -> None:

@@ -56,7 +56,9 @@ class Fake:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/events":
             self.events += json.loads(request.content)
-            return httpx.Response(200, json={"accepted": 1, "duplicates": 0, "rejected": []})
+            return httpx.Response(
+                200, json={"accepted": 1, "duplicates": 0, "rejected": [], "position": 1}
+            )
         if request.url.path == "/v1/flags/payload":
             return httpx.Response(200, content=self.signer.seal(self.payload).body)
         return httpx.Response(404, json={"title": "none", "status": 404})
