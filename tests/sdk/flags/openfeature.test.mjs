@@ -46,9 +46,14 @@ test("values carry their reason, arm and rule", async () => {
 
 test("an unknown flag and one of another type give the caller's value", () => {
   const unknown = client.getBooleanDetails("none", true);
-  assert.deepEqual([unknown.value, unknown.errorCode], [true, "FLAG_NOT_FOUND"]);
+  const message = 'flag "none": unknown';
+  assert.deepEqual(
+    [unknown.value, unknown.errorCode, unknown.errorMessage],
+    [true, "FLAG_NOT_FOUND", message],
+  );
   const other = client.getStringDetails("price", "x");
   assert.deepEqual([other.value, other.errorCode], ["x", "TYPE_MISMATCH"]);
+  assert.equal(other.errorMessage, 'flag "price" has a value of another type');
 });
 
 test("the context gives attributes, and its key the unit", async () => {

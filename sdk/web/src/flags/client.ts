@@ -109,10 +109,15 @@ export class Flags {
   }
 
   /** Return the value of a flag; `fallback` if there is none, or one of another type. */
-  value<T extends Json>(key: string, fallback: T): T {
+  value(key: string, fallback: boolean): boolean;
+  value(key: string, fallback: number): number;
+  value(key: string, fallback: string): string;
+  value(key: string, fallback: null): Json;
+  value<T>(key: string, fallback: T): T;
+  value(key: string, fallback: unknown): unknown {
     const { value } = this.used(key);
     const same = fallback === null || kind(value) === kind(fallback);
-    return value === null || !same ? fallback : (value as T);
+    return value === null || !same ? fallback : value;
   }
 
   /** Return the value of a flag with the reason; it counts as no exposure. */
@@ -322,6 +327,6 @@ function withoutIds({ id, device_id, user_id, ...attributes }: JsonObject): Json
   return attributes;
 }
 
-function kind(value: Json): string {
+function kind(value: unknown): string {
   return Array.isArray(value) ? "array" : typeof value;
 }

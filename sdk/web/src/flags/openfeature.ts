@@ -86,14 +86,16 @@ export class TactfulProvider implements Provider {
     const { source, value, arm } = found;
     if (source === "unknown" || source === "cyclic") {
       const errorCode = source === "unknown" ? ErrorCode.FLAG_NOT_FOUND : ErrorCode.GENERAL;
-      return { value: fallback, reason: REASONS[source], errorCode };
+      const errorMessage = `flag "${key}": ${source}`;
+      return { value: fallback, reason: REASONS[source], errorCode, errorMessage };
     }
     if (value === null) return { value: fallback, reason: REASONS[source] };
     if (!fits(value)) {
       const reason = StandardResolutionReasons.ERROR;
-      return { value: fallback, reason, errorCode: ErrorCode.TYPE_MISMATCH };
+      const errorMessage = `flag "${key}" has a value of another type`;
+      return { value: fallback, reason, errorCode: ErrorCode.TYPE_MISMATCH, errorMessage };
     }
-    this.flags.value(key, value); // an arm that is applied is an exposure
+    this.flags.value<Json>(key, value); // an arm that is applied is an exposure
     const variant = arm === null ? {} : { variant: arm };
     const flagMetadata = metadataOf(found, this.flags.version);
     return { value: value as T, reason: REASONS[source]!, ...variant, flagMetadata };
