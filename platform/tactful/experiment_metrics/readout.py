@@ -230,8 +230,8 @@ def _notes(analysis: Analysis, compared: Collection[str]) -> list[str]:
     changed = sorted({*plan.roles} - planned.metrics)
     if changed:
         notes.append(
-            "registered or changed after the first exposure, so only exploratory: "
-            + ", ".join(changed)
+            "registered after the first exposure, or changed since, or others of its role dropped, "
+            "so only exploratory: " + ", ".join(changed)
         )
     if plan.cuped_ms and not planned.cuped:
         notes.append(
