@@ -74,6 +74,12 @@ class MetricRegistrations:
         rows = self._metadata.fetch(sa.select(metric_plans).order_by(_table.id))
         return {row.experiment: (row.at, row.registered_by) for row in rows}
 
+    def first(self, experiment: str) -> int | None:
+        """Return when an analysis was recorded first, epoch milliseconds; None if never."""
+        query = sa.select(sa.func.min(_table.at)).where(_table.experiment == experiment)
+        (row,) = self._metadata.fetch(query)
+        return None if row[0] is None else int(row[0])
+
     def planned(
         self, plan: MetricPlan, metrics: Mapping[str, MetricDefinition], start: int
     ) -> Planned:
