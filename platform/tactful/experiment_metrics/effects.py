@@ -80,7 +80,7 @@ class Compared:
     pair: tuple[Sample, Sample]
     comparison: Comparison
     outcomes: int  # units with an outcome in the arm that has fewer
-    adjusted: bool
+    adjusted: bool = False
 
 
 def metric_effects(analysis: Analysis, within: Truths | None = None) -> list[Effect]:

@@ -105,8 +105,8 @@ class MetricReadOuts:
     def of_recorded(self, key: str) -> ReadOutMessage:
         """Read an experiment from 28 days before the first record of its analysis.
 
-        Raises as `of_key`. The begin is fixed. If it moved on with the time of the look, units would leave again, and
-        no verdict would hold at any number of looks.
+        Raises as `of_key`. The begin is fixed. If it moved on with the time of the look, units
+        would leave again, and no verdict would hold at any number of looks.
         """
         first = self._registrations.first(key)
         return self._read(key, lambda now: (now if first is None else first) - SPAN_MS)
