@@ -22,7 +22,7 @@ those of an arm in `experiments.yaml`, are chosen inside ``POST /v1/recommend``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -284,12 +284,18 @@ def _check_features(definition: BanditDefinition) -> None:
         )
 
 
-def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[BanditDefinition]:
+def load_bandits(
+    path: Path,
+    *,
+    features: Sequence[str] | None = None,
+    check: Callable[[BanditDefinition], None] = lambda definition: None,
+) -> list[BanditDefinition]:
     """Read the bandits of a YAML file.
 
     Args:
         path: the file.
         features: names of the ungrouped online features of users; None checks no names.
+        check: raises ConfigError for a bandit that cannot be used for another reason.
 
     Raises:
         ConfigError: if it cannot be read or is wrong; the message names file, line and key.
@@ -308,7 +314,9 @@ def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[B
         try:
             bandits.append(read_bandit(entry, features=features))
             _check_together(bandits)
-        except _Problem as problem:
+            check(bandits[-1])
+        except ConfigError as error:
+            problem = error if isinstance(error, _Problem) else _Problem((), str(error))
             raise ConfigError(_located(path, source.lines, number, entry, problem)) from None
     return bandits
 

@@ -1,11 +1,11 @@
 """Join the decisions of one bandit with their rewards, in the order of the log.
 
 A reward belongs to the decision that it names by `recommendation_id` or by the property
-`decision_id`, else to the user's latest decision before it, and to no other: a repeated reward
-changes nothing. Rewards count within the window of the definition, by the time of their event, and
-if they reach the log before the grace after it is over. Only then is a decision learnt, so that
-rewards are not learnt before the missing ones. The result depends on the log alone, and not on when
-it is read.
+`decision_id` or `coupon`, else to the user's latest decision before it, and to no other: a repeated
+reward changes nothing. Rewards count within the window of the definition, by the time of their
+event, and if they reach the log before the grace after it is over. Only then is a decision learnt,
+so that rewards are not learnt before the missing ones. The result depends on the log alone, and not
+on when it is read.
 """
 
 from __future__ import annotations
@@ -222,6 +222,9 @@ class RewardJoin:
         """Return the id of the decision that an event rewards; empty for none."""
         if (named := decision_named(event)) is not None:
             return named
+        code = event.properties.get("coupon")
+        if isinstance(code, str) and code in self._known:
+            return code
         if event.recommendation_id is not None and (
             self._recommends or event.recommendation_id in self._known
         ):
