@@ -59,7 +59,7 @@ class BanditService:
         self._served = ServedBandits(data / FILE)
         self._rollouts = ServedRollouts(data / ROLLOUTS_FILE)
         self._waiting: set[asyncio.Future[Any]] = set()
-        self._refreshing = threading.Lock()
+        self._refreshing, self._following = threading.Lock(), threading.Lock()
         self.store = BanditStore(installation.metadata, clock=installation.clock)
         recipients = partial(Recipients, platform.engine.resolve, ids)
         self.learner = BanditLearner(
@@ -110,8 +110,9 @@ class BanditService:
             OSError: if a file cannot be written.
             StreamingError: if the log cannot be read.
         """
-        self.learner.follow([(it.definition, it.state) for it in self.store.all()])
-        self.learner.run()
+        with self._following:  # what another thread has read from the database may be older
+            self.learner.follow([(it.definition, it.state) for it in self.store.all()])
+            self.learner.run()
         self.refresh()
 
     def refresh(self) -> None:
