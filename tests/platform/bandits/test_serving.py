@@ -205,7 +205,10 @@ def test_analysts_see_no_number(locked: Live) -> None:
         client.post("/v1/bandits", json=BANNER, headers=as_admin)
         for path in ("/v1/bandits", "/v1/bandits/banner"):
             assert client.get(path, headers=as_analyst).status_code == 200
-        assert client.get("/v1/bandits/banner", headers=as_analyst).json()["outcomes"] is None
+        shown = client.get("/v1/bandits/banner", headers=as_analyst).json()
+        assert shown["outcomes"] is None and shown["bandit"]["changed_by"] == ""
+        (listed,) = client.get("/v1/bandits", headers=as_analyst).json()["bandits"]
+        assert listed["changed_by"] == "", "the author is a person"
         assert client.get("/v1/bandits/banner", headers=as_admin).json()["outcomes"] is not None
         for path in ("/v1/bandits", "/v1/bandits/banner/stop", "/v1/bandits/banner/decide"):
             assert client.post(path, json={}, headers=as_analyst).status_code == 403
