@@ -11,9 +11,12 @@ so that proxies and clients notice a connection that broke.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 MOST_STREAMS = 500
+_MOST_OF_PAGES = 450  # everybody can read the key of a page, so the rest is for servers
+_MOST_OF_ADDRESS = 50
 HEARTBEAT_S = 15.0
 _LIFETIME_MS = 600_000
 
@@ -31,17 +34,18 @@ class VersionStreams:
         """
         self._newer = newer
         self._clock = clock
-        self._open = 0
+        self._open = Counter[str]()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more streams are accepted."""
-        return self._open >= MOST_STREAMS
+    def is_full(self, page: str = "") -> bool:
+        """Return whether no more streams are accepted of a page at an address; "" for servers."""
+        if page and self._open[page] >= _MOST_OF_ADDRESS:
+            return True
+        return self._open.total() >= (_MOST_OF_PAGES if page else MOST_STREAMS)
 
-    async def events(self) -> AsyncGenerator[bytes]:
-        """Yield the events of one stream, for ten minutes."""
+    async def events(self, page: str = "") -> AsyncGenerator[bytes]:
+        """Yield the events of one stream, for ten minutes; see `is_full`."""
         ends, sent = self._clock() + _LIFETIME_MS, -1
-        self._open += 1
+        self._open[page] += 1
         try:
             while self._clock() < ends:
                 number = await self._newer(sent)
@@ -51,4 +55,6 @@ class VersionStreams:
                     sent = number
                     yield b'event: version\ndata: {"version":%d}\n\n' % number
         finally:
-            self._open -= 1
+            self._open[page] -= 1
+            if not self._open[page]:
+                del self._open[page]

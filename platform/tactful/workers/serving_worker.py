@@ -264,7 +264,7 @@ async def _no_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
 
 
 async def _flag_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
-    return stream_reply(worker.flag_streams)
+    return stream_reply(worker, call, worker.flag_streams)
 
 
 def _is_special(request: RecommendRequest) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
@@ -33,16 +34,43 @@ def test_a_stream_sends_each_version_and_comments_between(clock: Clock) -> None:
         streams = VersionStreams(newer, clock=clock)
         async with aclosing(streams.events()) as events:
             assert await anext(events) == b'event: version\ndata: {"version":3}\n\n'
-            assert streams._open == 1
+            assert streams._open.total() == 1
             assert (await anext(events)).startswith(b":")
             assert await anext(events) == b'event: version\ndata: {"version":7}\n\n'
             clock.pass_days(1)
             with pytest.raises(StopAsyncIteration):
                 await anext(events)
-        assert streams._open == 0
+        assert streams._open.total() == 0
 
     asyncio.run(follow())
     assert asked == [-1, 3, 3]
+
+
+def test_pages_leave_streams_to_servers_and_an_address_to_others(clock: Clock) -> None:
+    async def newer(number: int) -> int:
+        return number + 1
+
+    async def fill() -> None:
+        streams = VersionStreams(newer, clock=clock)
+
+        async def opened(page: str) -> int:
+            count = 0
+            while not streams.is_full(page):
+                stream = streams.events(page)
+                await anext(stream)
+                held.append(stream)
+                count += 1
+            return count
+
+        held: list[AsyncGenerator[bytes]] = []
+        addresses = [await opened(f"192.0.2.{number}") for number in range(10)]
+        assert addresses == [50] * 9 + [0]
+        assert await opened("") == 50
+        for stream in held:
+            await stream.aclose()
+        assert not streams._open
+
+    asyncio.run(fill())
 
 
 def test_only_another_version_wakes_a_stream(service: FlagService) -> None:

@@ -11,7 +11,8 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful.flags.streams import VersionStreams
-from tactful.http.asgi import ANY_KEY, Call, Endpoint, Reply, json_reply
+from tactful.flags.tokens import subscriber
+from tactful.http.asgi import ANY_KEY, Call, Endpoint, Host, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, opts_out, sender_address, stored
 from tactful.http.subjects.audit import looked_at
 from tactful.schemas.experiments.flags import (
@@ -103,16 +104,17 @@ async def _get_flag_signing_key(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_flag_stream(platform: Platform, call: Call) -> Reply:
-    return stream_reply(platform.flags.streams)
+    return stream_reply(platform, call, platform.flags.streams)
 
 
-def stream_reply(streams: VersionStreams) -> Reply:
+def stream_reply(host: Host, call: Call, streams: VersionStreams) -> Reply:
     """Return a response that follows the versions, or raise `ProblemError` if too many are open."""
-    if streams.is_full:
+    page = subscriber(sender_address(host, call)) if call.public else ""
+    if streams.is_full(page):
         raise ProblemError(
             "overloaded", "too many streams are open: read the payload now and then", retry_after=60
         )
-    return Reply(200, b"", _MEDIA, parts=streams.events())
+    return Reply(200, b"", _MEDIA, parts=streams.events(page))
 
 
 async def _list_flags(platform: Platform, call: Call) -> Reply:
@@ -257,7 +259,8 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_flag_stream,
         details=(
             "Server-sent events: `event: version` with the number now and at each change, for ten "
-            "minutes. At most 500 are open at once in each process that answers requests."
+            "minutes. At most 500 are open at once in each process that answers requests, and 50 "
+            "of the pages at one address."
         ),
         scope="recommend",
         browser=True,

@@ -173,7 +173,7 @@ def test_a_stream_tells_each_version(shop: Live, page: httpx.Client) -> None:
             assert told == ["event: version", 'data: {"version":1}']
             ok(shop.http.post("/v1/flags/banner/kill", json={"reason": "wrong text"}))
             assert [next(lines) for _ in range(3)][-1] == 'data: {"version":2}'
-    wait_until(lambda: shop.platform.flags.streams._open == 0)
+    wait_until(lambda: shop.platform.flags.streams._open.total() == 0)
 
 
 def test_streams_are_bounded(shop: Live, monkeypatch: pytest.MonkeyPatch) -> None:
