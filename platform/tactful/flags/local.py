@@ -47,13 +47,33 @@ Sticky = MutableMapping[str, dict[str, str]]
 _STREAM = "/v1/flags/stream"
 
 _SILENCE_S = 40.0  # the server sends something every 15 seconds
-_LASTING_S = (
-    60.0  # a stream that ends earlier counts as a failure: a proxy may end each one at once
-)
 _SEND_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_FIRST_PAUSE_S, _MOST_DOUBLINGS = 1.0, 6  # pauses of 64 seconds at most
+_STEADY_S = 30.0  # a stream that ends earlier counts as a failure: a proxy may end each one at once
 _IDS = ("id", "user_id", "device_id")
 _NO_EXPERIMENT = Overrides(enabled=False)
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Ways in which new versions of the flags are noticed.
+
+    Attributes:
+        stream: whether to follow the server's events.
+        poll_s: seconds between requests while there is no stream.
+        jitter: random numbers in [0, 1) that spread the pauses.
+    """
+
+    stream: bool = True
+    poll_s: float = 60.0
+    jitter: Callable[[], float] = random.random
+
+    def pause_s(self, failures: int, *, streams: bool) -> float:
+        """Return the pause after so many failures in a row; `streams` is whether there is one."""
+        if failures == 0 and not streams:
+            return self.poll_s * (0.75 + self.jitter() / 2)
+        doublings = min(max(failures - 1, 0), _MOST_DOUBLINGS)
+        return float(_FIRST_PAUSE_S * 2**doublings) * self.jitter()
 
 
 class LocalFlags:
@@ -71,11 +91,9 @@ class LocalFlags:
         signing_key: str | None = None,
         file: Path | None = None,
         sticky: Sticky | None = None,
-        poll_s: float = 60.0,
-        stream: bool = True,
+        updates: Updates | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         """Prepare; nothing is fetched before `start` or `refresh`.
 
@@ -85,11 +103,9 @@ class LocalFlags:
             signing_key: public key of the server, 32 bytes in base64; None asks the server for it.
             file: keeps the last payload for a start without the server.
             sticky: keeps arms of sticky experiments; None keeps none.
-            poll_s: seconds between requests while there is no stream.
-            stream: whether to follow the server's events.
+            updates: how new versions are noticed; None follows the server's events.
             transport: another way to send requests, for tests.
             clock: now in epoch seconds.
-            jitter: random numbers in [0, 1) that spread the pauses.
 
         Raises:
             ConfigError: if `base_url` is no address of a server.
@@ -103,8 +119,9 @@ class LocalFlags:
         self._exposures = ExposureQueue(self._client.events)
         self._features = Features({})
         self._sticky = sticky
-        self._poll_s, self._streams = poll_s, stream
-        self._clock, self._jitter = clock, jitter
+        self._updates = updates or Updates()
+        self._streams = self._updates.stream
+        self._clock = clock
         self._refreshing = threading.Lock()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -221,22 +238,20 @@ class LocalFlags:
 
     def _follow(self, failed: bool) -> None:
         """Listen to the server, or ask it now and then, until `close`."""
-        failures, broken = int(failed), 0
+        failures = int(failed)
         while not self._closed.is_set():
-            if failures == 0 and self._streams:
+            if self._streams and not failed:
                 began = self._clock()
                 self._try(self._listen)
-                broken = 1 if self._clock() - began >= _LASTING_S else broken + 1
-            # The server ends each stream after a while: then a short pause, not that of polling.
-            if self._closed.wait(self._pause_s(failures or (broken if self._streams else 0))):
+                steady = self._clock() - began >= _STEADY_S
+                failures = 0 if steady else failures + int(self._streams)
+            if self._closed.wait(self._updates.pause_s(failures, streams=self._streams)):
                 return
-            failures = failures + 1 if self._try(self.refresh) else 0
-
-    def _pause_s(self, failures: int) -> float:
-        if failures == 0:
-            return self._poll_s * (0.75 + self._jitter() / 2)
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 1, 10))
-        return float(longest * self._jitter())
+            failed = self._try(self.refresh)
+            if failed:
+                failures += 1
+            elif not self._streams:
+                failures = 0
 
     def _listen(self) -> None:
         """Fetch each announced version, until the stream ends."""
@@ -244,7 +259,7 @@ class LocalFlags:
         try:
             with self._http.stream("GET", _STREAM, timeout=timeout) as response:
                 self._stream = response
-                self._streams = response.status_code != 404  # worker processes offer none
+                self._streams = response.status_code != 404  # a proxy may let none through
                 if not response.is_success:
                     raise ClientError(f"{_STREAM}: status {response.status_code}; flags are polled")
                 for line in response.iter_lines():

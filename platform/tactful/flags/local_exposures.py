@@ -63,7 +63,9 @@ class ExposureQueue:
             self._sent[key] = None
             if len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
-            self._waiting = [*self._waiting, {**event, **unit}][-_MOST_WAITING:]
+            self._waiting.append({**event, **unit})
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[0]
 
     def flush(self) -> None:
         """Send the waiting exposures.

@@ -16,7 +16,7 @@ from tests.platform.support import Live, build, logged, small_settings, wait_unt
 
 from tactful.errors import ClientError, ConnectionFailed, NotAllowed, SignatureError
 from tactful.flags.exposures import EXPOSURE, is_verified
-from tactful.flags.local import LocalFlags
+from tactful.flags.local import LocalFlags, Updates
 from tactful.flags.payloads import PayloadSigner
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event
@@ -209,13 +209,21 @@ def test_a_unit_keeps_its_arm_and_one_without_consent_has_none(fake: Fake) -> No
 
 def test_without_a_stream_the_server_is_asked_again(fake: Fake) -> None:
     heard: list[int] = []
-    flags = fake.flags(poll_s=0.01)
+    flags = fake.flags(updates=Updates(poll_s=0.01))
     flags.on_change(lambda version: 1 // 0)
     flags.on_change(heard.append)
     with flags.start():
         fake.publish({}, 2)
         wait_until(lambda: flags.version == 2)
     assert heard == [1, 2]
+
+
+def test_pauses_grow_to_a_minute_and_end_with_the_failures() -> None:
+    updates = Updates(jitter=lambda: 0.5)
+    assert [updates.pause_s(n, streams=True) for n in (0, 1, 2, 4, 7)] == [0.5, 0.5, 1, 4, 32]
+    assert updates.pause_s(5_000, streams=True) == 32, "after a night without the server"
+    assert updates.pause_s(0, streams=False) == 60
+    assert updates.pause_s(3, streams=False) == 2
 
 
 class Pauses:
@@ -246,13 +254,13 @@ def test_a_stream_is_opened_again_after_growing_pauses_and_soon_after_a_lasting_
     fake: Fake,
 ) -> None:
     del fake.status["/v1/flags/stream"]
-    broken = fake.flags(jitter=lambda: 1.0)
-    assert follow(broken, Pauses(8)) == [1, 2, 4, 8, 16, 32, 60, 60]
+    broken = fake.flags(updates=Updates(jitter=lambda: 1.0))
+    assert follow(broken, Pauses(8)) == [1, 2, 4, 8, 16, 32, 64, 64]
     seconds = iter(range(0, 6_000, 600))
-    lasting = fake.flags(jitter=lambda: 1.0, clock=lambda: next(seconds))
+    lasting = fake.flags(updates=Updates(jitter=lambda: 1.0), clock=lambda: next(seconds))
     assert follow(lasting, Pauses(3)) == [1, 1, 1]
     fake.status["/v1/flags/stream"] = 404
-    assert follow(fake.flags(jitter=lambda: 1.0), Pauses(2)) == [75, 75]
+    assert follow(fake.flags(updates=Updates(jitter=lambda: 1.0)), Pauses(2)) == [75, 75]
 
 
 def test_a_version_that_another_process_has_announced_is_asked_for_until_it_is_there(
@@ -260,7 +268,7 @@ def test_a_version_that_another_process_has_announced_is_asked_for_until_it_is_t
 ) -> None:
     del fake.status["/v1/flags/stream"]
     fake.stream = lambda: 'data: {"version":2}\n\n'  # type: ignore[method-assign]
-    flags = fake.flags(jitter=lambda: 1.0)
+    flags = fake.flags(updates=Updates(jitter=lambda: 1.0))
     pauses = Pauses(4, lambda count: fake.publish({}, 2) if count == 3 else None)
     assert follow(flags, pauses) == [1, 2, 4, 8]
     assert flags.version == 2
@@ -293,7 +301,7 @@ def asked_since(fake: Fake, count: int) -> bool:
 
 
 def test_a_mistake_does_not_end_the_threads(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
-    flags = fake.flags(poll_s=0.01, jitter=lambda: 0.0)
+    flags = fake.flags(updates=Updates(poll_s=0.01, jitter=lambda: 0.0))
     with flags.start():
         for status in (1, 2):
             fake.status["/v1/flags/payload"] = status
@@ -362,7 +370,7 @@ def test_a_process_decides_as_the_server_and_its_exposures_are_verified(
 
 def test_a_kill_is_announced(live: tuple[Live, Path]) -> None:
     server, _ = live
-    flags = LocalFlags(server.url, poll_s=3_600)
+    flags = LocalFlags(server.url, updates=Updates(poll_s=3_600))
     with flags:
         wait_until(lambda: flags._stream is not None)
         unit = flags.for_unit(attributes={"country": "CH"})
