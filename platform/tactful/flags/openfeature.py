@@ -1,7 +1,7 @@
 """OpenFeature provider: code that reads flags through OpenFeature gets those of `LocalFlags`.
 
 ```python
-api.set_provider(TactfulProvider(LocalFlags("https://tactful.example", key)))
+api.set_provider_and_wait(TactfulProvider(LocalFlags("https://tactful.example", key)))
 ```
 """
 

@@ -437,6 +437,12 @@ test("two tabs keep the same arms and send an exposure once", async () => {
   assert.deepEqual([second.value("price", 0), second.explain("price").stickyUsed], [2, true]);
   await second.refresh();
   assert.equal(client.events.length, 1);
+  server.publish({ ...on, ...price([1, 0]) });
+  client.device = "d-2";
+  for (const tab of [first, second]) tab.value("price", 0); // both before there is a token
+  await until(() => client.events.length === 2);
+  await second.refresh();
+  assert.equal(client.events.length, 2);
 });
 
 test("flags that only the server can evaluate are asked for, with consent", async () => {

@@ -69,7 +69,7 @@ export class Exposures {
     if (!device || mine.length === 0) return;
     void this.token(device).then((token) => {
       for (const waiting of mine) {
-        if (!token || this.pending.has(waiting.key) || this.memory.wasSent(waiting.key)) continue;
+        if (!token || this.pending.has(waiting.key)) continue;
         this.pending.add(waiting.key);
         this.deliver(waiting, token);
       }
@@ -91,7 +91,8 @@ export class Exposures {
   }
 
   private deliver({ key, device, timestamp, properties }: Waiting, token: string | undefined): void {
-    if (this.visitor.deviceId !== device) return; // consent was withdrawn meanwhile
+    // Meanwhile consent was withdrawn, or another tab has sent it.
+    if (this.visitor.deviceId !== device || this.memory.wasSent(key)) return;
     const sent = { ...properties, ...(token && { token }) };
     const id = this.visitor.track({ type: "exposure", timestamp, properties: sent });
     if (id && token) this.memory.markSent(key);
