@@ -184,8 +184,7 @@ def metric_guardrails(analysis: Analysis, at: int) -> list[GuardrailPoint]:
         )
         looks = []
         for it in _compared(analysis, guard.metric, _complete_by(outcomes, at), adjust=False):
-            # Capped at a fixed bound, an outcome needs no cap from the data.
-            control, treatment = map(_plain, it.pair)
+            control, treatment = map(plain_mean, it.pair)
             pair = None if it.outcomes < metric.minimum_outcomes else (control, treatment)
             (look,) = check_guardrails(
                 [judged], {guard.metric: pair}, alpha=analysis.plan.alpha / _others(analysis)
@@ -201,12 +200,14 @@ def words_of(metric: MetricDefinition) -> str:
         return metric.words
     values = {
         "events": " or ".join(metric.events),
-        "value": metric.value,
+        "value": f"{metric.value} × {metric.times}" if metric.times else metric.value,
         "numerator": metric.numerator,
         "denominator": metric.denominator,
         "level": metric.level or 0.0,
     }
-    return _KINDS[metric.kind].format(**values)
+    words = _KINDS[metric.kind].format(**values)
+    words += f" less {' and '.join(metric.minus)}" if metric.minus else ""
+    return f"{words}, filtered" if metric.filter else words
 
 
 def arm_sample(outcomes: MetricOutcomes, units: Truths) -> Sample | None:
@@ -302,7 +303,8 @@ def _others(analysis: Analysis) -> int:
     return max(1, len(analysis.plan.guardrails) * (len(analysis.outcomes.arms) - 1))
 
 
-def _plain(sample: Sample) -> Sample:
+def plain_mean(sample: Sample) -> Sample:
+    """Return a sample whose cap is fixed, and so needs no further cap from the data."""
     if isinstance(sample, SkewedMean):
         return Mean(sample.units, sample.total, sample.squares)
     return sample
@@ -336,7 +338,7 @@ def _p_value(compared: Compared) -> float:
 
 def _effect(compared: Compared, p: float, alpha: float, role: str, exploratory: bool) -> Effect:
     metric, estimate = compared.metric, compared.comparison.estimate
-    control, treatment = map(_plain, compared.pair)
+    control, treatment = map(plain_mean, compared.pair)
     chance, of_treatment, of_control = chances(
         estimate, higher_is_better=metric.direction == "higher"
     )

@@ -289,7 +289,7 @@ class Tally:
 
     def _placed(self, shown: Impression) -> tuple[str | None, str | None]:
         """Return the arm and the name of the user that a recommendation counts for."""
-        return arm_of(shown, self._experiment), subject_key(shown.event)
+        return arm_of(shown.event, self._experiment), subject_key(shown.event)
 
     def _take(self, event: Event, identity: str) -> None:
         if identity in self._open:
@@ -340,18 +340,18 @@ def read_on(log: EventLog, tally: LogReader, position: int) -> int:
     return position
 
 
-def arm_of(shown: Impression, experiment: str) -> str | None:
-    """Return the arm of a recommendation, if this experiment or rollout assigned it."""
-    properties = shown.event.properties
+def arm_of(shown: Event, experiment: str) -> str | None:
+    """Return the arm of a recommendation or decision, if this experiment or rollout assigned it."""
+    properties = shown.properties
     if isinstance(drawn := properties.get(ROLLOUTS), list):
         for rollout in drawn:
             key, _, name = str(rollout).partition(":")
             if key == experiment:
                 return name
     arm = properties.get("arm")
-    if shown.forced or properties.get("experiment") != experiment or not isinstance(arm, str):
+    if properties.get("forced") or properties.get("experiment") != experiment:
         return None
-    return arm
+    return arm if isinstance(arm, str) else None
 
 
 def _is_flat(scores: object) -> bool:

@@ -210,6 +210,12 @@ def test_guardrails_name_harm() -> None:
 def test_a_metric_without_words_is_described() -> None:
     assert words_of(BUYERS) == "share of users with purchase"
     assert words_of(PER_ORDER) == "spend over orders"
+    net = msgspec.structs.replace(
+        SPEND, times="properties.months", minus=("refund",), filter={"properties.currency": "CNY"}
+    )
+    assert words_of(net) == (
+        "sum of properties.price × properties.months of a user's purchase less refund, filtered"
+    )
 
 
 def false_alarms(experiments: int, *, units: int, looks: int) -> int:
