@@ -35,6 +35,7 @@ from tactful.rerank.arm_policy import policy_parts
 from tactful_bandits.assignment.conditions import require_condition
 from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
+from tactful_streaming.contract.decode_requests import CUSTOM_TYPE, EVENT_TYPES
 from tactful_streaming.definitions.model import Definitions, Feature
 
 State = Literal["shadow", "live", "off"]
@@ -232,6 +233,12 @@ def check_definition(definition: BanditDefinition) -> None:
     _check_features(definition)
     _check_memory(definition)
     reward = definition.reward
+    if reward.event not in EVENT_TYPES and not re.fullmatch(CUSTOM_TYPE, reward.event):
+        raise _Problem(
+            ("reward", "event"),
+            f"no event has the type {reward.event!r}: give one of {', '.join(sorted(EVENT_TYPES))} "
+            "or x.<custom> (lower-case letters, digits, . _ -)",
+        )
     if reward.filter:
         try:
             require_condition("filter", reward.filter)

@@ -141,6 +141,8 @@ def test_what_is_wrong_is_refused_and_changes_nothing(live: Live) -> None:
             ({"reward": {"event": "click", "filter": {"$near": 3}}}, "filter"),
             ({"reward": {"event": "click", "value": "price"}}, "value"),
             ({"key": "a/b"}, "key"),
+            ({"reward": {"event": "x.开始匹配"}}, "no event has the type 'x.开始匹配'"),
+            ({"reward": {"event": "clicks"}}, "no event has the type 'clicks'"),
             ({"reward": {"event": "click", "within_hours": 6}}, "at least 8 periods"),
             ({"shares": 1}, "shares"),
         ]
