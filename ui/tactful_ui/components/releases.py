@@ -75,5 +75,5 @@ def _numbers(cost: ReleaseCost) -> None:
     )
     if agreed:
         readouts.draw(
-            shell.ask(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
+            shell.compute(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
         )
