@@ -56,6 +56,7 @@ def test_an_admin_sees_rules_history_and_why(shop: FakePlatform, open_page: Open
     page.selectbox(key="flag").select(_KEY).run()
     text = sound(page)
     assert not page.error and "Who gets which value" in text
+    assert "1. **rule-1**: everyone: true" in text
     page.text_input(key="unit").input("ada")
     next(button for button in page.button if button.label == "Explain").click().run()
     assert "**Value:" in sound(page)

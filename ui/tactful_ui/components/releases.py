@@ -32,10 +32,8 @@ def _cost_and_numbers(cost: ReleaseCost) -> None:
         _cost(cost)
     if cost.refused:
         st.caption(_("These metrics are not released:"))
-        tables.show(
-            [{_("metric"): name, _("reason"): why} for name, why in cost.refused.items()],
-            f"{cost.key}-refused",
-        )
+        for name, why in cost.refused.items():
+            st.markdown(f"- **{formats.plain(name)}**: {formats.plain(why)}")
     if cost.metrics:
         _numbers(cost)
 
@@ -77,5 +75,5 @@ def _numbers(cost: ReleaseCost) -> None:
     )
     if agreed:
         readouts.draw(
-            shell.ask(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
+            shell.compute(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
         )

@@ -67,14 +67,14 @@ def _server() -> Settings:
     return replace(server, api_key=own) if own else server
 
 
-def ask(request: Request[T]) -> T:
-    """Send a request with the reader's key.
+def ask(request: Request[T], *, patient: bool = False) -> T:
+    """Send a request with the reader's key; `patient`: its answer may take a minute.
 
     Raises:
         SourceError: if the server does not answer, or refuses.
     """
     try:
-        return source().run(request)
+        return source().run(request, patient=patient)
     except NotSignedIn:
         if signed_in():  # the key was revoked, or the token has expired
             account.refuse()
@@ -82,6 +82,16 @@ def ask(request: Request[T]) -> T:
             st.session_state[_ENDED] = True
             st.rerun()
         raise
+
+
+def compute(request: Request[T]) -> T:
+    """Send a request that the server computes from its log, such as a read-out.
+
+    Raises:
+        SourceError: if the server does not answer within a minute, or refuses.
+    """
+    with st.spinner(_("The server computes this, which can take a minute.")):
+        return ask(request, patient=True)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def page() -> None:
         return
     key = controls.choose(_("Bandit"), [bandit.key for bandit in found], "bandit")
     days = st.slider(_("Days"), 1, 90, 28, key="days") if reader.admin else None
-    details = shell.ask(routes.bandit(key, days=days))
+    details = shell.compute(routes.bandit(key, days=days))
     _state(details.bandit)
     with st.expander(_("Definition")):
         st.json(details.definition)

@@ -64,7 +64,7 @@ def _running(about: Mapping[str, Any], *, admin: bool) -> None:
     days = st.slider(_("Days"), 1, 90, 28, key="days")
     shell.section(
         _("Effects"),
-        lambda: shell.ask(routes.read_out(key, days=float(days))),
+        lambda: shell.compute(routes.read_out(key, days=float(days))),
         lambda found: readouts.draw(found, key),
     )
 
@@ -85,7 +85,7 @@ def _measured(running: str) -> None:
             st.markdown(f"**{_('Guardrails')}**")
             readouts.draw_guardrails(found.guardrails, key)
 
-    shell.section(_("Effects"), lambda: shell.ask(routes.read_out(key, days=float(days))), draw)
+    shell.section(_("Effects"), lambda: shell.compute(routes.read_out(key, days=float(days))), draw)
 
 
 def _wizard() -> None:

@@ -147,13 +147,8 @@ def _rules(details: FlagDetails) -> None:
         st.markdown(_("There is no rule: every unit gets the default value."))
         return
     st.caption(_("The first rule that applies gives the value; without one the default counts."))
-    tables.show(
-        [
-            {_("place"): place, _("rule"): rule.id, _("in words"): rule.words}
-            for place, rule in enumerate(details.rules, 1)
-        ],
-        f"{details.flag.key}-rules",
-    )
+    for place, rule in enumerate(details.rules, 1):
+        st.markdown(f"{place}. **{formats.plain(rule.id)}**: {formats.plain(rule.words)}")
     with st.expander(_("Compiled form")):
         st.json(details.definition, expanded=False)
 

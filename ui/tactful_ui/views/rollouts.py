@@ -182,7 +182,7 @@ def _effects(chosen: RolloutInfo, *, admin: bool) -> None:
             help=_("At first those by which the rollout is judged."),
         )
     try:
-        found = shell.ask(routes.read_out(chosen.key, source=source))
+        found = shell.compute(routes.read_out(chosen.key, source=source))
         if len(found.stages) > 1:
             stage = st.selectbox(
                 _("Stage"),
@@ -192,7 +192,7 @@ def _effects(chosen: RolloutInfo, *, admin: bool) -> None:
                 key=f"stage-{chosen.key}",
             )
             if stage != found.stage:
-                found = shell.ask(routes.read_out(chosen.key, source=source, stage=stage))
+                found = shell.compute(routes.read_out(chosen.key, source=source, stage=stage))
     except SourceError as failure:
         shell.explain(failure)
         return
