@@ -167,7 +167,7 @@ class Installation:
             with load:
                 outcome.kills = disturb(targets, load)
             truth = self._ask(outcome, url, load, closing, last)
-            records = self._await_actions(log, truth)
+            records = self._await_actions(outcome, log, truth)
             _stop(outcome, server, others)
         except Stalled as stall:
             for process in (server, *others):
@@ -268,6 +268,7 @@ class Installation:
     def _compare_people(self, outcome: Outcome, client: Client, truth: Truth, at: int) -> None:
         """Compare the features of all people, once what goes between partitions has arrived."""
         fewest, until = math.inf, 0.0
+        patience_s = _patience_s(outcome, _FORWARDED_S)
         while True:
             self._check()
             comparison, outcome.doubled = Comparison(), 0
@@ -280,24 +281,32 @@ class Installation:
                 comparison.same_all(f"user {person} at {at}:", found, expected)
                 outcome.doubled += sum(_surplus(found, expected, name) for name in COUNTS)
             if comparison.wrong < fewest:
-                fewest, until = comparison.wrong, time.monotonic() + _FORWARDED_S
+                fewest, until = comparison.wrong, time.monotonic() + patience_s
             if not comparison.wrong or time.monotonic() > until:
                 outcome.comparison.add(comparison)
                 return
             time.sleep(0.5)
 
-    def _await_actions(self, log: Callable[[], list[bytes]], truth: Truth) -> list[bytes]:
+    def _await_actions(
+        self, outcome: Outcome, log: Callable[[], list[bytes]], truth: Truth
+    ) -> list[bytes]:
         """The log once it holds as many actions as it should, and had time for more."""
         most, until = -1, 0.0
+        patience_s = _patience_s(outcome, _ACTIONS_S)
         while (count := len(_actions(log()))) < len(truth.actions()):
             self._check()
             if count > most:
-                most, until = count, time.monotonic() + _ACTIONS_S
+                most, until = count, time.monotonic() + patience_s
             elif time.monotonic() > until:
                 break
             time.sleep(0.2)
         time.sleep(_SETTLING_S)
         return log()
+
+
+def _patience_s(outcome: Outcome, seconds: float) -> float:
+    """Return how long to wait for what is late: a run that has failed waits no more."""
+    return 0.0 if outcome.comparison.wrong else seconds
 
 
 def _stop(outcome: Outcome, server: Process, workers: Sequence[Process]) -> None:

@@ -46,8 +46,11 @@ tactful() {
         dashboard) in_background dashboard "$DASHBOARD_URL/_stcore/health" command tactful "$@" \
             --port "${DASHBOARD_URL##*:}" ;;
         privacy)
-            # The quick audit takes half a minute, the whole one several: one is enough.
-            if [[ "$*" = "privacy audit --json"* ]]; then set -- privacy audit --help; fi
+            # The quick audit takes half a minute, the whole one several: the quick one is kept.
+            case "$*" in
+                "privacy audit --json"*) set -- privacy audit --help ;;
+                "privacy audit --keep") set -- privacy audit --quick --keep ;;
+            esac
             command tactful "$@"
             ;;
         *) command tactful "$@" ;;

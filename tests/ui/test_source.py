@@ -1,9 +1,11 @@
+import time
 from datetime import timedelta
 
 import pytest
 from tests.ui import sample
 from tests.ui.server import FakePlatform
 
+from tactful.client.routes.experiments import metrics
 from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
 from tactful_ui.source import DEFAULT_URL, ReportSource, Settings, connect
 
@@ -96,3 +98,18 @@ def test_failures_have_a_name(
     fake.answer("/v1/reports/demo", body, status)
     with pytest.raises(failure):
         source(fake).report("demo")
+
+
+def test_what_the_server_computes_may_take_longer(
+    fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(query: dict[str, str]) -> object:
+        time.sleep(1.0)
+        return {"metrics": [], "experiments": []}
+
+    fake.answer("/v1/experiments/metrics", computed)
+    monkeypatch.setattr("tactful_ui.source._TIMEOUT_SECONDS", 0.2)
+    server = source(fake)
+    with pytest.raises(ServerDown):
+        server.run(metrics())
+    assert server.run(metrics(), patient=True).metrics == []

@@ -15,7 +15,9 @@ from tactful.client.messages import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
     NoReport,
+    NotFound,
     NotSignedIn,
+    Refused,
     ServerDown,
     SourceError,
     Unauthorised,
@@ -28,8 +30,9 @@ DEFAULT_URL = "http://127.0.0.1:8420"
 
 _TIMEOUT_SECONDS = 5.0
 _UNKNOWN_KEY = 401
-_CHANGE_SECONDS = 60.0  # a promotion asks the registry, in a process of its own
+_PATIENT_SECONDS = 60.0  # a promotion asks the registry, a read-out reads the log
 _NOT_FOUND = 404
+_REFUSALS = (400, 409, 422)
 _UNAVAILABLE = 503
 
 T = TypeVar("T")
@@ -73,18 +76,18 @@ class Health:
 class ReportSource:
     """Data for the pages, by the platform's own client.
 
-    It tries once with a short timeout, because an open page refreshes by itself. Every method
-    raises a `SourceError` if it has no answer.
+    It tries once with a short timeout, because an open page refreshes by itself; changes, and what
+    the server computes, have a long one. Every method raises a `SourceError` if it has no answer.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Create the client without sending a request."""
         self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
-        self._changing = Client(settings.url, settings.api_key, timeout=_CHANGE_SECONDS, retries=0)
+        self._patient = Client(settings.url, settings.api_key, timeout=_PATIENT_SECONDS, retries=0)
 
-    def run(self, request: Request[T]) -> T:
-        """Send a request of `tactful.client.routes`."""
-        client = self._client if request.method == "GET" else self._changing
+    def run(self, request: Request[T], *, patient: bool = False) -> T:
+        """Send a request of `tactful.client.routes`; `patient`: it may take a minute."""
+        client = self._patient if patient or request.method != "GET" else self._client
         return _call(lambda: client.run(request))
 
     def follow(self) -> Iterator[LiveMessage]:
@@ -110,7 +113,10 @@ class ReportSource:
 
     def report(self, name: str) -> Report:
         """Return one report, finished or not."""
-        return Report.parse(_call(lambda: self._client.report(name)))
+        try:
+            return Report.parse(_call(lambda: self._client.report(name)))
+        except NotFound as error:
+            raise NoReport(str(error)) from error
 
     def statistic_titles(self) -> Mapping[str, str]:
         """Return the titles of the published statistics by name, in order."""
@@ -162,8 +168,8 @@ def _translated(error: Exception) -> SourceError:
         refused = NotSignedIn if _status(error) == _UNKNOWN_KEY else Unauthorised
         return refused(str(error))
     if _status(error) == _NOT_FOUND:
-        return NoReport(str(error))
-    return BadAnswer(str(error))
+        return NotFound(str(error))
+    return (Refused if _status(error) in _REFUSALS else BadAnswer)(str(error))
 
 
 def _status(error: Exception) -> int | None:

@@ -13,19 +13,26 @@ from tactful_bandits.tuner.baselines import cross_entropy
 from tactful_bandits.tuner.box_spaces import BoxSpaces
 from tactful_bandits.tuner.static_comparison import StaticComparison, paired
 
+_MOST_STEPS = 10_000
+
 Floats = NDArray[np.float64]
 Action = Callable[[NDArray[np.float32]], NDArray[Any]]
 """Map from a flat observation to an action between -1 and 1."""
 
 
 def episode_return(env: gymnasium.Env[Any, Any], action: Action, seed: int) -> float:
-    """Return the sum of the rewards of one episode that begins with a seed."""
-    spaces, total, over = BoxSpaces.of(env), 0.0, False
+    """Return the sum of the rewards of one episode that begins with a seed.
+
+    An episode is over after 10,000 steps at the latest: an environment need not end any.
+    """
+    spaces, total = BoxSpaces.of(env), 0.0
     state = spaces.state(env.reset(seed=seed)[0])
-    while not over:
+    for _ in range(_MOST_STEPS):
         observed, reward, terminated, truncated, _ = env.step(spaces.action(action(state)))
-        state, over = spaces.state(observed), bool(terminated or truncated)
+        state = spaces.state(observed)
         total += float(reward)
+        if terminated or truncated:
+            break
     return total
 
 

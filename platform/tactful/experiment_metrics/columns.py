@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tactful.event_log.batches import read_batches
-from tactful.event_log.impressions import as_impression, is_served
-from tactful.event_log.recipients import LOGINS
+from tactful.event_log.impressions import is_decision, is_served
+from tactful.experiment_metrics.record_filter import LINKING, SHOWN, RecordFilter
 from tactful.experiments.metrics import LARGEST_AMOUNT
 from tactful.experiments.tally import arm_of
 from tactful.flags.exposures import EXPOSURE, as_exposure
@@ -37,10 +37,6 @@ from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
-_IMPRESSION = "impression"
-_LINKING = (*(mark.decode() for mark in LOGINS), EXPOSURE)  # first letters of types
-# Bytes in the record of the description of a user, in msgpack and in JSON
-_USER_MARKS = (b"\xa4kind\xa4user", b'"kind":"user"', b'"kind": "user"')
 
 Attributes = Mapping[str, object]
 
@@ -107,11 +103,7 @@ class LogColumns:
                 for event_type in types:
                     place = metric, self.tables[name], sign
                     self._of_type.setdefault(event_type, []).append(place)
-        self._early_marks = [*LOGINS]
-        if "user" in self._attributes:
-            self._early_marks += _USER_MARKS
-        wanted = (*self._of_type, _IMPRESSION, EXPOSURE)
-        self._marks = [*self._early_marks, *(name.encode() for name in wanted)]
+        self._filter = RecordFilter(experiment, self._of_type, users="user" in self._attributes)
         self.names: dict[str, int] = {}  # number of each user and device
         self.exposures: dict[tuple[str, str], FirstExposure] = {}  # by subject and arm
         self.links: dict[str, str | None] = {}  # by device, its user; None for several
@@ -128,7 +120,7 @@ class LogColumns:
     def read_before(self, log: EventLog, position: int) -> None:
         """Read the logins and users of one partition before an offset."""
         for records in read_batches(log, log.begin, position, size=_CHUNK):
-            self.read(records, self._early_marks)
+            self.read(records, early=True)
 
     def forget(self, people: Collection[str]) -> None:
         """Remove erased users and devices; their events count for nobody."""
@@ -144,14 +136,12 @@ class LogColumns:
             device: None if user in people else user for device, user in self.links.items()
         }
 
-    def read(
-        self, records: Iterable[tuple[int, bytes]], marks: Collection[bytes] | None = None
-    ) -> None:
-        """Collect records of the log, given as offset and payload, that have one of the marks."""
-        marks = self._marks if marks is None else marks
+    def read(self, records: Iterable[tuple[int, bytes]], *, early: bool = False) -> None:
+        """Collect records, given as offset and payload; of early ones logins and users alone."""
+        selects = self._filter.selects
         for _, payload in records:
-            if not any(mark in payload for mark in marks):
-                continue  # decoding everything would take most of the time
+            if not selects(payload, early=early):
+                continue
             try:
                 entry = decode_entry(payload)
             except StreamingError:
@@ -165,11 +155,11 @@ class LogColumns:
 
     def _take(self, event: Event) -> None:
         counted = self._of_type.get(event.type)
-        if counted is not None or event.type.startswith(_LINKING):
+        if counted is not None or event.type.startswith(LINKING):
             self._link(event)
         if event.timestamp > self._span.now:
             return
-        if event.type in (_IMPRESSION, EXPOSURE):
+        if event.type == EXPOSURE or event.type in SHOWN:
             self._expose(event)
         if counted is None:
             return
@@ -213,9 +203,9 @@ class LogColumns:
             if exposure is None or not exposure.verified:
                 return None
             return exposure.arm if exposure.experiment == self._experiment else None
-        if not is_served(event) or (shown := as_impression(event)) is None:
+        if not is_decision(event) and not (is_served(event) and event.properties.get("items")):
             return None
-        return arm_of(shown, self._experiment)
+        return arm_of(event, self._experiment)
 
     def _seen(self, event: Event) -> Attributes:
         if not self._attributes:

@@ -71,7 +71,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class Compared:
     """One arm on one metric."""
 
     metric: MetricDefinition
@@ -80,25 +80,37 @@ class _Compared:
     pair: tuple[Sample, Sample]
     comparison: Comparison
     outcomes: int  # units with an outcome in the arm that has fewer
-    adjusted: bool
+    adjusted: bool = False
 
 
 def metric_effects(analysis: Analysis, within: Truths | None = None) -> list[Effect]:
     """Compare every arm with the control on each metric of the plan.
 
-    Verdicts of the goals are corrected together, and so are those of the secondary metrics.
     `within` selects units; None for all.
     """
     plan = analysis.plan
+    found = [it for name in plan.roles for it in _compared(analysis, name, within)]
+    return effects_of_plan(found, plan, analysis.outcomes.arms, analysis.planned)
+
+
+def effects_of_plan(
+    found: Sequence[Compared], plan: MetricPlan, arms: Sequence[str], planned: Planned
+) -> list[Effect]:
+    """Return comparisons, in the order of the plan's metrics, as effects with verdicts.
+
+    Verdicts of the goals are corrected together, and so are those of the secondary metrics. A
+    metric without a comparison yet counts, too: otherwise a goal with a short window would be
+    judged as the only one until the others follow, and the false claims of all looks would add up.
+    """
     roles = plan.roles
-    found = [it for name in roles for it in _compared(analysis, name, within)]
     effects: list[Effect] = []
     for role, same in groupby(found, key=lambda it: roles[it.metric.name]):
         group = list(same)
-        correct = _CORRECTIONS["none" if role == "guardrail" else plan.correction]
-        adjusted = correct([_p_value(it) for it in group])
+        family = [*roles.values()].count(role) * (len(arms) - 1)
+        correction: Correction = "none" if role == "guardrail" else plan.correction
+        adjusted = _corrected(correction, [_p_value(it) for it in group], family)
         effects += [
-            _effect(it, p, plan.alpha, role, it.metric.name not in analysis.planned.metrics)
+            _effect(it, p, plan.alpha, role, it.metric.name not in planned.metrics)
             for it, p in zip(group, adjusted, strict=True)
         ]
     return effects
@@ -108,7 +120,7 @@ def segment_effects(analysis: Analysis) -> list[SegmentEffects]:
     """Compare the arms on the goals in each segment.
 
     Verdicts are corrected by Holm for all goals, arms and segments that were defined before the
-    start, and apart for those that were not.
+    start, and apart for those that were not; comparisons without enough units count, too.
     """
     outcomes, planned = analysis.outcomes, analysis.planned.segments
     goals = msgspec.structs.replace(
@@ -129,7 +141,9 @@ def segment_effects(analysis: Analysis) -> list[SegmentEffects]:
     corrected = []
     for exploratory in (False, True):
         alike = [it for it in found if it.exploratory == exploratory]
-        p_values = iter(holm([effect.p or 0.0 for it in alike for effect in it.effects]))
+        family = len(alike) * len(goals.goals) * (len(outcomes.arms) - 1)
+        known = [effect.p or 0.0 for it in alike for effect in it.effects]
+        p_values = iter(_corrected("holm", known, family))
         for segment in alike:
             effects = [
                 _with_p(effect, next(p_values), analysis.plan.alpha, exploratory)
@@ -170,8 +184,7 @@ def metric_guardrails(analysis: Analysis, at: int) -> list[GuardrailPoint]:
         )
         looks = []
         for it in _compared(analysis, guard.metric, _complete_by(outcomes, at), adjust=False):
-            # Capped at a fixed bound, an outcome needs no cap from the data.
-            control, treatment = map(_plain, it.pair)
+            control, treatment = map(plain_mean, it.pair)
             pair = None if it.outcomes < metric.minimum_outcomes else (control, treatment)
             (look,) = check_guardrails(
                 [judged], {guard.metric: pair}, alpha=analysis.plan.alpha / _others(analysis)
@@ -187,12 +200,14 @@ def words_of(metric: MetricDefinition) -> str:
         return metric.words
     values = {
         "events": " or ".join(metric.events),
-        "value": metric.value,
+        "value": f"{metric.value} × {metric.times}" if metric.times else metric.value,
         "numerator": metric.numerator,
         "denominator": metric.denominator,
         "level": metric.level or 0.0,
     }
-    return _KINDS[metric.kind].format(**values)
+    words = _KINDS[metric.kind].format(**values)
+    words += f" less {' and '.join(metric.minus)}" if metric.minus else ""
+    return f"{words}, filtered" if metric.filter else words
 
 
 def arm_sample(outcomes: MetricOutcomes, units: Truths) -> Sample | None:
@@ -222,14 +237,14 @@ def arm_sample(outcomes: MetricOutcomes, units: Truths) -> Sample | None:
 
 def _compared(
     analysis: Analysis, name: str, within: Truths | None = None, *, adjust: bool = True
-) -> list[_Compared]:
+) -> list[Compared]:
     """Compare each arm that has enough units with the control on one metric."""
     outcomes = analysis.outcomes.metrics[name]
     arms, of_unit = analysis.outcomes.arms, analysis.outcomes.arm
     chosen = np.ones(len(of_unit), bool) if within is None else within
     control_units = chosen & (of_unit == 0)
     control = arm_sample(outcomes, control_units)
-    found: list[_Compared] = []
+    found: list[Compared] = []
     if control is None:
         return found
     for number, arm in enumerate(arms[1:], 1):
@@ -247,7 +262,7 @@ def _compared(
         else:
             comparison = _compare(*pair, cap, alpha)
         least = min(_with_outcome(outcomes, it) for it in (control_units, units))
-        found.append(_Compared(outcomes.metric, arms[0], arm, pair, comparison, least, is_adjusted))
+        found.append(Compared(outcomes.metric, arms[0], arm, pair, comparison, least, is_adjusted))
     return found
 
 
@@ -288,7 +303,8 @@ def _others(analysis: Analysis) -> int:
     return max(1, len(analysis.plan.guardrails) * (len(analysis.outcomes.arms) - 1))
 
 
-def _plain(sample: Sample) -> Sample:
+def plain_mean(sample: Sample) -> Sample:
+    """Return a sample whose cap is fixed, and so needs no further cap from the data."""
     if isinstance(sample, SkewedMean):
         return Mean(sample.units, sample.total, sample.squares)
     return sample
@@ -308,15 +324,21 @@ def _worst(at: int, looks: Sequence[tuple[GuardrailLook, float]]) -> GuardrailPo
     )
 
 
-def _p_value(compared: _Compared) -> float:
+def _corrected(correction: Correction, p_values: Sequence[float], family: int) -> tuple[float, ...]:
+    """Correct p-values for a number of comparisons, of which those that are missing have a 1."""
+    missing = [1.0] * (family - len(p_values))
+    return _CORRECTIONS[correction]([*p_values, *missing])[: len(p_values)]
+
+
+def _p_value(compared: Compared) -> float:
     """Return the p-value of a comparison; 1 if its outcomes are too few for a verdict."""
     enough = compared.outcomes >= compared.metric.minimum_outcomes
     return compared.comparison.anytime_p if enough else 1.0
 
 
-def _effect(compared: _Compared, p: float, alpha: float, role: str, exploratory: bool) -> Effect:
+def _effect(compared: Compared, p: float, alpha: float, role: str, exploratory: bool) -> Effect:
     metric, estimate = compared.metric, compared.comparison.estimate
-    control, treatment = map(_plain, compared.pair)
+    control, treatment = map(plain_mean, compared.pair)
     chance, of_treatment, of_control = chances(
         estimate, higher_is_better=metric.direction == "higher"
     )

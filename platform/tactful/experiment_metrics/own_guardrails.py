@@ -14,7 +14,7 @@ import msgspec
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.columns import LogColumns, ReadSpan
 from tactful.experiment_metrics.definitions import MetricSet
-from tactful.experiment_metrics.effects import arm_sample
+from tactful.experiment_metrics.effects import arm_sample, plain_mean
 from tactful.experiment_metrics.outcomes import UnitOutcomes, unit_outcomes
 from tactful.experiment_metrics.readout import MetricReadOuts, Question, times_of
 from tactful.experiments.controller import SETTLE_MS, OwnOutcomes
@@ -23,8 +23,7 @@ from tactful.experiments.effects import guardrail_points
 from tactful.experiments.store import StoredRollout
 from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan
 from tactful.schemas.experiments.readouts import ReadOutMessage
-from tactful_bandits.analysis.samples import Mean, Sample
-from tactful_bandits.analysis.skewed_means import SkewedMean
+from tactful_bandits.analysis.samples import Sample
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.log.event_log import EventLog
@@ -152,11 +151,4 @@ def _pair(seen: UnitOutcomes, name: str, at: int) -> tuple[Sample, Sample] | Non
         "retention",
     ):
         return None
-    return _fixed_cap(control), _fixed_cap(change)
-
-
-def _fixed_cap(sample: Sample) -> Sample:
-    """Return a mean: an outcome that is capped at a fixed bound needs no cap from the data."""
-    if isinstance(sample, SkewedMean):
-        return Mean(sample.units, sample.total, sample.squares)
-    return sample
+    return plain_mean(control), plain_mean(change)

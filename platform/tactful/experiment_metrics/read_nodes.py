@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 import yaml
 
+from tactful.experiments.baseline import DAY_MS
 from tactful.experiments.metrics import METRICS
 from tactful.schemas.experiments.metrics import (
     METRIC_KINDS,
@@ -156,10 +157,11 @@ class MetricReader(NodeReader):
             epsilon=self.optional(keys, "epsilon", self._epsilon, None),
             line=node.start_mark.line + 1,
         )
-        if plan.epsilon is not None and plan.start is None:
+        if plan.epsilon is not None and (plan.start is None or plan.start % DAY_MS):
             raise self.mistake(
                 keys["epsilon"][1],
-                "epsilon releases whole days from the start on: give start, such as 2026-11-01",
+                "epsilon releases whole days from the start on: give a start at midnight UTC, such "
+                "as 2026-11-01",
             )
         uses = [*plan.goals, *(guard.metric for guard in plan.guardrails), *plan.secondary]
         if not uses:

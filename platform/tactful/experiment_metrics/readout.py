@@ -24,7 +24,7 @@ from tactful.experiment_metrics.effects import (
 )
 from tactful.experiment_metrics.outcomes import UnitOutcomes, unit_outcomes
 from tactful.experiment_metrics.registrations import MetricRegistrations
-from tactful.experiments.baseline import DAY_MS, ExactOutcomes
+from tactful.experiments.baseline import DAY_MS, SPAN_MS, ExactOutcomes
 from tactful.experiments.stage_readout import POINTS, ratio_check
 from tactful.schemas.experiments.metrics import MetricIndex, MetricPlan, SegmentDefinition
 from tactful.schemas.experiments.readouts import ReadOutMessage
@@ -93,11 +93,25 @@ class MetricReadOuts:
     def of_key(self, key: str, *, days: float) -> ReadOutMessage:
         """Read an experiment that only `metrics.yaml` or a flag defines.
 
+        Without a start in its analysis, exposures of the last `days` count.
+
         Raises:
             ConfigError: if no analysis names it, or its arms are unknown.
             StorageError: if the database cannot be used.
             StreamingError: if the log cannot be read.
         """
+        return self._read(key, lambda now: now - int(days * DAY_MS))
+
+    def of_recorded(self, key: str) -> ReadOutMessage:
+        """Read an experiment from 28 days before the first record of its analysis.
+
+        Raises as `of_key`. The begin is fixed. If it moved on with the time of the look, units
+        would leave again, and no verdict would hold at any number of looks.
+        """
+        first = self._registrations.first(key)
+        return self._read(key, lambda now: (now if first is None else first) - SPAN_MS)
+
+    def _read(self, key: str, begin: Callable[[int], int]) -> ReadOutMessage:
         plan = self._plan(key)
         if plan is None:
             raise ConfigError(f"there is no experiment {key!r} to read: {NO_PLAN}")
@@ -110,7 +124,7 @@ class MetricReadOuts:
 
         def read() -> ReadOutMessage:
             now = self._clock()
-            since = now - int(days * DAY_MS) if plan.start is None else plan.start
+            since = begin(now) if plan.start is None else plan.start
             asked = Question(key, shares, since, None, now)
             seen = self.outcomes(plan, asked)
             people = seen.people()
@@ -123,10 +137,11 @@ class MetricReadOuts:
                 since=since,
                 until=None,
                 sample_ratio=ratio_check(people, shares, crossed=crossed),
+                confidence=1 - plan.alpha,
             )
             return self._with_metrics(base, plan, seen)
 
-        return self._fresh.get((key, days), read)
+        return self._fresh.get((key, begin(0)), read)
 
     def extended(self, message: ReadOutMessage) -> ReadOutMessage:
         """Add the metrics of its analysis to the exact read-out of a rollout or experiment.
@@ -230,8 +245,8 @@ def _notes(analysis: Analysis, compared: Collection[str]) -> list[str]:
     changed = sorted({*plan.roles} - planned.metrics)
     if changed:
         notes.append(
-            "registered or changed after the first exposure, so only exploratory: "
-            + ", ".join(changed)
+            "registered after the first exposure, or changed since, or others of its role dropped, "
+            "so only exploratory: " + ", ".join(changed)
         )
     if plan.cuped_ms and not planned.cuped:
         notes.append(

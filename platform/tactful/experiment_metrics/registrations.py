@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from tactful.experiment_metrics.effects import Planned
 from tactful.metadata.audit import note_change
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import metric_plans
-from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan
+from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan, Role
 
 _table = metric_plans.c
 
@@ -74,10 +74,19 @@ class MetricRegistrations:
         rows = self._metadata.fetch(sa.select(metric_plans).order_by(_table.id))
         return {row.experiment: (row.at, row.registered_by) for row in rows}
 
+    def first(self, experiment: str) -> int | None:
+        """Return when an analysis was recorded first, epoch milliseconds; None if never."""
+        query = sa.select(sa.func.min(_table.at)).where(_table.experiment == experiment)
+        (row,) = self._metadata.fetch(query)
+        return None if row[0] is None else int(row[0])
+
     def planned(
         self, plan: MetricPlan, metrics: Mapping[str, MetricDefinition], start: int
     ) -> Planned:
-        """Return which parts of an analysis stood at its start, epoch milliseconds, as they are."""
+        """Return which parts of an analysis stood at its start, epoch milliseconds, as they are.
+
+        A changed alpha, correction or start changes every part, a dropped metric those of its role.
+        """
         query = sa.select(metric_plans).where(_table.experiment == plan.experiment)
         query = query.where(_table.at <= start).order_by(_table.id.desc()).limit(1)
         rows = self._metadata.fetch(query)
@@ -85,16 +94,39 @@ class MetricRegistrations:
             return Planned()
         then, now = _read(rows[0]).form, _form(plan, metrics)
         unchanged = {name for name, it in now.metrics.items() if then.metrics.get(name) == it}
+        same = _rules(then.plan) == _rules(plan)
+        roles = _complete_roles(then.plan, plan) if same else frozenset()
+        kept = same and all(it in now.plan.segments for it in then.plan.segments)
         return Planned(
             metrics=frozenset(
                 name
                 for name, role in plan.roles.items()
-                if then.plan.roles.get(name) == role
+                if role in roles
+                and then.plan.roles.get(name) == role
                 and unchanged.issuperset((name, *metrics[name].parts))
             ),
-            segments=frozenset(it.name for it in now.plan.segments if it in then.plan.segments),
+            segments=frozenset(
+                it.name for it in now.plan.segments if kept and it in then.plan.segments
+            ),
             cuped=then.plan.cuped_ms == plan.cuped_ms,
         )
+
+
+def _rules(plan: MetricPlan) -> tuple[object, ...]:
+    """Return the parts of a plan by which all of its metrics are judged."""
+    return plan.alpha, plan.correction, plan.start
+
+
+def _complete_roles(then: MetricPlan, now: MetricPlan) -> frozenset[Role]:
+    """Return the roles that lost no metric, and guardrails whose margins stayed.
+
+    The number of metrics of a role corrects their verdicts, so one that was dropped after outcomes
+    were seen would make those of the others easier.
+    """
+    lost = {role for name, role in then.roles.items() if now.roles.get(name) != role}
+    if not {*then.guardrails} <= {*now.guardrails}:
+        lost.add("guardrail")
+    return frozenset(get_args(Role)) - lost
 
 
 def _form(plan: MetricPlan, metrics: Mapping[str, MetricDefinition]) -> _Form:

@@ -218,11 +218,15 @@ def released_units(releases: Sequence[MetricRelease], arm: str) -> ReleasedPropo
         return None
 
 
-def released_outcomes(releases: Sequence[MetricRelease], arm: str) -> int:
-    """Return the noisy number of units of an arm whose outcome is not 0, at least 0."""
+def released_outcomes(metric: MetricDefinition, releases: Sequence[MetricRelease], arm: str) -> int:
+    """Return the noisy number of units of an arm with an outcome that is not 0, at least 0.
+
+    Of a share, those with the rarer of both outcomes count; of a ratio, pass its denominator.
+    """
     cells, _ = _summed(releases, arm)
-    nothing = releases[0].grid.index(0.0)
-    return max(0, round(float(cells.sum() - cells[nothing])))
+    nothing = float(cells[releases[0].grid.index(0.0)])
+    some = float(cells.sum()) - nothing
+    return max(0, round(min(some, nothing) if metric.kind in _SHARES else some))
 
 
 def _summed(releases: Sequence[MetricRelease], arm: str) -> tuple[Floats, float]:

@@ -7,9 +7,10 @@ as they are: late events, erasures and new definitions change later days alone.
 
 Guarantee: a unit (one key of the log: a user, or a device without a login) counts from its first
 exposure, in one arm and on one day, so all days and arms of a metric cost a unit the epsilon of
-that metric, and all metrics of the experiment the epsilon of its plan. For that, an event counts
-for one key alone (`by_key`). A unit may count twice if it is erased and returns, or withdraws
-consent to measurement and gives it again.
+that metric, and all metrics of the experiment the epsilon of its plan, also if start, metrics or
+epsilon change (`due_days`, `first_time`). For that, an event counts for one key alone (`by_key`). A
+unit may count twice if it is erased and returns, or withdraws consent to measurement and gives it
+again.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ _LONGEST_NAME = 60
 
 _table = metric_releases.c
 
+Held = Mapping[str, Mapping[int, MetricRelease]]
+"""Drawn days by metric and day since 1970-01-01."""
+
 
 def drawn_metrics(
     plan: MetricPlan, metrics: Mapping[str, MetricDefinition]
@@ -81,6 +85,53 @@ def closed_days(metric: MetricDefinition, start: int, now: int) -> range:
 def closes_at(metric: MetricDefinition, day: int) -> int:
     """Return the time at which a day of exposures is closed, epoch milliseconds."""
     return (day + 1) * DAY_MS + metric.lasts + _LATE_MS
+
+
+def first_time(start: int, held: Held) -> int:
+    """Return the time from which exposures are read, epoch milliseconds.
+
+    It is the earliest start of the experiment that days were drawn for. After a later start, the
+    first exposure of a unit that was drawn already must not look like one that was not.
+    """
+    drawn = [min(days) for days in held.values() if days]
+    return min([start, *(day * DAY_MS for day in drawn)])
+
+
+def due_days(
+    plan: MetricPlan, drawn: Mapping[str, MetricDefinition], held: Held, now: int
+) -> dict[str, list[int]]:
+    """Return the closed days that are to be drawn, by metric.
+
+    A day before the last one of a metric is not drawn any more: after an earlier start, a unit that
+    stands on a later day would count again. Neither is a day on which metrics that the plan had
+    before have used its epsilon up: a unit stands on the same day in all metrics.
+
+    Args:
+        plan: plan with epsilon and start.
+        drawn: metrics to draw.
+        held: drawn days of the experiment, also of metrics that the plan had before.
+        now: present time, epoch milliseconds.
+    """
+    spent: dict[int, Fraction] = {}
+    for days in held.values():
+        for day, release in days.items():
+            spent[day] = spent.get(day, Fraction(0)) + Fraction(release.epsilon)
+    each, due = epsilon_of_metric(plan, drawn), {}
+    for name, metric in drawn.items():
+        last = max(held.get(name, {}), default=-1)
+        due[name] = [
+            day
+            for day in closed_days(metric, plan.start or 0, now)
+            if day > last and spent.get(day, Fraction(0)) + each <= each * len(drawn)
+        ]
+        for day in due[name]:
+            spent[day] = spent.get(day, Fraction(0)) + each
+    return due
+
+
+def epsilon_of_metric(plan: MetricPlan, drawn: Mapping[str, MetricDefinition]) -> Fraction:
+    """Return the privacy loss of one metric: an equal part of the plan's."""
+    return Fraction(str(plan.epsilon)) / len(drawn)
 
 
 def charges_of(
@@ -169,15 +220,15 @@ class ReleasedDays:
         return found
 
     def of_metrics(
-        self, experiment: str, drawn: Mapping[str, MetricDefinition]
+        self, experiment: str, drawn: Mapping[str, MetricDefinition], start: int
     ) -> dict[str, dict[int, MetricRelease]]:
-        """Return the drawn days of the metrics as they are defined now."""
+        """Return the drawn days since a start of the metrics as they are defined now."""
         held = self.all(experiment)
         return {
             name: {
                 day: release
                 for day, release in held.get(name, {}).items()
-                if release.definition == fingerprint(metric)
+                if release.definition == fingerprint(metric) and day >= start // DAY_MS
             }
             for name, metric in drawn.items()
         }

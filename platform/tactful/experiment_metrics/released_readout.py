@@ -8,7 +8,6 @@ segments and numbers within a day are not released, and the read-out says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -16,8 +15,9 @@ import msgspec
 from tactful.errors import ConfigError
 from tactful.experiment_metrics.columns import LogColumns, ReadSpan
 from tactful.experiment_metrics.definitions import MetricSet
-from tactful.experiment_metrics.effects import words_of
+from tactful.experiment_metrics.effects import Compared, effects_of_plan, words_of
 from tactful.experiment_metrics.outcomes import unit_outcomes
+from tactful.experiment_metrics.registrations import MetricRegistrations
 from tactful.experiment_metrics.released_cells import (
     MetricRelease,
     released_outcomes,
@@ -33,16 +33,21 @@ from tactful.experiment_metrics.released_days import (
     closed_days,
     closes_at,
     drawn_metrics,
+    due_days,
+    epsilon_of_metric,
+    first_time,
     reaches_back,
 )
 from tactful.experiments.baseline import DAY_MS, ExactOutcomes
-from tactful.experiments.effects import effect_points, effects_of
+from tactful.experiments.effects import effect_points
 from tactful.experiments.metrics import Metric
+from tactful.experiments.readout import comparable
 from tactful.experiments.stage_readout import POINTS, ratio_check
 from tactful.schemas.experiments.metrics import MetricDefinition, MetricPlan
 from tactful.schemas.experiments.readouts import Effect, EffectPoint, RatioCheck, ReadOutMessage
 from tactful.schemas.experiments.releases import ReleaseCost
 from tactful.util.fresh_values import FreshValues
+from tactful_bandits.analysis.comparison import compare
 from tactful_bandits.analysis.noisy_samples import units_behind_noise
 from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.assignment.definitions import load_experiments
@@ -92,6 +97,7 @@ class ReleasedReadOuts:
     def __init__(
         self,
         definitions: Callable[[], MetricSet],
+        registrations: MetricRegistrations,
         days: ReleasedDays,
         outcomes: ExactOutcomes,
         *,
@@ -99,12 +105,13 @@ class ReleasedReadOuts:
         arms: Callable[[str], Mapping[str, float]] = lambda key: {},
         keeps_ms: int | None = None,
     ) -> None:
-        """Use definitions, the drawn days, and the outcomes that may be read.
+        """Use definitions, what was registered of them, drawn days, and outcomes to read.
 
         `arms` returns the shares of an experiment by arm, the control first, or nothing; `keeps_ms`
         is the time for which the log keeps exposures, None for ever.
         """
         self._definitions = definitions
+        self._registrations = registrations
         self._days = days
         self._outcomes = outcomes
         self._clock = clock
@@ -131,13 +138,9 @@ class ReleasedReadOuts:
             return ReleaseCost(
                 key=key, epsilon=0.0, unit=UNIT, bound=BOUND, refused=refused, reason=reason
             )
-        start, now, each = plan.start, self._clock(), _each(plan, drawn)
+        start, now, each = plan.start, self._clock(), epsilon_of_metric(plan, drawn)
         held = self._days.all(key)
-        closed = {name: closed_days(metric, start, now) for name, metric in drawn.items()}
-        due = {
-            name: [day for day in days if day not in held.get(name, {})]
-            for name, days in closed.items()
-        }
+        due = due_days(plan, drawn, held, now)
         return ReleaseCost(
             key=key,
             epsilon=float(each * len(drawn)),
@@ -147,7 +150,9 @@ class ReleasedReadOuts:
             refused=refused,
             days={name: len(held.get(name, {})) for name in drawn},
             waiting={name: len(days) for name, days in due.items()},
-            next_at={name: closes_at(it, closed[name].stop) for name, it in drawn.items()},
+            next_at={
+                name: closes_at(it, closed_days(it, start, now).stop) for name, it in drawn.items()
+            },
             charged_days={
                 name: len({c.name for d in days for c in charges_of(key, drawn[name], d, each)})
                 for name, days in due.items()
@@ -163,13 +168,11 @@ class ReleasedReadOuts:
             reason = self._refusal(plan) or "; ".join(notes)
             return self._message(key, shares, plan, reason=reason, notes=notes)
         reason = self._refusal(plan) or self._draw(plan, drawn, shares)
-        held = self._days.of_metrics(key, drawn)
+        held = self._days.of_metrics(key, drawn, plan.start)
         held = {name: days for name, days in held.items() if days}
         arms = _samples(plan, metrics, shares, held)
-        described = _described(plan, metrics)
-        control = next(iter(shares))
-        effects = effects_of(control, arms, alpha=plan.alpha, metrics=described)
-        effects = [self._with_role(effect, plan, metrics, held) for effect in effects]
+        planned = self._registrations.planned(plan, metrics, plan.start)
+        effects = effects_of_plan(_compared(plan, metrics, held, arms), plan, [*shares], planned)
         if reason:
             notes = [*notes, reason]
         if not effects:
@@ -208,8 +211,9 @@ class ReleasedReadOuts:
             return NOT_RELEASED
         if plan.start is None:
             return NO_START
-        kept = self._keeps_ms is None or self._clock() - plan.start < self._keeps_ms
-        return "" if kept and reaches_back(self._outcomes.logs(), plan.start) else NO_PAST
+        start = first_time(plan.start, self._days.all(plan.experiment))
+        kept = self._keeps_ms is None or self._clock() - start < self._keeps_ms
+        return "" if kept and reaches_back(self._outcomes.logs(), start) else NO_PAST
 
     def _draw(
         self,
@@ -218,18 +222,14 @@ class ReleasedReadOuts:
         shares: Mapping[str, float],
     ) -> str:
         """Draw the days that are due; return the reason if a budget refuses one."""
-        start, now, held = plan.start or 0, self._clock(), self._days.all(plan.experiment)
-        due = {
-            name: days
-            for name, metric in drawn.items()
-            if (days := [*{*closed_days(metric, start, now)} - held.get(name, {}).keys()])
-        }
+        now, held = self._clock(), self._days.all(plan.experiment)
+        due = {name: days for name, days in due_days(plan, drawn, held, now).items() if days}
         if not due:
             return ""
         columns = LogColumns(
             plan.experiment,
             {name: drawn[name] for name in due},
-            ReadSpan(start, None, now),
+            ReadSpan(first_time(plan.start or 0, held), None, now),
             allows=self._outcomes.allows,
         )
         for log in self._outcomes.logs():
@@ -237,34 +237,13 @@ class ReleasedReadOuts:
         seen = unit_outcomes(
             by_key(columns), [*shares], {name: drawn[name] for name in due}, now=now
         )
-        each = _each(plan, drawn)
+        each = epsilon_of_metric(plan, drawn)
         try:
             for name, days in due.items():
-                self._days.draw(plan.experiment, drawn[name], sorted(days), seen, each)
+                self._days.draw(plan.experiment, drawn[name], days, seen, each)
         except BudgetError as error:
             return f"no further day is released: {error}"
         return ""
-
-    def _with_role(
-        self,
-        effect: Effect,
-        plan: MetricPlan,
-        metrics: Mapping[str, MetricDefinition],
-        held: Mapping[str, _Days],
-    ) -> Effect:
-        metric = metrics[effect.metric]
-        counted = held[metric.parts[0] if metric.parts else metric.name]
-        arms = (effect.control.arm, effect.treatment.arm)
-        outcomes = min(released_outcomes([*counted.values()], arm) for arm in arms)
-        enough = outcomes >= metric.minimum_outcomes
-        return msgspec.structs.replace(
-            effect,
-            verdict=effect.verdict if enough else "too few data",
-            cap=metric.cap,
-            role=plan.roles[effect.metric],
-            outcomes=outcomes,
-            minimum_outcomes=metric.minimum_outcomes,
-        )
 
     def _message(
         self,
@@ -283,7 +262,7 @@ class ReleasedReadOuts:
             key=key,
             source="released",
             at=self._clock(),
-            since=plan.start or 0,
+            since=min(days) * DAY_MS if days else plan.start or 0,
             until=(max(days) + 1) * DAY_MS if days else None,
             sample_ratio=_ratio(held or {}, shares),
             effects=[*effects],
@@ -293,11 +272,6 @@ class ReleasedReadOuts:
             reason=reason,
             notes=[*notes],
         )
-
-
-def _each(plan: MetricPlan, drawn: Mapping[str, MetricDefinition]) -> Fraction:
-    """Return the privacy loss of one metric: an equal part of the plan's."""
-    return Fraction(str(plan.epsilon)) / len(drawn)
 
 
 def _notes(plan: MetricPlan, refused: Mapping[str, str]) -> list[str]:
@@ -347,6 +321,28 @@ def _samples(
                 sample = released_sample(metric, parts[0], arm)
             if sample is not None:
                 found[arm][name] = sample
+    return found
+
+
+def _compared(
+    plan: MetricPlan,
+    metrics: Mapping[str, MetricDefinition],
+    held: Mapping[str, _Days],
+    arms: Mapping[str, Mapping[str, Sample]],
+) -> list[Compared]:
+    """Compare each arm with the control on each metric that both have beyond the noise."""
+    control, *others = arms
+    found = []
+    for name in plan.roles:
+        counted = metrics[metrics[name].parts[-1] if metrics[name].parts else name]
+        for arm in others:
+            if not comparable(name, arms[control], arms[arm]):
+                continue
+            releases = [*held[counted.name].values()]
+            least = min(released_outcomes(counted, releases, it) for it in (control, arm))
+            pair = arms[control][name], arms[arm][name]
+            comparison = compare(*pair, alpha=plan.alpha)
+            found.append(Compared(metrics[name], control, arm, pair, comparison, least))
     return found
 
 

@@ -1,7 +1,7 @@
 """Watch the guardrails of experiments, and record harm in the audit trail.
 
-Rules of alerts send such entries on. Verdicts hold at any number of looks, so watching again and
-again raises no more false alarms than one look.
+Rules of alerts send such entries on. Verdicts hold at any number of looks, since exposures count
+from a fixed time on, so watching again and again raises no more false alarms than one look.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ HARM_FOUND = "experiment.harm found"
 
 _EVERY_MS = 3_600_000
 _AUTHOR = "system"  # of what a rule caused
-_DAYS = 28.0
+_SERVER = "tactful serve"  # author of an analysis that a server finds in its file
 
 
 class MetricWatch:
-    """Judges the guardrails of all analyses once an hour."""
+    """Judges the guardrails of all analyses once an hour, and records changed analyses at once."""
 
     def __init__(
         self,
@@ -38,15 +38,18 @@ class MetricWatch:
         *,
         clock: Callable[[], int],
         rollouts: Callable[[], Container[str]] = tuple,
+        changed: Callable[[], bool] = lambda: False,
     ) -> None:
         """Use read-outs, the database of the audit trail, and a clock in epoch milliseconds.
 
-        `rollouts` returns the keys of rollouts, which have looks of their own.
+        `rollouts` returns the keys of rollouts, which have looks of their own; `changed` says
+        whether the file of the analyses was written since the last call.
         """
         self._read_outs = read_outs
         self._metadata = metadata
         self._clock = clock
         self._rollouts = rollouts
+        self._changed = changed
         self._due = clock() + _EVERY_MS
 
     def run(self) -> list[str]:
@@ -57,6 +60,8 @@ class MetricWatch:
             StorageError: if the database cannot be used.
             StreamingError: if the log cannot be read.
         """
+        if self._changed():
+            self._read_outs.register(by=_SERVER)
         now = self._clock()
         if now < self._due:
             return []
@@ -67,7 +72,7 @@ class MetricWatch:
             if not plan.guardrails or key in rollouts:
                 continue
             try:
-                found = self._read_outs.of_key(key, days=_DAYS)
+                found = self._read_outs.of_recorded(key)
             except ConfigError as error:  # it was planned before its arms are known
                 logger.info("the guardrails of an experiment were not judged: %s", error)
                 continue

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import (
     DECISION,
+    OFFER,
     Impression,
     as_impression,
     decision_named,
@@ -43,6 +44,7 @@ _GRACE_MS = 3_600_000
 _EARLY = 10_000
 _EARLY_EACH = 100
 _PURCHASE = "purchase"
+_SHOWN = {"impression", DECISION, OFFER}
 
 
 class LogReader(Protocol):
@@ -148,7 +150,7 @@ class Tally:
         self._lasts = lasts
         self._types = frozenset(types)
         self._wanted = self._types | {_PURCHASE}
-        self._marks = [name.encode() for name in self._wanted | {"impression", DECISION}]
+        self._marks = [name.encode() for name in self._wanted | _SHOWN]
         self._marks += LOGINS
         self._open: dict[str, _List] = {}
         # Apart, so that ids that a client made up cannot displace others.
@@ -287,7 +289,7 @@ class Tally:
 
     def _placed(self, shown: Impression) -> tuple[str | None, str | None]:
         """Return the arm and the name of the user that a recommendation counts for."""
-        return arm_of(shown, self._experiment), subject_key(shown.event)
+        return arm_of(shown.event, self._experiment), subject_key(shown.event)
 
     def _take(self, event: Event, identity: str) -> None:
         if identity in self._open:
@@ -338,18 +340,18 @@ def read_on(log: EventLog, tally: LogReader, position: int) -> int:
     return position
 
 
-def arm_of(shown: Impression, experiment: str) -> str | None:
-    """Return the arm of a recommendation, if this experiment or rollout assigned it."""
-    properties = shown.event.properties
+def arm_of(shown: Event, experiment: str) -> str | None:
+    """Return the arm of a recommendation or decision, if this experiment or rollout assigned it."""
+    properties = shown.properties
     if isinstance(drawn := properties.get(ROLLOUTS), list):
         for rollout in drawn:
             key, _, name = str(rollout).partition(":")
             if key == experiment:
                 return name
     arm = properties.get("arm")
-    if shown.forced or properties.get("experiment") != experiment or not isinstance(arm, str):
+    if properties.get("forced") or properties.get("experiment") != experiment:
         return None
-    return arm
+    return arm if isinstance(arm, str) else None
 
 
 def _is_flat(scores: object) -> bool:

@@ -233,7 +233,7 @@ def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
     person = subject_key(event)
     if shown is None or not is_served(event) or person is None:
         return None
-    if arm_of(shown, rollout) != CHANGE:
+    if arm_of(event, rollout) != CHANGE:
         return None
     try:
         drawn = msgspec.convert(event.properties, _Drawn)

@@ -271,7 +271,7 @@ def _weights(log: EventLog, key: str, since: int) -> list[tuple[int, dict[str, f
                 continue
             shown = as_impression(entry, offset)
             logged = entry.properties.get("objective")
-            if shown is None or not isinstance(logged, list) or arm_of(shown, key) != CHANGE:
+            if shown is None or not isinstance(logged, list) or arm_of(entry, key) != CHANGE:
                 continue
             if (weights := _parsed(logged)) is not None:
                 found.append((entry.timestamp, weights))

@@ -31,6 +31,9 @@ _OPERATORS = {
     "$gte": "≥",
     "$lt": "<",
     "$lte": "≤",
+    "$regex": "matches",
+    "$inGroup": "is in the group",
+    "$notInGroup": "is not in the group",
 }
 
 
@@ -87,7 +90,7 @@ def condition_in_words(condition: Mapping[str, Any]) -> str:
             joined = f" {name[1:]} ".join(f"({condition_in_words(part)})" for part in wanted)
             parts.append(joined if len(condition) == 1 else f"({joined})")
         elif isinstance(wanted, Mapping) and wanted.keys() <= _OPERATORS.keys():
-            parts += [f"{name} {_OPERATORS[op]} {_listed(value)}" for op, value in wanted.items()]
+            parts += [f"{name} {_compared(op, value)}" for op, value in wanted.items()]
         elif name.startswith("$") or isinstance(wanted, Mapping):
             parts.append(f"{name} {_text(wanted)}")
         else:
@@ -100,11 +103,7 @@ def _obstacles(features: Features, rule: CompiledRule, situation: Situation) -> 
     attributes, groups = situation.attributes, situation.groups
     for parent in rule.parents:
         if not _holds(features, parent, situation):
-            holdout = parent.feature.removeprefix(HOLDOUT)
-            if holdout != parent.feature:
-                yield f"the unit is in the holdout {holdout}"
-            else:
-                yield f"the prerequisite {parent.feature} does not hold"
+            yield _barred(parent.feature)
     if not all(part.holds(attributes) for part in rule.filters):
         yield "the unit is in another part of the namespace"
     if rule.condition and not matches(rule.condition, attributes, groups):
@@ -136,10 +135,7 @@ def _holds(features: Features, parent: Parent, situation: Situation) -> bool:
 def _described(rule: Mapping[str, Any]) -> str:
     who = condition_in_words(rule.get("condition") or {}) or "everyone"
     for parent in rule.get("parentConditions") or ():
-        if (key := str(parent.get("id"))).startswith(HOLDOUT):
-            who += f"; not in the holdout {key.removeprefix(HOLDOUT)}"
-            continue
-        who += f"; only if {parent.get('id')} {condition_in_words(parent.get('condition') or {})}"
+        who += _gate(str(parent.get("id")), parent.get("condition") or {})
     if rule.get("filters") or rule.get("namespace"):
         who += "; in a part of a namespace"
     begin, end = rule.get("range") or (0.0, rule.get("coverage", 1.0))
@@ -152,6 +148,24 @@ def _described(rule: Mapping[str, Any]) -> str:
     named = arms if len(arms) == len(values) else map(str, range(len(values)))
     listed = ", ".join(f"{name} {_text(it)}" for name, it in zip(named, values, strict=True))
     return f"{who}: experiment {rule.get('key', '')} with {listed}"
+
+
+def _barred(flag: str) -> str:
+    if flag.startswith(HOLDOUT):
+        return f"the unit is in the holdout {flag.removeprefix(HOLDOUT)}"
+    return f"the prerequisite {flag} does not hold"
+
+
+def _gate(flag: str, condition: Mapping[str, Any]) -> str:
+    if flag.startswith(HOLDOUT):
+        return f"; not in the holdout {flag.removeprefix(HOLDOUT)}"
+    return f"; only if {flag} {condition_in_words(condition)}"
+
+
+def _compared(operator: str, value: Any) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        operator = {"$in": "$eq", "$nin": "$ne"}.get(operator, operator)
+    return f"{_OPERATORS[operator]} {_listed(value)}"
 
 
 def _listed(value: Any) -> str:

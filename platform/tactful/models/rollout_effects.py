@@ -170,6 +170,7 @@ def _released(settings: Settings, metadata: MetadataStore) -> Iterator[ReleasedR
 
         yield ReleasedReadOuts(
             lambda: load_metrics(settings.experiment_metrics),
+            MetricRegistrations(metadata, clock=now_ms),
             ReleasedDays(metadata, charge=charge),
             ExactOutcomes(logs),
             clock=now_ms,

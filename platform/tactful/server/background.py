@@ -21,6 +21,7 @@ from tactful.models.quality_process import QualityMeasurer
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
+from tactful.util.changed_file import ChangedFile
 from tactful.util.checkpoint import Checkpoint
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
@@ -51,9 +52,9 @@ class BackgroundTasks:
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
     0.5 s      learn bandits from the log, and publish what was learnt
-    5 s        continue erasures and undos of imports; move rollouts to their next stage
+    5 s        continue erasures and undos of imports; move rollouts to their next stage; record
+               changed analyses of `metrics.yaml`, and once an hour judge their guardrails
     10 s       keep a point of the server's own metrics
-    5 s        continue erasures; move rollouts to their next stage
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time; note uses of flags
@@ -76,6 +77,7 @@ class BackgroundTasks:
             installation.metadata,
             clock=installation.clock,
             rollouts=lambda: {stored.key for stored in platform.rollouts.all()},
+            changed=ChangedFile(platform.settings.experiment_metrics).changed,
         )
         if (log := platform.backend.written.get("log")) is not None:
             self._retention = Retention(

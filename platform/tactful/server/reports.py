@@ -65,13 +65,8 @@ def make_reports(
         return load_metrics(settings.experiment_metrics)
 
     arms = known_arms(settings.experiments, FlagStore(installation.metadata, clock=clock))
-    metrics = MetricReadOuts(
-        definitions,
-        MetricRegistrations(installation.metadata, clock=clock),
-        outcomes,
-        clock=clock,
-        arms=arms,
-    )
+    registrations = MetricRegistrations(installation.metadata, clock=clock)
+    metrics = MetricReadOuts(definitions, registrations, outcomes, clock=clock, arms=arms)
     metrics.register(by="tactful serve")
     campaigns: CampaignReports | None = None
     if coupons is not None:
@@ -97,6 +92,7 @@ def make_reports(
         metric_read_outs=metrics,
         released_read_outs=ReleasedReadOuts(
             definitions,
+            registrations,
             ReleasedDays(installation.metadata, charge=charge),
             outcomes,
             clock=clock,

@@ -70,6 +70,18 @@ def test_an_agent_learns_with_bounds_of_its_environment() -> None:
     assert episode_return(env, network.act, 7) == episode_return(env, network.act, 7)
 
 
+class Endless(Target):
+    """A shop that never closes."""
+
+    def step(self, action: Any) -> Any:
+        state, _, _, _, more = super().step(action)
+        return state, 1.0, False, False, more
+
+
+def test_an_environment_without_an_end_is_compared() -> None:
+    assert episode_return(Endless(), lambda state: np.zeros(1), 1) == 10_000
+
+
 @pytest.mark.parametrize("terminates", [False, True])
 def test_only_termination_is_stored(terminates: bool) -> None:
     env = Target(terminates=terminates)

@@ -141,6 +141,24 @@ def test_goals_are_corrected_together_and_guardrails_are_not() -> None:
     assert guarded["orders"].role == "guardrail"
 
 
+def test_goals_without_numbers_yet_count_in_the_correction() -> None:
+    """At each look, p-values are those of a correction for all goals of the plan."""
+    outcomes = simulated(3_000, 5, lift=0.35)
+    (alone,) = metric_effects(analysis_of(outcomes, goals=("orders",)))
+    late = replace(outcomes.metrics["buyers"], complete=np.zeros(3_000, bool))
+    waiting = replace(outcomes, metrics={**outcomes.metrics, "buyers": late})
+    for correction in ("holm", "bh"):
+        two = analysis_of(waiting, goals=("orders", "buyers"), correction=correction)
+        (effect,) = metric_effects(two)
+        assert effect.p == pytest.approx(2 * (alone.p or 0.0)) and effect.p
+    segments = tuple(SegmentDefinition(name=it, condition={}) for it in ("even", "odd"))
+    one = analysis_of(outcomes, goals=("orders",), correction="none", segments=segments)
+    raw = metric_effects(one, outcomes.segments["even"])[0].p or 0.0
+    empty = {**outcomes.segments, "odd": np.zeros(3_000, bool)}
+    (even, odd) = segment_effects(replace(one, outcomes=replace(outcomes, segments=empty)))
+    assert odd.effects == [] and even.effects[0].p == pytest.approx(2 * raw)
+
+
 def test_cuped_needs_to_be_planned_and_narrows_the_interval() -> None:
     outcomes = simulated(6_000, 2)
     planned = analysis_of(outcomes, goals=("orders",), cuped_ms=1)
@@ -192,6 +210,12 @@ def test_guardrails_name_harm() -> None:
 def test_a_metric_without_words_is_described() -> None:
     assert words_of(BUYERS) == "share of users with purchase"
     assert words_of(PER_ORDER) == "spend over orders"
+    net = msgspec.structs.replace(
+        SPEND, times="properties.months", minus=("refund",), filter={"properties.currency": "CNY"}
+    )
+    assert words_of(net) == (
+        "sum of properties.price × properties.months of a user's purchase less refund, filtered"
+    )
 
 
 def false_alarms(experiments: int, *, units: int, looks: int) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.platform.shop import BEGIN, HOUR, Clock, write_log
 
 from tactful.errors import ConfigError
+from tactful.event_log.impressions import DECISION, DECISION_ID
 from tactful.experiment_metrics.columns import LogColumns
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.own_guardrails import (
@@ -164,10 +166,10 @@ def test_looks_read_new_records_only_and_equal_a_reading_at_once(
     counted: list[int] = []
     read = LogColumns.read
 
-    def watched(self: LogColumns, records: Any, marks: Any = None) -> None:
+    def watched(self: LogColumns, records: Any, *, early: bool = False) -> None:
         records = list(records)
         counted.append(len(records))
-        read(self, records, marks)
+        read(self, records, early=early)
 
     monkeypatch.setattr(LogColumns, "read", watched)
     shop.look(0.75)
@@ -183,6 +185,21 @@ def test_looks_read_new_records_only_and_equal_a_reading_at_once(
     assert watched_own is not None
     now = shop.clock.at
     assert watched_own.pairs(now) == once.pairs(now)
+
+
+def test_decisions_of_a_bandit_are_exposures(sqlite: MetadataStore, tmp_path: Path) -> None:
+    made = [
+        msgspec.structs.replace(
+            entry, type=DECISION, event_id=f"{DECISION_ID}{entry.user_id}",
+            properties={"rollouts": entry.properties["rollouts"]},
+        )
+        if isinstance(entry, Event) and entry.type == "impression"
+        else entry
+        for entry in history("spend", 0.4, 0.1)
+    ]  # fmt: skip
+    shop = Shop(sqlite, tmp_path / "log", made)
+    shop.store.apply(definition(GuardrailDefinition(metric="own.spend")), by="ann", reason="r")
+    assert shop.look(1) == {"own.spend": "harm"}
 
 
 def test_an_erased_person_leaves_the_counts(sqlite: MetadataStore, tmp_path: Path) -> None:

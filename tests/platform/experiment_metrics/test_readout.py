@@ -95,6 +95,12 @@ def read(
     return reader.of_key("结账", days=28)
 
 
+def test_a_read_out_has_the_confidence_of_its_analysis(sqlite: MetadataStore) -> None:
+    wide = TEXT.replace("    cuped: 1d\n", "    cuped: 1d\n    alpha: 0.2\n")
+    found, usual = read(sqlite, shop(200), text=wide), read(sqlite, shop(200))
+    assert (found.confidence, usual.confidence) == (0.8, 0.95)
+
+
 def test_a_read_out_has_effects_course_guardrails_and_segments(sqlite: MetadataStore) -> None:
     found = read(sqlite, shop(1_500, lift=0.3))
     effects = {effect.metric: effect for effect in found.effects}
@@ -132,6 +138,42 @@ def test_a_change_makes_the_changed_part_exploratory(sqlite: MetadataStore) -> N
     assert found.segments[0].exploratory
     words = TEXT.replace("消费金额", "其他文字")
     assert not any(it.exploratory for it in read(sqlite, shop(300), text=words).effects)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "exploratory"),
+    [
+        ("goals: [buyers, spend]", "goals: [buyers]", {"buyers"}),  # an easier correction
+        ("goals: [buyers, spend]", "goals: [buyers]\n    correction: none", {"buyers", "taps"}),
+        ("cuped: 1d", "cuped: 1d\n    alpha: 0.2", {"buyers", "spend", "taps"}),
+        ("cuped: 1d", "cuped: 1d\n    start: 2023-11-15", {"buyers", "spend", "taps"}),
+        ("[taps]", "[{metric: taps, margin: 0.1}]", {"taps"}),
+        ("secondary: [later]", "secondary: [later, taps]\n", None),
+        ("goals: [buyers, spend]", "goals: [buyers, spend, often]", {"often"}),
+    ],
+)
+def test_easier_rules_after_the_start_confirm_nothing(
+    old: str, new: str, exploratory: set[str] | None, sqlite: MetadataStore
+) -> None:
+    assert old in TEXT
+    often = "  - {name: often, kind: binary, event: x.tap, window: 2d}\nexperiments:"
+    text = TEXT.replace(old, new).replace("experiments:", often)
+    if exploratory is None:  # a guardrail becomes a secondary metric
+        text = text.replace("    guardrails: [taps]\n", "")
+        exploratory = {"taps"}
+    found = read(sqlite, shop(300), text=text)
+    assert {it.metric for it in found.effects if it.exploratory} == exploratory
+
+
+def test_a_dropped_segment_makes_the_others_exploratory(sqlite: MetadataStore) -> None:
+    segments = "[{name: 手机, condition: {context.device: phone}}"
+    both = load_metrics(TEXT.replace(segments, segments + ", {name: 其他, condition: {}}"))
+    registrations = MetricRegistrations(sqlite, clock=lambda: 7)
+    registrations.register(both, by="ann")
+    for text, planned in ((both, {"手机", "其他"}), (load_metrics(TEXT), set())):
+        plan = text.plans["结账"]
+        found = registrations.planned(plan, text.of_plan(plan), 8)
+        assert found.segments == planned and "buyers" in found.metrics
 
 
 def test_registrations_are_stored_once_with_their_author(database: MetadataStore) -> None:

@@ -10,14 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, KEY
-from tests.platform.experiment_metrics.released_support import METRICS, bought, changed, shown
+from tests.platform.experiment_metrics.released_support import (
+    CHANCE,
+    DRAWN,
+    METRICS,
+    Silent,
+    bought,
+    changed,
+    shown,
+    without,
+)
 from tests.platform.memory_log import log_of
 
 from tactful.errors import ConfigError
+from tactful.experiment_metrics import released_readout as readout_module
 from tactful.experiment_metrics.definitions import MetricSet, load_metrics
 from tactful.experiment_metrics.errors import MetricError
-from tactful.experiment_metrics.released_days import ReleasedDays
+from tactful.experiment_metrics.registrations import MetricRegistrations
+from tactful.experiment_metrics.released_cells import MetricRelease, grid_of, released_outcomes
+from tactful.experiment_metrics.released_days import ReleasedDays, closed_days
 from tactful.experiment_metrics.released_readout import (
     NO_DAY,
     NO_PAST,
@@ -26,6 +39,7 @@ from tactful.experiment_metrics.released_readout import (
 )
 from tactful.experiments.baseline import ExactOutcomes
 from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import metric_releases
 from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.query import Query
@@ -62,14 +76,25 @@ class Shop:
     def _note(self, queries: Iterable[Query]) -> None:
         self.charged += queries
 
-    def readouts(self) -> ReleasedReadOuts:
+    def readouts(self, days: ReleasedDays | None = None) -> ReleasedReadOuts:
         return ReleasedReadOuts(
             lambda: self.definitions,
-            ReleasedDays(self.metadata, charge=self.charge),
+            MetricRegistrations(self.metadata, clock=lambda: self.now),
+            days or ReleasedDays(self.metadata, charge=self.charge),
             ExactOutcomes(lambda: [self.log]),
             clock=lambda: self.now,
             **self.more,
         )
+
+
+def silent_days(metadata: MetadataStore) -> ReleasedDays:
+    """Return days whose cells are exact."""
+    return ReleasedDays(
+        metadata,
+        charge=lambda queries: None,
+        noise=lambda epsilon: Silent(1, epsilon),
+        chance=lambda size: CHANCE,
+    )
 
 
 def test_days_close_by_the_clock_and_are_drawn_once(database: MetadataStore) -> None:
@@ -148,11 +173,11 @@ def test_the_reason_is_given_for_each_number_that_is_not_released(sqlite: Metada
 
 
 def test_a_changed_metric_leaves_out_the_days_of_its_former_form(sqlite: MetadataStore) -> None:
-    shop = Shop(sqlite, history(600))
+    shop, days = Shop(sqlite, history(600)), silent_days(sqlite)
     shop.now = BEGIN + 9 * DAY
-    shop.readouts().of_key(KEY)
+    shop.readouts(days).of_key(KEY)
     shop.definitions = changed(cap=("cap: 40", "cap: 80"))
-    found = shop.readouts().of_key(KEY)
+    found = shop.readouts(days).of_key(KEY)
     metrics = {effect.metric for effect in found.effects}
     assert "buyers" in metrics and not metrics & {"spend", "spend_per_order"}
 
@@ -185,9 +210,100 @@ def test_an_empty_shop_and_unknown_arms_have_reasons(sqlite: MetadataStore) -> N
     assert empty.readouts().cost(KEY).reason == NOT_RELEASED
 
 
+_FEWER = ("    secondary: [spend_per_order, back, clicks, clicks_per_order, prices]\n", "")
+_START = "start: 2023-11-15"
+_CHANGES = {
+    "a later start": ({}, {"start": (_START, "start: 2023-11-17")}),
+    "an earlier start": ({"start": (_START, "start: 2023-11-17")}, {}),
+    "further metrics": ({"fewer": _FEWER}, {}),
+    "fewer metrics": ({}, {"fewer": _FEWER}),
+    "a smaller epsilon": ({}, {"epsilon": ("epsilon: 1", "epsilon: 0.5")}),
+    "another cap": ({}, {"cap": ("cap: 40", "cap: 80")}),
+    "another name": ({}, {"name": ("buyers", "payers")}),
+}
+
+
+def losses(metadata: MetadataStore, changes: Sequence[dict[str, Any]]) -> list[Fraction]:
+    """Return the loss of each person in all days that are drawn while definitions change."""
+    entries: list[Entry] = []
+    for number, person in enumerate(("ada", "王")):
+        for day in (number, number + 2, number + 3):
+            at = BEGIN + day * DAY + HOUR
+            entries += [shown(person, "new", at), bought(person, at + HOUR)]
+    entries.sort(key=lambda entry: entry.timestamp)
+
+    def drawn(known: Sequence[Entry]) -> dict[str, dict[int, MetricRelease]]:
+        metadata.change(lambda connection: connection.execute(sa.delete(metric_releases)))
+        shop, days = Shop(metadata, known), silent_days(metadata)
+        for number, change in enumerate(changes):
+            shop.definitions, shop.now = changed(**change), BEGIN + (5 + 3 * number) * DAY
+            shop.readouts(days).of_key(KEY)
+        return days.all(KEY)
+
+    whole, found = drawn(entries), []
+    for person in ("ada", "王"):
+        others = drawn(without(entries, person))
+        found.append(
+            sum(
+                Fraction(release.epsilon) * abs(count - fewer)
+                for name, days in whole.items()
+                for day, release in days.items()
+                for arm, cells in release.cells.items()
+                for count, fewer in zip(cells, others[name][day].cells[arm], strict=True)
+            )
+            or Fraction(0)
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", _CHANGES)
+def test_changed_definitions_cost_a_person_no_more_than_the_epsilon(
+    name: str, sqlite: MetadataStore
+) -> None:
+    assert 0 < max(losses(sqlite, _CHANGES[name])) <= 1
+
+
+@pytest.mark.parametrize("name", ["a later start", "an earlier start", "further metrics"])
+def test_days_without_regard_to_those_drawn_before_cost_more(
+    name: str, sqlite: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_closed(plan: Any, drawn: Any, held: Any, now: int) -> dict[str, list[int]]:
+        closed = {key: closed_days(metric, plan.start, now) for key, metric in drawn.items()}
+        return {key: [day for day in days if day not in held.get(key, {})]
+                for key, days in closed.items()}  # fmt: skip
+
+    monkeypatch.setattr(readout_module, "due_days", all_closed)  # the planted bugs
+    monkeypatch.setattr(readout_module, "first_time", lambda start, held: start)
+    assert max(losses(sqlite, _CHANGES[name])) > 1
+
+
+def test_released_verdicts_have_roles_corrections_and_marks(sqlite: MetadataStore) -> None:
+    shop, days = Shop(sqlite, history(1_500)), silent_days(sqlite)
+    MetricRegistrations(sqlite, clock=lambda: BEGIN).register(shop.definitions, by="ann")
+    shop.now = BEGIN + 12 * DAY
+    found = {effect.metric: effect for effect in shop.readouts(days).of_key(KEY).effects}
+    assert not any(effect.exploratory for effect in found.values())
+    assert {"buyers", "spend", "spend_per_order"} <= found.keys()
+    assert found["buyers"].role == "goal" and found["spend_per_order"].role == "secondary"
+    assert found["buyers"].verdict == "higher" and (found["buyers"].p or 0) < 1e-6
+    shop.definitions = changed(goals=("goals: [buyers, spend]", "goals: [buyers]"))
+    late = {effect.metric: effect for effect in shop.readouts(days).of_key(KEY).effects}
+    assert late["buyers"].exploratory and not late["spend_per_order"].exploratory
+
+
+def test_the_rarer_outcome_counts_for_a_verdict() -> None:
+    cells: dict[str, tuple[int, ...]] = {"old": (900, 40, 7, 3, 2)}
+    orders = DRAWN["orders"]
+    release = MetricRelease(epsilon="1/4", definition="", grid=grid_of(orders), cells=cells)
+    assert released_outcomes(orders, [release, release], "old") == 2 * 52
+    share = MetricRelease(epsilon="1/4", definition="", grid=(0.0, 1.0), cells={"old": (5, 900)})
+    assert released_outcomes(DRAWN["buyers"], [share], "old") == 5
+
+
 def test_an_epsilon_needs_a_start_and_a_sensible_value() -> None:
-    with pytest.raises(MetricError, match="epsilon releases whole days"):
-        changed(start=("    start: 2023-11-15\n", ""))
+    for start in ("", "    start: 2023-11-15T08:00\n"):
+        with pytest.raises(MetricError, match="epsilon releases whole days"):
+            changed(start=("    start: 2023-11-15\n", start))
     for wrong in ("0", "-1", "100", "much"):
         with pytest.raises(MetricError, match=r"epsilon"):
             changed(epsilon=("epsilon: 1\n", f"epsilon: {wrong}\n"))

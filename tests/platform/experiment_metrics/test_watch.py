@@ -42,16 +42,44 @@ def harmed(units: int) -> list[Event]:
     return sorted(made, key=lambda event: event.timestamp)
 
 
-def watch_of(
-    metadata: MetadataStore, made: Sequence[Event], clock: Clock, rollouts: Sequence[str] = ()
-) -> MetricWatch:
-    read_outs = MetricReadOuts(
+def read_outs_of(metadata: MetadataStore, made: Sequence[Event], clock: Clock) -> MetricReadOuts:
+    return MetricReadOuts(
         lambda: load_metrics(TEXT),
         MetricRegistrations(metadata, clock=clock),
         ExactOutcomes(lambda: [log_of(made)]),
         clock=clock,
     )
+
+
+def watch_of(
+    metadata: MetadataStore, made: Sequence[Event], clock: Clock, rollouts: Sequence[str] = ()
+) -> MetricWatch:
+    read_outs = read_outs_of(metadata, made, clock)
     return MetricWatch(read_outs, metadata, clock=clock, rollouts=lambda: rollouts)
+
+
+def test_looks_at_guardrails_lose_no_unit_as_time_goes_on(sqlite: MetadataStore) -> None:
+    clock = Clock()
+    clock.at = BEGIN + DAY
+    read_outs = read_outs_of(sqlite, harmed(40), clock)
+    assert read_outs.register(by="ann") == ["结账", "unknown"]
+    early = read_outs.of_recorded("结账")
+    clock.at = BEGIN + 60 * DAY
+    late = read_outs.of_recorded("结账")
+    assert early.since == late.since == BEGIN - 27 * DAY
+    assert early.sample_ratio.people == late.sample_ratio.people == {"旧": 20, "新": 20}
+    assert read_outs.of_key("结账", days=28).sample_ratio.people == {"旧": 0, "新": 0}
+
+
+def test_a_changed_file_is_recorded_before_the_hour_is_over(sqlite: MetadataStore) -> None:
+    clock, read_outs = Clock(), read_outs_of(sqlite, [], Clock())
+    changes = [False, True, False]
+    watch = MetricWatch(read_outs, sqlite, clock=clock, changed=lambda: changes.pop(0))
+    watch.run()
+    assert read_outs.index().experiments[0].registered_by == ""
+    watch.run()
+    watch.run()
+    assert read_outs.index().experiments[0].registered_by == "tactful serve"
 
 
 def test_harm_is_recorded_once_and_becomes_an_alert(sqlite: MetadataStore) -> None:

@@ -1,31 +1,54 @@
-"""Reasons in words: holdouts and prerequisites by the names that a file gives them."""
+"""Rules and obstacles in words that a reader knows from the file of flags."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
 
 from tactful.flags.reasons import rules_in_words, steps
 from tactful_bandits.flags import compile_features, load_flags
 
-FLAGS = load_flags("""
-holdouts:
-  全站: {share: 0.5}
+_TEXT = """
+groups: {编辑部: [ann]}
+holdouts: {长期对照: {share: 0.999}}
 flags:
-  夜间: {default: off, rules: [{serve: on, when: {省份: 北京}}]}
-  首页:
+  折叠: {default: off}
+  布局:
     default: off
-    holdout: 全站
-    prerequisites: [{flag: 夜间, variants: [on]}]
+    rules:
+      - {when: {id: {$inGroup: 编辑部}}, serve: on}
+      - {when: {id: {$notInGroup: 编辑部}, mail: {$regex: "@news"}}, serve: on}
+      - {serve: on, prerequisites: [{flag: 折叠, variants: [on]}]}
+  横幅:
+    default: off
+    holdout: 长期对照
     rules: [{serve: on}]
-""")
+"""
 
 
-def test_a_holdout_and_a_prerequisite_are_named() -> None:
-    reasons = set()
-    for number in range(20):
-        for place in ("北京", "上海"):
-            unit = {"id": f"u-{number}", "省份": place}
-            reasons |= {step.why for step in steps(FLAGS.features, "首页", unit, None)}
-    held, missing = "the unit is in the holdout 全站", "the prerequisite 夜间 does not hold"
-    assert reasons == {held, missing, "applies"}
-    feature = compile_features(FLAGS)["features"]["首页"]
-    words = rules_in_words(feature)[0].words
-    assert words == "everyone; not in the holdout 全站; only if 夜间 value is one of true: true"
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "flags.yaml"
+    path.write_text(_TEXT, "utf-8")
+    return path
+
+
+def test_rules_name_groups_holdouts_and_patterns(file: Path) -> None:
+    features = compile_features(load_flags(file))["features"]
+    words = [rule.words for key in ("布局", "横幅") for rule in rules_in_words(features[key])]
+    assert words == [
+        'id is in the group "编辑部": true',
+        'id is not in the group "编辑部" and mail matches "@news": true',
+        "everyone; only if 折叠 value is true: true",
+        "everyone; not in the holdout 长期对照: true",
+    ]
+
+
+def test_an_obstacle_names_the_holdout_or_the_prerequisite(file: Path) -> None:
+    features = load_flags(file).features
+    assert (
+        steps(features, "横幅", {"id": "bob"}, None)[0].why == "the unit is in the holdout 长期对照"
+    )
+    last = steps(features, "布局", {"id": "bob"}, None)[-1]
+    assert last.why == "the prerequisite 折叠 does not hold"

@@ -525,27 +525,30 @@ def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
                 assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_keys_come_in_either_header_and_go_when_revoked(locked: Live) -> None:
-    key = locked.create_key("ingest")
+def test_keys_come_in_either_header_and_go_when_revoked(shop: Live, user: str) -> None:
+    key = shop.create_key("ingest")
     for headers in ({"x-api-key": key}, {"authorization": f"bearer {key}"}):
-        assert locked.http.post("/v1/events", json=view(1), headers=headers).status_code == 202
+        assert (
+            shop.http.post("/v1/events", json=view(1, user=user), headers=headers).status_code
+            == 202
+        )
     basic = {"authorization": f"Basic {key}"}
-    answer = locked.http.post("/v1/events", json=view(2), headers=basic)
+    answer = shop.http.post("/v1/events", json=view(2, user=user), headers=basic)
     assert problem_of(answer) == (401, "no_key")
-    locked.revoke_key(key)
-    answer = locked.http.post("/v1/events", json=view(3), headers={"x-api-key": key})
+    shop.revoke_key(key)
+    answer = shop.http.post("/v1/events", json=view(3, user=user), headers={"x-api-key": key})
     assert problem_of(answer) == (401, "no_key")
 
 
-def test_only_admins_choose_arms_and_get_explanations(locked: Live) -> None:
-    plain = {"x-api-key": locked.create_key("recommend")}
-    admin = {"x-api-key": locked.create_key("admin")}
+def test_only_admins_choose_arms_and_get_explanations(shop: Live) -> None:
+    plain = {"x-api-key": shop.create_key("recommend")}
+    admin = {"x-api-key": shop.create_key("admin")}
     for body in ({"force": {"ranking": "b"}}, {"user_id": "u", "explain": True}):
-        refused = locked.http.post("/v1/recommend", json=body, headers=plain)
+        refused = shop.http.post("/v1/recommend", json=body, headers=plain)
         assert problem_of(refused) == (403, "missing_scope")
-        assert locked.http.post("/v1/recommend", json=body, headers=admin).status_code == 200
+        assert shop.http.post("/v1/recommend", json=body, headers=admin).status_code == 200
     for key in (plain, admin):
-        assert locked.http.post("/v1/recommend", json={"timestamp": 0}, headers=key).is_success
+        assert shop.http.post("/v1/recommend", json={"timestamp": 0}, headers=key).is_success
 
 
 def test_metrics_count_and_name_nobody(live: Live) -> None:

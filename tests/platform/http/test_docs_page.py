@@ -165,25 +165,25 @@ def test_commands_of_the_page_can_be_called(shared: Live) -> None:
         assert answer.status_code in (200, 201, 202, 204, 404), (command, answer.text)
 
 
-def test_a_visitor_finds_the_page_and_a_program_links(locked: Live) -> None:
+def test_a_visitor_finds_the_page_and_a_program_links(shop: Live) -> None:
     """Also without a key."""
-    seen = locked.http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    seen = shop.http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (seen.status_code, seen.headers["location"]) == (302, "docs")
     assert seen.headers["vary"] == "accept"
-    links = locked.http.get("/").json()
+    links = shop.http.get("/").json()
     assert links["documentation"] == "/docs" and links["openapi"] == "/openapi.json"
-    assert {locked.http.get(links[name]).status_code for name in ("documentation", "openapi")} == {
+    assert {shop.http.get(links[name]).status_code for name in ("documentation", "openapi")} == {
         200
     }
-    page = locked.http.get("/docs")
+    page = shop.http.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert page.text == render(
         {**DOCUMENT, "info": {**DOCUMENT["info"], "version": links["version"]}}
     )
-    assert locked.http.head("/docs").status_code == 200
-    assert locked.http.get("/docs?x=1").status_code == 400
-    assert locked.http.post("/").status_code == 405
+    assert shop.http.head("/docs").status_code == 200
+    assert shop.http.get("/docs?x=1").status_code == 400
+    assert shop.http.post("/").status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/docs", "/"])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from tests.platform import planted_bugs
 from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
+from benchmarks.kills import installation
 from benchmarks.kills.faults import find_fault, on_sound_broker
 from benchmarks.kills.load import Load
 from benchmarks.kills.processes import TACTFUL, Process
@@ -286,6 +289,28 @@ def test_a_process_that_asks_for_it_is_started_again(folder: Path) -> None:
     worker.await_word()
     worker.check()
     worker.kill()
+
+
+def test_a_run_that_has_failed_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(installation, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    place: Any = SimpleNamespace(_check=lambda: None)
+    truth: Any = SimpleNamespace(actions=lambda: ["late"])
+    outcome = Outcome("any")
+
+    def waited() -> float:
+        begin = now
+        assert installation.Installation._await_actions(place, outcome, list, truth) == []
+        return now - begin
+
+    assert waited() > 20, "an action may be late"
+    outcome.comparison.same("difference", 1, 2)
+    assert waited() < 2
 
 
 def test_numbers_are_compared_as_they_should_be() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tactful_privacy.audit.audit import QUICK, Audited, AuditReport, Effort, audit, examine
+from tactful_privacy.audit.audit import Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit.checks import attack, check_freshness, check_noise, check_sensitivity
 from tactful_privacy.audit.pipeline import (
     Contribution,
@@ -298,10 +298,14 @@ def test_draws_as_stated_look_rare_as_seldom_as_is_said(epsilon: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_million_canaries_catch_a_scale_5_percent_low(tmp_path: Path) -> None:
-    """A million canaries pass the correct scale and catch a scale 5 % too low."""
+def test_many_canaries_catch_a_scale_5_percent_low(tmp_path: Path) -> None:
+    """They pass the correct scale and catch a scale 5 % too low.
+
+    Of 400,000, those that certify prove 0.03 less than the truth, with a standard deviation of
+    0.005: each limit below is at least four of these away.
+    """
     for pipeline, low, high in ((Pipeline(5, ONE), 0.95, 1.0), (low_scale(5, ONE, 5), 1.0, 1.06)):
-        ((_, bound),) = attack(pipeline, 1_000_000, 1e-6, tmp_path, spreads=["together"])
+        ((_, bound),) = attack(pipeline, 400_000, 1e-6, tmp_path, spreads=["together"])
         assert low < bound.epsilon <= high
 
 
@@ -317,12 +321,3 @@ def test_attacks_on_totals_are_tight_and_catch_bugs(tmp_path: Path) -> None:
     ):
         ((_, bound),) = attack(pipeline, 60_000, 1e-6, tmp_path)
         assert low < bound.epsilon <= high
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3_600)
-def test_the_quick_audit_as_ci_runs_it() -> None:
-    report = audit(5, 1, QUICK)
-    assert report.passed, str(report)
-    assert report.trustworthy, str(report)
-    assert len(report.planted) == len(planted_bugs(5, ONE))

@@ -98,3 +98,12 @@ def luminance(colour: str) -> float:
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("times", [[1_772_366_400_000], [1_772_366_400_000, 1_772_370_000_000]])
+def test_a_single_time_has_a_date_as_its_label(times: list[int]) -> None:
+    points = [{"at": at, "arm": arm, "share": 0.5} for at in times for arm in ("winter", "春")]
+    chart = charts.over_time(points, value="share", series="arm", title="Share", number=".1%")
+    drawn = chart.to_dict()
+    assert f"winter, 春, {len(times)} points" in drawn["description"]
+    assert ("format" in drawn["encoding"]["x"]["axis"]) == (len(times) == 1)

@@ -16,7 +16,9 @@ from tactful_ui.components import account, charts, formats, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import (
     NoReport,
+    NotFound,
     NotSignedIn,
+    Refused,
     ServerDown,
     SourceError,
     TooBroadKey,
@@ -65,14 +67,14 @@ def _server() -> Settings:
     return replace(server, api_key=own) if own else server
 
 
-def ask(request: Request[T]) -> T:
-    """Send a request with the reader's key.
+def ask(request: Request[T], *, patient: bool = False) -> T:
+    """Send a request with the reader's key; `patient`: its answer may take a minute.
 
     Raises:
         SourceError: if the server does not answer, or refuses.
     """
     try:
-        return source().run(request)
+        return source().run(request, patient=patient)
     except NotSignedIn:
         if signed_in():  # the key was revoked, or the token has expired
             account.refuse()
@@ -80,6 +82,16 @@ def ask(request: Request[T]) -> T:
             st.session_state[_ENDED] = True
             st.rerun()
         raise
+
+
+def compute(request: Request[T]) -> T:
+    """Send a request that the server computes from its log, such as a read-out.
+
+    Raises:
+        SourceError: if the server does not answer within a minute, or refuses.
+    """
+    with st.spinner(_("The server computes this, which can take a minute.")):
+        return ask(request, patient=True)
 
 
 @dataclass(frozen=True)
@@ -315,6 +327,11 @@ def explain(failure: SourceError) -> None:
         )
         st.code("scripts/demo --quick", language=None)
         st.caption(_("It appears here while the demo runs."))
+    elif isinstance(failure, NotFound):
+        st.error(_("**The server does not have this.**"), icon=":material/search_off:")
+        st.caption(formats.plain(str(failure)))
+    elif isinstance(failure, Refused):
+        st.error(formats.plain(str(failure)), icon=":material/error:")
     else:
         st.error(
             _(
