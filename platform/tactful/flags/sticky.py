@@ -22,7 +22,8 @@ from tactful.metadata.store import MetadataStore
 Documents = Mapping[str, Mapping[str, str]]
 
 _KNOWN = 100_000
-_FRESH_S = 10.0  # time after which an empty document is read again: another server may write it
+# Times after which a document is read again, since another server may have changed or erased it.
+_EMPTY_S, _HELD_S = 10.0, 600.0
 
 
 class StickyArms:
@@ -46,7 +47,7 @@ class StickyArms:
         found = {}
         for document in documents:
             held = self._known.get(document)
-            if held is None or (not held[1] and self._clock() - held[0] > _FRESH_S):
+            if held is None or self._clock() - held[0] > (_HELD_S if held[1] else _EMPTY_S):
                 return None
             found[document] = held[1]
         return found
