@@ -92,6 +92,20 @@ def test_a_page_decides_as_the_server_and_its_exposure_is_verified(shop: Shop) -
     assert exposure.properties["arm"] == page["arm"]
 
 
+def test_the_next_page_asks_by_the_entity_tag(shop: Shop) -> None:
+    version: int = shop.page.run(
+        "await read({}).ready(20_000); const start = performance.now();"
+        "window.statuses = () => performance.getEntriesByType('resource')"
+        ".filter(({ startTime }) => startTime >= start)"
+        ".filter(({ name }) => /payload|signing-key/.test(name))"
+        ".map(({ responseStatus }) => responseStatus);"
+        "const next = read({}); await next.ready(20_000); return next.version"
+    )
+    assert version == 1
+    shop.page.wait_for("statuses().length > 0")
+    assert shop.page.run("return statuses()") == [304]
+
+
 def test_a_kill_reaches_the_page(shop: Shop) -> None:
     script = "window.flags = read({country: 'CH'}); await flags.ready(20_000);"
     assert shop.page.run(f"{script} return flags.isOn('new-cart')") is True
