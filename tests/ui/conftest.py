@@ -21,9 +21,17 @@ def _page(name: str) -> None:
     importlib.import_module(f"tactful_ui.views.{name}").page()
 
 
-def open_at(name: str) -> AppTest:
-    """One page of the dashboard, with the server that the environment names."""
-    return AppTest.from_function(_page, args=(name,), default_timeout=30).run()
+def open_at(name: str, **query: str) -> AppTest:
+    """One page of the dashboard, with the server that the environment names.
+
+    `query` are the parameters of its address; `language` chooses the language of the session.
+    """
+    page = AppTest.from_function(_page, args=(name,), default_timeout=30)
+    if (language := query.pop("language", None)) is not None:
+        page.session_state["language"] = language
+    for key, value in query.items():
+        page.query_params[key] = value
+    return page.run()
 
 
 @pytest.fixture
@@ -38,8 +46,8 @@ def open_page(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Opens one page of the dashboard, pointed at `fake`."""
     monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
 
-    def open_(name: str) -> AppTest:
+    def open_(name: str, **query: str) -> AppTest:
         monkeypatch.setenv("TACTFUL_URL", fake.url)
-        return open_at(name)
+        return open_at(name, **query)
 
     return open_

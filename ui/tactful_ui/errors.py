@@ -27,9 +27,17 @@ class TooBroadKey(SourceError, PermissionError):
     """The key that all readers share may do more than read."""
 
 
-class NoReport(SourceError, LookupError):
-    """The server has no report, statistic or model of that name yet."""
+class NotFound(SourceError, LookupError):
+    """The server has nothing of that name, or no more."""
+
+
+class NoReport(NotFound):
+    """The server has no report yet."""
 
 
 class BadAnswer(SourceError, ValueError):
     """The answer does not follow the API, or the server failed."""
+
+
+class Refused(BadAnswer):
+    """The server understood the request and refuses it; the message says why."""

@@ -15,7 +15,9 @@ from tactful.client.messages import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
     NoReport,
+    NotFound,
     NotSignedIn,
+    Refused,
     ServerDown,
     SourceError,
     Unauthorised,
@@ -30,6 +32,7 @@ _TIMEOUT_SECONDS = 5.0
 _UNKNOWN_KEY = 401
 _CHANGE_SECONDS = 60.0  # a promotion asks the registry, in a process of its own
 _NOT_FOUND = 404
+_REFUSALS = (400, 409, 422)
 _UNAVAILABLE = 503
 
 T = TypeVar("T")
@@ -110,7 +113,10 @@ class ReportSource:
 
     def report(self, name: str) -> Report:
         """Return one report, finished or not."""
-        return Report.parse(_call(lambda: self._client.report(name)))
+        try:
+            return Report.parse(_call(lambda: self._client.report(name)))
+        except NotFound as error:
+            raise NoReport(str(error)) from error
 
     def statistic_titles(self) -> Mapping[str, str]:
         """Return the titles of the published statistics by name, in order."""
@@ -162,8 +168,8 @@ def _translated(error: Exception) -> SourceError:
         refused = NotSignedIn if _status(error) == _UNKNOWN_KEY else Unauthorised
         return refused(str(error))
     if _status(error) == _NOT_FOUND:
-        return NoReport(str(error))
-    return BadAnswer(str(error))
+        return NotFound(str(error))
+    return (Refused if _status(error) in _REFUSALS else BadAnswer)(str(error))
 
 
 def _status(error: Exception) -> int | None:

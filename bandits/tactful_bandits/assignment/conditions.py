@@ -275,6 +275,12 @@ _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
     **{name: _typed(name) for name in READERS},
 }
 
+OPERATORS = frozenset((*_OPERATORS, "$not", "$size", "$elemMatch", *_LISTS, *_GROUPS))
+"""Operators on the value of an attribute."""
+
+TYPES = (*(name for _, name in _KINDS), "null")
+"""Types of values, for ``$type``."""
+
 
 def _require_mapping(where: str, condition: object, depth: int) -> None:
     if not isinstance(condition, Mapping):
@@ -325,8 +331,7 @@ def _require_value(where: str, requirement: object, depth: int) -> None:
         elif name in ("$not", "$size", "$elemMatch"):
             _require_value(place, operand, depth + 1)
         elif name not in _OPERATORS and name not in _GROUPS:
-            special = ("$not", "$size", "$elemMatch", *_LISTS, *_GROUPS)
-            expected = ", ".join(sorted((*_OPERATORS, *special)))
+            expected = ", ".join(sorted(OPERATORS))
             raise DefinitionError(f"{place}: unknown operator; expected one of {expected}")
 
 

@@ -103,14 +103,16 @@ def in_networks(value: object, networks: object) -> bool:
         address = ipaddress.ip_address(value)
     except ValueError:
         return False
-    for text in networks:
-        try:
-            network = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            continue
-        if isinstance(text, str) and address in network:
-            return True
-    return False
+    found = map(read_network, networks)
+    return any(network is not None and address in network for network in found)
+
+
+def read_network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network of a text such as ``10.0.0.0/8``, or None."""
+    try:
+        return ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 READERS: dict[str, Callable[[object], Any]] = {

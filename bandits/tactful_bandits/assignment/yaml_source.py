@@ -15,6 +15,7 @@ Place = tuple[str | int, ...]
 
 _Made = TypeVar("_Made")
 _DEEPEST = 500
+_LONGEST = 2_000  # characters of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class YamlSource:
         """Read a YAML file, YAML text or plain data.
 
         Args:
-            source: A path, a text, or plain data, which are taken as they are.
+            source: A path, a text, or plain data, which are taken as they are; a source that was
+                read is returned.
             name: Name in messages; a path is its own name.
 
         Raises:
@@ -50,6 +52,8 @@ class YamlSource:
                 raise DefinitionError(f"{source}: cannot be read as UTF-8: {error}") from error
         if isinstance(source, str):
             return _read_yaml(source, name)
+        if isinstance(source, YamlSource):
+            return source
         return cls(name, source)
 
     def build(
@@ -86,7 +90,7 @@ class YamlSource:
             raise self.error(place, f"expected a mapping, not {kind_of(data)}")
         for key in data if optional is not None else ():
             if key not in required + (optional or ()):
-                expected = ", ".join(required + (optional or ()))
+                expected = ", ".join(dict.fromkeys(required + (optional or ())))
                 raise self.error((*place, key), f"unknown field; expected one of {expected}")
         for key in required:
             if key not in data:
@@ -98,7 +102,10 @@ class YamlSource:
         enclosing = (place[:depth] for depth in range(len(place), -1, -1))
         line = next((f":{self.lines[part]}" for part in enclosing if part in self.lines), "")
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-        return DefinitionError(": ".join(filter(None, (self.name + line, path, message))))
+        text = ": ".join(filter(None, (self.name + line, path, message)))
+        if len(text) > _LONGEST:  # a wrong key or value may be as long as the file
+            text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+        return DefinitionError(text)
 
 
 def kind_of(data: object) -> str:
@@ -110,8 +117,8 @@ def _read_yaml(text: str, name: str) -> YamlSource:
     lines: dict[Place, int] = {}
     _refuse_deep_nesting(text, name)
     try:
-        _refuse_aliases(text, name)
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
+        loader.name = name
         node = loader.get_single_node()
         data = None if node is None else _plain(loader, node, (), lines, name)
     except yaml.YAMLError as error:
@@ -133,12 +140,15 @@ def _refuse_deep_nesting(text: str, name: str) -> None:
             raise DefinitionError(f"{name}: nested too deep")
 
 
-def _refuse_aliases(text: str, name: str) -> None:
-    # An alias may contain itself, or multiply a small text into a huge structure.
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            line = f":{event.start_mark.line + 1}" if event.start_mark else ""
-            raise DefinitionError(f"{name}{line}: aliases are not supported; write the value out")
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: one may contain itself, or multiply a small text into a huge structure."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            problem = "aliases are not supported; write the value out"
+            raise DefinitionError(f"{self.name}:{line}: {problem}")
+        return super().compose_node(parent, index)
 
 
 def _plain(
@@ -162,8 +172,8 @@ def _plain(
             mapping[key] = _plain(loader, value_node, (*place, key), lines, name)
         return mapping
     try:
-        value: object = loader.construct_object(node)
+        return loader.construct_object(node)
     except (AttributeError, LookupError, ValueError) as error:
         # PyYAML passes the conversion's own error on, for example for the 99th month or `!!bool x`.
-        raise DefinitionError(f"{name}:{line}: cannot read {node.value!r}: {error}") from error
-    return value
+        value = node.value if len(node.value) <= 80 else f"{node.value[:79]}…"
+        raise DefinitionError(f"{name}:{line}: cannot read {value!r}: {error}") from error

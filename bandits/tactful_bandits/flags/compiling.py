@@ -18,7 +18,9 @@ from tactful_bandits.flags.definitions import (
 from tactful_bandits.flags.draws import DEFAULT_ATTRIBUTE
 
 _HASH_VERSION = 2
-_HOLDOUT = "$holdout:"
+
+HOLDOUT = "$holdout:"
+"""Prefix of the features that stand for holdouts."""
 
 
 def compile_features(flags: FlagSet, *, version: int = 0, generated_ms: int = 0) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def compile_features(flags: FlagSet, *, version: int = 0, generated_ms: int = 0)
         generated_ms: Time of compilation in milliseconds since 1970.
     """
     features = {
-        f"{_HOLDOUT}{name}": _holdout(holdout)
+        f"{HOLDOUT}{name}": _holdout(holdout)
         for name, holdout in flags.holdouts.items()
         if any(flag.holdout == name and flag.enabled for flag in flags.flags.values())
     }
@@ -56,7 +58,7 @@ def _feature(flag: Flag) -> dict[str, Any]:
     parents = [*map(_parent, flag.prerequisites)]
     if flag.holdout is not None:
         # A person of the holdout gets the default, even behind a prerequisite.
-        parents.insert(0, {"id": _HOLDOUT + flag.holdout, "condition": {"value": False}})
+        parents.insert(0, {"id": HOLDOUT + flag.holdout, "condition": {"value": False}})
     rules = []
     for number, rule in enumerate(flag.rules, start=1):
         if rule.experiment is not None and rule.experiment.design.status != "running":

@@ -14,7 +14,7 @@ Source: GrowthBook's SDK specification 0.8.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -133,10 +133,21 @@ class _Evaluator:
 
     features: Features
     situation: Situation
+    known: dict[str, Evaluation] = field(default_factory=dict)
 
     def feature(self, key: str, path: tuple[str, ...]) -> Evaluation:
         if key in path:
             return Evaluation(key, None, "cyclic")
+        result = self.known.get(key)
+        if result is None:
+            result = self._computed(key, path)
+            # A circle makes all results on it cyclic; any other result is the same on all paths.
+            # Without this, flags that need two others each would take 2ⁿ steps.
+            if result.source != "cyclic":
+                self.known[key] = result
+        return result
+
+    def _computed(self, key: str, path: tuple[str, ...]) -> Evaluation:
         feature = self.features.by_key.get(key)
         if feature is None:
             return Evaluation(key, None, "unknown")

@@ -63,7 +63,8 @@ class FlagReader:
         fields["default"] = self._variant((*place, "default"), key, fields["default"])
         fields["expires"] = self._day((*place, "expires"), fields.get("expires"))
         holdout = fields.get("holdout")
-        if holdout is not None and holdout not in self._holdouts:
+        known_name = isinstance(holdout, str) and holdout in self._holdouts
+        if holdout is not None and not known_name:
             known = ", ".join(self._holdouts) or "none"
             problem = f"there is no holdout {holdout!r}; holdouts are: {known}"
             raise self._source.error((*place, "holdout"), problem)
@@ -85,6 +86,8 @@ class FlagReader:
         problem = f"flag {key!r} has no variant {data!r}; its variants are: {known}"
         if isinstance(data, bool):
             problem += " (yes, no, true and false are booleans in YAML: quote them)"
+        elif not isinstance(data, str):
+            problem += " (names are texts: quote them)"
         raise self._source.error(place, problem)
 
     def _day(self, place: Place, data: object) -> date | None:

@@ -34,9 +34,9 @@ JSON is YAML and is read too, as is the same structure of plain Python objects.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,16 @@ from tactful_bandits.flags.definitions import (
 from tactful_bandits.flags.features import Features
 from tactful_bandits.flags.flag_reading import FlagReader
 
+_MOST_NEEDED = 32  # flags in a chain of prerequisites; evaluation is recursive
 
-def load_flags(source: Path | str | Mapping[str, object], *, name: str = "flags") -> FlagSet:
+
+def load_flags(
+    source: Path | str | Mapping[str, object] | YamlSource, *, name: str = "flags"
+) -> FlagSet:
     """Read flags and check each alone and all against each other.
 
     Args:
-        source: A YAML file, YAML text, or the same as plain mappings.
+        source: A YAML file, YAML text, the same as plain mappings, or a source that was read.
         name: Name of a text in messages; a file is named by its path.
 
     Raises:
@@ -86,12 +90,12 @@ class _Reader:
         public = self._public_attributes(top.get("public_attributes") or ())
         groups = self._groups(top.get("groups") or {})
         holdouts = self._holdouts(top.get("holdouts") or {})
-        entries = self._source.mapping(("flags",), top["flags"] or {})
+        entries = self._source.mapping(("flags",), top["flags"])
         variants = self._each(entries, self._variants)
         reader = FlagReader(self._source, groups, holdouts, variants)
         flags = self._each(entries, lambda key, entry: reader.flag(("flags", key), key, entry))
         flag_set = FlagSet(flags, groups, holdouts, public)
-        self._check_cycles(flag_set)
+        self._check_prerequisites(flag_set)
         self._check_experiments(flags)
         features = Features.from_payload(compile_features(flag_set))
         return dataclasses.replace(flag_set, features=features)
@@ -115,6 +119,10 @@ class _Reader:
         names = self._source.list(place, data, "a list of attributes")
         for i, name in enumerate(names):
             self._source.check((*place, i), require_attribute, "attribute", name)
+            if "." in str(name):
+                whole = str(name).split(".")[0]
+                problem = f"{name!r} is a part of an attribute: list {whole!r}, with all its parts"
+                raise self._source.error((*place, i), problem)
         return frozenset(map(str, names))
 
     def _groups(self, data: object) -> dict[str, tuple[Any, ...]]:
@@ -153,14 +161,20 @@ class _Reader:
             raise self._source.error((*place, "variants"), "name at least one variant")
         return variants
 
-    def _check_cycles(self, flags: FlagSet) -> None:
+    def _check_prerequisites(self, flags: FlagSet) -> None:
+        needs, lengths = flags.needs, dict[str, int]()
         try:
-            TopologicalSorter(flags.needs).prepare()
+            order = [*TopologicalSorter(needs).static_order()]
         except CycleError as error:
             key = next(key for key in flags.flags if key in error.args[1])
             circle = " -> ".join(reversed(error.args[1]))
             problem = f"flag {key!r} needs itself ({circle}); remove one prerequisite"
             raise self._source.error(("flags", key, "prerequisites"), problem) from error
+        for key in order:
+            lengths[key] = 1 + max((lengths[need] for need in needs[key]), default=0)
+            if lengths[key] > _MOST_NEEDED:
+                problem = f"a chain of prerequisites has at most {_MOST_NEEDED} flags; remove one"
+                raise self._source.error(("flags", key, "prerequisites"), problem)
 
     def _check_experiments(self, flags: Mapping[str, Flag]) -> None:
         seen: dict[str, tuple[Place, FlagExperiment]] = {}
@@ -182,12 +196,22 @@ class _Reader:
                         place, f"experiment {name!r} stands twice in one flag; remove one rule"
                     )
                 seen.setdefault(name, (place, rule.experiment))
-        for (_, (_, first)), (_, (place, second)) in combinations(seen.items(), 2):
-            if first.unit != second.unit:
-                continue
-            problem = conflict_of(first.design, second.design)
-            if problem is not None:
-                raise self._source.error(place, problem)
+        self._check_conflicts(seen.values())
+
+    def _check_conflicts(self, experiments: Iterable[tuple[Place, FlagExperiment]]) -> None:
+        """Compare experiments that share a unit and a namespace or a seed: others cannot meet."""
+        rivals: dict[tuple[str, ...], list[FlagExperiment]] = defaultdict(list)
+        for place, experiment in experiments:
+            design = experiment.design
+            shared = [("seed", experiment.unit, design.seed or design.key)]
+            if design.namespace is not None:
+                shared.append(("namespace", experiment.unit, design.namespace.name))
+            for names in shared:
+                for other in rivals[names]:
+                    problem = conflict_of(other.design, design)
+                    if problem is not None:
+                        raise self._source.error(place, problem)
+                rivals[names].append(experiment)
 
 
 def _same_design(first: FlagExperiment, second: FlagExperiment) -> bool:

@@ -1,16 +1,28 @@
-"""Validation of a flag's conditions: known groups, portable patterns, plain values."""
+"""Validation of a flag's conditions: known groups, portable patterns, operands that can match.
 
-from collections.abc import Collection, Mapping
+Evaluation takes any operand, and one of a wrong type matches nothing. In a definition that is a
+mistake, which would show only as a rule that never applies.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from typing import Any
 
-from tactful_bandits.assignment.conditions import attribute_names, require_condition
+from tactful_bandits.assignment.conditions import (
+    OPERATORS,
+    TYPES,
+    attribute_names,
+    require_condition,
+)
 from tactful_bandits.assignment.patterns import require_portable_pattern
+from tactful_bandits.assignment.typed_values import read_network
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags.definitions import require_attribute, require_json
 
 _PATTERNS = ("$regex", "$regexi", "$notRegex", "$notRegexi")
 _GROUPS = ("$inGroup", "$notInGroup")
+_ORDER = ("$gt", "$gte", "$lt", "$lte")
+_VALUES = ("$eq", "$ne", "$in", "$ini", "$nin", "$nini")  # operands are values, not requirements
 
 
 def read_condition(where: str, data: object, groups: Collection[str]) -> Mapping[str, Any]:
@@ -49,7 +61,44 @@ def _require_operands(where: str, data: object, groups: Collection[str]) -> None
         place = f"{where}.{key}"
         if key in _PATTERNS:
             require_portable_pattern(place, part)
-        elif key in _GROUPS and part not in groups:
+        elif key in _GROUPS and (not isinstance(part, str) or part not in groups):
             known = ", ".join(sorted(groups)) or "none"
             raise DefinitionError(f"{place}: there is no group {part!r}; groups are: {known}")
-        _require_operands(place, part, groups)
+        elif key in _OPERANDS:
+            fits, expected = _OPERANDS[key]
+            if not fits(part):
+                raise DefinitionError(f"{place}: expected {expected}, not {part!r}")
+        elif not str(key).startswith("$"):
+            _require_signs(place, part)
+        if key not in _VALUES:
+            _require_operands(place, part, groups)
+
+
+def _require_signs(where: str, requirement: object) -> None:
+    """Refuse `{in: [CH]}`, which compares with a JSON object, and means `{$in: [CH]}`."""
+    if not isinstance(requirement, dict) or not requirement:
+        return
+    if all(f"${key}" in OPERATORS for key in requirement):
+        meant = ", ".join(f"${key}" for key in requirement)
+        raise DefinitionError(
+            f"{where}: operators begin with $: write {meant}, or {{$eq: …}} for a JSON object"
+        )
+
+
+def _is_ordered(operand: object) -> bool:
+    return isinstance(operand, str | int | float) and not isinstance(operand, bool)
+
+
+def _are_networks(operand: object) -> bool:
+    return isinstance(operand, list) and None not in map(read_network, operand)
+
+
+_OPERANDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(_ORDER, (_is_ordered, "a number or a text")),
+    "$type": (lambda operand: operand in TYPES, f"one of {', '.join(TYPES)}"),
+    "$cidr": (_are_networks, "networks such as 10.0.0.0/8"),
+    "$size": (
+        lambda operand: isinstance(operand, int | dict) and not isinstance(operand, bool),
+        "a number or comparisons such as {$gt: 2}",
+    ),
+}

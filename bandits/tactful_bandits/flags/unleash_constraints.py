@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tactful_bandits.assignment.typed_values import READERS
+from tactful_bandits.assignment.typed_values import READERS, read_network
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags.conversion import Refusal
 from tactful_bandits.flags.re2_patterns import translate_re2
@@ -53,7 +53,7 @@ def _requirement(operator: str, constraint: Mapping[str, Any]) -> dict[str, Any]
             raise Never(str(error)) from error
         return {"$exists": True, ("$regexi" if ignores or folded else "$regex"): pattern}
     if operator == "IN_CIDR":
-        return {"$cidr": values}
+        return {"$cidr": [text for text in values if read_network(text) is not None]}
     family, _, comparison = operator.partition("_")
     if family == "NUM" and comparison in _COMPARISONS:
         return _typed("$number", _COMPARISONS[comparison], value)

@@ -1,7 +1,8 @@
 """Decisions of bandits: made, logged and read back.
 
 A decision is an event of the log: of the type ``x.bandit`` where a shop asked for a value, and part
-of the impression where it shaped a recommendation. It holds no value of the arm::
+of the impression where it shaped a recommendation, or of the offer where it chose the value of a
+coupon. Its properties::
 
     bandit              "home-banner"
     bandit_arm          "winter"        the arm that serves
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 
 from tactful.event_log.impressions import DECISION, DECISION_ID, is_decision, is_served
 from tactful_streaming.contract.log_entries import Event, encode_entry, subject_key
+
+FEATURES = "bandit_features"
+"""Property of a logged decision: the vector of its features."""
 
 MARK = b"bandit"
 """Bytes in the record of every decision."""
@@ -57,7 +61,7 @@ class Decision:
         if not self.live:
             fields["bandit_choice"] = self.choice
         if len(self.features):
-            fields["bandit_features"] = self.features.tolist()
+            fields[FEATURES] = self.features.tolist()
         return fields
 
 
@@ -71,7 +75,7 @@ class LoggedDecision(msgspec.Struct, frozen=True):
     floor: float = msgspec.field(name="bandit_floor")
     live: bool = msgspec.field(name="bandit_live")
     choice: str = msgspec.field(name="bandit_choice", default="")
-    features: list[float] = msgspec.field(name="bandit_features", default_factory=list)
+    features: list[float] = msgspec.field(name=FEATURES, default_factory=list)
 
 
 def encode_decision(

@@ -21,8 +21,9 @@ those of an arm in `experiments.yaml`, are chosen inside ``POST /v1/recommend``.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,7 @@ State = Literal["shadow", "live", "off"]
 _KEY = re.compile(r"\w[\w-]{0,62}")
 _PLACE = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
 _HOUR = 3_600_000
+_LONGEST_GRACE_MS = 600_000
 _MOST_FEATURES = 64
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -102,6 +104,11 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def lasts(self) -> int:
         """Time after a decision in which it is rewarded, milliseconds."""
         return int(self.within_hours * _HOUR)
+
+    @property
+    def grace(self) -> int:
+        """Further time in which a reward of that time may reach the log, milliseconds."""
+        return min(self.lasts // 4, _LONGEST_GRACE_MS)
 
 
 class BanditMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -223,6 +230,7 @@ def check_definition(definition: BanditDefinition) -> None:
         raise _Problem(("key",), "a key has letters, digits, '-' and '_', at most 63")
     _check_arms(definition)
     _check_features(definition)
+    _check_memory(definition)
     reward = definition.reward
     if reward.filter:
         try:
@@ -233,6 +241,19 @@ def check_definition(definition: BanditDefinition) -> None:
         raise _Problem(
             ("reward", "value"),
             "beta-thompson learns rewards of 0 and 1: leave value out, or choose linear-thompson",
+        )
+
+
+def _check_memory(definition: BanditDefinition) -> None:
+    """Raise a `_Problem` if decisions could leave the memory before their reward is known."""
+    memory, reward = definition.memory, definition.reward
+    least = 1 + math.ceil((reward.lasts + reward.grace) / memory.period_ms)
+    if memory.periods < least:
+        raise _Problem(
+            ("memory",),
+            f"a decision is learnt when {reward.within_hours:g} hours for its reward are over, and "
+            f"{memory.periods} periods of {memory.period_hours:g} hours may have passed by then: "
+            f"give at least {least} periods, or longer ones",
         )
 
 
@@ -284,12 +305,18 @@ def _check_features(definition: BanditDefinition) -> None:
         )
 
 
-def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[BanditDefinition]:
+def load_bandits(
+    path: Path,
+    *,
+    features: Sequence[str] | None = None,
+    check: Callable[[BanditDefinition], None] = lambda definition: None,
+) -> list[BanditDefinition]:
     """Read the bandits of a YAML file.
 
     Args:
         path: the file.
         features: names of the ungrouped online features of users; None checks no names.
+        check: raises ConfigError for a bandit that cannot be used for another reason.
 
     Raises:
         ConfigError: if it cannot be read or is wrong; the message names file, line and key.
@@ -308,7 +335,9 @@ def load_bandits(path: Path, *, features: Sequence[str] | None = None) -> list[B
         try:
             bandits.append(read_bandit(entry, features=features))
             _check_together(bandits)
-        except _Problem as problem:
+            check(bandits[-1])
+        except ConfigError as error:
+            problem = error if isinstance(error, _Problem) else _Problem((), str(error))
             raise ConfigError(_located(path, source.lines, number, entry, problem)) from None
     return bandits
 

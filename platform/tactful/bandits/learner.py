@@ -56,7 +56,7 @@ class Learnt:
     """Learnt numbers of a bandit."""
 
     arrays: ModelArrays
-    decisions: int  # decisions that count
+    decisions: int  # decisions that were learnt since the start of the process
     waiting: int  # decisions whose time for a reward is not over
 
 
@@ -146,10 +146,10 @@ class LearningBandit:
     def _learn(self, decision: JoinedDecision) -> None:
         policy, arm, period = self.policy, decision.arm, decision.period
         if isinstance(policy, LinearBandit):
-            policy.update(arm, decision.features, decision.reward, period=period)
+            counts = policy.update(arm, decision.features, decision.reward, period=period)
         else:
-            policy.update(arm, decision.reward, period=period)
-        self.learnt += 1
+            counts = policy.update(arm, decision.reward, period=period)
+        self.learnt += counts
         self.changed = True
 
 
@@ -217,8 +217,9 @@ class BanditLearner:
             StreamingError: if the log cannot be read.
         """
         with self._working:
-            self._read()
+            # Before the log is read: a reward that came since then may not be read yet.
             now = self._clock()
+            self._read()
             for key, bandit in self._learning.items():
                 if self._states[key] != "off":
                     bandit.expire(now)
@@ -300,12 +301,17 @@ class BanditLearner:
     def _begin(self, definition: BanditDefinition) -> LearningBandit:
         bandit = self._new(definition)
         with contextlib.suppress(FileNotFoundError):
-            if bandit.restore(self._path(definition.key).read_bytes()):
+            if bandit.restore(self._path(definition.key).read_bytes()) and self._in_log(bandit):
                 self._saved_at[definition.key] = self._clock()
                 return bandit
             logger.info("bandit %s is learnt again from the log", definition.key)
             bandit = self._new(definition)
         return bandit
+
+    def _in_log(self, bandit: LearningBandit) -> bool:
+        """Return whether the log reaches the positions; not so after an older one was restored."""
+        logs = self._logs or ()
+        return all(at <= log.end for at, log in zip(bandit.positions, logs, strict=True))
 
     def _save(self, key: str, bandit: LearningBandit, now: int) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)

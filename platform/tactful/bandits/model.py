@@ -120,7 +120,7 @@ class FeatureVector:
             (
                 feature.user is not None,
                 feature.user or feature.context or "",
-                1 / feature.scale,
+                feature.scale,
                 feature.values,
             )
             for feature in definition.features
@@ -131,12 +131,13 @@ class FeatureVector:
         if self._empty:
             return _NOTHING
         vector = [1.0]
-        for of_user, name, factor, texts in self._features:
+        for of_user, name, scale, texts in self._features:
             value = (user if of_user else context).get(name)
             if texts:
                 vector += [float(value == text) for text in texts]
             elif isinstance(value, (int, float)) and value == value:
-                vector.append(min(max(value * factor, -1.0), 1.0))
+                # Bounded before it is divided: no float holds the largest integers of JSON.
+                vector.append(min(max(value, -scale), scale) / scale)
             else:
                 vector.append(0.0)
         return np.array(vector)

@@ -1,17 +1,19 @@
 """Join the decisions of one bandit with their rewards, in the order of the log.
 
 A reward belongs to the decision that it names by `recommendation_id` or by the property
-`decision_id`, else to the user's latest decision before it, and to no other: a repeated reward
-changes nothing. Rewards count within the window of the definition, by the time of their event, and
-if they reach the log before the grace after it is over. Only then is a decision learnt, so that
-rewards are not learnt before the missing ones. The result depends on the log alone, and not on when
-it is read.
+`decision_id` or `coupon`, else to the user's latest decision before it, and to no other: a repeated
+reward changes nothing. Rewards count within the window of the definition, by the time of their
+event, and if they reach the log before the grace after it is over. Only then is a decision learnt,
+so that rewards are not learnt before the missing ones. The result depends on the log alone, and not
+on when it is read.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from tactful.bandits.decisions import MARK, LoggedDecision, read_decision
@@ -32,7 +34,6 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.errors import StreamingError
 
-_LONGEST_GRACE_MS = 600_000
 _APPENDED_MS = 2_000
 """Time within which a received event is in the log."""
 
@@ -72,7 +73,7 @@ class RewardJoin:
 
     ```text
     _pending   "d-9"  → decision, perhaps with a reward   ─ expire() →  settled(decision)
-    _latest    "ada"  → [(time, "d-8"), (time, "d-9")], rewarded or not, until their window is over
+    _latest    "ada"  → [(time, "d-8"), (time, "d-9")], sorted, until their window is over
     ```
     """
 
@@ -104,7 +105,7 @@ class RewardJoin:
         self._latest: dict[str, list[tuple[int, str]]] = {}
         self._known: dict[str, int] = {}
         self._marks = (MARK, self._reward.event.encode(), *LOGINS)
-        self._grace = min(self._reward.lasts // 4, _LONGEST_GRACE_MS)
+        self._grace = self._reward.grace
         self._swept = 0
         self.clock = 0  # greatest time that the log has reached, epoch milliseconds
 
@@ -123,6 +124,9 @@ class RewardJoin:
                 continue
             if event is not None:
                 self._read(event)
+        # Nothing that follows in the log is in time for what is over by the log's own clock.
+        if self.clock - self._grace - _APPENDED_MS - self._swept >= self._reward.lasts // 8:
+            self.expire(self.clock)
 
     def expire(self, now: int) -> None:
         """Settle the decisions whose window and grace were over at a time."""
@@ -154,7 +158,7 @@ class RewardJoin:
         """Continue from a `state`; KeyError, TypeError or ValueError if it is none."""
         self.clock, self._known = int(state["clock"]), dict(state["known"])
         self._latest = {
-            unit: [(int(at), str(key)) for at, key in entries]
+            unit: sorted((int(at), str(key)) for at, key in entries)
             for unit, entries in state["latest"].items()
         }
         for plain in state["pending"]:
@@ -176,7 +180,7 @@ class RewardJoin:
     def _add(self, event: Event, logged: LoggedDecision) -> None:
         decision_id, arm = event.recommendation_id, self._arms.get(logged.arm)
         received = max(self.clock, event.received_at or event.timestamp)
-        late = received >= event.timestamp + self._reward.lasts + self._grace
+        late = self._is_over(event.timestamp, received)
         if decision_id is None or arm is None or decision_id in self._known or late:
             return
         if len(logged.features) != self._columns or not self._allows(event):
@@ -200,17 +204,15 @@ class RewardJoin:
         self._pending.add(decision_id, decision, event.timestamp)
         self._known[decision_id] = event.timestamp
         for key in named_keys(event):
-            self._latest.setdefault(key, []).append((event.timestamp, decision_id))
+            insort(self._latest.setdefault(key, []), (event.timestamp, decision_id))
 
     def _pay(self, event: Event) -> None:
-        decision_id = self._rewarded(event)
-        decision = self._pending.find(decision_id)
-        if decision is None or not self._fits(event):
-            return
         # By the time of receipt, so that a reward counts whether or not `expire` was called.
         received = max(self.clock, event.received_at or event.timestamp)
-        over = decision.at + self._reward.lasts + self._grace
-        if event.timestamp < decision.at or received >= over:
+        named = self._named(event, received)
+        decision_id = self._latest_before(event) if named is None else named
+        decision = self._pending.find(decision_id)
+        if decision is None or not self._fits(event) or self._is_over(decision.at, received):
             return
         reward = self._value(event)
         if reward is None or not self._allows(event):
@@ -218,21 +220,34 @@ class RewardJoin:
         if self._recipients.includes(decision.user_id, decision.device_id, event):
             self._pending.settle(decision_id, reward, event.timestamp)
 
-    def _rewarded(self, event: Event) -> str:
-        """Return the id of the decision that an event rewards; empty for none."""
+    def _is_over(self, at: int, received: int) -> bool:
+        """Return whether a reward reaches the log too late for a decision."""
+        return received >= at + self._reward.lasts + self._grace
+
+    def _named(self, event: Event, received: int) -> str | None:
+        """Return the id of the decision that an event names; None if it names none.
+
+        Nobody names a decision before it: an earlier time is that of a clock that is slow. An id
+        without a decision that waits may be that of a recommendation, or a code of another coupon.
+        """
         if (named := decision_named(event)) is not None:
             return named
-        if event.recommendation_id is not None and (
-            self._recommends or event.recommendation_id in self._known
-        ):
+        if self._recommends and event.recommendation_id is not None:
             return event.recommendation_id
-        before = [
-            entry
-            for key in named_keys(event)
-            for entry in self._latest.get(key, ())
-            if entry[0] <= event.timestamp
-        ]
-        return max(before, default=(0, ""))[1]
+        for identity in (event.properties.get("coupon"), event.recommendation_id):
+            at = self._known.get(identity) if isinstance(identity, str) else None
+            if at is not None and not self._is_over(at, received):
+                return str(identity)
+        return None
+
+    def _latest_before(self, event: Event) -> str:
+        """Return the id of the latest decision of an event's user until then; empty for none."""
+        latest = (0, "")
+        for key in named_keys(event):
+            entries = self._latest.get(key, [])
+            if place := bisect_right(entries, event.timestamp, key=itemgetter(0)):
+                latest = max(latest, entries[place - 1])
+        return latest[1]
 
     def _fits(self, event: Event) -> bool:
         condition = self._reward.filter

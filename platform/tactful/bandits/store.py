@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -140,12 +140,15 @@ class BanditStore:
         note_change(connection, now, by, action, definition.key, detail)
 
 
-def apply_file(store: BanditStore, path: Path, *, features: Sequence[str]) -> None:
+def apply_file(
+    store: BanditStore, path: Path, *, check: Callable[[BanditDefinition], None]
+) -> None:
     """Apply a file at the start of a server; known bandits stay in their state.
 
-    Raise ConfigError if the file is wrong; nothing was applied then.
+    `check` raises ConfigError for a bandit that this server cannot use. Raise ConfigError if the
+    file is wrong; nothing was applied then.
     """
-    for definition in load_bandits(path, features=features):
+    for definition in load_bandits(path, check=check):
         reason = f"applied from {path.name}"
         store.apply(definition, by="tactful serve", reason=reason, keep_state=True)
 

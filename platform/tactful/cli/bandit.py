@@ -9,11 +9,13 @@ from pathlib import Path
 
 import click
 
-from tactful.bandits.definitions import load_bandits, numbers_of
+from tactful.bandits.definitions import BanditDefinition, load_bandits, numbers_of
 from tactful.bandits.report import outcomes_of, read_decisions
 from tactful.bandits.store import BanditStore, StoredBandit
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
+from tactful.coupons.definitions import load_coupons
+from tactful.coupons.values import require_values
 from tactful.errors import ConfigError
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import login_and_host
@@ -43,7 +45,14 @@ def apply_command(
     """Store the bandits in FILE with their states; a running server follows within a second."""
     with cli.reported_as(ConfigError, DefinitionError):
         features = numbers_of(load_definitions(settings.features))
-    found = load_bandits(file, features=features)
+    campaigns = settings.coupons.definitions
+    offered = {it.bandit: it.name for it in load_coupons(campaigns)} if campaigns.name else {}
+
+    def check(definition: BanditDefinition) -> None:
+        if (campaign := offered.get(definition.key)) is not None:
+            require_values(definition, campaign)
+
+    found = load_bandits(file, features=features, check=check)
     applied = []
     with _bandits(settings) as store:
         for definition in found:

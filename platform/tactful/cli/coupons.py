@@ -9,6 +9,8 @@ from typing import Any
 import click
 import numpy as np
 
+from tactful.bandits.definitions import BanditDefinition, load_bandits
+from tactful.bandits.store import BanditStore
 from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
@@ -47,10 +49,12 @@ def coupons() -> None:
 @click.argument("file", type=cli.existing_file)
 @cli.json_option
 def check(config: Path | None, file: Path, as_json: bool) -> None:
-    """Check the campaigns in FILE against the actions and features of the definitions."""
+    """Check the campaigns in FILE against actions, features and the values of bandits."""
     with cli.reported_as(ConfigError, DefinitionError):
-        definitions = load_definitions(load_settings(config).features)
+        definitions = load_definitions((settings := load_settings(config)).features)
     campaigns = load_coupons(file, definitions=definitions)
+    if any(campaign.bandit for campaign in campaigns):
+        load_coupons(file, bandits=_bandits(settings))
     if as_json:
         cli.print_json(campaigns)
         return
@@ -60,6 +64,7 @@ def check(config: Path | None, file: Path, as_json: bool) -> None:
         click.echo(
             f"{each.name}: on {each.action}, {each.holdout:.0%} held out, at most "
             f"{each.budget.amount:g} in all"
+            + (f", value by bandit {each.bandit}" if each.bandit else "")
         )
 
 
@@ -221,6 +226,17 @@ def _print_fit(found: GainFit) -> None:
         )
     weights = found.linear.weights.items()
     click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights) + "}")
+
+
+def _bandits(settings: Settings) -> dict[str, BanditDefinition]:
+    """Return the bandits that were applied, and those that the next start applies, by key."""
+    found: dict[str, BanditDefinition] = {}
+    if settings.storage.data.is_dir():
+        with contextlib.closing(open_installation(settings)) as metadata:
+            found = {it.key: it.definition for it in BanditStore(metadata, clock=now_ms).all()}
+    if (path := settings.bandits.definitions).name:
+        found |= {it.key: it for it in load_bandits(path)}
+    return found
 
 
 def _campaign(settings: Settings, name: str) -> CouponDefinition:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import sqlalchemy as sa
 
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import WITHHELD, CouponDefinition
 from tactful.coupons.report import CouponOutcomes, Effect, lift, read_coupon_outcomes
 from tactful.event_log.batches import read_batches
+from tactful.event_log.impressions import OFFER, OFFER_ID
 from tactful.experiments.effects import bounds
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_offers

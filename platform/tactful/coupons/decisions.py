@@ -17,14 +17,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tactful.coupons.definitions import (
-    OFFER,
-    OFFER_ID,
-    PROPENSITY,
-    WITHHELD,
-    CouponDefinition,
-)
+from tactful.bandits.decisions import FEATURES
+from tactful.coupons.definitions import PROPENSITY, WITHHELD, CouponDefinition
 from tactful.coupons.gain_model import expected_gain, number_or_0
+from tactful.coupons.values import ChosenValue, Offer, Values, no_value
+from tactful.event_log.impressions import OFFER, OFFER_ID
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits.assignment.conditions import matches
@@ -63,6 +60,8 @@ class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
     # chance of a coupon among the explored and the held out; None in older decisions
     propensity: float | None = None
     expires_at: int  # epoch milliseconds
+    value: Offer = {}  # properties of the offer that a bandit chose
+    bandit: dict[str, Any] = {}  # logged properties of its decision, without features of the user
     key_id: int = 0  # key of the seal
     seal: str = ""  # of user and code, hexadecimal; empty unless it can be redeemed
 
@@ -97,16 +96,19 @@ class CouponIssuer:
         keyring: Keyring | None = None,
         keys_of: Callable[[Event], Collection[str]] = lambda event: (*named_keys(event),),
         gain_of: Callable[[CouponDefinition, Mapping[str, Any]], float | None] = expected_gain,
+        values: Values = no_value,
     ) -> None:
         """Continue at the stored positions; without any, begin at the end of the log.
 
         `logs` are the partitions in their order; `features` returns those of a user at a time.
         With a keyring only the user who was offered a coupon redeems it: `keys_of` returns all keys
-        of an event's user. `gain_of` returns the expected gain of a coupon from a user's features.
+        of an event's user. `gain_of` returns the expected gain of a coupon from a user's features,
+        and `values` the value that a campaign's bandit chooses.
         """
         self._keyring = keyring
         self._keys_of = keys_of
         self._gain_of = gain_of
+        self._values = values
         self._campaigns = {campaign.name: campaign for campaign in campaigns}
         self._metadata = metadata
         self._logs = logs
@@ -205,6 +207,7 @@ class CouponIssuer:
         known = {name: 0 if value is None else value for name, value in features.items()}
         lately = self._lately.get((campaign.name, person), 0)
         fits = matches(campaign.eligible, known) and self._clock() - lately >= _AGAIN_MS
+        chosen = self._values(campaign.bandit, event, known) if campaign.bandit else None
 
         def decide(connection: sa.Connection) -> CouponDecision | None:
             query = sa.select(coupon_offers.c.decision).where(coupon_offers.c.code == code)
@@ -214,6 +217,9 @@ class CouponIssuer:
                 return None
             budget = _budget(connection, campaign)
             decision = self._sealed(self._weigh(campaign, person, known, budget), code, person)
+            if chosen is not None and decision.offered:
+                more = {"value": chosen.value, "bandit": chosen.logged}
+                decision = msgspec.structs.replace(decision, **more)
             cost = campaign.cost if decision.offered else 0.0
             budget.spend(cost)
             _store_budget(connection, campaign.name, budget)
@@ -228,7 +234,7 @@ class CouponIssuer:
             return None
         if decision.offered:
             self._lately[campaign.name, person] = self._clock()
-        return self._event(campaign, event, code, decision, known)
+        return self._event(campaign, event, code, decision, known, chosen)
 
     def _weigh(
         self,
@@ -264,8 +270,12 @@ class CouponIssuer:
         code: str,
         decision: CouponDecision,
         known: Mapping[str, Any],
+        chosen: ChosenValue | None,
     ) -> Event:
-        properties: dict[str, Any] = {
+        properties: dict[str, Any] = (
+            {**campaign.offer, **decision.value} if decision.offered else {}
+        )
+        properties |= {
             "campaign": campaign.name,
             "group": decision.group,
             "cause": cause.event_id,
@@ -278,7 +288,10 @@ class CouponIssuer:
         if campaign.features:
             properties["features"] = [number_or_0(known.get(name)) for name in campaign.features]
         if decision.offered:
-            properties |= {"code": code, "expires_at": decision.expires_at, **campaign.offer}
+            properties |= {"code": code, "expires_at": decision.expires_at, **decision.bandit}
+            # As above read again after a kill, since the database holds no features of users.
+            if decision.bandit and chosen is not None and chosen.features:
+                properties[FEATURES] = chosen.features
         else:
             properties["why"] = decision.why
         return Event(
@@ -288,6 +301,7 @@ class CouponIssuer:
             user_id=cause.user_id,
             device_id=cause.device_id,
             session_id=cause.session_id,
+            recommendation_id=code if decision.bandit else None,
             properties=properties,
             context=cause.context,
         )

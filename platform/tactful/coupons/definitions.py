@@ -18,30 +18,29 @@ events of the type `x.coupon_offer`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from tactful.bandits.definitions import BanditDefinition
+from tactful.coupons.values import Offer, require_values
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import read_entries, require_distinct
 from tactful_bandits.assignment.conditions import attribute_names, require_condition
+from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
 from tactful_streaming.definitions.model import Definitions, emitted_types
 from tactful_streaming.definitions.yaml_nodes import suggestion
 
-OFFER = "x.coupon_offer"
-"""Type of the event that promises a coupon; it is sent to the shop."""
-
 WITHHELD = "x.coupon_withheld"
 """Type of the event for an eligible user who gets no coupon, for later comparison."""
 
-OFFER_ID = "coupon:"
-"""Prefix of the event ids of both, before the code; clients must not send such ids."""
-
 PROPENSITY = "propensity"
-"""Property of both events: chance of a coupon at that time among the explored and the held out."""
+"""Property of both, offers and withheld ones: chance of an offer at that time among the explored
+and the held out."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -60,7 +59,7 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     action: str  # the `emit` of a sequence or join
     cost: Annotated[float, Meta(gt=0)]  # the most that one coupon can cost, in units of money
     budget: CouponBudget  # bound on the cost of all coupons
-    offer: dict[str, str | float | bool] = {}  # properties of the coupon for the shop
+    offer: Offer = {}  # properties of the coupon for the shop
     # Time to redeem it; its cost is then refunded to the budget
     valid_hours: Annotated[float, Meta(gt=0)] = 48.0
     eligible: dict[str, Any] = {}  # condition on features of the user
@@ -73,6 +72,8 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     gain: dict[str, float] = {}
     # Names of the features that are logged with a decision, to learn `gain` from
     features: tuple[str, ...] = ()
+    # Key of the bandit that chooses the value, which is added to `offer`; `cost` bounds all values
+    bandit: str = ""
 
     @property
     def trigger(self) -> str:
@@ -80,14 +81,20 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return f"x.{self.action}"
 
 
-def load_coupons(path: Path, *, definitions: Definitions | None = None) -> list[CouponDefinition]:
-    """Read the campaigns of a YAML file; raise ConfigError that names the wrong one.
+def load_coupons(
+    path: Path,
+    *,
+    definitions: Definitions | None = None,
+    bandits: Mapping[str, BanditDefinition] | None = None,
+) -> list[CouponDefinition]:
+    """Read the campaigns of a YAML file; raise ConfigError that names the line of the wrong one.
 
-    Their actions and features must be among those of `definitions`, if given.
+    Their actions and features must be among those of `definitions`, if given, and their values
+    those of one of the `bandits`, by key.
     """
     campaigns: list[CouponDefinition] = []
     for number, entry in enumerate(read_entries(path, "campaigns"), 1):
-        where = f"{path}: campaign number {number}"
+        where = _located(path, number)
         try:
             campaign = msgspec.convert(entry, CouponDefinition)
             require_condition("eligible", campaign.eligible)
@@ -99,9 +106,38 @@ def load_coupons(path: Path, *, definitions: Definitions | None = None) -> list[
             raise ConfigError(f"{where}: one coupon costs more than the whole budget")
         if definitions is not None and (wrong := _unknown_name(campaign, definitions)):
             raise ConfigError(f"{where}: {wrong}")
+        if bandits is not None and (wrong := _unfit_bandit(campaign, bandits)):
+            raise ConfigError(f"{_located(path, number, 'bandit')}: {wrong}")
         campaigns.append(campaign)
     require_distinct(path, [campaign.name for campaign in campaigns])
     return campaigns
+
+
+def _located(path: Path, number: int, *field: str) -> str:
+    try:
+        lines = YamlSource.read(path, "").lines
+    except (OSError, DefinitionError):  # it has aliases, which campaigns may have
+        lines = {}
+    line = lines.get((number - 1, *field))
+    return f"{path}{'' if line is None else f':{line}'}: campaign number {number}"
+
+
+def _unfit_bandit(campaign: CouponDefinition, bandits: Mapping[str, BanditDefinition]) -> str:
+    """Return why a campaign's bandit cannot choose its values; empty if it can."""
+    if not campaign.bandit:
+        return ""
+    definition = bandits.get(campaign.bandit)
+    if definition is None:
+        there = f"there are {', '.join(sorted(bandits))}" if bandits else "there are none"
+        return (
+            f"bandit: there is no bandit {campaign.bandit!r}; {there}: write it in the file of "
+            "`bandits.definitions`, or apply it by `tactful bandit apply`"
+        )
+    try:
+        require_values(definition, campaign.name)
+    except ConfigError as error:
+        return f"bandit: {definition.key!r}: {error}"
+    return ""
 
 
 def _unknown_name(campaign: CouponDefinition, definitions: Definitions) -> str:

@@ -14,14 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.coupons.definitions import (
-    OFFER,
-    OFFER_ID,
-    PROPENSITY,
-    WITHHELD,
-    CouponDefinition,
-)
+from tactful.coupons.definitions import PROPENSITY, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
+from tactful.event_log.impressions import OFFER, OFFER_ID
 from tactful.experiments.metrics import number_of, spent_in
 from tactful.experiments.readout import revenue_cap
 from tactful_bandits.analysis.comparison import Interval

@@ -40,6 +40,12 @@ DECISION = "x.bandit"
 DECISION_ID = "bandit:"
 """Prefix of their event ids; clients must not send such ids."""
 
+OFFER = "x.coupon_offer"
+"""Type of the event that promises a coupon; clients must not send it."""
+
+OFFER_ID = "coupon:"
+"""Prefix of the event ids of coupons, before the code; clients must not send such ids."""
+
 _CHUNK = 2_048
 
 
@@ -125,9 +131,12 @@ def is_served(event: Event) -> bool:
 
 
 def is_decision(event: Event) -> bool:
-    """Return whether the server itself logged the decision of a bandit."""
-    own = event.sender is None and event.event_id.startswith(DECISION_ID)
-    return own and event.type == DECISION
+    """Return whether the server itself logged the decision of a bandit, also about a coupon."""
+    if event.sender is not None:
+        return False
+    if event.type == OFFER:
+        return event.event_id.startswith(OFFER_ID) and "bandit" in event.properties
+    return event.type == DECISION and event.event_id.startswith(DECISION_ID)
 
 
 def decision_named(event: Event) -> str | None:

@@ -137,6 +137,7 @@ class MetricReadOuts:
                 since=since,
                 until=None,
                 sample_ratio=ratio_check(people, shares, crossed=crossed),
+                confidence=1 - plan.alpha,
             )
             return self._with_metrics(base, plan, seen)
 

@@ -6,6 +6,7 @@ before it is returned, so that a server that is killed gives the same one again.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 from tactful.flags.exposures import Applied, verified_exposure
 from tactful.flags.served import ServedFlags
 from tactful.flags.sticky import Documents, StickyArms
-from tactful.flags.verify import identity_of
+from tactful.flags.verify import IDENTITY, identity_of
 from tactful.metadata.flag_arms import StickyArm
 from tactful_bandits.flags import Evaluation, Overrides, evaluate_all
 from tactful_bandits.flags.draws import unit_text
@@ -44,10 +45,9 @@ class Unit:
     def to_attributes(self) -> dict[str, Any]:
         """Return the attributes for conditions; nobody can claim another id by an attribute.
 
-        Without consent there is no id: no experiment and no share of units applies.
+        Without consent there is no id: no experiment and no share of people applies.
         """
-        named = {"id", "user_id", "device_id"}
-        given = {name: value for name, value in self.attributes.items() if name not in named}
+        given = {name: value for name, value in self.attributes.items() if name not in IDENTITY}
         return given | identity_of(self.user_id, self.device_id) if self.consented else given
 
 
@@ -132,15 +132,34 @@ class ExposureLog:
             self._logged.popitem(last=False)
         return event
 
+    def settle(self, event: Event, write: asyncio.Future[Any]) -> None:
+        """Note the end of a write to the log: after a failure the next evaluation logs again."""
+        if write.cancelled() or write.exception() is not None:
+            self._logged.pop(event.event_id, None)
 
-def exposures_of(results: Mapping[str, Evaluation], version: int) -> list[Applied]:
-    """Return the experiments that gave a value by their draw, each once."""
-    found = {
-        (it.experiment, it.arm): Applied(it.experiment, it.arm, it.flag, version)
-        for it in results.values()
-        if it.in_experiment and it.hash_used and it.experiment is not None and it.arm is not None
-    }
-    return [*found.values()]
+
+def exposures_of(
+    results: Mapping[str, Evaluation], version: int, *, by_page: bool = False
+) -> list[Applied]:
+    """Return the experiments that gave a value by their draw, each once.
+
+    Args:
+        results: evaluations by flag.
+        version: version of the flags.
+        by_page: whether a page sent the attributes. Experiments that draw another attribute than
+            the ids are left out then: a page could try values until it gets the arm that it wants.
+    """
+    return [
+        *{
+            (it.experiment, it.arm): Applied(it.experiment, it.arm, it.flag, version)
+            for it in results.values()
+            if it.in_experiment
+            and it.hash_used
+            and it.experiment is not None
+            and it.arm is not None
+            and not (by_page and it.unit_attribute not in IDENTITY)
+        }.values()
+    ]
 
 
 def _documents(served: ServedFlags, attributes: Mapping[str, Any]) -> list[str]:

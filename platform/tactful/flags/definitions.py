@@ -57,8 +57,8 @@ def read_definitions(text: str, name: str) -> FlagDefinitions:
         ConfigError: if they are invalid; the message names file, line and key.
     """
     try:
-        flag_set = load_flags(text, name=name)
         source = YamlSource.read(text, name)
+        flag_set = load_flags(source)
         for key, flag in flag_set.flags.items():
             _require_usable(source, key, flag)
     except DefinitionError as error:

@@ -33,6 +33,7 @@ from tactful.errors import ClientError, SignatureError
 from tactful.flags.local_exposures import ExposureQueue
 from tactful.flags.local_payload import PayloadReader
 from tactful.flags.verify import identity_of
+from tactful.subjects.permissions import CLAIM
 from tactful.util.addresses import with_scheme
 from tactful_bandits.flags import Evaluation, Features, Overrides, evaluate
 from tactful_privacy.decoding import DECODE_ERRORS
@@ -47,8 +48,32 @@ _STREAM = "/v1/flags/stream"
 
 _SILENCE_S = 40.0  # the server sends something every 15 seconds
 _SEND_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_FIRST_PAUSE_S, _MOST_DOUBLINGS = 1.0, 6  # pauses of 64 seconds at most
+_STEADY_S = 30.0  # a stream that ends earlier counts as a failure: a proxy may end each one at once
+_IDS = ("id", "user_id", "device_id")
 _NO_EXPERIMENT = Overrides(enabled=False)
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Ways in which new versions of the flags are noticed.
+
+    Attributes:
+        stream: whether to follow the server's events.
+        poll_s: seconds between requests while there is no stream.
+        jitter: random numbers in [0, 1) that spread the pauses.
+    """
+
+    stream: bool = True
+    poll_s: float = 60.0
+    jitter: Callable[[], float] = random.random
+
+    def pause_s(self, failures: int, *, streams: bool) -> float:
+        """Return the pause after so many failures in a row; `streams` is whether there is one."""
+        if failures == 0 and not streams:
+            return self.poll_s * (0.75 + self.jitter() / 2)
+        doublings = min(max(failures - 1, 0), _MOST_DOUBLINGS)
+        return float(_FIRST_PAUSE_S * 2**doublings) * self.jitter()
 
 
 class LocalFlags:
@@ -66,11 +91,9 @@ class LocalFlags:
         signing_key: str | None = None,
         file: Path | None = None,
         sticky: Sticky | None = None,
-        poll_s: float = 60.0,
-        stream: bool = True,
+        updates: Updates | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         """Prepare; nothing is fetched before `start` or `refresh`.
 
@@ -80,11 +103,9 @@ class LocalFlags:
             signing_key: public key of the server, 32 bytes in base64; None asks the server for it.
             file: keeps the last payload for a start without the server.
             sticky: keeps arms of sticky experiments; None keeps none.
-            poll_s: seconds between requests while there is no stream.
-            stream: whether to follow the server's events.
+            updates: how new versions are noticed; None follows the server's events.
             transport: another way to send requests, for tests.
             clock: now in epoch seconds.
-            jitter: random numbers in [0, 1) that spread the pauses.
 
         Raises:
             ConfigError: if `base_url` is no address of a server.
@@ -98,8 +119,9 @@ class LocalFlags:
         self._exposures = ExposureQueue(self._client.events)
         self._features = Features({})
         self._sticky = sticky
-        self._poll_s, self._streams = poll_s, stream
-        self._clock, self._jitter = clock, jitter
+        self._updates = updates or Updates()
+        self._streams = self._updates.stream
+        self._clock = clock
         self._refreshing = threading.Lock()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -151,7 +173,7 @@ class LocalFlags:
         """Fetch the flags now; return whether they have changed.
 
         Raises:
-            ClientError: no usable answer; the flags stay as they are.
+            ClientError: no usable answer, or an older version; the flags stay as they are.
             SignatureError: the server's key has not signed the answer.
         """
         with self._refreshing:
@@ -176,7 +198,7 @@ class LocalFlags:
         user_id: str | None = None,
         device_id: str | None = None,
         attributes: Mapping[str, Any] | None = None,
-        consented: bool = True,
+        consented: bool | None = None,
     ) -> UnitFlags:
         """Return the flags of one unit.
 
@@ -184,40 +206,52 @@ class LocalFlags:
             user_id: the user; `id` and `user_id` of conditions.
             device_id: the device, where the user is not known.
             attributes: other attributes that conditions read.
-            consented: whether the unit has agreed to `measurement`; without it no experiment and no
-                share of users applies, and nothing is sent.
+            consented: whether the unit has agreed to `measurement`. False: no experiment and no
+                share of users applies, no condition reads an id, and nothing is sent. True: the
+                exposures say so. None: they count if the server has recorded the consent, or
+                assumes it (`consent.default`).
         """
-        identity = identity_of(user_id, device_id) if consented else {}
-        return UnitFlags(self, identity, dict(attributes or {}), consented)
+        identity = identity_of(user_id, device_id)
+        known = dict(attributes or {})
+        if consented is False:
+            identity = {}
+            known = {name: value for name, value in known.items() if name not in _IDS}
+        return UnitFlags(self, identity, known, consented)
 
     def _evaluate(self, key: str, unit: UnitFlags, *, use: bool) -> Evaluation:
         features, sticky = self._features, self._sticky
         attributes = {**unit.attributes, **unit.identity}
-        if not unit.consented:
+        if unit.consented is False:
             return evaluate(features, key, attributes, overrides=_NO_EXPERIMENT)
         result = evaluate(features, key, attributes, sticky=sticky)
         if use:
             if sticky is not None and result.sticky_save is not None:
                 document, experiment, arm = result.sticky_save
                 sticky[document] = {**sticky.get(document, {}), experiment: arm}
-            now = round(self._clock() * 1_000)
-            sent = {name: text for name, text in unit.identity.items() if name != "id"}
+            # The clock of this machine may be behind that of the server.
+            now = max(round(self._clock() * 1_000), self._reader.made_ms)
+            sent: dict[str, Any] = {k: text for k, text in unit.identity.items() if k != "id"}
+            if unit.consented:
+                sent["context"] = {CLAIM: "measurement"}
             self._exposures.put(result, sent, features.version, now)
         return result
 
     def _follow(self, failed: bool) -> None:
+        """Listen to the server, or ask it now and then, until `close`."""
         failures = int(failed)
         while not self._closed.is_set():
-            if failures == 0 and self._streams:
+            if self._streams and not failed:
+                began = self._clock()
                 self._try(self._listen)
-            if self._closed.wait(self._pause_s(failures)):
+                steady = self._clock() - began >= _STEADY_S
+                failures = 0 if steady else failures + int(self._streams)
+            if self._closed.wait(self._updates.pause_s(failures, streams=self._streams)):
                 return
-            failures = failures + 1 if self._try(self.refresh) else 0
-
-    def _pause_s(self, failures: int) -> float:
-        if failures == 0:
-            return self._poll_s * (0.75 + self._jitter() / 2)
-        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (failures - 1)) * self._jitter())
+            failed = self._try(self.refresh)
+            if failed:
+                failures += 1
+            elif not self._streams:
+                failures = 0
 
     def _listen(self) -> None:
         """Fetch each announced version, until the stream ends."""
@@ -225,18 +259,25 @@ class LocalFlags:
         try:
             with self._http.stream("GET", _STREAM, timeout=timeout) as response:
                 self._stream = response
-                self._streams = response.status_code != 404  # worker processes offer none
+                self._streams = response.status_code != 404  # a proxy may let none through
                 if not response.is_success:
                     raise ClientError(f"{_STREAM}: status {response.status_code}; flags are polled")
                 for line in response.iter_lines():
                     if self._closed.is_set():
                         return
-                    if line.startswith("data:") and _announced(line) != self.version:
-                        self.refresh()
-        except httpx.TransportError as error:
+                    if line.startswith("data:"):
+                        self._catch_up(_announced(line))
+        except httpx.HTTPError as error:
             raise ClientError(f"{_STREAM}: the stream broke: {type(error).__name__}") from error
         finally:
             self._stream = None
+
+    def _catch_up(self, announced: int) -> None:
+        if announced == self.version:
+            return
+        self.refresh()
+        if self.version < announced:  # the next process of the server may not have it yet
+            raise ClientError(f"{_STREAM}: version {announced} was announced and is not there yet")
 
     def _send(self) -> None:
         while not self._closed.wait(_SEND_S):
@@ -250,6 +291,9 @@ class LocalFlags:
             if not self._closed.is_set():
                 logger.warning("flags: %s", error)
             return True
+        except Exception:
+            logger.exception("flags: unexpected error; they stay as they are")
+            return True
         return False
 
 
@@ -260,7 +304,7 @@ class UnitFlags:
     flags: LocalFlags = field(repr=False)
     identity: Mapping[str, str] = field(repr=False)
     attributes: Mapping[str, Any] = field(repr=False)
-    consented: bool = True
+    consented: bool | None = None
 
     def is_on(self, key: str) -> bool:
         """Return whether the value of a flag counts as true; an unknown flag is off."""
@@ -283,11 +327,15 @@ def _kind(value: object) -> object:
     return type(value)
 
 
-def _announced(line: str) -> object:
+class _Announced(msgspec.Struct):
+    version: int
+
+
+def _announced(line: str) -> int:
     try:
-        return msgspec.json.decode(line.removeprefix("data:"), type=dict).get("version")
-    except DECODE_ERRORS:
-        return None
+        return msgspec.json.decode(line.removeprefix("data:"), type=_Announced).version
+    except DECODE_ERRORS as error:
+        raise ClientError(f"{_STREAM}: the event cannot be decoded: {error}") from error
 
 
 def _interrupt(response: httpx.Response | None) -> None:

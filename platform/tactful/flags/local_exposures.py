@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections import OrderedDict
@@ -10,13 +11,16 @@ from typing import Any
 
 from tactful.errors import ApiError
 from tactful.flags.exposures import EXPOSURE
+from tactful.schemas.ingestion import EventsAccepted
 from tactful_bandits.flags import Evaluation
 
 _REMEMBERED = 100_000
 _MOST_WAITING = 10_000
 _BATCH = 500
 
-Send = Callable[[list[dict[str, Any]]], object]
+logger = logging.getLogger(__name__)
+
+Send = Callable[[list[dict[str, Any]]], EventsAccepted]
 """Sends events; raises a ClientError if that failed."""
 
 
@@ -34,19 +38,21 @@ class ExposureQueue:
         self._sent: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._waiting: list[dict[str, Any]] = []
 
-    def put(self, result: Evaluation, identity: dict[str, str], version: int, at: int) -> None:
+    def put(self, result: Evaluation, unit: dict[str, Any], version: int, at: int) -> None:
         """Queue the exposure of an evaluation, if its arm was drawn.
 
         Args:
             result: the evaluation.
-            identity: `user_id` or `device_id` of the unit; empty for none.
+            unit: parts of the event that name the unit, and its consent; empty for none.
             version: version of the flags.
             at: time, epoch milliseconds.
         """
         experiment, arm = result.experiment, result.arm
-        if not (result.hash_used and identity and experiment and arm):
+        user, device = unit.get("user_id"), unit.get("device_id")
+        if not (result.hash_used and (user or device) and experiment and arm):
             return
-        key = (*sorted(identity.items()), experiment, arm)
+        # Another consent counts again: the server may have refused the exposure without it.
+        key = (user, device, "context" in unit, experiment, arm)
         said = {"experiment": experiment, "arm": arm, "flag": result.flag, "version": version}
         # With an id of its own it counts once, although an answer may be lost.
         event_id = secrets.token_hex(16)
@@ -57,7 +63,9 @@ class ExposureQueue:
             self._sent[key] = None
             if len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
-            self._waiting = [*self._waiting, {**event, **identity}][-_MOST_WAITING:]
+            self._waiting.append({**event, **unit})
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[0]
 
     def flush(self) -> None:
         """Send the waiting exposures.
@@ -71,12 +79,19 @@ class ExposureQueue:
             if not batch:
                 return
             try:
-                self._send(batch)
+                answer = self._send(batch)
             except ApiError as error:
                 if 400 <= error.status < 500 and error.status not in (408, 429):
                     self._remove(batch)
                 raise
             self._remove(batch)
+            if refused := answer.rejected:
+                first = refused[0]
+                logger.warning(
+                    "flags: the server refused exposures, one of them for %s: %s",
+                    first.code,
+                    first.message,
+                )
 
     def _remove(self, batch: list[dict[str, Any]]) -> None:
         gone = {id(event) for event in batch}

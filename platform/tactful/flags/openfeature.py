@@ -8,7 +8,7 @@ api.set_provider(TactfulProvider(LocalFlags("https://tactful.example", key)))
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tactful.flags.local import LocalFlags, UnitFlags
@@ -41,8 +41,9 @@ _UNIT = ("user_id", "device_id", "consented")
 class TactfulProvider(AbstractProvider):
     """Provider of the flags of one server.
 
-    The targeting key is the user. Two attributes of the context have a meaning of their own:
-    `device_id` names a device instead of a user, and `consented: false` keeps the unit out of
+    The targeting key is the user. Three attributes of the context have a meaning of their own:
+    `user_id` is the user where there is no targeting key, `device_id` names a device instead of a
+    user, and `consented` says whether the unit has agreed to `measurement`: `false` keeps it out of
     experiments. Conditions read all others.
     """
 
@@ -89,7 +90,7 @@ class TactfulProvider(AbstractProvider):
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[int]:
         """Return the whole number of a flag."""
-        return self._resolve(flag_key, default_value, evaluation_context, int)
+        return self._resolve(flag_key, default_value, evaluation_context, int, _whole)
 
     def resolve_float_details(
         self,
@@ -98,7 +99,7 @@ class TactfulProvider(AbstractProvider):
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[float]:
         """Return the number of a flag."""
-        return self._resolve(flag_key, default_value, evaluation_context, (int, float))
+        return self._resolve(flag_key, default_value, evaluation_context, float, _real)
 
     def resolve_object_details(
         self,
@@ -110,7 +111,12 @@ class TactfulProvider(AbstractProvider):
         return self._resolve(flag_key, default_value, evaluation_context, (list, dict))
 
     def _resolve(
-        self, key: str, default: T, context: EvaluationContext | None, kinds: Kinds
+        self,
+        key: str,
+        default: T,
+        context: EvaluationContext | None,
+        kinds: Kinds,
+        convert: Callable[[Any], Any] = lambda value: value,
     ) -> FlagResolutionDetails[T]:
         unit = self._unit(context)
         found = unit.explain(key)
@@ -121,12 +127,13 @@ class TactfulProvider(AbstractProvider):
         reason = _REASONS[found.source]
         if found.value is None:
             return FlagResolutionDetails(default, reason=reason)
-        boolean = isinstance(found.value, bool)
-        if not isinstance(found.value, kinds) or (boolean and kinds is not bool):
+        value: Any = convert(found.value)
+        fits = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
+        if not fits:
             message = f"flag {key!r} has a value of another type"
             code = ErrorCode.TYPE_MISMATCH
             return FlagResolutionDetails(default, code, message, reason=Reason.ERROR)
-        value: Any = unit.value(key, found.value)  # an arm that is applied is an exposure
+        unit.value(key, found.value)  # an arm that is applied is an exposure
         about: dict[str, Any] = {"rule": found.rule_id, "experiment": found.experiment}
         metadata = {name: text for name, text in about.items() if text}
         metadata["version"] = self._flags.version
@@ -136,16 +143,27 @@ class TactfulProvider(AbstractProvider):
 
     def _unit(self, context: EvaluationContext | None) -> UnitFlags:
         given = {} if context is None else dict(context.attributes)
-        device = given.get("device_id")
+        user, device, consented = (given.get(name) for name in _UNIT)
+        targeted = None if context is None else context.targeting_key
         return self._flags.for_unit(
-            user_id=None if context is None else context.targeting_key or None,
+            user_id=targeted or (user if isinstance(user, str) else None) or None,
             device_id=device if isinstance(device, str) else None,
             attributes={name: _plain(v) for name, v in given.items() if name not in _UNIT},
-            consented=given.get("consented") is not False,
+            consented=consented if isinstance(consented, bool) else None,
         )
 
     def _changed(self) -> None:
         self.emit_provider_configuration_changed(ProviderEventDetails())
+
+
+def _real(value: Any) -> Any:
+    """Return a whole number as a float: JSON does not distinguish them, OpenFeature does."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _whole(value: Any) -> Any:
+    """Return a float without a fraction as an int."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _plain(value: Any) -> Any:

@@ -32,8 +32,9 @@ class FlagReader:
         """Return the present version and its flags, by key."""
         served = self._service.served
         definitions = served.definitions
-        keys = [] if definitions is None else sorted(definitions.flags)
-        return served, [self._info(served, definitions, key) for key in keys if definitions]
+        if definitions is None:
+            return served, []
+        return served, [self._info(served, definitions, key) for key in sorted(definitions.flags)]
 
     def details(self, key: str) -> FlagDetails | None:
         """Return a flag with its rules and its history; None if there is none."""

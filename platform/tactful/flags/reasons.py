@@ -10,6 +10,7 @@ import msgspec
 from tactful.schemas.experiments.flags import AssignedFlag, FlagRule, FlagWhyStep
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.flags import Evaluation, Features, StickyArms, evaluate
+from tactful_bandits.flags.compiling import HOLDOUT
 from tactful_bandits.flags.experiments import NO_OVERRIDES, Parent, Situation
 from tactful_bandits.flags.features import CompiledRule
 
@@ -99,7 +100,11 @@ def _obstacles(features: Features, rule: CompiledRule, situation: Situation) -> 
     attributes, groups = situation.attributes, situation.groups
     for parent in rule.parents:
         if not _holds(features, parent, situation):
-            yield f"the prerequisite {parent.feature} does not hold"
+            holdout = parent.feature.removeprefix(HOLDOUT)
+            if holdout != parent.feature:
+                yield f"the unit is in the holdout {holdout}"
+            else:
+                yield f"the prerequisite {parent.feature} does not hold"
     if not all(part.holds(attributes) for part in rule.filters):
         yield "the unit is in another part of the namespace"
     if rule.condition and not matches(rule.condition, attributes, groups):
@@ -131,6 +136,9 @@ def _holds(features: Features, parent: Parent, situation: Situation) -> bool:
 def _described(rule: Mapping[str, Any]) -> str:
     who = condition_in_words(rule.get("condition") or {}) or "everyone"
     for parent in rule.get("parentConditions") or ():
+        if (key := str(parent.get("id"))).startswith(HOLDOUT):
+            who += f"; not in the holdout {key.removeprefix(HOLDOUT)}"
+            continue
         who += f"; only if {parent.get('id')} {condition_in_words(parent.get('condition') or {})}"
     if rule.get("filters") or rule.get("namespace"):
         who += "; in a part of a namespace"

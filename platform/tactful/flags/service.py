@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import Any, Literal
 
 from tactful.flags.definitions import FlagDefinitions, read_definitions, refuse_changed
@@ -16,13 +17,10 @@ from tactful.flags.differences import differences, fingerprints
 from tactful.flags.payloads import PayloadSigner
 from tactful.flags.served import serve, without_killed
 from tactful.flags.store import Draft, FlagStore, FlagVersion
+from tactful.flags.streams import HEARTBEAT_S
 from tactful.flags.verify import KnownVersion
 from tactful.schemas.experiments.flags import FlagDifference, FlagKill, FlagsApplied, FlagsFile
 from tactful_bandits.flags import Features
-
-logger = logging.getLogger(__name__)
-
-MOST_LISTENERS = 500
 
 _DONE: Mapping[str, Literal["killed", "revived"]] = {"kill": "killed", "revive": "revived"}
 _RECENT = 100  # versions whose exposures can be verified
@@ -46,19 +44,23 @@ class FlagService:
         self.served = serve(None, self.signer, self.secrets.salt)
         self.versions: Mapping[int, KnownVersion] = {}
         self.changed_at: Mapping[str, int] = {}
-        self._listeners = 0
+        self._refreshing = threading.Lock()
+        self._announced = 0
         self._next: asyncio.Future[None] | None = None
         self.refresh()
 
     def refresh(self) -> bool:
         """Read a version that any server added; return whether there was one."""
-        if self.store.number == self.served.number:
-            return False
-        recent = self.store.recent(_RECENT)
-        self.served = serve(recent[0], self.signer, self.secrets.salt)
-        self.versions = _known(recent, self.versions)
-        self.changed_at = self._times_of_changes()
-        return True
+        # Of two threads the later one might put the version before back.
+        with self._refreshing:
+            recent = self.store.recent(_RECENT, after=self.served.number)
+            if not recent:
+                return False
+            # Exposures of a version may come as soon as it is served.
+            self.versions = _known(recent, self.versions)
+            self.changed_at = self._times_of_changes()
+            self.served = serve(recent[0], self.signer, self.secrets.salt)
+            return True
 
     def apply(self, file: FlagsFile, *, by: str) -> FlagsApplied:
         """Apply the definitions of a file as the next version, or only check them.
@@ -133,34 +135,23 @@ class FlagService:
         self.refresh()
         return added
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more listeners are accepted."""
-        return self._listeners >= MOST_LISTENERS
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Count as a listener while the context lasts."""
-        self._listeners += 1
-        try:
-            yield
-        finally:
-            self._listeners -= 1
-
     def announce(self) -> None:
-        """Wake those who wait for a version; called on the event loop."""
+        """Wake those who wait for a version, if it is another one; called on the event loop."""
+        if self._announced == self.served.number:
+            return
+        self._announced = self.served.number
         waiting, self._next = self._next, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    async def newer(self, number: int, timeout_s: float) -> bool:
-        """Wait until the present version is not `number`; False after a time."""
+    async def newer(self, number: int, timeout_s: float = HEARTBEAT_S) -> int:
+        """Return the present version once it is not `number`, or after a time."""
         if self.served.number == number:
             if self._next is None:
                 self._next = asyncio.get_running_loop().create_future()
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._next), timeout_s)
-        return self.served.number != number
+        return self.served.number
 
     def _times_of_changes(self) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -203,15 +194,19 @@ def _applied(
     return make
 
 
-def _known(
-    recent: list[FlagVersion], compiled: Mapping[int, KnownVersion]
-) -> dict[int, KnownVersion]:
-    """Return recent versions, given newest first, with the times in which they were served."""
-    found: dict[int, KnownVersion] = {}
+def _known(added: list[FlagVersion], held: Mapping[int, KnownVersion]) -> dict[int, KnownVersion]:
+    """Return the recent versions with the times in which they were served.
+
+    Args:
+        added: versions after those that are held, newest first.
+        held: versions so far, newest first.
+    """
     ends: int | None = None
-    for version in recent:
-        held = compiled.get(version.version)
-        features = Features.from_payload(version.payload) if held is None else held.features
+    found: dict[int, KnownVersion] = {}
+    for version in added:
+        features = Features.from_payload(version.payload)
         found[version.version] = KnownVersion(features, version.at, ends)
         ends = version.at
-    return found
+    for number, known in held.items():
+        found[number] = known if known.ends is not None else known._replace(ends=ends)
+    return dict(islice(found.items(), _RECENT))

@@ -108,9 +108,10 @@ class FlagStore:
         rows = self._metadata.fetch(_newest(1))
         return _version(rows[0]) if rows else None
 
-    def recent(self, limit: int) -> list[FlagVersion]:
-        """Return the latest versions, newest first."""
-        return [_version(row) for row in self._metadata.fetch(_newest(limit))]
+    def recent(self, limit: int, *, after: int = 0) -> list[FlagVersion]:
+        """Return the latest versions after a number, newest first."""
+        query = _newest(limit).where(_table.version > after)
+        return [_version(row) for row in self._metadata.fetch(query)]
 
     def changes(self, limit: int = 1_000) -> list[StoredChange]:
         """Return the changes of the latest versions, newest first."""

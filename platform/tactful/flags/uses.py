@@ -50,11 +50,14 @@ class FlagUses:
         self._changed.add(flag)
 
     def of(self, flag: str) -> FlagUse | None:
-        """Return the uses of a flag, of other servers as of the start; None for none."""
+        """Return the uses of a flag, of other servers as of the last `store`; None for none."""
         return self._uses.get(flag)
 
     def store(self) -> None:
-        """Write what is new; called in a thread. StorageError keeps it for the next call."""
+        """Write what is new, and read what other servers have written; called in a thread.
+
+        StorageError keeps it for the next call.
+        """
         changed = self._changed
         self._changed = set()
         try:
@@ -62,6 +65,9 @@ class FlagUses:
         except BaseException:
             self._changed |= changed
             raise
+        for flag, use in self._store.uses().items():
+            if flag not in self._changed:
+                self._uses[flag] = use
 
 
 def stale_reasons(

@@ -7,7 +7,8 @@ A claim is verified if all of this holds; any other one is stored as it came, an
 - the server draws the same arm for the unit; in a sticky experiment, by this version or an earlier.
 
 Conditions on attributes are not repeated, since only the client knows them: a unit can leave an
-experiment by a false attribute, but not choose its arm.
+experiment by a false attribute, but not choose its arm. So an experiment whose unit is another
+attribute than the ids, such as a company, is never verified by a claim.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from tactful_streaming.contract.log_entries import Event
 
 GRACE_MS = 86_400_000
 """Time for which a client may use a version after the next one was served: offline pages."""
+
+IDENTITY = frozenset({"id", "user_id", "device_id"})
+"""Attributes that the request itself names: no other one can be claimed for a unit."""
 
 _EARLY_MS = 300_000  # a client's clock may be behind by so much
 

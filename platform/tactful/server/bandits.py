@@ -6,22 +6,26 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import UNSET
 
-from tactful.bandits.decisions import encode_decision, new_decision_id
+from tactful.bandits.decisions import Decision, encode_decision, new_decision_id
 from tactful.bandits.definitions import BanditDefinition, numbers_of, require_known
 from tactful.bandits.learner import BanditLearner
 from tactful.bandits.report import BanditReports
 from tactful.bandits.serving import FILE, ServedBandit, ServedBandits
 from tactful.bandits.store import BanditStore, StoredBandit, apply_file
+from tactful.coupons.definitions import load_coupons
+from tactful.coupons.values import ChosenValue, as_offer, chosen_value, require_values
+from tactful.errors import ConfigError
 from tactful.event_log.recipients import Recipients, RecommendationIds
 from tactful.experiments.definitions import CHANGE
-from tactful.experiments.serving import FILE as ROLLOUTS
+from tactful.experiments.metrics import ROLLOUTS
+from tactful.experiments.serving import FILE as ROLLOUTS_FILE
 from tactful.experiments.serving import ServedRollouts
 from tactful.schemas.experiments.bandits import BanditDecision, DecideRequest
 from tactful.schemas.problems import ProblemError
@@ -29,7 +33,7 @@ from tactful.server.measurement import MeasuredEvents
 from tactful.subjects.permissions import CLAIM, claimed
 from tactful_bandits.assignment.assign import Assignment
 from tactful_privacy.people.consent import Purpose
-from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.log_entries import Event, subject_key
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -53,9 +57,9 @@ class BanditService:
         self._clock = installation.clock
         self._rng = np.random.default_rng()
         self._served = ServedBandits(data / FILE)
-        self._rollouts = ServedRollouts(data / ROLLOUTS)
+        self._rollouts = ServedRollouts(data / ROLLOUTS_FILE)
         self._waiting: set[asyncio.Future[Any]] = set()
-        self._refreshing = threading.Lock()
+        self._refreshing, self._following = threading.Lock(), threading.Lock()
         self.store = BanditStore(installation.metadata, clock=installation.clock)
         recipients = partial(Recipients, platform.engine.resolve, ids)
         self.learner = BanditLearner(
@@ -68,8 +72,12 @@ class BanditService:
         )
         measured = MeasuredEvents(backend, platform.permissions)
         self.reports = BanditReports(measured.logs, clock=installation.clock, recipients=recipients)
+        self._offered = {it.bandit: it.name for it in platform.resources.coupons if it.bandit}
         if (path := installation.settings.bandits.definitions).name:
-            apply_file(self.store, path, features=self.features)
+            apply_file(self.store, path, check=self._check)
+        if self._offered:
+            held = {it.key: it.definition for it in self.store.all()}
+            load_coupons(installation.settings.coupons.definitions, bandits=held)
 
     @property
     def features(self) -> list[str]:
@@ -80,10 +88,11 @@ class BanditService:
         """Check and store a definition, and publish it; called in a thread.
 
         Raises:
-            ConfigError: if it is wrong, or another bandit shapes recommendations.
+            ConfigError: if it is wrong, another bandit shapes recommendations, or a campaign
+                cannot offer its values.
             StorageError: if the database cannot be used.
         """
-        require_known(definition, self.features)
+        self._check(definition)
         self.store.apply(definition, by=by, reason=reason)
         self.learn()
 
@@ -101,8 +110,9 @@ class BanditService:
             OSError: if a file cannot be written.
             StreamingError: if the log cannot be read.
         """
-        self.learner.follow([(it.definition, it.state) for it in self.store.all()])
-        self.learner.run()
+        with self._following:  # what another thread has read from the database may be older
+            self.learner.follow([(it.definition, it.state) for it in self.store.all()])
+            self.learner.run()
         self.refresh()
 
     def refresh(self) -> None:
@@ -128,15 +138,15 @@ class BanditService:
             raise ProblemError(
                 "invalid", "this bandit shapes recommendations: POST /v1/recommend asks it"
             )
-        now = self._clock()
-        if reason := self._refusal(bandit, request, now):
+        now, user = self._clock(), (request.user_id, request.device_id)
+        if reason := self._refusal(bandit, user, request.context, now):
             return _default(bandit, reason)
-        drawn = self._assigned(key, request, now)
-        decision = bandit.decide(
-            self._user(bandit, request, now),
+        decision, rollouts = self._decision(
+            bandit,
+            request.subject,
+            lambda: self._user(request.subject, now),
             request.context,
-            self._rng,
-            in_change=None if drawn is None else drawn.arm == CHANGE,
+            now,
         )
         decision_id = new_decision_id(secrets.token_bytes(18))
         record = encode_decision(
@@ -146,7 +156,7 @@ class BanditService:
             user_id=request.user_id,
             device_id=request.device_id,
             session_id=request.session_id,
-            more={} if drawn is None else {"rollouts": [f"{drawn.experiment}:{drawn.arm}"]},
+            more=rollouts,
         )
         written = self._platform.ingest.append_internal(record)
         self._waiting.add(written)
@@ -160,6 +170,34 @@ class BanditService:
             serves=decision.live,
         )
 
+    def choose(self, key: str, event: Event, known: Mapping[str, Any]) -> ChosenValue:
+        """Choose the value of a coupon for the user of an action; called in a thread.
+
+        The default arm serves while the bandit is not published yet, if it is off, and without
+        consent; nothing is to be logged then.
+
+        Args:
+            key: key of the bandit.
+            event: the action.
+            known: online features of its user.
+
+        Raises:
+            ConfigError: if there is no such bandit.
+            StorageError: if the database cannot be used.
+        """
+        bandit, now = self._served.by_key.get(key), self._clock()
+        if bandit is None:
+            if (held := self.store.find(key)) is None:
+                raise ConfigError(f"there is no bandit {key!r}, which chooses values of coupons")
+            definition = held.definition
+            return ChosenValue(as_offer(definition.arms[definition.default_index].value))
+        if self._refusal(bandit, (event.user_id, event.device_id), event.context, now):
+            return ChosenValue(as_offer(_value(bandit, bandit.default)))
+        decision, rollouts = self._decision(
+            bandit, subject_key(event), lambda: known, event.context, now
+        )
+        return chosen_value(_value(bandit, decision.index), decision, rollouts)
+
     async def close(self) -> None:
         """Wait until all decisions are in the log, and save what was learnt."""
         await asyncio.gather(*self._waiting, return_exceptions=True)
@@ -168,29 +206,61 @@ class BanditService:
         except OSError as error:  # it is learnt again from the log
             logger.warning("what bandits have learnt was not saved: %s", error)
 
-    def _refusal(self, bandit: ServedBandit, request: DecideRequest, now: int) -> str:
-        """Return why the default arm serves without a trace; empty if the bandit is asked."""
+    def _check(self, definition: BanditDefinition) -> None:
+        """Raise ConfigError if this server cannot use a definition."""
+        require_known(definition, self.features)
+        if (campaign := self._offered.get(definition.key)) is not None:
+            require_values(definition, campaign)
+
+    def _refusal(
+        self,
+        bandit: ServedBandit,
+        user: tuple[str | None, str | None],
+        context: Mapping[str, Any],
+        now: int,
+    ) -> str:
+        """Return why the default arm serves without a trace; empty if the bandit is asked.
+
+        `user` are its user id and device id.
+        """
         if bandit.state == "off":
             return OFF
-        if request.subject is None:
+        if user == (None, None):
             return NOBODY
-        claim = claimed(request.context.get(CLAIM))
-        allowed = self._permissions.of(request.user_id, request.device_id, now, claim)
+        allowed = self._permissions.of(*user, now, claimed(context.get(CLAIM)))
         return "" if Purpose.PERSONALISATION in allowed else NO_CONSENT
 
-    def _user(self, bandit: ServedBandit, request: DecideRequest, now: int) -> Mapping[str, Any]:
-        subject = request.subject
-        if subject is None or not bandit.reads_users:
+    def _decision(
+        self,
+        bandit: ServedBandit,
+        subject: str | None,
+        features: Callable[[], Mapping[str, Any]],
+        context: Mapping[str, Any],
+        now: int,
+    ) -> tuple[Decision, dict[str, Any]]:
+        """Decide for a user, with the properties that name the rollout, if one has the bandit."""
+        drawn = self._assigned(bandit.definition.key, subject, now)
+        decision = bandit.decide(
+            features() if bandit.reads_users else {},
+            context,
+            self._rng,
+            in_change=None if drawn is None else drawn.arm == CHANGE,
+        )
+        rollouts = {} if drawn is None else {ROLLOUTS: [f"{drawn.experiment}:{drawn.arm}"]}
+        return decision, rollouts
+
+    def _user(self, subject: str | None, now: int) -> Mapping[str, Any]:
+        if subject is None:
             return {}
         with self._platform.lock:
             return dict(self._platform.backend.source.read("user", subject, now))
 
-    def _assigned(self, key: str, request: DecideRequest, now: int) -> Assignment | None:
+    def _assigned(self, key: str, subject: str | None, now: int) -> Assignment | None:
         """Return the user's arm of the rollout that has this bandit; None without one."""
         keys = self.rolled_out(key)
         if not keys:
             return None
-        drawn = self._rollouts.draw(request.subject, {}, lambda version: True, at=now, bandit=key)
+        drawn = self._rollouts.draw(subject, {}, lambda version: True, at=now, bandit=key)
         return next((it for it in drawn.assignments if it.experiment in keys), None)
 
     def _allows(self, event: Event) -> bool:

@@ -43,4 +43,6 @@ def make_coupons(platform: Platform, ids: RecommendationIds) -> CouponIssuer | N
         keyring=ids.keyring,
         keys_of=keys_of,
         gain_of=InstalledGains(installation.data, installation.clock),
+        # Made after the coupons, and asked for the first time when the server runs.
+        values=lambda key, event, known: platform.bandits.choose(key, event, known),
     )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from tactful.flags.reasons import assigned, steps
 from tactful.flags.service import FlagService
 from tactful.flags.sticky import Documents, StickyArms
 from tactful.flags.store import FlagStore
+from tactful.flags.streams import VersionStreams
 from tactful.flags.tokens import LIFETIME_MS, NewUnitLimit, UnitTokens
 from tactful.flags.uses import PAYLOAD, FlagUses
 from tactful.metadata.flag_arms import StickyArm
@@ -52,6 +54,7 @@ class ServerFlags:
         sticky: sticky arms.
         uses: evaluations by this server.
         reader: state, rules and history of the flags.
+        streams: open streams of version numbers.
         doubts: claimed exposures that were not verified since the start, by reason.
     """
 
@@ -65,6 +68,7 @@ class ServerFlags:
         self.sticky = StickyArms(installation.metadata)
         self.uses = FlagUses(store, clock=self._clock)
         self.reader = FlagReader(self.service, self.uses, clock=self._clock)
+        self.streams = VersionStreams(self.service.newer, clock=self._clock)
         self.doubts: Counter[str] = Counter()
         self._assigner = FlagAssigner(self.sticky, clock=self._clock)
         key = self.service.secrets.token
@@ -101,7 +105,8 @@ class ServerFlags:
             if result.source != "unknown":
                 self.uses.note(name, result.value)
         if request.log and verified:
-            self._log(exposures_of(results, served.number), unit, now)
+            by_page = sender is not None
+            self._log(exposures_of(results, served.number, by_page=by_page), unit, now)
         return Assignment(
             version=served.number,
             flags=flags,
@@ -181,7 +186,8 @@ class ServerFlags:
         for applied in exposures:
             event = self._exposures.event(applied, unit, at)
             if event is not None:
-                self._platform.ingest.append_internal(encode_entry(event))
+                write = self._platform.ingest.append_internal(encode_entry(event))
+                write.add_done_callback(partial(self._exposures.settle, event))
 
     async def why(self, key: str, person: str, attributes: Mapping[str, Any]) -> FlagWhy:
         """Explain the value of a flag for a user or ``device:<device_id>``; logs no exposure.

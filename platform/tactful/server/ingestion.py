@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD
-from tactful.event_log.impressions import DECISION, DECISION_ID, IMPRESSION_ID
+from tactful.coupons.definitions import WITHHELD
+from tactful.event_log.impressions import DECISION, DECISION_ID, IMPRESSION_ID, OFFER, OFFER_ID
 from tactful.event_log.recipients import RecommendationIds
 from tactful.flags.exposures import EXPOSURE_ID
 from tactful.pipeline.applier import ApplierOptions, LogApplier

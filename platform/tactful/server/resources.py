@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tactful.config.settings import PACKAGED_FEATURES, Settings
-from tactful.coupons.definitions import OFFER, CouponDefinition, load_coupons
+from tactful.coupons.definitions import CouponDefinition, load_coupons
 from tactful.erasure.erase import complete_erasures
+from tactful.event_log.impressions import OFFER
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.own_guardrails import check_own
 from tactful.experiments.controller import apply_file, write_served

@@ -109,6 +109,12 @@ class PositionRequest(_Message, frozen=True, array_like=True, tag=True):
     position: Position
 
 
+class FlagVersionRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Wait until the version of the flags is not `number`, or for a time: the version."""
+
+    number: int
+
+
 class ImpressionNotice(_Message, frozen=True, array_like=True, tag=True):
     """Report the impression of a recommendation, to be logged."""
 
@@ -147,6 +153,7 @@ Request = (
     | TrendsRequest
     | TakersRequest
     | PositionRequest
+    | FlagVersionRequest
     | ImpressionNotice
     | MetricsNotice
     | ForwardRequest

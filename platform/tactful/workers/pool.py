@@ -196,7 +196,7 @@ class WorkerConnection:
         request = ipc.decode_request(payload)
         value = None
         match request:
-            case ipc.PositionRequest() | ipc.ForwardRequest():
+            case ipc.PositionRequest() | ipc.FlagVersionRequest() | ipc.ForwardRequest():
                 task = asyncio.create_task(self._respond_later(number, request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -216,7 +216,9 @@ class WorkerConnection:
         self.frames.send(number, ipc.encode_response(value))
 
     async def _respond_later(
-        self, number: int, request: ipc.PositionRequest | ipc.ForwardRequest
+        self,
+        number: int,
+        request: ipc.PositionRequest | ipc.FlagVersionRequest | ipc.ForwardRequest,
     ) -> None:
         try:
             payload = ipc.encode_response(await self._server.respond_later(request))

@@ -30,10 +30,11 @@ from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.event_log.recipients import open_ids
+from tactful.flags.streams import VersionStreams
 from tactful.http.asgi import Call, Endpoint, Reply
 from tactful.http.credentials import open_tokens
 from tactful.http.data.live import STREAM
-from tactful.http.experiments.flags import FLAG_STREAM
+from tactful.http.experiments.flags import FLAG_STREAM, stream_reply
 from tactful.http.items import LIST_ENDPOINTS
 from tactful.http.rate_limits import RateLimits
 from tactful.http.resource import Application, route
@@ -93,6 +94,7 @@ class ServingWorker:
     ```
     POST /v1/recommend   ->  recommender here, features by `FeaturesRequest`
     GET /v1/popular ...  ->  items here; `ForwardRequest` for an item that is not known here yet
+    GET /v1/flags/stream ->  versions here; `FlagVersionRequest` waits for the next one
     everything else      ->  `ForwardRequest` to the process that owns the state
     ```
     """
@@ -126,6 +128,7 @@ class ServingWorker:
         self._client = client
         self._refresh_client = refresh_client
         self._clock = clock
+        self.flag_streams = VersionStreams(self._newer_flags, clock=clock)
         self._no_lock = contextlib.nullcontext()
         self._trimmed_for: float | None = None
         self._admission = AdmissionControl(settings.server)
@@ -193,6 +196,9 @@ class ServingWorker:
         )
         return await self._client.request(request, Reply)
 
+    async def _newer_flags(self, number: int) -> int:
+        return await self._client.request(ipc.FlagVersionRequest(number), int)
+
     async def refresh(self) -> None:
         """Refresh keys, models and items and send reports, until cancelled."""
         sent_at = 0.0
@@ -257,6 +263,10 @@ async def _no_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
     raise ProblemError("not_found", "a server with worker processes (server.workers) has no stream")
 
 
+async def _flag_stream(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
+    return stream_reply(worker.flag_streams)
+
+
 def _is_special(request: RecommendRequest) -> bool:
     """Whether a request has fields of administrators and replays, which are rare."""
     timed = request.timestamp is not None or request.as_of is not None
@@ -267,7 +277,7 @@ def make_worker_application(worker: ServingWorker) -> Application:
     """Make the ASGI application of one worker, without a lifespan."""
     local = {endpoint.path: _list for endpoint in LIST_ENDPOINTS}
     local |= {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
-    local |= dict.fromkeys((STREAM, FLAG_STREAM), _no_stream)
+    local |= {STREAM: _no_stream, FLAG_STREAM: _flag_stream}
 
     def handled(endpoint: Endpoint) -> Endpoint:
         handle = local.get(endpoint.path)

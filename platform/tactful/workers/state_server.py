@@ -123,11 +123,15 @@ class StateServer:
                 shown=None if shown is None else dict(shown.of(key, at)),
             )
 
-    async def respond_later(self, request: ipc.PositionRequest | ipc.ForwardRequest) -> Any:
+    async def respond_later(
+        self, request: ipc.PositionRequest | ipc.FlagVersionRequest | ipc.ForwardRequest
+    ) -> Any:
         """Return the response to a request that may take some time."""
         if isinstance(request, ipc.PositionRequest):
             await self._platform.recommendations.reach(request.position)
             return None
+        if isinstance(request, ipc.FlagVersionRequest):
+            return await self._platform.flags.service.newer(request.number)
         return await self._forward(request)
 
     async def _forward(self, request: ipc.ForwardRequest) -> Reply:

@@ -8,7 +8,14 @@ from tactful_bandits.assignment.assign import assign
 from tactful_bandits.assignment.eligibility import Holdout
 from tactful_bandits.assignment.hashing import bucket
 from tactful_bandits.errors import DefinitionError
-from tactful_bandits.flags import FlagSet, compile_features, evaluate, load_flags, reading
+from tactful_bandits.flags import (
+    FlagSet,
+    compile_features,
+    evaluate,
+    evaluate_all,
+    load_flags,
+    reading,
+)
 
 EXAMPLE = textwrap.dedent(str(reading.__doc__).split("```yaml\n")[1].split("```")[0])
 UNITS = [f"u-{number}" for number in range(2000)]
@@ -149,6 +156,8 @@ def test_unquoted_dates_and_times_are_texts() -> None:
     [
         ("", "flags: expected a mapping, not nothing"),
         ("flags: [a]", r"flags:1: \.flags: expected a mapping"),
+        ("flags:", r"flags:1: \.flags: expected a mapping, not nothing"),
+        ("public_attributes: [a.b]\nflags: {}", "part of an attribute: list 'a'"),
         ("flags: {f: {default: off}, f: {default: on}}", "flags:1: field 'f' is written twice"),
         ("flags: {f: {}}", r"flags:1: \.flags\.f: field 'default' is missing"),
         ("flags: {$f: {default: off}}", r"keys with \$ are generated; rename it"),
@@ -177,6 +186,31 @@ def test_unquoted_dates_and_times_are_texts() -> None:
         (
             "flags: {f: {default: off, rules: [{serve: on, when: {a: {$inGroup: g}}}]}}",
             "there is no group 'g'; groups are: none",
+        ),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {$inGroup: [g]}}}]}}",
+            r"there is no group \['g'\]",
+        ),
+        ("flags: {f: {default: off, holdout: [h]}}", r"no holdout \['h'\]"),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {in: [x]}}}]}}",
+            r"when\.a: operators begin with \$: write \$in, or",
+        ),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {$gte: [18]}}}]}}",
+            r"when\.a\.\$gte: expected a number or a text, not \[18\]",
+        ),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {$type: int}}}]}}",
+            r"\$type: expected one of boolean, number",
+        ),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {$cidr: [10.0.0.0/33]}}}]}}",
+            r"\$cidr: expected networks such as 10\.0\.0\.0/8",
+        ),
+        (
+            "flags: {f: {default: off, rules: [{serve: on, when: {a: {$size: '2'}}}]}}",
+            r"\$size: expected a number or comparisons",
         ),
         (
             "flags: {f: {default: off, rules: [{serve: on, when: {'#a': 1}}]}}",
@@ -277,6 +311,43 @@ def test_a_circle_is_named() -> None:
             "  a: {default: off, prerequisites: [{flag: b, variants: [on]}]}\n"
             "  b: {default: off, prerequisites: [{flag: a, variants: [on]}]}\n"
         )
+
+
+def needing(needs: list[list[str]]) -> str:
+    """Return flags f0, f1, … where each needs those named."""
+    return "flags:\n" + "".join(
+        f"  f{number}: {{default: {'off' if names else 'on'}, rules: [{{serve: on}}], "
+        f"prerequisites: [{', '.join(f'{{flag: {name}, variants: [on]}}' for name in names)}]}}\n"
+        for number, names in enumerate(needs)
+    )
+
+
+def test_prerequisites_that_meet_again_are_evaluated_once() -> None:
+    """Each flag needs the one before twice: 2³⁰ steps, if each result were computed anew."""
+    flags = load_flags(needing([[], *([f"f{number}"] * 2 for number in range(30))]))
+    assert evaluate(flags.features, "f30", {"id": "u"}).value is True
+    assert all(result.value for result in evaluate_all(flags.features, {"id": "u"}).values())
+
+
+def test_a_chain_of_prerequisites_is_bounded() -> None:
+    chain: list[list[str]] = [[], *([f"f{number}"] for number in range(32))]
+    assert evaluate(load_flags(needing(chain[:32])).features, "f31", {}).value is True
+    with pytest.raises(
+        DefinitionError, match=r"\.f32\.prerequisites: a chain of prerequisites has"
+    ):
+        load_flags(needing(chain))
+
+
+def test_an_object_is_compared_by_eq() -> None:
+    text = "flags: {f: {default: off, rules: [{serve: on, when: {a: {$eq: {size: 3}}}}]}}"
+    assert evaluate(load_flags(text).features, "f", {"a": {"size": 3}}).value is True
+
+
+def test_a_message_is_no_longer_than_a_page() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        load_flags(f"flags: {{f: {{default: {'x' * 1_000_000}}}}}")
+    assert len(str(caught.value)) < 3_000
+    assert "its variants are: on, off" in str(caught.value)
 
 
 def test_all_wrong_flags_are_reported_at_once(tmp_path: Path) -> None:

@@ -36,10 +36,15 @@ attributes = st.dictionaries(st.sampled_from(["email", "tags", "country", "#emai
 lists = st.lists(scalars, max_size=3)
 
 
+def is_ordered(operand: object) -> bool:
+    return isinstance(operand, str | int | float) and not isinstance(operand, bool)
+
+
 def operators(depth: int) -> st.SearchStrategy[Any]:
     simple: list[st.SearchStrategy[Any]] = [
-        st.fixed_dictionaries({name: scalars}) for name in ("$eq", "$ne", "$gt", "$exists")
+        st.fixed_dictionaries({name: scalars}) for name in ("$eq", "$ne", "$exists")
     ]
+    simple.append(st.fixed_dictionaries({"$gt": scalars.filter(is_ordered)}))
     simple += [st.fixed_dictionaries({name: lists}) for name in ("$in", "$nin", "$all", "$ini")]
     simple.append(st.just({"$inGroup": "vip"}) | st.just({"$notInGroup": "vip"}))
     simple.append(st.fixed_dictionaries({"$size": st.integers(0, 3)}))

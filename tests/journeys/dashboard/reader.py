@@ -52,7 +52,7 @@ class Reader:
 
     def fill(self, label: str, value: str) -> None:
         """Write into a field with this label."""
-        named = f"[aria-label={json.dumps(label)}]"
+        named = f"[aria-label={json.dumps(label, ensure_ascii=False)}]"
         found = f"document.querySelector({json.dumps(f'input{named}, textarea{named}')})"
         self.page.wait_for(f"!!{found}")
         self.page.run(f"""
@@ -122,7 +122,8 @@ class Reader:
 
     def choose(self, label: str, option: str) -> None:
         """Choose an option of the selection with this label, by writing its beginning."""
-        named = json.dumps(f"input[role=combobox][aria-label={json.dumps(label)}]")
+        quoted = json.dumps(label, ensure_ascii=False)
+        named = json.dumps(f"input[role=combobox][aria-label={quoted}]")
         self.page.run(f"""
             const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
             for (let tries = 0; tries < 100; tries++) {{

@@ -18,6 +18,7 @@ from tests.platform.memory_log import MemoryLog
 
 from tactful.bandits.definitions import BanditDefinition
 from tactful.bandits.learner import BanditLearner
+from tactful.bandits.model import FeatureVector
 from tactful.bandits.serving import ServedBandits
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -102,6 +103,85 @@ def test_the_named_decision_is_rewarded_and_else_the_latest(tmp_path: Path) -> N
     assert _counts(stolen, tmp_path / "4") == ([0, 0, 0], [1, 1, 0])
 
 
+def test_a_slow_clock_loses_no_reward_that_names_its_decision(tmp_path: Path) -> None:
+    named = {"decision_id": "d1"}
+    slow = [decided(1, "a", NOW), clicked(1, NOW - 60_000, received_at=NOW + 5, properties=named)]
+    assert _counts(slow, tmp_path) == ([1, 0, 0], [0, 0, 0])
+
+
+@pytest.mark.parametrize("step", [1, 2, 9])
+def test_an_id_whose_decision_is_over_is_none_whenever_the_log_is_read(
+    tmp_path: Path, step: int
+) -> None:
+    """An old id in `recommendation_id` may be a recommendation's: the latest decision counts."""
+    later = NOW + 5 * HOUR
+    records = [
+        decided(1, "a", NOW),
+        decided(2, "b", later),
+        clicked(1, later + 1, recommendation_id="d1"),
+        decided(3, "c", later + 2),
+        clicked(2, later + 3, recommendation_id="d2"),
+    ]
+    log = MemoryLog()
+    learner = _learner(log, tmp_path, banner(memory={"periods": 5}))
+    for end in range(step, len(records) + step, step):
+        log.payloads = records[:end]
+        learner._clock = lambda end=end: _time(log.payloads[-1])  # type: ignore[misc]
+        learner.run()
+    learner._clock = lambda: NOW + 9 * HOUR
+    learner.run()
+    alpha, beta = learner._learning["banner"].policy.parameters  # type: ignore[union-attr]
+    assert ((alpha - 1).tolist(), (beta - 1).tolist()) == ([0, 1, 0], [1, 0, 1])
+
+
+class _SlowLog(MemoryLog):
+    """A partition whose first read takes an hour."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__([decided(9, "b", NOW, "bea")])
+        self._meanwhile = meanwhile
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        meanwhile, self._meanwhile = self._meanwhile, lambda: None
+        meanwhile()
+        return super().read(offset, limit)
+
+
+def test_a_reward_that_comes_while_another_partition_is_read_counts(tmp_path: Path) -> None:
+    log, now = MemoryLog([decided(1, "a", NOW)]), [NOW + 1]
+
+    def meanwhile() -> None:
+        log.payloads.append(clicked(1, NOW + 2))
+        now[0] += 2 * HOUR
+
+    logs: Any = [log, _SlowLog(meanwhile)]
+    learner = BanditLearner(lambda: logs, tmp_path, tmp_path / "published", clock=lambda: now[0])
+    learner.follow([(banner(memory={"periods": 5}), "live")])
+    learner.run()
+    learner.run()
+    alpha, _ = learner._learning["banner"].policy.parameters  # type: ignore[union-attr]
+    assert alpha.tolist() == [2, 1, 1]
+
+
+def test_a_snapshot_beyond_a_restored_log_is_not_used(tmp_path: Path) -> None:
+    whole = [decided(n, "a", NOW + n) for n in range(9)]
+    learner = _learner(MemoryLog(whole), tmp_path, banner(), now=NOW + 9 * HOUR)
+    learner.run()
+    learner.save()
+    again = _learner(MemoryLog(whole[:4]), tmp_path, banner(), now=NOW + 2 * HOUR)
+    again.run()
+    assert again._learning["banner"].positions == [4]
+    assert again.learnt("banner").decisions == 4  # type: ignore[union-attr]
+
+
+def test_a_long_log_is_learnt_with_the_memory_of_its_window(tmp_path: Path) -> None:
+    """Learning again holds decisions until the log itself is past their window, not all of it."""
+    records = [decided(n, "a", NOW + n * 60_000, f"u{n % 7}") for n in range(9_000)]
+    learner = _learner(MemoryLog(records), tmp_path, banner(), now=NOW)
+    learner.run()
+    assert learner.learnt("banner").waiting < 2_300  # type: ignore[union-attr]
+
+
 def test_filter_and_value_decide_what_a_reward_is(tmp_path: Path) -> None:
     log = [
         decided(1, "a", NOW),
@@ -139,6 +219,17 @@ def test_decisions_of_clients_and_of_removed_arms_are_not_learnt(tmp_path: Path)
     )
     wrong = decided(3, "a", NOW, propensity=7.0)
     assert _counts([own, forged, wrong], tmp_path) == ([0] * 3, [0] * 3)
+
+
+def test_every_context_becomes_a_bounded_vector() -> None:
+    features = [{"context": "n", "scale": 4}, {"context": "device", "values": ["phone"]}]
+    vector = FeatureVector(banner(policy="linucb", features=features))
+    for value, expected in (
+        *((2, 0.5), (-1e300, -1.0), (10**400, 1.0), (-(10**400), -1.0), (True, 0.25)),
+        *((float("nan"), 0.0), (float("inf"), 1.0), ("much", 0.0), (None, 0.0), ([1], 0.0)),
+    ):
+        assert vector.of({}, {"n": value, "device": value}).tolist() == [1.0, expected, 0.0]
+    assert vector.of({}, {"device": "phone"}).tolist() == [1.0, 0.0, 1.0]
 
 
 _POLICIES = st.sampled_from(["beta-thompson", "linear-thompson", "linucb"])

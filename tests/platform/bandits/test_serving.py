@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_what_is_wrong_is_refused_and_changes_nothing(live: Live) -> None:
             ({"reward": {"event": "click", "filter": {"$near": 3}}}, "filter"),
             ({"reward": {"event": "click", "value": "price"}}, "value"),
             ({"key": "a/b"}, "key"),
+            ({"reward": {"event": "click", "within_hours": 6}}, "at least 8 periods"),
             ({"shares": 1}, "shares"),
         ]
         for changes, words in wrong:
@@ -151,6 +153,35 @@ def test_what_is_wrong_is_refused_and_changes_nothing(live: Live) -> None:
         assert client.post("/v1/bandits/none/stop", json={}).status_code == 404
         forged = {"event_id": "bandit:1", "type": "x.bandit", "user_id": "eve"}
         assert client.post("/v1/events", json=forged).json()["accepted"] == 0
+
+
+def test_an_older_look_at_the_database_does_not_undo_a_change(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that read the bandits before a change followed them after it."""
+    service = live.platform.bandits
+    read, held, free = service.store.all, threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        found = read()
+        if threading.current_thread().name == "older":
+            held.set()
+            free.wait(30)
+        return found
+
+    monkeypatch.setattr(service.store, "all", slow)
+    older = threading.Thread(target=service.learn, name="older")
+    older.start()
+    assert held.wait(30)
+    with _client(live) as client:
+        sender = threading.Thread(target=lambda: client.post("/v1/bandits", json=BANNER))
+        sender.start()
+        wait_until(lambda: service.store.find("banner") is not None, 30)
+        free.set()
+        older.join()
+        sender.join()
+        assert _decide(client, "banner", user_id="ada")["arm"] == "a"
+        assert service.learner.learnt("banner") is not None
 
 
 def test_one_bandit_shapes_recommendations(live: Live) -> None:
@@ -174,7 +205,10 @@ def test_analysts_see_no_number(locked: Live) -> None:
         client.post("/v1/bandits", json=BANNER, headers=as_admin)
         for path in ("/v1/bandits", "/v1/bandits/banner"):
             assert client.get(path, headers=as_analyst).status_code == 200
-        assert client.get("/v1/bandits/banner", headers=as_analyst).json()["outcomes"] is None
+        shown = client.get("/v1/bandits/banner", headers=as_analyst).json()
+        assert shown["outcomes"] is None and shown["bandit"]["changed_by"] == ""
+        (listed,) = client.get("/v1/bandits", headers=as_analyst).json()["bandits"]
+        assert listed["changed_by"] == "", "the author is a person"
         assert client.get("/v1/bandits/banner", headers=as_admin).json()["outcomes"] is not None
         for path in ("/v1/bandits", "/v1/bandits/banner/stop", "/v1/bandits/banner/decide"):
             assert client.post(path, json={}, headers=as_analyst).status_code == 403
@@ -192,7 +226,7 @@ def test_an_erased_user_is_unlearnt_and_in_no_file(live: Live) -> None:
         wait_until(lambda: sum(_learnt(live, KEY)) == 2, 20)
         live.platform.bandits.learner.save()
         receipt = client.delete("/v1/users/ada-1815").json()["receipt"]
-        wait_until(lambda: client.get(f"/v1/erasures/{receipt}").json()["state"] == "done", 60)
+        wait_until(lambda: client.get(f"/v1/erasures/{receipt}").json()["state"] == "done")
         assert _learnt(live, KEY) == [float(arm == arms["bea"]) for arm in ("冬", "春")]
     live.stop()
     data = live.platform.settings.storage.data

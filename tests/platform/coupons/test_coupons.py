@@ -24,7 +24,6 @@ from tactful.config.recommendation import CouponSettings
 from tactful.coupons.campaign_report import CampaignReports, Funnel, read_funnel
 from tactful.coupons.decisions import CouponIssuer, code_of, group_of
 from tactful.coupons.definitions import (
-    OFFER,
     WITHHELD,
     CouponBudget,
     CouponDefinition,
@@ -33,6 +32,7 @@ from tactful.coupons.definitions import (
 from tactful.coupons.gain_fit import choose_gain, drawn_users
 from tactful.coupons.report import CouponOutcomes, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
+from tactful.event_log.impressions import OFFER
 from tactful.metadata.audit import AuditTrail
 from tactful.metadata.connections import METADATA
 from tactful.metadata.store import MetadataStore, open_metadata

@@ -13,11 +13,12 @@ from tests.platform.coupons.test_coupons import Bench, action, campaign, people_
 from tests.platform.shop import BEGIN
 
 from tactful.coupons.decisions import CouponIssuer, propensity_of
-from tactful.coupons.definitions import OFFER, WITHHELD
+from tactful.coupons.definitions import WITHHELD
 from tactful.coupons.gain_fit import DrawnUsers, GainFit, choose_gain, drawn_users
 from tactful.coupons.gain_model import FOLDER, Gain, GainModel, InstalledGains, write_gain
 from tactful.coupons.report import CouponOutcomes
 from tactful.errors import ConfigError
+from tactful.event_log.impressions import OFFER
 from tactful.metadata.store import MetadataStore
 
 NAMES = ("visits", "orders", "share")

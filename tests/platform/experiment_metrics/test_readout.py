@@ -95,6 +95,12 @@ def read(
     return reader.of_key("结账", days=28)
 
 
+def test_a_read_out_has_the_confidence_of_its_analysis(sqlite: MetadataStore) -> None:
+    wide = TEXT.replace("    cuped: 1d\n", "    cuped: 1d\n    alpha: 0.2\n")
+    found, usual = read(sqlite, shop(200), text=wide), read(sqlite, shop(200))
+    assert (found.confidence, usual.confidence) == (0.8, 0.95)
+
+
 def test_a_read_out_has_effects_course_guardrails_and_segments(sqlite: MetadataStore) -> None:
     found = read(sqlite, shop(1_500, lift=0.3))
     effects = {effect.metric: effect for effect in found.effects}

@@ -1,6 +1,9 @@
+import asyncio
+
 import msgspec
 import pytest
 
+from tactful.flags.assign import ExposureLog, Unit
 from tactful.flags.exposures import (
     Applied,
     Exposure,
@@ -78,3 +81,20 @@ def test_events_that_may_not_be_measured_are_left_out() -> None:
     batch = [(0, encode_entry(claimed()))]
     assert not [*read_exposures([batch], allows=lambda event: event.device_id != "d1")]
     assert not [*read_exposures([[(0, b"exposure, damaged")]])]
+
+
+def test_an_exposure_that_could_not_be_written_is_logged_again() -> None:
+    log, unit = ExposureLog(KEY, seen=lambda event_id, at: False), Unit(user_id="ada")
+
+    async def evaluate_thrice() -> list[bool]:
+        logged = []
+        for error in (OSError("the disk is full"), None, None):
+            event = log.event(APPLIED, unit, 3)
+            logged.append(event is not None)
+            if event is not None:
+                write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                write.set_exception(error) if error is not None else write.set_result(None)
+                log.settle(event, write)
+        return logged
+
+    assert asyncio.run(evaluate_thrice()) == [True, True, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.platform.support import Live, build, logged, small_settings, wait_unt
 
 from tactful.errors import ClientError, ConnectionFailed, NotAllowed, SignatureError
 from tactful.flags.exposures import EXPOSURE, is_verified
-from tactful.flags.local import LocalFlags
+from tactful.flags.local import LocalFlags, Updates
 from tactful.flags.payloads import PayloadSigner
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event
@@ -37,16 +38,21 @@ class Fake:
         self.status: dict[str, int] = {"/v1/flags/stream": 404}
         self.asked: list[httpx.Request] = []
         self.forged = False
+        self.rejected: list[dict[str, Any]] = []
         self.publish(PRICE)
 
-    def publish(self, features: dict[str, Any], version: int = 1) -> None:
-        self.payload = {"version": version, "features": features}
+    def publish(self, features: dict[str, Any], version: int = 1, **parts: Any) -> None:
+        self.payload = {"version": version, "features": features, **parts}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         self.asked.append(request)
         if self.status.get(path) == 0:
             raise httpx.ConnectError("nobody listens")
+        if self.status.get(path) == 1:
+            raise httpx.DecodingError("half a page")
+        if self.status.get(path) == 2:
+            raise RuntimeError("a mistake")
         if path in self.status:
             return httpx.Response(self.status[path], json={"title": "no", "status": 1})
         if path == "/v1/flags/signing-key":
@@ -54,9 +60,12 @@ class Fake:
             return httpx.Response(
                 200, json={"key_id": "", "algorithm": "", "public_key": key.public_key}
             )
+        if path == "/v1/flags/stream":
+            return httpx.Response(200, text=self.stream())
         if path == "/v1/events":
             self.events += json.loads(request.content)
-            return httpx.Response(200, json={"accepted": 1, "duplicates": 0, "rejected": []})
+            counts = {"accepted": 1, "duplicates": 0, "rejected": self.rejected, "position": 1}
+            return httpx.Response(200, json=counts)
         envelope = self.signer.seal(self.payload)
         tag = envelope.etag.decode()
         if request.headers.get("if-none-match") == tag:
@@ -65,6 +74,9 @@ class Fake:
         if self.forged:
             body["signature"] = base64.b64encode(bytes(64)).decode()
         return httpx.Response(200, json=body, headers={"etag": tag})
+
+    def stream(self) -> str:
+        return f'event: version\ndata: {{"version":{self.payload["version"]}}}\n\n: none\n\n'
 
     def flags(self, **options: Any) -> LocalFlags:
         return LocalFlags("http://fake", transport=httpx.MockTransport(self), **options)
@@ -149,7 +161,24 @@ def test_an_exposure_is_sent_once_and_waits_for_the_server(fake: Fake) -> None:
     ]
     said = {"experiment": "e", "arm": "1", "flag": "price", "version": 1}
     assert fake.events[0]["properties"] == said
+    assert "context" not in fake.events[0]
     assert fake.events[0]["timestamp"] == 12_500
+
+
+def test_consent_goes_with_exposures_and_a_refusal_is_reported(
+    fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = fake.flags()
+    flags.refresh()
+    fake.rejected = [{"index": 0, "code": "no_consent", "message": "send their decision"}]
+    flags.for_unit(user_id="u").value("price", 0)
+    flags._exposures.flush()
+    assert "no_consent: send their decision" in caplog.text
+    for _ in range(2):
+        flags.for_unit(user_id="u", consented=True).value("price", 0)
+    flags.close()
+    contexts = [event.get("context") for event in fake.events]
+    assert contexts == [None, {"consent": "measurement"}]
 
 
 def test_exposures_that_the_server_refuses_do_not_hold_up_others(fake: Fake) -> None:
@@ -180,13 +209,135 @@ def test_a_unit_keeps_its_arm_and_one_without_consent_has_none(fake: Fake) -> No
 
 def test_without_a_stream_the_server_is_asked_again(fake: Fake) -> None:
     heard: list[int] = []
-    flags = fake.flags(poll_s=0.01)
+    flags = fake.flags(updates=Updates(poll_s=0.01))
     flags.on_change(lambda version: 1 // 0)
     flags.on_change(heard.append)
     with flags.start():
         fake.publish({}, 2)
         wait_until(lambda: flags.version == 2)
     assert heard == [1, 2]
+
+
+def test_pauses_grow_to_a_minute_and_end_with_the_failures() -> None:
+    updates = Updates(jitter=lambda: 0.5)
+    assert [updates.pause_s(n, streams=True) for n in (0, 1, 2, 4, 7)] == [0.5, 0.5, 1, 4, 32]
+    assert updates.pause_s(5_000, streams=True) == 32, "after a night without the server"
+    assert updates.pause_s(0, streams=False) == 60
+    assert updates.pause_s(3, streams=False) == 2
+
+
+class Pauses:
+    """Stands for the event that ends the threads: notes pauses, and ends after so many."""
+
+    def __init__(self, count: int, during: Callable[[int], object] = lambda count: None) -> None:
+        self.count, self.during = count, during
+        self.seconds: list[float] = []
+
+    def is_set(self) -> bool:
+        return len(self.seconds) >= self.count
+
+    def wait(self, seconds: float) -> bool:
+        self.seconds.append(seconds)
+        self.during(len(self.seconds))
+        return False
+
+
+def follow(flags: LocalFlags, pauses: Pauses) -> list[float]:
+    """Follow the server in this thread; return the pauses in seconds."""
+    flags.refresh()
+    flags._closed = pauses  # type: ignore[assignment]
+    flags._follow(failed=False)
+    return pauses.seconds
+
+
+def test_a_stream_is_opened_again_after_growing_pauses_and_soon_after_a_lasting_one(
+    fake: Fake,
+) -> None:
+    del fake.status["/v1/flags/stream"]
+    broken = fake.flags(updates=Updates(jitter=lambda: 1.0))
+    assert follow(broken, Pauses(8)) == [1, 2, 4, 8, 16, 32, 64, 64]
+    seconds = iter(range(0, 6_000, 600))
+    lasting = fake.flags(updates=Updates(jitter=lambda: 1.0), clock=lambda: next(seconds))
+    assert follow(lasting, Pauses(3)) == [1, 1, 1]
+    fake.status["/v1/flags/stream"] = 404
+    assert follow(fake.flags(updates=Updates(jitter=lambda: 1.0)), Pauses(2)) == [75, 75]
+
+
+def test_a_version_that_another_process_has_announced_is_asked_for_until_it_is_there(
+    fake: Fake,
+) -> None:
+    del fake.status["/v1/flags/stream"]
+    fake.stream = lambda: 'data: {"version":2}\n\n'  # type: ignore[method-assign]
+    flags = fake.flags(updates=Updates(jitter=lambda: 1.0))
+    pauses = Pauses(4, lambda count: fake.publish({}, 2) if count == 3 else None)
+    assert follow(flags, pauses) == [1, 2, 4, 8]
+    assert flags.version == 2
+
+
+def test_an_older_version_does_not_come_back_unless_it_was_made_later(fake: Fake) -> None:
+    fake.publish({}, 7, generated_ms=50)
+    flags = fake.flags()
+    assert flags.refresh()
+    fake.publish(PRICE, 6, generated_ms=40)
+    with pytest.raises(ClientError, match="version 6, older than 7"):
+        flags.refresh()
+    assert flags.version == 7
+    fake.publish(PRICE, 6, generated_ms=60)  # a server with an older backup goes on
+    assert flags.refresh()
+    assert flags.version == 6
+
+
+def test_a_payload_of_an_unknown_format_is_refused(fake: Fake) -> None:
+    flags = fake.flags()
+    flags.refresh()
+    fake.publish({}, 2, format=2)
+    with pytest.raises(ClientError, match="format 2, and this program reads format 1: update"):
+        flags.refresh()
+    assert flags.for_unit(user_id="u").value("price", 7) == 2
+
+
+def asked_since(fake: Fake, count: int) -> bool:
+    return len(fake.asked) > count
+
+
+def test_a_mistake_does_not_end_the_threads(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    flags = fake.flags(updates=Updates(poll_s=0.01, jitter=lambda: 0.0))
+    with flags.start():
+        for status in (1, 2):
+            fake.status["/v1/flags/payload"] = status
+            wait_until(partial(asked_since, fake, len(fake.asked) + 1))
+        del fake.status["/v1/flags/payload"]
+        fake.publish({}, 2)
+        wait_until(lambda: flags.version == 2)
+    assert "does not answer (DecodingError)" in caplog.text
+    assert "a mistake" in caplog.text
+
+
+def test_a_file_that_cannot_be_written_is_reported(
+    fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fake.flags(file=tmp_path / "none" / "flags.json").refresh()
+    assert "a start without the server has no flags" in caplog.text
+
+
+def test_a_clock_that_is_behind_gives_the_time_of_the_version(fake: Fake) -> None:
+    fake.publish(PRICE, generated_ms=20_000)
+    flags = fake.flags(clock=lambda: 12.5)
+    flags.refresh()
+    flags.for_unit(user_id="u").value("price", 0)
+    flags.close()
+    assert fake.events[0]["timestamp"] == 20_000
+
+
+def test_an_id_among_the_attributes_is_no_consent(fake: Fake) -> None:
+    share = {"force": True, "range": [0, 1], "hashVersion": 2}
+    fake.publish({"shared": {"defaultValue": False, "rules": [share]}, **PRICE})
+    flags = fake.flags()
+    flags.refresh()
+    ids = {"id": "u", "user_id": "u", "device_id": "d"}
+    assert flags.for_unit(attributes=ids).is_on("shared")
+    unit = flags.for_unit(attributes=ids, consented=False)
+    assert [unit.is_on("shared"), unit.value("price", 0)] == [False, 1]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +370,7 @@ def test_a_process_decides_as_the_server_and_its_exposures_are_verified(
 
 def test_a_kill_is_announced(live: tuple[Live, Path]) -> None:
     server, _ = live
-    flags = LocalFlags(server.url, poll_s=3_600)
+    flags = LocalFlags(server.url, updates=Updates(poll_s=3_600))
     with flags:
         wait_until(lambda: flags._stream is not None)
         unit = flags.for_unit(attributes={"country": "CH"})

@@ -39,6 +39,8 @@ FEATURES: dict[str, Any] = {
         "defaultValue": "old",
         "rules": [{"force": "new", "condition": {"at": {"$date": {"$gt": "2026-01-01"}}}}],
     },
+    "half": {"defaultValue": 0.5},
+    "whole": {"defaultValue": 3.0},
     "texts": {"defaultValue": {"title": "Tea"}},
     "killed": {"defaultValue": "plain", "off": True},
     "secret": {"remote": True},
@@ -54,7 +56,9 @@ class Fake:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/events":
             self.events += json.loads(request.content)
-            return httpx.Response(200, json={"accepted": 1, "duplicates": 0, "rejected": []})
+            return httpx.Response(
+                200, json={"accepted": 1, "duplicates": 0, "rejected": [], "position": 1}
+            )
         if request.url.path == "/v1/flags/payload":
             return httpx.Response(200, content=self.signer.seal(self.payload).body)
         return httpx.Response(404, json={"title": "none", "status": 404})
@@ -97,6 +101,29 @@ def test_values_carry_their_reason_arm_and_rule(client: OpenFeatureClient, fake:
     assert [(event["user_id"], event["properties"]["arm"]) for event in fake.events] == [
         ("u-1", "new")
     ]
+
+
+def test_a_number_has_the_type_that_the_caller_reads(client: OpenFeatureClient) -> None:
+    user = EvaluationContext("u-1")
+    read = client.get_float_details("price", 0.0, user)
+    assert (type(read.value), read.value, read.variant) == (float, 2.0, "new")
+    whole = client.get_integer_value("whole", 0)
+    assert (type(whole), whole) == (int, 3)
+    assert client.get_float_value("whole", 0.0) == 3.0
+    assert client.get_integer_details("half", 7).error_code == "TYPE_MISMATCH"
+    assert client.get_float_details("cart", 7.0).error_code == "TYPE_MISMATCH"
+
+
+def test_the_context_names_the_unit(client: OpenFeatureClient, fake: Fake) -> None:
+    for context in (
+        EvaluationContext("用户-🍵", {"user_id": "other", "device_id": "d-1"}),
+        EvaluationContext(None, {"user_id": "u-2"}),
+        EvaluationContext("", {"device_id": "d-1", "user_id": 5}),
+    ):
+        assert client.get_integer_value("price", 0, context) == 2
+    api.shutdown()
+    units = [(event.get("user_id"), event.get("device_id")) for event in fake.events]
+    assert units == [("用户-🍵", "d-1"), ("u-2", None), (None, "d-1")]
 
 
 def test_a_flag_that_cannot_be_given_has_the_callers_value(client: OpenFeatureClient) -> None:

@@ -63,3 +63,19 @@ def test_uses_are_noted_by_the_minute_and_kept(store: FlagStore, clock: Clock) -
     again.note("a", False)
     again.store()
     assert store.uses()["a"].varied_at == clock.now
+
+
+def test_uses_of_other_servers_count_without_a_restart(store: FlagStore, clock: Clock) -> None:
+    first, second = FlagUses(store, clock=clock), FlagUses(store, clock=clock)
+    first.note("a", True)
+    first.store()
+    assert second.of("a") is None
+    second.store()
+    assert second.of("a") == first.of("a") is not None
+    clock.pass_days(1)
+    second.note("a", False)
+    first.note("a", True)
+    second.store()
+    first.store()
+    use = first.of("a")
+    assert use is not None and use.last_at == use.varied_at == clock.now

@@ -134,12 +134,108 @@ test("a server that comes back is found again", async () => {
   assert.equal(flags.version, 1);
 });
 
-test("an older version does not come back", async () => {
+test("an older version does not come back, unless it was made later, from a backup", async () => {
   const flags = open();
   await flags.ready();
   server.publish({ cart: { defaultValue: false } }, 0);
   assert.equal((await flags.refresh()).code, "stale");
   assert.deepEqual([flags.version, flags.isOn("cart")], [1, true]);
+  server.parts = { generated_ms: 2 };
+  assert.equal(await flags.refresh(), undefined);
+  assert.deepEqual([flags.version, flags.isOn("cart")], [0, false]);
+});
+
+test("a payload of an unknown format is refused", async () => {
+  const flags = open();
+  await flags.ready();
+  server.parts = { format: 2 };
+  server.publish({ cart: { defaultValue: false } });
+  const { code, message } = await flags.refresh();
+  assert.deepEqual([code, flags.version, flags.isOn("cart")], ["unsupported", 1, true]);
+  assert.match(message, /format 2; this module reads format 1: update it/);
+});
+
+test("a page that cannot check signatures stops asking", async () => {
+  const flags = open({ signingKey: "AAAA", pollMs: 0 });
+  await flags.ready();
+  assert.deepEqual(errors, ["unverifiable"]);
+  await until(() => server.streams.size === 0);
+  assert.equal(server.count("/v1/flags/payload"), 1);
+});
+
+test("the next page asks with the entity tag of the payload that the device keeps", async () => {
+  const client = new FakeVisitor("d-1");
+  await open({ client }).ready();
+  server.requests = [];
+  const next = open({ client });
+  await next.ready();
+  assert.deepEqual([next.version, next.isOn("cart")], [1, true]);
+  const [{ headers }] = server.requests.filter(({ path }) => path === "/v1/flags/payload");
+  assert.ok(headers["if-none-match"]);
+  assert.equal(server.count("/v1/flags/signing-key"), 0);
+  server.publish({ cart: { defaultValue: false } }, 0);
+  assert.equal((await next.refresh()).code, "stale");
+});
+
+test("a broken stream is opened again after growing pauses, a lasting one soon", async (t) => {
+  const { EventSource, setTimeout } = globalThis;
+  const streams = [];
+  globalThis.EventSource = class {
+    constructor() {
+      streams.push(this);
+    }
+    addEventListener() {}
+    close() {}
+  };
+  try {
+    const flags = open();
+    await flags.ready();
+    t.mock.method(Math, "random", () => 1);
+    let now = 0;
+    t.mock.method(Date, "now", () => now);
+    const breakAfter = (lasted) => {
+      let pause;
+      globalThis.setTimeout = (work, milliseconds) => {
+        if (milliseconds < 1_000) return setTimeout(work, milliseconds);
+        pause = milliseconds;
+        queueMicrotask(work);
+      };
+      const stream = streams.at(-1);
+      if (lasted !== undefined) stream.onopen();
+      now += lasted ?? 0;
+      stream.onerror();
+      globalThis.setTimeout = setTimeout;
+      return pause;
+    };
+    const pauses = [];
+    for (const lasted of [undefined, 1_000, 59_000, undefined, 60_000]) {
+      pauses.push(breakAfter(lasted));
+      await until(() => streams.length === pauses.length + 1);
+    }
+    assert.deepEqual(pauses, [2_000, 3_000, 5_000, 9_000, 2_000]);
+    flags.close();
+  } finally {
+    Object.assign(globalThis, { EventSource, setTimeout });
+  }
+});
+
+test("a page in the background opens no stream before it is shown", async () => {
+  globalThis.document = Object.assign(new EventTarget(), { visibilityState: "hidden" });
+  try {
+    const flags = open();
+    await flags.ready();
+    assert.equal(flags.isOn("cart"), true);
+    assert.equal(server.count("/v1/flags/stream"), 0);
+    document.visibilityState = "visible";
+    document.dispatchEvent(new Event("visibilitychange"));
+    await until(() => server.streams.size === 1);
+    document.visibilityState = "hidden";
+    document.dispatchEvent(new Event("visibilitychange"));
+    await until(() => server.streams.size === 0);
+    flags.close();
+  } finally {
+    delete globalThis.document;
+  }
 });
 
 test("a page without network uses the last payload, else defaults", async () => {
@@ -166,9 +262,9 @@ test("a page without network uses the last payload, else defaults", async () => 
 
 test("without consent nothing is stored or sent", async () => {
   const client = new FakeVisitor(undefined);
-  const flags = open({ client, attributes: { id: "u-1" } });
+  const flags = open({ client, attributes: { id: "u-1" } }); // an id of the page is no consent
   await flags.ready();
-  assert.equal(flags.value("price", 0), 2);
+  assert.equal(flags.value("price", 0), 1);
   await flags.refresh();
   assert.deepEqual([storage.size, client.events], [0, []]);
   assert.ok(server.requests.every(({ path }) => /payload|signing-key|stream/.test(path)));
@@ -218,7 +314,7 @@ test("a visitor who has not agreed to measurement is in no experiment", async ()
   await flags.ready();
   assert.deepEqual([flags.value("price", 0), flags.isOn("cart")], [1, true]);
   await flags.setAttributes({ id: "u-1" });
-  assert.equal(flags.value("price", 0), 2);
+  assert.equal(flags.value("price", 0), 1);
   await flags.refresh();
   assert.deepEqual([client.events, server.count("/v1/flags/token")], [[], 0]);
 });
@@ -239,6 +335,66 @@ test("without a token the exposure is sent nevertheless, and by the next page wi
   next.value("price", 0);
   await until(() => client.events.length === 2);
   assert.equal(client.events[1].properties.token, "t-1");
+});
+
+test("an exposure of a page that was closed before its token came is sent by the next page", async () => {
+  const client = new FakeVisitor("d-1");
+  const flags = open({ client });
+  await flags.ready();
+  const before = Date.now();
+  flags.value("price", 0);
+  client.device = undefined; // nothing of this page is sent any more
+  flags.close();
+  await until(() => server.count("/v1/flags/token") === 1);
+  const after = Date.now();
+  const next = new FakeVisitor("d-1");
+  server.broken["/v1/flags/token"] = 429;
+  storage.delete("tactful.flags.token");
+  await open({ client: next }).ready();
+  await until(() => server.count("/v1/flags/token") === 2);
+  server.broken = {};
+  await open({ client: next }).ready();
+  await until(() => next.events.length === 1);
+  const [{ timestamp, properties }] = next.events;
+  assert.ok(before <= timestamp && timestamp <= after);
+  const expected = { experiment: "price", arm: "new", flag: "price", version: 1, token: "t-1" };
+  assert.deepEqual(properties, expected);
+  assert.equal(storage.get("tactful.flags.waiting"), "[]");
+  const last = open({ client: next });
+  await last.ready();
+  last.value("price", 0);
+  await last.refresh();
+  assert.equal(next.events.length, 1);
+});
+
+test("a device whose clock is behind gives the time of the version", async () => {
+  server.parts = { generated_ms: 4e12 };
+  server.publish(price([0, 1]));
+  const client = new FakeVisitor("d-1");
+  const flags = open({ client });
+  await flags.ready();
+  flags.value("price", 0);
+  await until(() => client.events.length === 1);
+  assert.equal(client.events[0].timestamp, 4e12);
+});
+
+test("a full storage, one that is closed, and one with other content stop nothing", async () => {
+  const full = { getItem: () => null, setItem: () => { throw new Error("full"); } };
+  const closed = { get localStorage() { throw new Error("closed"); } };
+  for (const name of ["sent", "waiting", "arms", "token"]) storage.set(`tactful.flags.${name}`, '{"a": 1}');
+  for (const window of [globalThis.window, { localStorage: full }, closed]) {
+    globalThis.window = window;
+    const client = new FakeVisitor("d-1");
+    const flags = open({ client });
+    await flags.ready();
+    flags.value("price", 0);
+    await until(() => client.events.length === 1);
+    server.publish(price([1, 0]));
+    await flags.refresh();
+    assert.equal(flags.value("price", 0), 2);
+    assert.equal(client.events.length, 1);
+    server.publish({ ...on, ...price([0, 1]) });
+  }
 });
 
 test("consent that is withdrawn while the token is fetched stops the exposure", async () => {
@@ -268,6 +424,21 @@ test("a device keeps its arm when weights change, and another one does not get i
   assert.equal(next.value("price", 0), 1);
 });
 
+test("two tabs keep the same arms and send an exposure once", async () => {
+  const client = new FakeVisitor("d-1");
+  const [first, second] = [open({ client }), open({ client })];
+  await Promise.all([first.ready(), second.ready()]);
+  second.isOn("cart");
+  second.explain("price");
+  first.value("price", 0);
+  await until(() => client.events.length === 1);
+  server.publish(price([1, 0]));
+  await second.refresh();
+  assert.deepEqual([second.value("price", 0), second.explain("price").stickyUsed], [2, true]);
+  await second.refresh();
+  assert.equal(client.events.length, 1);
+});
+
 test("flags that only the server can evaluate are asked for, with consent", async () => {
   server.publish({ secret: { remote: true } });
   const client = new FakeVisitor("d-1");
@@ -286,11 +457,36 @@ test("flags that only the server can evaluate are asked for, with consent", asyn
   await until(() => client.events.length === 1);
   const { experiment, arm } = client.events[0].properties;
   assert.deepEqual([experiment, arm], ["hidden", "b"]);
+  const explained = flags.explain("secret");
+  assert.deepEqual([explained.source, explained.experiment, explained.arm], ["remote", "hidden", "b"]);
   client.device = undefined;
   assert.equal(flags.value("secret", "default"), "default");
   const other = open({ client });
   await other.ready();
   assert.equal(server.count("/v1/assign"), 1);
+});
+
+test("flags of the server are asked for again: after consent, other attributes and failures", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  server.publish({ secret: { remote: true } });
+  server.told = { CH: "Swiss", AT: "Austrian" };
+  const client = new FakeVisitor(undefined);
+  const flags = open({ client, attributes: { country: "CH" } });
+  await flags.ready();
+  assert.equal(flags.value("secret", "none"), "none");
+  client.device = "d-1";
+  flags.isOn("secret");
+  await until(() => flags.value("secret", "none") === "Swiss");
+  const later = flags.setAttributes({ country: "AT" });
+  assert.equal(flags.value("secret", "none"), "none");
+  await Promise.all([later, flags.setAttributes({ country: "CH" })]);
+  assert.equal(flags.value("secret", "none"), "Swiss");
+  server.broken["/v1/assign"] = 503;
+  await flags.setAttributes({ country: "AT" });
+  assert.equal(flags.value("secret", "none"), "none");
+  await until(() => errors.includes("http"));
+  server.broken = {};
+  await until(() => flags.value("secret", "none") === "Austrian");
 });
 
 test("a preview gives an arm and is no exposure", async () => {

@@ -51,6 +51,10 @@ export class FakeServer {
   broken = {};
   version = 0;
   features = {};
+  /** Further parts of the payload. */
+  parts = { generated_ms: 1 };
+  /** Answers of `POST /v1/assign`, by country. */
+  told = {};
 
   constructor() {
     this.http = createServer((request, response) => this.answer(request, response));
@@ -89,7 +93,7 @@ export class FakeServer {
 
   envelope() {
     const { version, features } = this;
-    const payload = JSON.stringify({ version, generated_ms: 1, features });
+    const payload = JSON.stringify({ version, ...this.parts, features });
     const signature = sign(null, Buffer.from(payload), this.keys.privateKey).toString("base64");
     return { payload, signature: this.forged ? this.forged(signature) : signature, key_id: "k" };
   }
@@ -102,17 +106,17 @@ export class FakeServer {
     this.requests.push({ path, headers, query: searchParams, body: body ? JSON.parse(body) : null });
     if (this.broken[path]) return response.writeHead(this.broken[path]).end("{}");
     if (path === "/v1/flags/stream") return this.open(response);
-    const found = this.found(path);
+    const found = this.found(path, body ? JSON.parse(body) : {});
     const etag = `"${createHash("sha256").update(JSON.stringify(found)).digest("hex")}"`;
     if (headers["if-none-match"] === etag) return response.writeHead(304, { etag }).end();
     response.writeHead(200, { etag, "content-type": "application/json" }).end(JSON.stringify(found));
   }
 
-  found(path) {
+  found(path, { attributes }) {
     if (path === "/v1/flags/payload") return this.envelope();
     if (path === "/v1/flags/signing-key") return { key_id: "k", public_key: this.publicKey };
     if (path === "/v1/flags/token") return { token: "t-1", expires_at: 4e12 };
-    const secret = { value: "told", source: "experiment", experiment: "hidden", arm: "b" };
+    const secret = { value: this.told[attributes.country] ?? "told", source: "experiment", experiment: "hidden", arm: "b" };
     return { version: this.version, flags: { secret } };
   }
 

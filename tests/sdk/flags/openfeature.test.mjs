@@ -46,9 +46,14 @@ test("values carry their reason, arm and rule", async () => {
 
 test("an unknown flag and one of another type give the caller's value", () => {
   const unknown = client.getBooleanDetails("none", true);
-  assert.deepEqual([unknown.value, unknown.errorCode], [true, "FLAG_NOT_FOUND"]);
+  const message = 'flag "none": unknown';
+  assert.deepEqual(
+    [unknown.value, unknown.errorCode, unknown.errorMessage],
+    [true, "FLAG_NOT_FOUND", message],
+  );
   const other = client.getStringDetails("price", "x");
   assert.deepEqual([other.value, other.errorCode], ["x", "TYPE_MISMATCH"]);
+  assert.equal(other.errorMessage, 'flag "price" has a value of another type');
 });
 
 test("the context gives attributes, and its key the unit", async () => {
@@ -56,6 +61,14 @@ test("the context gives attributes, and its key the unit", async () => {
   await OpenFeature.setContext({ targetingKey: "u-1", country: "CH", since: new Date(0) });
   const { value, reason, flagMetadata } = client.getBooleanDetails("cart", false);
   assert.deepEqual([value, reason, flagMetadata.ruleId], [true, "TARGETING_MATCH", "swiss"]);
+});
+
+test("without a context the attributes of the flags stay", async () => {
+  await OpenFeature.clearContexts();
+  const swiss = new Flags({ url: server.url, attributes: { country: "CH" }, stream: false });
+  await OpenFeature.setProviderAndWait("own", new TactfulProvider(swiss));
+  assert.equal(OpenFeature.getClient("own").getBooleanValue("cart", false), true);
+  swiss.close();
 });
 
 test("a new version is an event", async () => {

@@ -101,12 +101,14 @@ def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) ->
     fake.answer("/v1/experiments", {"experiments": [], "next_cursor": None})
     fake.answer("/v1/tuner", {"tuners": [], "next_cursor": None})
     fake.answer("/v1/bandits", {"bandits": [], "next_cursor": None})
+    fake.answer("/v1/experiments/metrics", {"metrics": [], "experiments": []})
     fake.answer("/v1/coupons", {"campaigns": [], "webhook": None, "next_cursor": None})
     expected = {
         "experiments": "No experiment is running",
         "rollouts": "tactful experiment apply",
         "tuner": "tactful tuner train",
         "bandits": "tactful bandit apply",
+        "metrics": "tactful metrics check",
         "coupons": "tactful coupons check",
     }
     for name, text in expected.items():
@@ -133,7 +135,7 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     move.click().run()
     assert "Give a reason" in words(page)
     assert not shop.posted
-    page.text_input(key="reason").set_value("a sale begins")
+    page.text_input(key="reason-cheaper-first-canary").set_value("a sale begins")
     (move,) = (button for button in page.button if button.label == "Move")
     move.click().run()
     assert shop.posted == [("/v1/experiments/cheaper-first/hold", {"reason": "a sale begins"})]
@@ -154,11 +156,30 @@ def test_a_bandit_shows_shares_and_regret_and_is_stopped_with_a_reason(
     (stop,) = (button for button in page.button if button.label == "Stop this bandit")
     stop.click().run()
     assert "Give a reason" in words(page)
-    page.text_input(key="reason").set_value("the season is over")
+    page.text_input(key="reason-home-banner-shadow").set_value("the season is over")
     (stop,) = (button for button in page.button if button.label == "Stop this bandit")
     stop.click().run()
     expected_post = ("/v1/bandits/home-banner/stop", {"reason": "the season is over"})
     assert shop.posted == [expected_post]
+
+
+def test_all_pages_of_the_bandits_are_listed(shop: FakePlatform, open_page: Open) -> None:
+    index = example("/v1/bandits")
+    second = {**index, "bandits": [{**index["bandits"][0], "key": "横幅"}]}
+
+    def page_of(query: dict[str, str]) -> Any:
+        return second if "cursor" in query else {**index, "next_cursor": "home-banner"}
+
+    details = example("/v1/bandits/{key}")
+    shop.answer("/v1/bandits", page_of)
+    shop.answer("/v1/bandits/横幅", details)
+    shop.answer("/v1/bandits/%E6%A8%AA%E5%B9%85", {**details, "bandit": second["bandits"][0]})
+    shop.sign_in_as("analyst")
+    page = open_page("bandits", key="横幅")
+    sound(page)
+    assert page.selectbox(key="bandit").options == ["home-banner", "横幅"]
+    assert page.selectbox(key="bandit").value == "横幅"
+    assert not page.slider and not page.button and not page.error
 
 
 def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Open) -> None:
@@ -204,8 +225,6 @@ def test_metrics_say_when_nothing_is_registered(shop: FakePlatform, open_page: O
     shop.answer("/v1/experiments/metrics", index)
     shop.sign_in_as("analyst")
     assert "Not registered" in sound(open_page("metrics"))
-    shop.answer("/v1/experiments/metrics", {"metrics": [], "experiments": []})
-    assert "No metrics are defined" in sound(open_page("metrics"))
 
 
 def test_any_experiment_with_metrics_is_read_out(shop: FakePlatform, open_page: Open) -> None:
@@ -213,3 +232,39 @@ def test_any_experiment_with_metrics_is_read_out(shop: FakePlatform, open_page: 
     text = sound(open_page("experiments"))
     for expected in ("Segment 手机", "Exploratory", "adjusted by earlier outcomes", "left out"):
         assert expected in text
+
+
+def test_a_read_out_names_its_confidence_and_missing_outcomes(
+    shop: FakePlatform, open_page: Open
+) -> None:
+    read_out = example("/v1/experiments/{key}/readout")
+    parts = measured_parts(read_out)
+    (effect,) = parts["effects"]
+    few = {**effect, "verdict": "too few data", "outcomes": 31, "minimum_outcomes": 50}
+    (segment,) = parts["segments"]
+    empty = {**segment, "segment": "会员", "people": {"control": 0, "change": 0}, "effects": []}
+    ratio = {**read_out["sample_ratio"], "crossed": 0.02}
+    answer = {**read_out, **parts, "key": "new-checkout", "stage": None, "confidence": 0.9}
+    answer |= {"effects": [few], "segments": [empty], "sample_ratio": ratio}
+    shop.answer("/v1/experiments/new-checkout/readout", answer)
+    shop.sign_in_as("admin")
+    page = open_page("experiments")
+    text = sound(page)
+    for expected in ("90 %", "31 of 50 outcomes", "Too few users", "2.0 % of the users saw"):
+        assert expected in text
+    assert any("p, corrected" in frame.value.columns for frame in page.dataframe)
+    reason = {**answer, "effects": [], "segments": [], "reason": "no unit was exposed"}
+    shop.answer("/v1/experiments/new-checkout/readout", reason)
+    assert "left out" in sound(open_page("experiments")), "notes need no effect"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_page_is_in_chinese(shop: FakePlatform, open_page: Open, name: str) -> None:
+    shop.sign_in_as("admin")
+    page = open_page(name, language="zh")
+    sound(page)
+    said = [part.value for part in (*page.title, *page.subheader)]
+    labelled = (*page.button, *page.selectbox, *page.expander, *page.metric, *page.slider)
+    said += [part.label for part in labelled]
+    said += [str(column) for frame in page.dataframe for column in frame.value.columns]
+    assert not [text for text in said if text.isascii()]

@@ -71,7 +71,7 @@ def test_a_kill_needs_a_reason_and_sends_it(shop: FakePlatform, open_page: Open)
     kill = next(button for button in page.button if button.label == "Kill")
     kill.click().run()
     assert "Give a reason" in page.error[0].value and not shop.posted
-    page.text_input(key="reason").input("  payments fail ")
+    page.text_input(key=f"reason-{_KEY}-on").input("  payments fail ")
     next(button for button in page.button if button.label == "Kill").click().run()
     assert shop.posted == [(f"/v1/flags/{_KEY}/kill", {"reason": "payments fail"})]
 
@@ -81,7 +81,7 @@ def test_a_killed_flag_comes_first_and_is_revived(shop: FakePlatform, open_page:
     page = open_page("flags")
     assert page.selectbox(key="flag").value == "banner"
     assert "payments fail" in page.error[0].value
-    page.text_input(key="reason").input("repaired")
+    page.text_input(key="reason-banner-killed").input("repaired")
     next(button for button in page.button if button.label == "Revive").click().run()
     assert shop.posted == [("/v1/flags/banner/revive", {"reason": "repaired"})]
 
@@ -89,17 +89,60 @@ def test_a_killed_flag_comes_first_and_is_revived(shop: FakePlatform, open_page:
 def test_a_link_opens_its_flag_and_an_unknown_one_the_first(
     shop: FakePlatform, open_page: Open
 ) -> None:
-    from streamlit.testing.v1 import AppTest
-    from tests.ui.conftest import _page
-
     shop.sign_in_as("analyst")
-    open_page("flags")  # points the environment at the server
     for asked, chosen in (("横幅", "横幅"), ("gone", "banner")):
-        page = AppTest.from_function(_page, args=("flags",), default_timeout=30)
-        page.query_params["key"] = asked
-        page.run()
+        page = open_page("flags", key=asked)
         assert page.selectbox(key="flag").value == chosen
         assert page.query_params["key"] in (chosen, [chosen])
+
+
+def test_a_reason_belongs_to_one_flag_and_one_step(shop: FakePlatform, open_page: Open) -> None:
+    shop.sign_in_as("admin")
+    page = open_page("flags")
+    page.text_input(key="reason-banner-killed").input("repaired").run()
+    page.selectbox(key="flag").select(_KEY).run()
+    assert page.text_input(key=f"reason-{_KEY}-on").value == ""
+    page.text_input(key=f"reason-{_KEY}-on").input("payments fail")
+    kill = {"at": 1772366400000, "by": "key 0f3a9c21", "reason": "payments fail"}
+    killed = {**example("/v1/flags/{key}"), "flag": _info(_KEY, state="killed"), "killed": kill}
+    shop.answer("/v1/flags", {**example("/v1/flags"), "flags": [killed["flag"]]})
+    shop.answer(f"/v1/flags/{_KEY}", killed)
+    next(button for button in page.button if button.label == "Kill").click().run()
+    assert page.text_input(key=f"reason-{_KEY}-killed").value == ""
+
+
+def test_values_and_texts_are_shown_literally(shop: FakePlatform, open_page: Open) -> None:
+    image = "![](https://example.com/seen.png)"
+    flag = _info("banner", kind="text", default=image, description=image)
+    history = [
+        {**line, "change": "changed", "reason": image, "lines": [f"default: 1 → {image}"]}
+        for line in example("/v1/flags/{key}")["history"]
+    ]
+    shop.answer("/v1/flags", {**example("/v1/flags"), "flags": [flag]})
+    details = {**example("/v1/flags/{key}"), "flag": flag, "killed": None, "history": history}
+    shop.answer("/v1/flags/banner", details)
+    shop.sign_in_as("admin")
+    page = open_page("flags")
+    sound(page)
+    drawn = [part.value for part in (*page.markdown, *page.metric, *page.caption)]
+    assert not any(image in text for text in drawn)
+    assert [part.value for part in page.code] == [f"default: 1 → {image}"]
+    assert "Version 7: changed" in words(page)
+
+
+def test_a_flag_that_is_gone_is_not_a_missing_report(shop: FakePlatform, open_page: Open) -> None:
+    shop.answer("/v1/flags/banner", {"title": "There is nothing here", "status": 404}, 404)
+    shop.sign_in_as("admin")
+    text = sound(open_page("flags"))
+    assert "does not have this" in text and "report" not in text
+
+
+def test_a_refusal_shows_the_reason_of_the_server(shop: FakePlatform, open_page: Open) -> None:
+    refusal = {"title": "Wrong", "status": 400, "detail": "attributes is no JSON object"}
+    shop.answer("/v1/flags/banner", refusal, 400)
+    shop.sign_in_as("admin")
+    text = sound(open_page("flags"))
+    assert "attributes is no JSON object" in text and "same version" not in text
 
 
 def test_it_is_in_chinese(shop: FakePlatform, open_page: Open) -> None:

@@ -34,6 +34,8 @@ def test_the_cost_comes_before_the_charge(shop: FakePlatform, open_page: Open) -
     text = sound(page)
     assert page.selectbox(key="released").options == ["new-checkout"]
     assert "Privacy loss ε = 1 of a person" in text and not page.button and not page.error
+    refused = next(it.value for it in page.dataframe if "reason" in it.value.columns)
+    assert refused["metric"].tolist() == ["slow_page"]
     assert _READ_OUT not in shop.asked
     page.toggle(key="release-new-checkout").set_value(True).run()
     assert _READ_OUT in shop.asked and not page.error
@@ -47,6 +49,16 @@ def test_days_that_were_charged_are_shown_at_once(shop: FakePlatform, open_page:
     )
     page = open_page("experiments")
     assert not page.toggle and _READ_OUT in shop.asked and not page.error
+
+
+def test_before_the_first_day_closes_there_is_no_number(
+    shop: FakePlatform, open_page: Open
+) -> None:
+    cost = example("/v1/experiments/{key}/release")
+    none = {"buyers": 0, "spend": 0}
+    shop.answer("/v1/experiments/new-checkout/release", {**cost, "days": none, "waiting": none})
+    page = open_page("experiments")
+    assert "No day has closed yet" in sound(page) and _READ_OUT not in shop.asked
 
 
 def test_nothing_is_offered_where_nothing_is_released(shop: FakePlatform, open_page: Open) -> None:

@@ -22,7 +22,8 @@ def press(page: AppTest, label: str) -> None:
 
 def move(page: AppTest, step: str, reason: str) -> None:
     page.radio(key="step").set_value(step)
-    page.text_input(key="reason").set_value(reason)
+    (field,) = (field for field in page.text_input if field.label == "Reason")
+    field.set_value(reason)
     press(page, "Move")
 
 

@@ -189,12 +189,15 @@ def over_time(
         number: format of the values, as d3 writes it.
     """
     names = ", ".join(dict.fromkeys(row[series] for row in rows))
-    times = len({row["at"] for row in rows})
+    times = sorted({row["at"] for row in rows})
+    axis = alt.Axis(grid=False)
+    if len(times) == 1:  # by itself it would have milliseconds as its label
+        axis = alt.Axis(grid=False, values=times, format="%Y-%m-%d %H:%M")
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=list(rows)))
         .mark_line(point=True)
         .encode(
-            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=alt.Axis(grid=False)),
+            x=alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=axis),
             y=alt.Y(f"{value}:Q", title=title, axis=alt.Axis(format=number)),
             color=alt.Color(f"{series}:N", title=None),
             strokeDash=alt.StrokeDash(f"{series}:N", title=None),
@@ -205,7 +208,8 @@ def over_time(
             ],
         )
         .properties(
-            height=260, description=f"{title} over time of {names}, {times} points in time."
+            height=260,
+            description=f"{title} over time of {names}, {len(times)} points in time.",
         )
     )
     return chart

@@ -12,7 +12,7 @@ from tactful.client.messages import CatalogueItem
 from tactful.client.routes import items as routes
 from tactful_ui.components import formats, shell
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import NoReport
+from tactful_ui.errors import NotFound
 
 _KNOWN = "item_descriptions"
 _SECONDS = 60
@@ -35,7 +35,7 @@ def described(item_ids: Iterable[str]) -> dict[str, CatalogueItem]:
         if item_id not in known or now - known[item_id][0] > _SECONDS:
             try:
                 item: CatalogueItem | None = shell.ask(routes.read(item_id))
-            except NoReport:
+            except NotFound:
                 item = None
             known[item_id] = now, item
         if (item := known[item_id][1]) is not None:

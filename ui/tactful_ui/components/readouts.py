@@ -27,19 +27,20 @@ def draw(found: ReadOutMessage, name: str) -> None:
     _ratio(found)
     if found.reason:
         st.info(formats.plain(found.reason), icon=":material/hourglass_empty:")
+    for note in found.notes:
+        st.info(formats.plain(note), icon=":material/info:")
     if not found.effects:
         return
     since = times.moment(found.since) if found.since else "–"
     st.caption(
         _(
-            "Since {since}. Intervals have 95 %: the first holds at any number of looks, the "
-            "second for one planned look. Chance to win and expected loss are by a flat prior, for "
-            "one look.",
+            "Since {since}. Intervals have {confidence}: the first holds at any number of looks, "
+            "the second for one planned look. Chance to win and expected loss are by a flat prior, "
+            "for one look.",
             since=since,
+            confidence=formats.percent(found.confidence, 0),
         )
     )
-    for note in found.notes:
-        st.info(formats.plain(note), icon=":material/info:")
     for effect in found.effects:
         _verdict(effect)
     tables.show([_row(effect) for effect in found.effects], f"{name}-effects")
@@ -160,6 +161,8 @@ def _segment(found: SegmentEffects, name: str) -> None:
         )
     if found.effects:
         tables.show([_row(effect) for effect in found.effects], f"{name}-{found.segment}")
+    else:
+        st.caption(_("Too few users for an effect yet."))
 
 
 def _ratio(found: ReadOutMessage) -> None:
@@ -180,6 +183,13 @@ def _ratio(found: ReadOutMessage) -> None:
     elif ratio.verdict == "ok":
         text = _("Sample ratio as expected: {people} (p = {p}).", people=people, p=p)
         st.markdown(f":material/check: {text}")
+    if ratio.crossed:
+        st.caption(
+            _(
+                "{share} of the users saw several arms, and are left out.",
+                share=formats.percent(ratio.crossed),
+            )
+        )
     if found.source == "released":
         st.caption(
             _("These are released counts: their noise is part of every interval."),
@@ -202,14 +212,29 @@ def _verdict(effect: Effect) -> None:
         verdict=verdict_words(effect.verdict),
     )
     marks = [
-        *([_role(effect.role)] if effect.role else []),
+        *([role_words(effect.role)] if effect.role else []),
+        *_outcomes(effect),
         *([_("adjusted by earlier outcomes")] if effect.adjusted else []),
         *([_("exploratory")] if effect.exploratory else []),
     ]
     st.markdown(f"{sentence} _{', '.join(marks)}_" if marks else sentence)
 
 
-def _role(role: str) -> str:
+def _outcomes(effect: Effect) -> list[str]:
+    """Return the outcomes so far of those that a verdict needs, while it has too few."""
+    if effect.verdict != "too few data" or effect.outcomes is None:
+        return []
+    return [
+        _(
+            "{count} of {least} outcomes",
+            count=formats.count(effect.outcomes),
+            least=formats.count(effect.minimum_outcomes),
+        )
+    ]
+
+
+def role_words(role: str) -> str:
+    """Translate the role of a metric in an experiment."""
     known = {"goal": _("goal"), "guardrail": _("guardrail"), "secondary": _("secondary")}
     return known.get(role, formats.plain(role))
 
@@ -230,6 +255,7 @@ def _row(effect: Effect) -> dict[str, Any]:
         _("loss if chosen"): formats.decimal(effect.loss_of_treatment, _DIGITS),
         _("loss if not chosen"): formats.decimal(effect.loss_of_control, _DIGITS),
         _("people"): formats.count(control.people + treatment.people),
+        **({} if effect.p is None else {_("p, corrected"): formats.decimal(effect.p, 3)}),
     }
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from tactful.client.messages import PlanInfo, ReleaseCost
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, readouts, shell, tables
+from tactful_ui.components import controls, formats, readouts, shell, tables, times
 from tactful_ui.components.words import text as _
 
 
@@ -21,17 +21,27 @@ def draw(plans: Sequence[PlanInfo]) -> None:
     if not keys:
         return
     st.subheader(_("Released metrics of experiments"), anchor=False)
-    asked = st.query_params.get("key")
-    index = keys.index(asked) if asked in keys else 0
-    key = st.selectbox(_("Experiment"), keys, index=index, key="released")
+    key = controls.choose(_("Experiment"), keys, "released")
     shell.section(_("Cost"), lambda: shell.ask(routes.release_cost(key)), _cost_and_numbers)
 
 
 def _cost_and_numbers(cost: ReleaseCost) -> None:
     if cost.reason:
         st.info(formats.plain(cost.reason), icon=":material/hourglass_empty:")
-    if not cost.metrics:
-        return
+    if cost.metrics:
+        _cost(cost)
+    if cost.refused:
+        st.caption(_("These metrics are not released:"))
+        tables.show(
+            [{_("metric"): name, _("reason"): why} for name, why in cost.refused.items()],
+            f"{cost.key}-refused",
+        )
+    if cost.metrics:
+        _numbers(cost)
+
+
+def _cost(cost: ReleaseCost) -> None:
+    """Draw the privacy loss of each metric, and the days that the next read-out draws."""
     st.caption(
         _(
             "Privacy loss ε = {epsilon} of a person in all days and metrics together; a person "
@@ -47,12 +57,20 @@ def _cost_and_numbers(cost: ReleaseCost) -> None:
                 _("released days"): cost.days.get(name, 0),
                 _("days to release"): cost.waiting.get(name, 0),
                 _("days to charge"): cost.charged_days.get(name, 0),
+                _("next day closes"): times.moment(cost.next_at.get(name)),
             }
             for name, epsilon in cost.metrics.items()
         ],
         f"{cost.key}-cost",
     )
+
+
+def _numbers(cost: ReleaseCost) -> None:
+    """Draw the released numbers; days that are to be charged wait for the reader's consent."""
     waiting = any(cost.waiting.values()) and not cost.reason
+    if not waiting and not any(cost.days.values()):
+        st.caption(_("No day has closed yet, so there is no number."))
+        return
     agreed = not waiting or st.toggle(
         _("Charge the ledger for the days to release, and show the numbers"),
         key=f"release-{cost.key}",

@@ -16,7 +16,9 @@ from tactful_ui.components import account, charts, formats, times, words
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import (
     NoReport,
+    NotFound,
     NotSignedIn,
+    Refused,
     ServerDown,
     SourceError,
     TooBroadKey,
@@ -315,6 +317,11 @@ def explain(failure: SourceError) -> None:
         )
         st.code("scripts/demo --quick", language=None)
         st.caption(_("It appears here while the demo runs."))
+    elif isinstance(failure, NotFound):
+        st.error(_("**The server does not have this.**"), icon=":material/search_off:")
+        st.caption(formats.plain(str(failure)))
+    elif isinstance(failure, Refused):
+        st.error(formats.plain(str(failure)), icon=":material/error:")
     else:
         st.error(
             _(

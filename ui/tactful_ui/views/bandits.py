@@ -8,9 +8,8 @@ import streamlit as st
 
 from tactful.client.messages import BanditInfo, BanditOutcomes
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import charts, formats, readouts, shell, tables
+from tactful_ui.components import charts, controls, formats, readouts, shell, tables
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import SourceError
 
 
 @shell.explained
@@ -20,9 +19,8 @@ def page() -> None:
         _("Bandits"),
         _("Arms that are chosen for each user by what has paid, within bounds."),
     )
-    days = st.slider(_("Days"), 1, 90, 28, key="days")
     reader = shell.reader()
-    found = shell.ask(routes.bandits()).bandits
+    found = _all()
     if not found:
         st.info(
             _("**There is no bandit.** Define one, then apply it:"),
@@ -30,10 +28,12 @@ def page() -> None:
         )
         st.code("tactful bandit apply bandits.yaml", language=None)
         return
-    by_key = {bandit.key: bandit for bandit in found}
-    key = st.selectbox(_("Bandit"), list(by_key), key="bandit")
-    details = shell.ask(routes.bandit(key, days=float(days)))
+    key = controls.choose(_("Bandit"), [bandit.key for bandit in found], "bandit")
+    days = st.slider(_("Days"), 1, 90, 28, key="days") if reader.admin else None
+    details = shell.ask(routes.bandit(key, days=days))
     _state(details.bandit)
+    with st.expander(_("Definition")):
+        st.json(details.definition)
     if details.outcomes is None or not reader.admin:
         st.info(
             _("Shares, rewards, verdict and regret come from the log and need the scope `admin`."),
@@ -42,7 +42,17 @@ def page() -> None:
         return
     _outcomes(details.outcomes, key)
     if details.bandit.state != "off":
-        _stop(key)
+        _stop(details.bandit)
+
+
+def _all() -> list[BanditInfo]:
+    """Return the bandits of all pages of the answer."""
+    index = shell.ask(routes.bandits())
+    found = index.bandits
+    while index.next_cursor is not None:
+        index = shell.ask(routes.bandits(cursor=index.next_cursor))
+        found += index.bandits
+    return found
 
 
 def _state(bandit: BanditInfo) -> None:
@@ -146,20 +156,10 @@ def _regret(found: BanditOutcomes) -> None:
     )
 
 
-def _stop(key: str) -> None:
+def _stop(bandit: BanditInfo) -> None:
     st.subheader(_("Stop"), anchor=False)
-    with st.form("stop", border=False):
-        reason = st.text_input(
-            _("Reason"), max_chars=500, key="reason", help=_("It stands in the history.")
-        )
-        if not st.form_submit_button(_("Stop this bandit")):
-            return
-        if not reason.strip():
-            st.error(_("Give a reason: it stands in the history."))
-            return
-        try:
-            shell.ask(routes.stop_bandit(key, reason=reason.strip()))
-        except SourceError as failure:
-            st.error(formats.plain(str(failure)))
-        else:
-            st.rerun()
+    with st.form(f"stop-{bandit.key}", border=False):
+        st.caption(_("Its default arm serves at once, and nothing more is learnt."))
+        reason = controls.reason(f"{bandit.key}-{bandit.state}")
+        if st.form_submit_button(_("Stop this bandit"), type="primary"):
+            controls.change(routes.stop_bandit(bandit.key, reason=reason), because=reason)

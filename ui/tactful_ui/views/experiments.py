@@ -10,7 +10,7 @@ import yaml
 
 from tactful.client.messages import ReadOutMessage, RolloutForecast
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, readouts, releases, shell, tables
+from tactful_ui.components import controls, formats, readouts, releases, shell, tables
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 
@@ -76,7 +76,7 @@ def _measured(running: str) -> None:
     if not keys:
         return
     st.subheader(_("Experiments with metrics"), anchor=False)
-    key = st.selectbox(_("Experiment"), keys, key="measured")
+    key = controls.choose(_("Experiment"), keys, "measured")
     days = st.slider(_("Days of exposures"), 1, 400, 28, key="measured_days")
 
     def draw(found: ReadOutMessage) -> None:

@@ -10,11 +10,12 @@ import streamlit as st
 
 from tactful.client.messages import FlagDetails, FlagInfo, FlagWhy
 from tactful.client.routes import flags as routes
-from tactful_ui.components import formats, shell, tables, times
+from tactful_ui.components import controls, formats, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 
 _PAGE = 1000
+_LATEST = 5  # changes that are drawn with their differences
 
 
 @shell.explained
@@ -53,7 +54,7 @@ def page() -> None:
         return
     _state(details.flag, details)
     _rules(details)
-    _switch(details)
+    _switch(details.flag)
     _explain(details.flag)
     _history(details)
 
@@ -91,7 +92,7 @@ def _list(flags: Sequence[FlagInfo]) -> None:
         {
             _("flag"): flag.key,
             _("state"): _state_words(flag.state),
-            _("kind"): flag.kind,
+            _("kind"): _kind_words(flag.kind),
             _("default"): _value(flag.default),
             _("rules"): flag.rules,
             _("experiments"): ", ".join(flag.experiments),
@@ -108,22 +109,17 @@ def _choose(flags: Sequence[FlagInfo]) -> FlagInfo:
     by_key = {
         flag.key: flag for flag in sorted(flags, key=lambda it: (it.state != "killed", it.key))
     }
-    keys, asked = list(by_key), st.query_params.get("key")
-    index = keys.index(asked) if asked in by_key else 0
-    key = st.selectbox(_("Flag"), keys, index=index, key="flag")
-    if key != asked:
-        st.query_params["key"] = key
-    return by_key[key]
+    return by_key[controls.choose(_("Flag"), list(by_key), "flag")]
 
 
 def _state(flag: FlagInfo, details: FlagDetails | None) -> None:
     state, default, rules = st.columns(3)
     state.metric(_("State"), _state_words(flag.state), border=True)
-    default.metric(_("Default value"), _value(flag.default), border=True)
+    default.metric(_("Default value"), formats.plain(_value(flag.default)), border=True)
     rules.metric(_("Rules"), str(flag.rules), border=True)
     if flag.description:
         st.markdown(formats.plain(flag.description))
-    about = [_("kind {kind}", kind=flag.kind)]
+    about = [_("kind {kind}", kind=_kind_words(flag.kind))]
     if details is not None and details.owner:
         about.append(_("owner {owner}", owner=formats.plain(details.owner)))
     if flag.expires:
@@ -162,32 +158,20 @@ def _rules(details: FlagDetails) -> None:
         st.json(details.definition, expanded=False)
 
 
-def _switch(details: FlagDetails) -> None:
+def _switch(flag: FlagInfo) -> None:
     """Draw the kill switch, or the one that ends a kill."""
-    killed, key = details.killed is not None, details.flag.key
+    killed = flag.state == "killed"
     title = _("Revive this flag") if killed else _("Kill this flag")
-    with st.expander(title), st.form(f"switch-{key}", border=False):
+    with st.expander(title), st.form(f"switch-{flag.key}", border=False):
         st.caption(
             _("The flag is on again with its rules, within seconds.")
             if killed
             else _("Every unit gets the default value within seconds, until the flag is revived.")
         )
-        reason = st.text_input(
-            _("Reason"), max_chars=1_000, key="reason", help=_("It stands in the history.")
-        )
-        pressed = st.form_submit_button(_("Revive") if killed else _("Kill"), type="primary")
-        if not pressed:
-            return
-        if not reason.strip():
-            st.error(_("Give a reason: it stands in the history."))
-            return
-        change = routes.revive if killed else routes.kill
-        try:
-            shell.ask(change(key, reason.strip()))
-        except SourceError as failure:
-            st.error(formats.plain(str(failure)))
-        else:
-            st.rerun()
+        reason = controls.reason(f"{flag.key}-{flag.state}")
+        if st.form_submit_button(_("Revive") if killed else _("Kill"), type="primary"):
+            step = routes.revive if killed else routes.kill
+            controls.change(step(flag.key, reason), because=reason)
 
 
 def _explain(flag: FlagInfo) -> None:
@@ -249,7 +233,21 @@ def _reasons(found: FlagWhy) -> None:
 
 
 def _history(details: FlagDetails) -> None:
+    """Draw the latest changes with their differences, and all of them as a table."""
     st.subheader(_("History"), anchor=False)
+    for line in details.history[:_LATEST]:
+        st.markdown(
+            _(
+                "**Version {number}: {change}**, {at}, {author}. {reason}",
+                number=line.version,
+                change=_change_words(line.change),
+                at=times.moment(line.at),
+                author=formats.plain(line.by),
+                reason=formats.plain(line.reason),
+            )
+        )
+        if line.lines:
+            st.code("\n".join(line.lines), language=None, wrap_lines=True)
     rows = [
         {
             _("time"): times.moment(line.at),
@@ -261,7 +259,8 @@ def _history(details: FlagDetails) -> None:
         }
         for line in details.history
     ]
-    tables.show(rows, f"{details.flag.key}-history")
+    with st.expander(_("All changes")):
+        tables.show(rows, f"{details.flag.key}-history")
 
 
 def _value(value: Any) -> str:
@@ -270,8 +269,18 @@ def _value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def _kind_words(kind: str) -> str:
+    known = {
+        "boolean": _("on or off"),
+        "text": _("texts"),
+        "number": _("numbers"),
+        "json": "JSON",
+    }
+    return known.get(kind, kind)
+
+
 def _state_words(state: str) -> str:
-    return {"on": _("on"), "killed": _("switched off")}.get(state, state)
+    return {"on": _("on"), "killed": _("off (killed)")}.get(state, state)
 
 
 def _stale_words(reason: str) -> str:
@@ -288,7 +297,7 @@ def _change_words(change: str) -> str:
         "added": _("added"),
         "removed": _("removed"),
         "changed": _("changed"),
-        "killed": _("switched off"),
+        "killed": _("off (killed)"),
         "revived": _("revived"),
     }
     return known.get(change, change)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 
-from tactful.client.messages import MetricDefinition, MetricIndex, PlanInfo
+from tactful.client.messages import MetricDefinition, MetricIndex, MetricInfo, PlanInfo
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, shell, tables, times
+from tactful_ui.components import formats, readouts, shell, tables, times
 from tactful_ui.components.words import text as _
 
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
+_CORRECTIONS = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
 
 
 @shell.explained
@@ -24,7 +24,12 @@ def page() -> None:
     )
     found = shell.ask(routes.metrics())
     if not found.metrics:
-        st.info(_("**No metrics are defined.**"), icon=":material/hourglass_empty:")
+        st.info(
+            _("**No metrics are defined.** Write them into a file, and check it:"),
+            icon=":material/hourglass_empty:",
+        )
+        st.code("tactful metrics check metrics.yaml", language=None)
+        st.caption(_("The setting `recommend.metrics` names the file; a server reads it at start."))
         return
     _metrics(found)
     _details({info.definition.name: info.definition for info in found.metrics})
@@ -35,8 +40,8 @@ def page() -> None:
         _plan(each)
 
 
-def duration(milliseconds: int) -> str:
-    """Format a window in its largest whole unit, such as `7d`."""
+def _span(milliseconds: int) -> str:
+    """Format a time as `metrics.yaml` writes it: in its largest whole unit, such as `7d`."""
     for unit, length in _UNITS.items():
         if milliseconds and milliseconds % length == 0:
             return f"{milliseconds // length}{unit}"
@@ -52,10 +57,9 @@ def _metrics(found: MetricIndex) -> None:
                 _("description"): info.definition.words,
                 _("events"): ", ".join(info.definition.events),
                 _("window"): _window(info.definition),
-                _("cap"): "–" if info.definition.cap is None else f"{info.definition.cap:g}",
+                _("cap"): _number(info.definition.cap) or "–",
                 _("better"): _("higher") if info.definition.direction == "higher" else _("lower"),
-                _("used by"): ", ".join(f"{it.experiment} ({_role(it.role)})" for it in info.used)
-                or "–",
+                _("used by"): _uses(info) or "–",
             }
             for info in found.metrics
         ],
@@ -66,19 +70,16 @@ def _metrics(found: MetricIndex) -> None:
 def _details(metrics: Mapping[str, MetricDefinition]) -> None:
     name = st.selectbox(_("Definition"), [*metrics], key="metric")
     metric = metrics[name]
-    rows: dict[str, Any] = {
+    rows = {
         _("value"): metric.value,
         _("times"): metric.times,
         _("subtracted events"): ", ".join(metric.minus),
         _("numerator"): metric.numerator,
         _("denominator"): metric.denominator,
-        _("level"): metric.level,
+        _("level"): _number(metric.level),
         _("least outcomes in each arm"): formats.count(metric.minimum_outcomes),
     }
-    tables.show(
-        [{_("field"): key, _("content"): str(value)} for key, value in rows.items() if value],
-        f"metric-{name}",
-    )
+    _fields(rows, f"metric-{name}")
     if metric.filter:
         st.caption(_("Only events that fit this filter count:"))
         st.json(metric.filter)
@@ -87,20 +88,31 @@ def _details(metrics: Mapping[str, MetricDefinition]) -> None:
 def _plan(info: PlanInfo) -> None:
     plan = info.plan
     st.markdown(f"**{formats.plain(plan.experiment)}**")
-    guardrails = [f"{guard.metric} ({formats.percent(guard.margin)})" for guard in plan.guardrails]
-    tables.show(
-        [
-            {
-                _("goals"): ", ".join(plan.goals) or "–",
-                _("guardrails"): ", ".join(guardrails) or "–",
-                _("secondary metrics"): ", ".join(plan.secondary) or "–",
-                _("earlier outcomes (CUPED)"): duration(plan.cuped_ms) if plan.cuped_ms else "–",
-                _("correction"): plan.correction,
-                _("segments"): ", ".join(it.name for it in plan.segments) or "–",
-            }
-        ],
-        f"plan-{plan.experiment}",
-    )
+    guards = [f"{guard.metric} ({formats.percent(guard.margin)})" for guard in plan.guardrails]
+    rows = {
+        _("goals"): ", ".join(plan.goals),
+        _("guardrails (tolerated loss)"): ", ".join(guards),
+        _("secondary metrics"): ", ".join(plan.secondary),
+        _("earlier outcomes (CUPED)"): _span(plan.cuped_ms) if plan.cuped_ms else "",
+        _("correction"): _CORRECTIONS.get(plan.correction, _("none")),
+        _("probability of a false claim"): formats.percent(plan.alpha),
+        _("segments"): ", ".join(it.name for it in plan.segments),
+        _("exposures since"): "" if plan.start is None else times.moment(plan.start),
+        _("privacy loss ε of released metrics"): ""
+        if plan.epsilon is None
+        else f"{plan.epsilon:g}",
+    }
+    _fields(rows, f"plan-{plan.experiment}")
+    _registered(info)
+
+
+def _fields(rows: Mapping[str, str], name: str) -> None:
+    """Draw the fields that have a content."""
+    shown = [{_("field"): field, _("content"): content} for field, content in rows.items()]
+    tables.show([row for row in shown if row[_("content")]], name)
+
+
+def _registered(info: PlanInfo) -> None:
     if info.registered_at is None:
         st.caption(
             _(
@@ -124,6 +136,14 @@ def _plan(info: PlanInfo) -> None:
     )
 
 
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _uses(info: MetricInfo) -> str:
+    return ", ".join(f"{it.experiment} ({readouts.role_words(it.role)})" for it in info.used)
+
+
 def _kind(kind: str) -> str:
     known = {
         "binary": _("share of users"),
@@ -136,15 +156,10 @@ def _kind(kind: str) -> str:
     return known.get(kind, kind)
 
 
-def _role(role: str) -> str:
-    known = {"goal": _("goal"), "guardrail": _("guardrail"), "secondary": _("secondary")}
-    return known.get(role, role)
-
-
 def _window(metric: MetricDefinition) -> str:
     if not metric.window_ms:
         return "–"
-    window = duration(metric.window_ms)
+    window = _span(metric.window_ms)
     if not metric.delay_ms:
         return window
-    return _("{window} after {delay}", window=window, delay=duration(metric.delay_ms))
+    return _("{window} after {delay}", window=window, delay=_span(metric.delay_ms))

@@ -15,7 +15,7 @@ from tactful.client import Request
 from tactful.client.routes import people as routes
 from tactful_ui.components import formats, meanings, shell, tables, times
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import NoReport, SourceError
+from tactful_ui.errors import NotFound, SourceError
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def _part(title: str, request: Request[T], draw: Callable[[T], None]) -> None:
     st.subheader(title, anchor=False)
     try:
         data = _kept(request)
-    except NoReport as failure:  # the person was erased
+    except NotFound as failure:  # the person was erased
         st.info(formats.plain(str(failure)))
     except SourceError as failure:
         shell.explain(failure)

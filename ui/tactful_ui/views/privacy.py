@@ -12,7 +12,7 @@ import streamlit as st
 from tactful.client.routes import privacy as routes
 from tactful_ui.components import charts, formats, shell, tables, times
 from tactful_ui.components.words import text as _
-from tactful_ui.errors import NoReport, SourceError
+from tactful_ui.errors import NotFound, SourceError
 
 _ALL = "*"
 _PAGE = 100
@@ -31,7 +31,7 @@ def page() -> None:
         return
     try:
         ledger = shell.ask(routes.ledger())
-    except NoReport:
+    except NotFound:
         st.info(
             _("**No statistics are published here**, so published numbers cost no privacy."),
             icon=":material/shield:",

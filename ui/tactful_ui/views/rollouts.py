@@ -6,7 +6,7 @@ import streamlit as st
 
 from tactful.client.messages import RolloutDetails, RolloutInfo, Source, Step
 from tactful.client.routes import experiments as routes
-from tactful_ui.components import formats, readouts, shell, tables, times
+from tactful_ui.components import controls, formats, readouts, shell, tables, times
 from tactful_ui.components.words import text as _
 from tactful_ui.errors import SourceError
 
@@ -68,13 +68,7 @@ def _choose(found: list[RolloutInfo]) -> RolloutInfo:
         each.key: each
         for each in sorted(found, key=lambda it: (it.archived, it.state not in running, it.key))
     }
-    keys = list(by_key)
-    asked = st.query_params.get("key")
-    index = keys.index(asked) if asked in by_key else 0
-    key = st.selectbox(_("Rollout"), keys, index=index, key="rollout")
-    if key != asked:
-        st.query_params["key"] = key
-    return by_key[key]
+    return by_key[controls.choose(_("Rollout"), list(by_key), "rollout")]
 
 
 def state_words(rollout: RolloutInfo) -> str:
@@ -166,27 +160,11 @@ def _actions(chosen: RolloutInfo) -> None:
                 format_func=decisions.__getitem__,
                 key="decision",
             )
-        reason = st.text_input(
-            _("Reason"), max_chars=500, key="reason", help=_("It stands in the history.")
-        )
-        if not st.form_submit_button(_("Move"), type="primary"):
-            return
-        if not reason.strip():
-            st.error(_("Give a reason: it stands in the history."))
-            return
-        try:
-            shell.ask(
-                routes.move(
-                    chosen.key,
-                    step,
-                    reason=reason.strip(),
-                    decision=decision if step == "decide" else None,
-                )
-            )
-        except SourceError as failure:
-            st.error(formats.plain(str(failure)))
-        else:
-            st.rerun()
+        reason = controls.reason(f"{chosen.key}-{chosen.state}")
+        if st.form_submit_button(_("Move"), type="primary"):
+            decided = decision if step == "decide" else None
+            moved = routes.move(chosen.key, step, reason=reason, decision=decided)
+            controls.change(moved, because=reason)
 
 
 def _effects(chosen: RolloutInfo, *, admin: bool) -> None:

@@ -55,7 +55,7 @@ async def _post_decide(platform: Platform, call: Call) -> Reply:
 async def _get_bandits(platform: Platform, call: Call) -> Reply:
     query = call.query(PageQuery)
     found = [it for it in await _stored(platform.bandits.store.all) if it.key > query.cursor]
-    page = [bandit_info(platform, bandit) for bandit in found[: query.limit]]
+    page = [_info(platform, it, named=call.trusted) for it in found[: query.limit]]
     more = len(found) > query.limit
     return json_reply(BanditIndex(bandits=page, next_cursor=page[-1].key if more else None))
 
@@ -67,7 +67,7 @@ async def _get_bandit(platform: Platform, call: Call) -> Reply:
     if call.trusted:
         read = partial(platform.bandits.reports.of, bandit.definition, days=query.days)
         outcomes = await _stored(read)
-    return json_reply(_details(platform, bandit, outcomes=outcomes))
+    return json_reply(_details(platform, bandit, named=call.trusted, outcomes=outcomes))
 
 
 async def _post_bandit(platform: Platform, call: Call) -> Reply:
@@ -102,15 +102,19 @@ async def _stored(work: Callable[[], T]) -> T:
         raise ProblemError("invalid", str(error)) from None
 
 
-def _details(platform: Platform, bandit: StoredBandit, **more: Any) -> BanditDetails:
+def _details(
+    platform: Platform, bandit: StoredBandit, *, named: bool = True, **more: Any
+) -> BanditDetails:
     definition: dict[str, Any] = msgspec.to_builtins(bandit.definition)
-    return BanditDetails(bandit=bandit_info(platform, bandit), definition=definition, **more)
+    info = _info(platform, bandit, named=named)
+    return BanditDetails(bandit=info, definition=definition, **more)
 
 
-def bandit_info(platform: Platform, bandit: StoredBandit) -> BanditInfo:
-    """Return the state of a bandit."""
-    rollouts = platform.bandits.rolled_out(bandit.key)
-    return msgspec.structs.replace(bandit.info(), rollouts=rollouts)
+def _info(platform: Platform, bandit: StoredBandit, *, named: bool) -> BanditInfo:
+    """Return the state of a bandit; `named`: with its author, a person, for `admin` alone."""
+    info, rollouts = bandit.info(), platform.bandits.rolled_out(bandit.key)
+    author = info.changed_by if named else ""
+    return msgspec.structs.replace(info, rollouts=rollouts, changed_by=author)
 
 
 BANDIT_ENDPOINTS: tuple[Endpoint, ...] = (

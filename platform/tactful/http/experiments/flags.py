@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from tactful.errors import ConfigError
+from tactful.flags.streams import VersionStreams
 from tactful.http.asgi import ANY_KEY, Call, Endpoint, Reply, json_reply
 from tactful.http.common import PageQuery, caller_of, opts_out, sender_address, stored
 from tactful.http.subjects.audit import looked_at
@@ -37,8 +38,6 @@ T = TypeVar("T")
 
 FLAG_STREAM = "/v1/flags/stream"
 _MEDIA = b"text/event-stream"
-_HEARTBEAT_S = 15.0
-_STREAM_S = 600.0
 # A browser keeps the payload, and asks each time whether it is still the present one.
 _REVALIDATED = (b"cache-control", b"private, no-cache")
 _BY_KEY = (b"vary", b"authorization, x-api-key")
@@ -104,26 +103,16 @@ async def _get_flag_signing_key(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_flag_stream(platform: Platform, call: Call) -> Reply:
-    if platform.flags.service.is_full:
+    return stream_reply(platform.flags.streams)
+
+
+def stream_reply(streams: VersionStreams) -> Reply:
+    """Return a response that follows the versions, or raise `ProblemError` if too many are open."""
+    if streams.is_full:
         raise ProblemError(
             "overloaded", "too many streams are open: read the payload now and then", retry_after=60
         )
-    return Reply(200, b"", _MEDIA, parts=_versions(platform))
-
-
-async def _versions(platform: Platform) -> AsyncGenerator[bytes]:
-    """Yield the number of the version now, and of each later one; else a comment now and then."""
-    service, clock = platform.flags.service, platform.resources.installation.clock
-    ends, sent = clock() + _STREAM_S * 1_000, -1
-    with service.listening():
-        while clock() < ends:
-            number = service.served.number
-            if number == sent:
-                yield b": no other version\n\n"
-            else:
-                sent = number
-                yield b'event: version\ndata: {"version":%d}\n\n' % number
-            await service.newer(sent, _HEARTBEAT_S)
+    return Reply(200, b"", _MEDIA, parts=streams.events())
 
 
 async def _list_flags(platform: Platform, call: Call) -> Reply:
@@ -268,8 +257,7 @@ FLAG_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_flag_stream,
         details=(
             "Server-sent events: `event: version` with the number now and at each change, for ten "
-            "minutes. At most 500 are open at once. A server with worker processes does not offer "
-            "it: read the payload with its ETag there."
+            "minutes. At most 500 are open at once in each process that answers requests."
         ),
         scope="recommend",
         browser=True,

@@ -73,7 +73,7 @@ class BanditInfo(msgspec.Struct, kw_only=True, frozen=True):
         min_share: least probability of an arm.
         rollouts: rollouts that give it to a share of the users.
         changed_at: time of the last change, epoch milliseconds.
-        changed_by: who changed it last.
+        changed_by: who changed it last; empty for others than `admin`.
     """
 
     key: str

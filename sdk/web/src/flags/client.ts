@@ -5,10 +5,10 @@ import { withDerived } from "./derived.js";
 import { evaluateFeature, type FeatureResult } from "./evaluate.js";
 import { type Evaluation, explain } from "./explain.js";
 import { Exposures, type Visitor } from "./exposures.js";
-import { hasOwn, type Json, type JsonObject } from "./json.js";
+import { hasOwn, isObject, type Json, type JsonObject } from "./json.js";
 import { Memory } from "./memory.js";
 import type { Payload } from "./model.js";
-import { PayloadSource } from "./payload.js";
+import { PayloadSource, type Signed } from "./payload.js";
 import type { StickyArms } from "./sticky.js";
 import { type Events, Updates } from "./updates.js";
 
@@ -20,7 +20,7 @@ export interface FlagsOptions {
   key?: string;
   /**
    * The page's `Tactful`, for consent, the device id and exposures. Without it nothing is stored or
-   * sent, and `attributes.id` is the only unit of experiments.
+   * sent, there is no question of consent, and `attributes.id` is the unit of experiments.
    */
   client?: Visitor;
   /** Attributes that conditions read, such as country and plan; `id` is the device if left out. */
@@ -59,8 +59,10 @@ export class Flags {
   private device: string | undefined;
   /** Values of flags that only the server can evaluate. */
   private remote: Assigned = {};
-  /** Latest version that the server has sent to this page. */
-  private fetched = 0;
+  /** Whether the server has yet to give those values. */
+  private unanswered = false;
+  /** The latest payload that the server has confirmed since the page was loaded. */
+  private confirmed: Payload | undefined;
   private closed = false;
   private readonly listeners = new Set<(version: number) => void>();
   private readonly starting: Promise<void>;
@@ -107,16 +109,24 @@ export class Flags {
   }
 
   /** Return the value of a flag; `fallback` if there is none, or one of another type. */
-  value<T extends Json>(key: string, fallback: T): T {
+  value(key: string, fallback: boolean): boolean;
+  value(key: string, fallback: number): number;
+  value(key: string, fallback: string): string;
+  value(key: string, fallback: null): Json;
+  value<T>(key: string, fallback: T): T;
+  value(key: string, fallback: unknown): unknown {
     const { value } = this.used(key);
     const same = fallback === null || kind(value) === kind(fallback);
-    return value === null || !same ? fallback : (value as T);
+    return value === null || !same ? fallback : value;
   }
 
   /** Return the value of a flag with the reason; it counts as no exposure. */
   explain(key: string): Evaluation {
     const { memory } = this;
-    return explain(this.evaluate(key, { get: (unit) => memory.get(unit), set: () => undefined }));
+    const found = explain(this.evaluate(key, { get: (unit) => memory.get(unit), set: () => undefined }));
+    if (found.source !== "remote" || !hasOwn(this.remote, key)) return found;
+    const { experiment = null, arm = null } = this.remote[key]!;
+    return { ...found, experiment, arm };
   }
 
   /**
@@ -126,7 +136,8 @@ export class Flags {
   async setAttributes(attributes: JsonObject): Promise<void> {
     this.given = attributes;
     this.derived = undefined;
-    await this.assign();
+    this.remote = {}; // they belong to the former attributes
+    if (await this.assign()) void this.updates.ask(); // it repeats the request after growing pauses
     this.changed();
   }
 
@@ -144,17 +155,13 @@ export class Flags {
   async refresh(): Promise<TactfulError | undefined> {
     try {
       const found = await this.source.fetch();
-      if (found && !this.closed) {
-        // A cache between server and page must not bring an older version back.
-        const older = (found.payload.version ?? 0) < this.fetched;
-        if (older) throw new TactfulError("stale", "the answer holds an older version of the flags");
-        this.memory.signed = found.signed;
-        this.fetched = found.payload.version ?? 0;
-        this.use(found.payload);
-        await this.assign();
-        this.changed();
-      }
-      return undefined;
+      if (this.closed) return undefined;
+      if (found) this.accept(found);
+      else this.confirmed = this.payload;
+      if (!found && !this.unanswered) return undefined;
+      const failure = await this.assign();
+      this.changed();
+      return failure;
     } catch (error) {
       const failure = error instanceof TactfulError ? error : new TactfulError("bad_answer", String(error));
       this.failed(failure);
@@ -170,12 +177,15 @@ export class Flags {
   }
 
   private readonly seen = (): void => {
-    if (document.visibilityState === "hidden") this.updates.stop();
+    if (hidden()) this.updates.stop();
     else void this.updates.start();
   };
 
   private async start(): Promise<void> {
-    await Promise.all([this.restore(), this.updates.start()]);
+    await this.restore();
+    this.exposures?.resume();
+    // A page in the background takes no connection: browsers have only a few for each server.
+    await (hidden() ? this.refresh() : this.updates.start());
   }
 
   /** Use the payload that this device has kept, until the server answers. */
@@ -183,13 +193,22 @@ export class Flags {
     const { signed } = this.memory;
     if (!signed) return;
     try {
-      const payload = await this.source.open(signed);
-      if (this.version > 0) return; // the server was faster
-      this.use(payload);
+      this.use(await this.source.restore(signed));
       this.changed();
     } catch {
       // Somebody changed the storage, or the key is another one now: the server's answer replaces it.
     }
+  }
+
+  private accept({ payload, signed }: { payload: Payload; signed: Signed }): void {
+    // A cache between server and page must not bring an older version back. A server with an older
+    // backup has lower numbers, but later times.
+    if (this.confirmed && isOlder(payload, this.confirmed)) {
+      throw new TactfulError("stale", "the answer holds an older version of the flags");
+    }
+    this.memory.signed = signed;
+    this.confirmed = payload;
+    this.use(payload);
   }
 
   private use(payload: Payload): void {
@@ -212,13 +231,16 @@ export class Flags {
   }
 
   private expose(experiment: string, arm: string, flag: string, phase: string): void {
-    if (this.unit !== undefined) this.exposures?.send({ experiment, phase, arm, flag, version: this.version });
+    if (this.unit === undefined) return;
+    const { version = 0, generated_ms: since = 0 } = this.payload;
+    this.exposures?.send({ experiment, phase, arm, flag, version, since });
   }
 
   private evaluate(key: string, sticky: StickyArms): FeatureResult {
     const attributes = this.attributes();
     const { previewUrl: url } = this.options;
-    const found = evaluateFeature({ payload: this.payload, attributes, sticky, url }, key);
+    const { payload, nobody: preview } = this;
+    const found = evaluateFeature({ payload, attributes, sticky, url, preview }, key);
     if (found.source !== "remote" || !hasOwn(this.remote, key)) return found;
     return { ...found, value: this.remote[key]!.value };
   }
@@ -229,33 +251,52 @@ export class Flags {
     return purposes.split(" ").includes("measurement") ? deviceId : undefined;
   }
 
+  /** Whether the visitor has not agreed to experiments, whatever id the page gives. */
+  private get nobody(): boolean {
+    return this.options.client !== undefined && this.unit === undefined;
+  }
+
   private attributes(): JsonObject {
-    if (this.unit !== this.device) {
-      this.device = this.unit;
-      this.derived = undefined;
-      this.remote = {};
-      this.memory.forget();
-    }
+    if (this.unit !== this.device) this.turn();
+    if (this.derived) return this.derived;
     const own = this.device === undefined ? {} : { id: this.device, device_id: this.device };
-    this.derived ??= withDerived({ ...own, ...this.given }, this.payload.hashed);
+    const given = this.nobody ? withoutIds(this.given) : { ...own, ...this.given };
+    this.derived = withDerived(given, this.payload.hashed);
     return this.derived;
   }
 
+  /** Go on for another visitor, after consent was given or withdrawn. */
+  private turn(): void {
+    this.device = this.unit;
+    this.derived = undefined;
+    this.remote = {};
+    this.memory.forget();
+    this.exposures?.resume();
+    void this.assign().then(() => this.changed());
+  }
+
   /** Ask the server for the flags that only it can evaluate; attributes leave the device with consent. */
-  private async assign(): Promise<void> {
+  private async assign(): Promise<TactfulError | undefined> {
     const flags = Object.keys(this.payload.features).filter((key) => this.payload.features[key]?.remote);
-    const device_id = this.unit;
-    if (flags.length === 0 || !device_id || !this.exposures) return;
+    const { unit: device_id, given } = this;
+    this.unanswered = flags.length > 0 && device_id !== undefined;
+    if (!this.unanswered || !device_id || !this.exposures) return undefined;
     const token = await this.exposures.token(device_id);
-    const { id, device_id: own, user_id, ...attributes } = this.given;
+    const attributes = withoutIds(given);
     const context = { consent: this.options.client?.purposes ?? "measurement" };
     const request = { device_id, attributes, flags, context, log: false, ...(token && { token }) };
     try {
       const body = JSON.stringify(request);
       const answer = await post<{ flags: Assigned }>(this.address, "/v1/assign", body, REMOTE_TIMEOUT_MS);
-      if (this.unit === device_id) this.remote = answer.flags;
+      // The answer for former attributes is of no use.
+      if (this.unit !== device_id || this.given !== given) return undefined;
+      this.remote = isObject(answer?.flags) ? answer.flags : {};
+      this.unanswered = false;
+      return undefined;
     } catch (error) {
-      if (error instanceof TactfulError) this.failed(error);
+      const failure = error as TactfulError;
+      this.failed(failure);
+      return failure;
     }
   }
 
@@ -266,10 +307,26 @@ export class Flags {
   }
 
   private failed(error: TactfulError): void {
+    if (this.closed) return;
     queueMicrotask(() => this.options.onError?.(error));
   }
 }
 
-function kind(value: Json): string {
+function hidden(): boolean {
+  return typeof document === "object" && document.visibilityState === "hidden";
+}
+
+/** Return whether a payload was made before another one. */
+function isOlder(payload: Payload, other: Payload): boolean {
+  const made = payload.generated_ms ?? 0;
+  return (payload.version ?? 0) < (other.version ?? 0) && made <= (other.generated_ms ?? 0);
+}
+
+/** Return attributes without those that identify a visitor. */
+function withoutIds({ id, device_id, user_id, ...attributes }: JsonObject): JsonObject {
+  return attributes;
+}
+
+function kind(value: unknown): string {
   return Array.isArray(value) ? "array" : typeof value;
 }

@@ -2,7 +2,7 @@
 
 import { type Address, post, type TactfulError } from "../transport.js";
 import type { PageEvent } from "../types.js";
-import type { Memory, Token } from "./memory.js";
+import type { Memory, Token, Waiting } from "./memory.js";
 
 /** The part of a client that flags use: consent, the device, and the way of its events. */
 export interface Visitor {
@@ -21,11 +21,15 @@ export interface Applied {
   arm: string;
   flag: string;
   version: number;
+  /** Time of the version, epoch milliseconds: a device's clock may be behind. */
+  since: number;
 }
 
 const TIMEOUT_MS = 5_000;
 const RENEWED_MS = 30 * 86_400_000;
 const AGAIN_MS = 60_000;
+// The server refuses exposures of versions that ended long ago.
+const OLDEST_MS = 6 * 86_400_000;
 
 /** Sends the exposures of one page. */
 export class Exposures {
@@ -42,21 +46,33 @@ export class Exposures {
 
   /**
    * Send an exposure once for each device, experiment and arm, with the token that the server gave this
-   * device. Without a token it is sent nevertheless; it decides nothing then, and the next page repeats
+   * device. Without a token it is sent nevertheless; it decides nothing then, and a later page repeats
    * it. Without consent nothing is sent.
    */
   send(applied: Applied): void {
-    const { consented, deviceId } = this.visitor;
-    const { experiment, phase, arm, flag, version } = applied;
-    const key = JSON.stringify([deviceId, experiment, phase, arm]);
-    if (!consented || !deviceId || this.pending.has(key) || this.memory.wasSent(key)) return;
+    const { consented, deviceId: device } = this.visitor;
+    const { experiment, phase, arm, flag, version, since } = applied;
+    const key = JSON.stringify([device, experiment, phase, arm]);
+    if (!consented || !device || this.pending.has(key) || this.memory.wasSent(key)) return;
     this.pending.add(key);
-    const timestamp = Date.now();
-    void this.token(deviceId).then((token) => {
-      if (this.visitor.deviceId !== deviceId) return; // consent was withdrawn meanwhile
-      const properties = { experiment, arm, flag, version, ...(token && { token }) };
-      const sent = this.visitor.track({ type: "exposure", timestamp, properties });
-      if (sent && token) this.memory.markSent(key);
+    const properties = { experiment, arm, flag, version };
+    const waiting = { key, device, timestamp: Math.max(Date.now(), since), properties };
+    this.memory.keepWaiting(waiting); // the page may be closed before the token is there
+    void this.token(device).then((token) => this.deliver(waiting, token));
+  }
+
+  /** Send the exposures that earlier pages could not send with a token. */
+  resume(): void {
+    const { deviceId: device } = this.visitor;
+    const oldest = Date.now() - OLDEST_MS;
+    const mine = this.memory.waiting.filter((it) => it.device === device && it.timestamp > oldest);
+    if (!device || mine.length === 0) return;
+    void this.token(device).then((token) => {
+      for (const waiting of mine) {
+        if (!token || this.pending.has(waiting.key) || this.memory.wasSent(waiting.key)) continue;
+        this.pending.add(waiting.key);
+        this.deliver(waiting, token);
+      }
     });
   }
 
@@ -72,6 +88,13 @@ export class Exposures {
       this.asking = { device, token: this.ask(device, kept?.token) };
     }
     return this.asking.token;
+  }
+
+  private deliver({ key, device, timestamp, properties }: Waiting, token: string | undefined): void {
+    if (this.visitor.deviceId !== device) return; // consent was withdrawn meanwhile
+    const sent = { ...properties, ...(token && { token }) };
+    const id = this.visitor.track({ type: "exposure", timestamp, properties: sent });
+    if (id && token) this.memory.markSent(key);
   }
 
   private async ask(device: string, former: string | undefined): Promise<string | undefined> {

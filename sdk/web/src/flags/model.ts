@@ -91,7 +91,10 @@ export interface Hashed {
 }
 
 export interface Payload {
+  /** 1 if left out; another one means that this module cannot evaluate the payload. */
+  format?: number;
   version?: number;
+  /** Time of the version, epoch milliseconds. */
   generated_ms?: number;
   hashed?: Hashed;
   features: Record<string, Feature>;

@@ -29,7 +29,8 @@ const REASONS: Readonly<Record<Evaluation["source"], string>> = {
 
 /**
  * Provider of the flags of one `Flags`. The targeting key becomes the attribute `id`, all other values
- * of the context become attributes of the same name.
+ * of the context become attributes of the same name. They replace those of `flags`; an empty context at
+ * the start leaves them.
  *
  * Register it with `OpenFeature.setProvider(new TactfulProvider(flags))`. The page makes and closes
  * `flags`.
@@ -45,7 +46,7 @@ export class TactfulProvider implements Provider {
 
   async initialize(context: EvaluationContext = {}): Promise<void> {
     await this.flags.ready();
-    await this.flags.setAttributes(attributesOf(context));
+    if (Object.keys(context).length > 0) await this.flags.setAttributes(attributesOf(context));
     const changed = () => this.events.emit(ProviderEvents.ConfigurationChanged);
     this.unsubscribe ??= this.flags.onChange(changed);
   }
@@ -85,14 +86,16 @@ export class TactfulProvider implements Provider {
     const { source, value, arm } = found;
     if (source === "unknown" || source === "cyclic") {
       const errorCode = source === "unknown" ? ErrorCode.FLAG_NOT_FOUND : ErrorCode.GENERAL;
-      return { value: fallback, reason: REASONS[source], errorCode };
+      const errorMessage = `flag "${key}": ${source}`;
+      return { value: fallback, reason: REASONS[source], errorCode, errorMessage };
     }
     if (value === null) return { value: fallback, reason: REASONS[source] };
     if (!fits(value)) {
       const reason = StandardResolutionReasons.ERROR;
-      return { value: fallback, reason, errorCode: ErrorCode.TYPE_MISMATCH };
+      const errorMessage = `flag "${key}" has a value of another type`;
+      return { value: fallback, reason, errorCode: ErrorCode.TYPE_MISMATCH, errorMessage };
     }
-    this.flags.value(key, value); // an arm that is applied is an exposure
+    this.flags.value<Json>(key, value); // an arm that is applied is an exposure
     const variant = arm === null ? {} : { variant: arm };
     const flagMetadata = metadataOf(found, this.flags.version);
     return { value: value as T, reason: REASONS[source]!, ...variant, flagMetadata };

@@ -14,6 +14,7 @@ export interface Envelope {
 /** An envelope with the public key that belongs to it, so that a page without network can check it. */
 export interface Signed extends Envelope {
   public_key: string;
+  etag?: string | undefined;
 }
 
 interface SigningKey {
@@ -21,6 +22,7 @@ interface SigningKey {
 }
 
 const TIMEOUT_MS = 10_000;
+const FORMAT = 1;
 
 /** The payload of one server. */
 export class PayloadSource {
@@ -38,7 +40,7 @@ export class PayloadSource {
   /**
    * Fetch the payload and check it.
    *
-   * @returns undefined if it has not changed since the last call.
+   * @returns undefined if it has not changed since the last call or `restore`.
    * @throws TactfulError as every request, with `bad_signature` for a payload that the server's key has
    *   not signed, and `unverifiable` where the browser cannot check it.
    */
@@ -53,14 +55,21 @@ export class PayloadSource {
     const request: RequestInit & { headers: Record<string, string> } = { headers, cache: "no-store" };
     const envelope = await send(this.address, "/v1/flags/payload", request, TIMEOUT_MS, signal, reader);
     if (!envelope) return undefined;
-    const signed = { ...envelope, public_key: this.pinned ?? (await this.ask()) };
+    const signed = { ...envelope, public_key: this.pinned ?? (await this.ask()), etag };
     const payload = await this.open(signed);
     this.etag = etag; // only then: a payload that was refused is fetched again
     return { signed, payload };
   }
 
+  /** Check an envelope that the device has kept, and return its payload; it is not fetched again then. */
+  async restore(signed: Signed): Promise<Payload> {
+    const payload = await this.open(signed);
+    this.etag ??= signed.etag;
+    return payload;
+  }
+
   /** Check an envelope, with the pinned key if there is one, and return its payload. */
-  async open({ payload, signature, public_key }: Signed): Promise<Payload> {
+  private async open({ payload, signature, public_key }: Signed): Promise<Payload> {
     if (typeof payload !== "string" || typeof signature !== "string") {
       throw new TactfulError("bad_answer", "the answer is no signed payload of flags");
     }
@@ -97,6 +106,11 @@ function parsed(text: string): Payload {
   const payload: unknown = JSON.parse(text);
   if (!isObject(payload) || !isObject(payload["features"])) {
     throw new TactfulError("bad_answer", "the payload of flags has no features");
+  }
+  const { format = FORMAT } = payload;
+  if (format !== FORMAT) {
+    const cure = `this module reads format ${FORMAT}: update it`;
+    throw new TactfulError("unsupported", `the payload of flags has format ${JSON.stringify(format)}; ${cure}`);
   }
   return payload as unknown as Payload;
 }

@@ -4,7 +4,6 @@ import { type Address, pauseMs, TactfulError } from "../transport.js";
 
 /** The part of `EventSource` that is used. */
 export interface Events {
-  readonly readyState: number;
   onopen: ((event: Event) => unknown) | null;
   onerror: ((event: Event) => unknown) | null;
   addEventListener(type: string, listener: (event: MessageEvent<string>) => void): void;
@@ -24,7 +23,8 @@ export interface UpdateOptions {
   version: () => number;
 }
 
-const CLOSED = 2;
+// A stream that ends earlier counts as a failure: a proxy may end each one at once.
+const LASTING_MS = 60_000;
 const FIRST_PAUSE_MS = 1_000;
 // With a stream, requests only guard against an event that was lost.
 const RARELY = 10;
@@ -34,12 +34,15 @@ const LATE = new TactfulError("network", "the announced version is not there yet
 export class Updates {
   private events: Events | undefined;
   private streaming = false;
+  private openedAt = 0;
   private failures = 0;
   private broken = 0;
   private asking = false;
   /** The latest version that the stream has announced. */
   private announced = 0;
   private stopped = true;
+  /** Whether no payload can be used on this page, so that further requests are in vain. */
+  private unusable = false;
   private poll: ReturnType<typeof setTimeout> | undefined;
   private retry: ReturnType<typeof setTimeout> | undefined;
 
@@ -50,7 +53,7 @@ export class Updates {
 
   /** Fetch now, and follow; it resolves when the first request has ended. */
   async start(): Promise<void> {
-    if (!this.stopped) return;
+    if (!this.stopped || this.unusable) return;
     this.stopped = false;
     this.connect();
     await this.ask();
@@ -67,7 +70,7 @@ export class Updates {
   }
 
   /** Fetch now, and again after a pause that grows with each failure. */
-  private async ask(): Promise<void> {
+  async ask(): Promise<void> {
     clearTimeout(this.poll);
     this.asking = true;
     const error = await this.options.refresh();
@@ -75,6 +78,8 @@ export class Updates {
     // The next process of a server may not have the version yet that another one announced.
     const late = !error && this.announced > this.options.version();
     this.failures = error || late ? this.failures + 1 : 0;
+    this.unusable = error?.code === "unverifiable";
+    if (this.unusable) this.stop();
     if (this.stopped) return;
     const { pollMs } = this.options;
     if (error) this.later(pauseMs(this.failures, error, FIRST_PAUSE_MS));
@@ -100,14 +105,15 @@ export class Updates {
     this.events = events;
     events.onopen = () => {
       this.streaming = true;
-      this.broken = 0;
+      this.openedAt = Date.now();
     };
     events.addEventListener("version", ({ data }) => this.heard(data));
     events.onerror = () => {
-      // A stream that is closed for good, by an error of HTTP, is not opened again by itself.
       if (this.streaming) this.soon();
+      if (this.streaming && Date.now() - this.openedAt >= LASTING_MS) this.broken = 0;
       this.streaming = false;
-      if (events.readyState === CLOSED) this.reconnect(events);
+      // A browser would open it again after fixed pauses, and not at all after an error of HTTP.
+      this.reconnect(events);
     };
   }
 

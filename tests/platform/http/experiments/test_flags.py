@@ -173,11 +173,11 @@ def test_a_stream_tells_each_version(shop: Live, page: httpx.Client) -> None:
             assert told == ["event: version", 'data: {"version":1}']
             ok(shop.http.post("/v1/flags/banner/kill", json={"reason": "wrong text"}))
             assert [next(lines) for _ in range(3)][-1] == 'data: {"version":2}'
-    wait_until(lambda: shop.platform.flags.service._listeners == 0)
+    wait_until(lambda: shop.platform.flags.streams._open == 0)
 
 
 def test_streams_are_bounded(shop: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tactful.flags.service.MOST_LISTENERS", 1)
+    monkeypatch.setattr("tactful.flags.streams.MOST_STREAMS", 1)
     with shop.http.stream("GET", "/v1/flags/stream") as answer:
         lines = answer.iter_lines()
         assert next(lines) == "event: version"
@@ -231,6 +231,23 @@ def test_forged_devices_decide_nothing(shop: Live, page: httpx.Client) -> None:
     assert {it.unit for it in found if it.verified} == {f"device:{device}" for device in tokens}
     assert len([it for it in found if it.verified]) == 30, "repeated claims count once"
     assert len([it for it in found if not it.verified]) == 640 + 540 + 30
+
+
+def test_a_page_cannot_choose_its_arm_by_an_attribute(shop: Live, page: httpx.Client) -> None:
+    """Only a server knows the company of a user; a page could try names until it has its arm."""
+    rule = "[{experiment: {key: team-1, unit: company, arms: [off, on]}}]"
+    text = f"{FLAGS}  team: {{default: off, rules: {rule}}}\n"
+    ok(shop.http.post("/v1/flags", json={"definitions": text}))
+    arms = set()
+    for number in range(10):
+        attributes = {"company": f"c-{number}"}
+        answer = ok(page.post("/v1/assign", json={"device_id": "d-1", "attributes": attributes}))
+        arms.add(answer["flags"]["team"]["arm"])
+    assert arms == {"off", "on"}
+    ok(shop.http.post("/v1/assign", json={"user_id": "ada", "attributes": {"company": "c-1"}}))
+    units = [(it.experiment, it.unit) for it in exposures(shop)]
+    assert [unit for experiment, unit in units if experiment == "team-1"] == ["ada"]
+    assert (EXPERIMENT, "device:d-1") in units
 
 
 def test_a_server_needs_no_token_but_the_right_arm(shop: Live) -> None:
@@ -320,7 +337,7 @@ def test_a_wrong_file_is_refused_whole(shop: Live) -> None:
     assert ok(shop.http.get("/v1/flags"))["version"] == 1
 
 
-def test_worker_processes_forward_and_offer_no_stream(tmp_path: Path) -> None:
+def test_worker_processes_forward_and_hold_streams(tmp_path: Path) -> None:
     with Live(Platform.open(small_settings(tmp_path), build), workers=1) as live:
         ok(live.http.post("/v1/flags", json={"definitions": FLAGS}))
         answer = ok(live.http.post("/v1/assign", json={"user_id": "ada"}))
@@ -328,4 +345,9 @@ def test_worker_processes_forward_and_offer_no_stream(tmp_path: Path) -> None:
         first = live.http.get("/v1/flags/payload")
         again = live.http.get("/v1/flags/payload", headers={"if-none-match": first.headers["etag"]})
         assert again.status_code == 304
-        assert live.http.get("/v1/flags/stream").status_code == 404
+        events = httpx.Client(base_url=live.url, headers=live.http.headers, timeout=60)
+        with events, events.stream("GET", "/v1/flags/stream") as stream:
+            lines = stream.iter_lines()
+            assert [next(lines) for _ in range(2)][-1] == 'data: {"version":1}'
+            ok(live.http.post("/v1/flags/banner/kill", json={"reason": "wrong text"}))
+            assert [next(lines) for _ in range(3)][-1] == 'data: {"version":2}'
