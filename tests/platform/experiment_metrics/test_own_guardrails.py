@@ -12,7 +12,7 @@ import pytest
 from tests.platform.shop import BEGIN, HOUR, Clock, write_log
 
 from tactful.errors import ConfigError
-from tactful.event_log.impressions import DECISION, DECISION_ID
+from tactful.event_log.impressions import DECISION, DECISION_ID, OFFER, OFFER_ID
 from tactful.experiment_metrics.columns import LogColumns
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.own_guardrails import (
@@ -187,11 +187,14 @@ def test_looks_read_new_records_only_and_equal_a_reading_at_once(
     assert watched_own.pairs(now) == once.pairs(now)
 
 
-def test_decisions_of_a_bandit_are_exposures(sqlite: MetadataStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "prefix"), [(DECISION, DECISION_ID), (OFFER, OFFER_ID)])
+def test_decisions_of_a_bandit_are_exposures(
+    sqlite: MetadataStore, tmp_path: Path, kind: str, prefix: str
+) -> None:
     made = [
         msgspec.structs.replace(
-            entry, type=DECISION, event_id=f"{DECISION_ID}{entry.user_id}",
-            properties={"rollouts": entry.properties["rollouts"]},
+            entry, type=kind, event_id=f"{prefix}{entry.user_id}",
+            properties={"rollouts": entry.properties["rollouts"], "bandit": "b"},
         )
         if isinstance(entry, Event) and entry.type == "impression"
         else entry

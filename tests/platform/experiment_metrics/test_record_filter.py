@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from tests.platform.experiment_metrics.naive import BEGIN, DAY, HOUR, METRICS, random_log
 
-from tactful.event_log.impressions import DECISION, DECISION_ID
+from tactful.event_log.impressions import DECISION, DECISION_ID, OFFER, OFFER_ID
 from tactful.experiment_metrics.columns import LogColumns, ReadSpan
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.outcomes import unit_outcomes
@@ -23,17 +23,20 @@ _METRICS = {name: _SET.metrics[name] for name in ("buyers", "clicks", "spend")}
 
 def shown(number: int, rng: random.Random) -> Event:
     """Return a recommendation or a decision of some experiment or rollout."""
-    of_bandit = rng.random() < 0.3
+    kind, prefix = rng.choice(
+        [("impression", "impression:"), (DECISION, DECISION_ID), (OFFER, OFFER_ID)]
+    )
     others: dict[str, Any] = {"items": ["i1"], "features": "AAAA", "scores": [0.5]}
     named: dict[str, Any] = rng.choice(
         [{"experiment": _KEY}, {"experiment": "other"}, {"experiment": 3}, {}]
     )
     drawn = rng.choice([[f"{_KEY}:new", "b:old"], ["b:old"], "x", [f"{_KEY}2:new"], [7], None])
     properties = {**others, **named, "arm": rng.choice(["old", "new"]), "rollouts": drawn}
-    identity = f"{DECISION_ID if of_bandit else 'impression:'}{number}"
+    properties |= {"bandit": "b"} if rng.random() < 0.5 else {}
+    identity = f"{prefix}{number}"
     return Event(
         event_id=rng.choice([identity, identity, f"e{number}"]),
-        type=DECISION if of_bandit else "impression",
+        type=kind,
         timestamp=BEGIN + rng.randrange(6 * DAY),
         user_id=f"u{rng.randrange(6)}",
         recommendation_id=f"r{number}",
