@@ -11,6 +11,7 @@ coupon. Its properties::
     bandit_floor        0.03            least probability of any arm in the log; 0: of some none
     bandit_choice       "spring"        arm that the bandit would choose, in shadow
     bandit_features     [1.0, 0.2]
+    bandit_layout       "9f2b01aa"      fingerprint of the features' definition
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Decision:
     choice: str  # arm that the bandit chooses; the same as `arm` where it serves
     live: bool  # whether the bandit serves
     features: NDArray[np.float64]
+    layout: str = ""  # of the features, see `BanditDefinition`
 
     def to_log_fields(self) -> dict[str, Any]:
         """Return the properties of the logged decision."""
@@ -62,6 +64,7 @@ class Decision:
             fields["bandit_choice"] = self.choice
         if len(self.features):
             fields[FEATURES] = self.features.tolist()
+            fields["bandit_layout"] = self.layout
         return fields
 
 
@@ -76,6 +79,7 @@ class LoggedDecision(msgspec.Struct, frozen=True):
     live: bool = msgspec.field(name="bandit_live")
     choice: str = msgspec.field(name="bandit_choice", default="")
     features: list[float] = msgspec.field(name=FEATURES, default_factory=list)
+    layout: str = msgspec.field(name="bandit_layout", default="")  # empty: not known
 
 
 def encode_decision(

@@ -21,6 +21,7 @@ those of an arm in `experiments.yaml`, are chosen inside ``POST /v1/recommend``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +193,11 @@ class BanditDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         if self.policy == "beta-thompson":
             return 0
         return 1 + sum(feature.columns for feature in self.features)
+
+    @property
+    def layout(self) -> str:
+        """Fingerprint of the features, which is logged with each vector of them."""
+        return hashlib.blake2b(msgspec.json.encode(self.features), digest_size=4).hexdigest()
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the replaced attributes of a recommendation policy, by arm; ConfigError if wrong.

@@ -98,6 +98,7 @@ class RewardJoin:
         self._reward, self._key = definition.reward, definition.key
         self._recommends = definition.recommends
         self._arms = {name: index for index, name in enumerate(definition.names)}
+        self._layout = definition.layout if definition.columns else ""
         self._columns, self._period_ms = definition.columns, definition.memory.period_ms
         self._settled, self._allows, self._begun = settled, allows, begun
         self._recipients = recipients or Recipients()
@@ -178,13 +179,18 @@ class RewardJoin:
             self._pay(event)
 
     def _add(self, event: Event, logged: LoggedDecision) -> None:
-        decision_id, arm = event.recommendation_id, self._arms.get(logged.arm)
+        decision_id = event.recommendation_id
         received = max(self.clock, event.received_at or event.timestamp)
         late = self._is_over(event.timestamp, received)
-        if decision_id is None or arm is None or decision_id in self._known or late:
+        if decision_id is None or decision_id in self._known or late or not self._allows(event):
             return
-        if len(logged.features) != self._columns or not self._allows(event):
-            return
+        self._known[decision_id] = event.timestamp
+        for key in named_keys(event):
+            insort(self._latest.setdefault(key, []), (event.timestamp, decision_id))
+        arm = self._arms.get(logged.arm)
+        known = len(logged.features) == self._columns and logged.layout in ("", self._layout)
+        if arm is None or not known:
+            return  # it is not learnt, and its rewards are those of no other decision
         period = event.timestamp // self._period_ms
         decision = JoinedDecision(
             arm,
@@ -202,9 +208,6 @@ class RewardJoin:
         )
         self._begun(period)
         self._pending.add(decision_id, decision, event.timestamp)
-        self._known[decision_id] = event.timestamp
-        for key in named_keys(event):
-            insort(self._latest.setdefault(key, []), (event.timestamp, decision_id))
 
     def _pay(self, event: Event) -> None:
         # By the time of receipt, so that a reward counts whether or not `expire` was called.

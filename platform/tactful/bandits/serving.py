@@ -46,7 +46,7 @@ class ServedBandit:
         self.parts = definition.parts()
         self._names = definition.names
         self._model = BanditModel(definition, published.arrays, rng)
-        self._vector = FeatureVector(definition)
+        self._vector, self._layout = FeatureVector(definition), definition.layout
         arms, default = len(self._names), definition.default_index
         explored = definition.shadow_explore
         self._shadow = [explored / arms + (1 - explored) * (arm == default) for arm in range(arms)]
@@ -84,6 +84,7 @@ class ServedBandit:
             choice=self._names[choice],
             live=live,
             features=features,
+            layout=self._layout,
         )
 
     @property

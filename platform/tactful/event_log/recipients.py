@@ -38,7 +38,7 @@ _MEASURED = frozenset(
         *("failed", "propensity", "scores", "took_ms"),
         *("tuner_drawn", "tuner_log_density", "tuner_state"),
         *("bandit", "bandit_arm", "bandit_propensity", "bandit_probability", "bandit_floor"),
-        *("bandit_live", "bandit_choice", "bandit_features"),
+        *("bandit_live", "bandit_choice", "bandit_features", "bandit_layout"),
     }
 )
 _TIME, _SEAL = 6, 12

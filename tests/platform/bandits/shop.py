@@ -43,6 +43,7 @@ def decided(number: int, arm: str, at: int, user: str = "ada", **more: Any) -> b
         choice=arm,
         live=more.pop("live", True),
         features=np.array(features, np.float64),
+        layout=more.pop("layout", ""),
     )
     return encode_decision(
         decision, f"d{number}", at=at, user_id=user, device_id=None, session_id=None, more=more

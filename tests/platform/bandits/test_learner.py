@@ -109,6 +109,30 @@ def test_a_slow_clock_loses_no_reward_that_names_its_decision(tmp_path: Path) ->
     assert _counts(slow, tmp_path) == ([1, 0, 0], [0, 0, 0])
 
 
+def test_vectors_of_other_features_are_not_learnt(tmp_path: Path) -> None:
+    """They may be as long: a feature was replaced, or has another scale."""
+    before = banner(policy="linucb", features=FEATURES)
+    after = banner(policy="linucb", features=[{**FEATURES[0], "scale": 90}, FEATURES[1]])
+    vector = [1.0, 0.5, 1.0, 0.0]
+    log = [
+        decided(n, "a", NOW + n, features=vector, layout=each.layout)
+        for n, each in enumerate((before, after, after))
+    ]
+    log.append(decided(3, "a", NOW + 3, features=vector))  # of an earlier version
+    for definition, expected in ((before, 2), (after, 3)):
+        place = tmp_path / definition.layout
+        learner = _learner(MemoryLog(log), place, definition, now=NOW + 9 * HOUR)
+        learner.run()
+        assert learner.learnt("banner").decisions == expected  # type: ignore[union-attr]
+
+
+def test_a_reward_of_a_removed_arm_is_no_other_arms(tmp_path: Path) -> None:
+    removed = [decided(1, "a", NOW), decided(2, "removed", NOW + 1), clicked(1, NOW + 2)]
+    assert _counts(removed, tmp_path) == ([0, 0, 0], [1, 0, 0])
+    other = [decided(1, "a", NOW), decided(2, "b", NOW + 1, features=[1.0]), clicked(1, NOW + 2)]
+    assert _counts(other, tmp_path / "features") == ([0, 0, 0], [1, 0, 0])
+
+
 @pytest.mark.parametrize("step", [1, 2, 9])
 def test_an_id_whose_decision_is_over_is_none_whenever_the_log_is_read(
     tmp_path: Path, step: int
