@@ -43,17 +43,9 @@ def flink(flink_home: Path) -> Iterator[LocalFlink]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 3])
-def test_flink_agrees(
-    seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
-) -> None:
-    check(seed, flink, kafka_servers, record_property, features=9, entries=600)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 111))
-def test_flink_agrees_at_length(
+def test_flink_agrees(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:
     check(seed, flink, kafka_servers, record_property, features=14, entries=3000)
