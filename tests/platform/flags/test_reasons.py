@@ -18,7 +18,8 @@ flags:
     default: off
     rules:
       - {when: {id: {$inGroup: 编辑部}}, serve: on}
-      - {when: {id: {$notInGroup: 编辑部}, mail: {$regex: "@news"}}, serve: on}
+      - {when: {id: {$notInGroup: 编辑部}, app: {$vgte: "5.2"}}, serve: on}
+      - {when: {mail: {$regex: "@news"}}, serve: on}
       - {serve: on, prerequisites: [{flag: 折叠, variants: [on]}]}
   横幅:
     default: off
@@ -39,7 +40,8 @@ def test_rules_name_groups_holdouts_and_patterns(file: Path) -> None:
     words = [rule.words for key in ("布局", "横幅") for rule in rules_in_words(features[key])]
     assert words == [
         'id is in the group "编辑部": true',
-        'id is not in the group "编辑部" and mail matches "@news": true',
+        'id is not in the group "编辑部" and app ≥ version "5.2": true',
+        'mail matches "@news": true',
         "everyone; only if 折叠 value is true: true",
         "everyone; not in the holdout 长期对照: true",
     ]

@@ -34,9 +34,10 @@ def draw(found: ReadOutMessage, name: str) -> None:
     since = times.moment(found.since) if found.since else "–"
     st.caption(
         _(
-            "Since {since}. Intervals have {confidence}: the first holds at any number of looks, "
-            "the second for one planned look. Chance to win and expected loss are by a flat prior, "
-            "for one look.",
+            "Since {since}. Intervals have {confidence}: the first holds at any number of "
+            "looks, the second for one planned look. A verdict holds for all metrics "
+            "together, so it needs more than one interval beside 0. Chance to win and "
+            "expected loss are by a flat prior, for one look.",
             since=since,
             confidence=formats.percent(found.confidence, 0),
         )

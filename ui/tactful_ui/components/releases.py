@@ -30,12 +30,12 @@ def _cost_and_numbers(cost: ReleaseCost) -> None:
         st.info(formats.plain(cost.reason), icon=":material/hourglass_empty:")
     if cost.metrics:
         _cost(cost)
+        if _numbers(cost):  # whose notes name the metrics that are not released
+            return
     if cost.refused:
         st.caption(_("These metrics are not released:"))
         for name, why in cost.refused.items():
             st.markdown(f"- **{formats.plain(name)}**: {formats.plain(why)}")
-    if cost.metrics:
-        _numbers(cost)
 
 
 def _cost(cost: ReleaseCost) -> None:
@@ -63,17 +63,20 @@ def _cost(cost: ReleaseCost) -> None:
     )
 
 
-def _numbers(cost: ReleaseCost) -> None:
-    """Draw the released numbers; days that are to be charged wait for the reader's consent."""
+def _numbers(cost: ReleaseCost) -> bool:
+    """Draw the released numbers, and return whether there are any.
+
+    Days that are to be charged wait for the reader's consent.
+    """
     waiting = any(cost.waiting.values()) and not cost.reason
     if not waiting and not any(cost.days.values()):
         st.caption(_("No day has closed yet, so there is no number."))
-        return
+        return False
     agreed = not waiting or st.toggle(
         _("Charge the ledger for the days to release, and show the numbers"),
         key=f"release-{cost.key}",
     )
     if agreed:
-        readouts.draw(
-            shell.compute(routes.read_out(cost.key, source="released")), f"{cost.key}-released"
-        )
+        found = shell.compute(routes.read_out(cost.key, source="released"))
+        readouts.draw(found, f"{cost.key}-released")
+    return agreed
