@@ -328,7 +328,7 @@ def explain(failure: SourceError) -> None:
         st.code("scripts/demo --quick", language=None)
         st.caption(_("It appears here while the demo runs."))
     elif isinstance(failure, NotFound):
-        st.error(_("**The server does not have this.**"), icon=":material/search_off:")
+        st.info(_("**The server does not have this.**"), icon=":material/search_off:")
         st.caption(formats.plain(str(failure)))
     elif isinstance(failure, Refused):
         st.error(formats.plain(str(failure)), icon=":material/error:")
