@@ -32,7 +32,7 @@ from tactful.client.exchange import headers
 from tactful.errors import ClientError, SignatureError
 from tactful.flags.local_exposures import ExposureQueue
 from tactful.flags.local_payload import PayloadReader
-from tactful.flags.verify import identity_of
+from tactful.flags.verify import IDENTITY, identity_of
 from tactful.subjects.permissions import CLAIM
 from tactful.util.addresses import with_scheme
 from tactful_bandits.flags import Evaluation, Features, Overrides, evaluate
@@ -50,7 +50,6 @@ _SILENCE_S = 40.0  # the server sends something every 15 seconds
 _SEND_S = 5.0
 _FIRST_PAUSE_S, _MOST_DOUBLINGS = 1.0, 6  # pauses of 64 seconds at most
 _STEADY_S = 30.0  # a stream that ends earlier counts as a failure: a proxy may end each one at once
-_IDS = ("id", "user_id", "device_id")
 _NO_EXPERIMENT = Overrides(enabled=False)
 
 
@@ -215,7 +214,7 @@ class LocalFlags:
         known = dict(attributes or {})
         if consented is False:
             identity = {}
-            known = {name: value for name, value in known.items() if name not in _IDS}
+            known = {name: value for name, value in known.items() if name not in IDENTITY}
         return UnitFlags(self, identity, known, consented)
 
     def _evaluate(self, key: str, unit: UnitFlags, *, use: bool) -> Evaluation:
