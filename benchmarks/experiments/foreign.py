@@ -65,7 +65,10 @@ def environments(quick: bool) -> list[Figure]:
             found.append(
                 Figure(f"foreign_{name}_{label}", mean, "1", min(values), max(values), seeds, text)
             )
-    note = "ours minus TD3's of stable-baselines3, over the range from chance to the better; worst"
+    note = (
+        "ours minus TD3's of stable-baselines3, over the range from chance to the better, in the "
+        "worst environment; low and high are the worst and the best one"
+    )
     worst = Figure(
         "foreign_env_vs_best_peer", min(scores), "1", min(scores), max(scores), seeds, note
     )
