@@ -79,7 +79,7 @@ def _over_http(decisions: int) -> list[Figure]:
     definition = {
         "key": "replay",
         "arms": [{"name": f"arm-{arm}", "value": arm} for arm in range(len(_RATES))],
-        "reward": {"event": "click", "within_hours": 0.0005},
+        "reward": {"event": "click", "within_hours": 0.001},
         "state": "live",
     }
     rng, chosen, took = np.random.default_rng(1), [], []
@@ -98,7 +98,7 @@ def _over_http(decisions: int) -> list[Figure]:
                 clicks = []
             # Time in which a shop of this size would wait for its users.
             if number % 200 == 199:
-                time.sleep(2.0)
+                time.sleep(4.5)
     last = chosen[-decisions // 5 :]
     share = float(np.mean([arm == _BEST for arm in last]))
     return [
@@ -106,7 +106,7 @@ def _over_http(decisions: int) -> list[Figure]:
             "bandit_http_best_arm_share",
             *(share, "1", None, None, len(last)),
             f"of the last fifth of {decisions:,} decisions; rates {_RATES}, defaults, rewards "
-            "within 1.8 s",
+            "within 3.6 s",
         ),
         Figure(
             "bandit_http_decide_p50_ms",
