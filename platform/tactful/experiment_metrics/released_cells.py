@@ -221,7 +221,7 @@ def released_units(releases: Sequence[MetricRelease], arm: str) -> ReleasedPropo
 def released_outcomes(metric: MetricDefinition, releases: Sequence[MetricRelease], arm: str) -> int:
     """Return the noisy number of units of an arm with an outcome that is not 0, at least 0.
 
-    Of a share, those with the rarer of both outcomes count; of a ratio, pass its denominator.
+    A share counts those with the rarer of both outcomes; pass the denominator of a ratio.
     """
     cells, _ = _summed(releases, arm)
     nothing = float(cells[releases[0].grid.index(0.0)])
