@@ -46,6 +46,9 @@ OFFER = "x.coupon_offer"
 OFFER_ID = "coupon:"
 """Prefix of the event ids of coupons, before the code; clients must not send such ids."""
 
+SHOWN = ("impression", DECISION, OFFER)
+"""Types of events of the server's own that can have an arm, apart from exposures."""
+
 _CHUNK = 2_048
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tactful.event_log.batches import read_batches
-from tactful.event_log.impressions import is_decision, is_served
-from tactful.experiment_metrics.record_filter import LINKING, SHOWN, RecordFilter
+from tactful.event_log.impressions import SHOWN, is_decision, is_served
+from tactful.experiment_metrics.record_filter import LINKING, RecordFilter
 from tactful.experiments.metrics import LARGEST_AMOUNT
 from tactful.experiments.tally import arm_of
 from tactful.flags.exposures import EXPOSURE, as_exposure

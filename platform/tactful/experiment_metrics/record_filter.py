@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.event_log.impressions import DECISION, OFFER
+from tactful.event_log.impressions import SHOWN
 from tactful.event_log.recipients import LOGINS
 from tactful.experiments.metrics import ROLLOUTS
 from tactful.flags.exposures import EXPOSURE
@@ -22,9 +22,6 @@ from tactful_streaming.contract.log_entries import is_json
 
 LINKING = (*(mark.decode() for mark in LOGINS), EXPOSURE)
 """First letters of the types of events that connect a device with a user."""
-
-SHOWN = ("impression", DECISION, OFFER)
-"""Types of events of the server's own that can have an arm, apart from exposures."""
 
 
 class _Properties(msgspec.Struct, frozen=True):

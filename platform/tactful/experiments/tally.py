@@ -20,8 +20,7 @@ from typing import NamedTuple, Protocol
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import (
-    DECISION,
-    OFFER,
+    SHOWN,
     Impression,
     as_impression,
     decision_named,
@@ -44,7 +43,6 @@ _GRACE_MS = 3_600_000
 _EARLY = 10_000
 _EARLY_EACH = 100
 _PURCHASE = "purchase"
-_SHOWN = {"impression", DECISION, OFFER}
 
 
 class LogReader(Protocol):
@@ -150,7 +148,7 @@ class Tally:
         self._lasts = lasts
         self._types = frozenset(types)
         self._wanted = self._types | {_PURCHASE}
-        self._marks = [name.encode() for name in self._wanted | _SHOWN]
+        self._marks = [name.encode() for name in self._wanted.union(SHOWN)]
         self._marks += LOGINS
         self._open: dict[str, _List] = {}
         # Apart, so that ids that a client made up cannot displace others.
