@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
 
-from tactful.bandits.definitions import BanditDefinition, load_bandits, numbers_of
+from tactful.bandits.definitions import load_bandits, numbers_of
 from tactful.bandits.report import outcomes_of, read_decisions
 from tactful.bandits.store import BanditStore, StoredBandit
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.coupons.definitions import load_coupons
-from tactful.coupons.values import require_values
+from tactful.coupons.definitions import load_coupons, require_offered
 from tactful.errors import ConfigError
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import login_and_host
@@ -45,13 +45,8 @@ def apply_command(
     """Store the bandits in FILE with their states; a running server follows within a second."""
     with cli.reported_as(ConfigError, DefinitionError):
         features = numbers_of(load_definitions(settings.features))
-    campaigns = settings.coupons.definitions
-    offered = {it.bandit: it.name for it in load_coupons(campaigns)} if campaigns.name else {}
-
-    def check(definition: BanditDefinition) -> None:
-        if (campaign := offered.get(definition.key)) is not None:
-            require_values(definition, campaign)
-
+    campaigns = load_coupons(path) if (path := settings.coupons.definitions).name else []
+    check = partial(require_offered, campaigns=campaigns)
     found = load_bandits(file, features=features, check=check)
     applied = []
     with _bandits(settings) as store:

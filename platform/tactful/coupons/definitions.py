@@ -18,7 +18,8 @@ events of the type `x.coupon_offer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,23 +95,30 @@ def load_coupons(
     """
     campaigns: list[CouponDefinition] = []
     for number, entry in enumerate(read_entries(path, "campaigns"), 1):
-        where = _located(path, number)
+        where = partial(_located, path, number)
         try:
             campaign = msgspec.convert(entry, CouponDefinition)
             require_condition("eligible", campaign.eligible)
         except (msgspec.ValidationError, UnicodeError, DefinitionError) as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise ConfigError(f"{where()}: {error}") from error
         if not _NAME.fullmatch(campaign.name):
-            raise ConfigError(f"{where}: name must be small letters, digits, '-' and '_'")
+            raise ConfigError(f"{where()}: name must be small letters, digits, '-' and '_'")
         if campaign.cost > campaign.budget.amount:
-            raise ConfigError(f"{where}: one coupon costs more than the whole budget")
+            raise ConfigError(f"{where()}: one coupon costs more than the whole budget")
         if definitions is not None and (wrong := _unknown_name(campaign, definitions)):
-            raise ConfigError(f"{where}: {wrong}")
+            raise ConfigError(f"{where()}: {wrong}")
         if bandits is not None and (wrong := _unfit_bandit(campaign, bandits)):
-            raise ConfigError(f"{_located(path, number, 'bandit')}: {wrong}")
+            raise ConfigError(f"{where('bandit')}: {wrong}")
         campaigns.append(campaign)
     require_distinct(path, [campaign.name for campaign in campaigns])
     return campaigns
+
+
+def require_offered(definition: BanditDefinition, campaigns: Iterable[CouponDefinition]) -> None:
+    """Raise ConfigError if a campaign offers the values of a bandit that are no offers."""
+    for campaign in campaigns:
+        if campaign.bandit == definition.key:
+            require_values(definition, campaign.name)
 
 
 def _located(path: Path, number: int, *field: str) -> str:

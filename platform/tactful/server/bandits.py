@@ -19,8 +19,8 @@ from tactful.bandits.learner import BanditLearner
 from tactful.bandits.report import BanditReports
 from tactful.bandits.serving import FILE, ServedBandit, ServedBandits
 from tactful.bandits.store import BanditStore, StoredBandit, apply_file
-from tactful.coupons.definitions import load_coupons
-from tactful.coupons.values import ChosenValue, as_offer, chosen_value, require_values
+from tactful.coupons.definitions import load_coupons, require_offered
+from tactful.coupons.values import ChosenValue, as_offer, chosen_value
 from tactful.errors import ConfigError
 from tactful.event_log.recipients import Recipients, RecommendationIds
 from tactful.experiments.definitions import CHANGE
@@ -72,10 +72,9 @@ class BanditService:
         )
         measured = MeasuredEvents(backend, platform.permissions)
         self.reports = BanditReports(measured.logs, clock=installation.clock, recipients=recipients)
-        self._offered = {it.bandit: it.name for it in platform.resources.coupons if it.bandit}
         if (path := installation.settings.bandits.definitions).name:
             apply_file(self.store, path, check=self._check)
-        if self._offered:
+        if any(campaign.bandit for campaign in platform.resources.coupons):
             held = {it.key: it.definition for it in self.store.all()}
             load_coupons(installation.settings.coupons.definitions, bandits=held)
 
@@ -209,8 +208,7 @@ class BanditService:
     def _check(self, definition: BanditDefinition) -> None:
         """Raise ConfigError if this server cannot use a definition."""
         require_known(definition, self.features)
-        if (campaign := self._offered.get(definition.key)) is not None:
-            require_values(definition, campaign)
+        require_offered(definition, self._platform.resources.coupons)
 
     def _refusal(
         self,
