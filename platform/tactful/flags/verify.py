@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from tactful.flags.exposures import Applied
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.flags import Features, evaluate
+from tactful_bandits.flags.compiling import HOLDOUT
 from tactful_bandits.flags.experiments import NO_OVERRIDES, CompiledExperiment, Outcome, Situation
 from tactful_bandits.flags.features import CompiledRule
 from tactful_streaming.contract.log_entries import Event
@@ -131,7 +132,7 @@ def _draw(
     situation = Situation(attributes, features.groups, {}, NO_OVERRIDES)
     outcome = drawn.run(situation, lambda parents: True)
     for parent in rule.parents:
-        if parent.feature.startswith("$"):  # a holdout, which the ids alone decide
+        if parent.feature.startswith(HOLDOUT):  # the ids alone decide it
             value = evaluate(features, parent.feature, attributes).value
             if not matches(parent.condition, {"value": value}, features.groups):
                 return None
