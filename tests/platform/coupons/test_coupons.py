@@ -113,7 +113,7 @@ class Bench:
         self.keyring = Keyring(path.with_name("keyring.json"), clock=self.clock)
         self.desk = self.open()
 
-    def open(self) -> CouponIssuer:
+    def open(self, **more: Any) -> CouponIssuer:
         return CouponIssuer(
             [self.definition],
             self.store,
@@ -122,6 +122,7 @@ class Bench:
             clock=self.clock,
             keyring=self.keyring,
             keys_of=lambda event: [*named_keys(event), self.linked.get(str(event.user_id), "")],
+            **more,
         )
 
     def run(self, *entries: Entry) -> list[Event]:

@@ -82,20 +82,12 @@ class ValueBench(Bench):
 
     arm = 0
 
-    def open(self) -> CouponIssuer:
+    def open(self, **more: Any) -> CouponIssuer:
         def values(key: str, event: Event, known: Mapping[str, Any]) -> ChosenValue:
             assert key == "面额"
             return choice(self.arm, [1.0, known["spend"] / 100])
 
-        return CouponIssuer(
-            [self.definition],
-            self.store,
-            [self.log],
-            features=lambda person, at: {"spend": self.known.get(person, 0.0)},
-            clock=self.clock,
-            keyring=self.keyring,
-            values=values,
-        )
+        return super().open(values=values, **more)
 
 
 def test_the_value_is_logged_with_its_propensity_and_the_budget_is_as_before(
