@@ -11,6 +11,7 @@ from typing import TypeVar
 import streamlit as st
 
 from tactful.client import Request
+from tactful.client.request import following as following_of
 from tactful.client.routes import access as routes
 from tactful_ui.components import account, charts, formats, times, words
 from tactful_ui.components.words import text as _
@@ -82,6 +83,16 @@ def ask(request: Request[T], *, patient: bool = False) -> T:
             st.session_state[_ENDED] = True
             st.rerun()
         raise
+
+
+def ask_all(request: Request[T]) -> list[T]:
+    """Send a request for a list, and again for each page that follows; raises as `ask`."""
+    pages: list[T] = []
+    following: Request[T] | None = request
+    while following is not None:
+        pages.append(ask(following))
+        following = following_of(following, pages[-1])
+    return pages
 
 
 def compute(request: Request[T]) -> T:

@@ -47,12 +47,7 @@ def page() -> None:
 
 def _all() -> list[BanditInfo]:
     """Return the bandits of all pages of the answer."""
-    index = shell.ask(routes.bandits())
-    found = index.bandits
-    while index.next_cursor is not None:
-        index = shell.ask(routes.bandits(cursor=index.next_cursor))
-        found += index.bandits
-    return found
+    return [bandit for page in shell.ask_all(routes.bandits()) for bandit in page.bandits]
 
 
 def _state(bandit: BanditInfo) -> None:
