@@ -350,9 +350,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(pause_s)
-        pause_s = min(
-            1.5 * pause_s, 0.03
-        )  # many conditions are requests: they cost what they wait for
+        pause_s = min(1.5 * pause_s, 0.03)  # a condition that is a request delays what it awaits
 
 
 _FORKED = """

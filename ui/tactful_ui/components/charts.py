@@ -208,8 +208,7 @@ def over_time(
             ],
         )
         .properties(
-            height=260,
-            description=f"{title} over time of {names}, {times} points in time.",
+            height=260, description=f"{title} over time of {names}, {times} points in time."
         )
     )
     return chart
