@@ -234,22 +234,25 @@ def test_the_compose_file_without_its_containers(
         assert [item["item_id"] for item in answer.json()["items"]] == ["cup"]
         features = http.get(f"/v1/users/{run}-3/features").json()["features"]
         assert len(features["recent_items"]) == 3, "what the workers computed"
-        # Five minutes after the first views their window fired, and the last ones closed others.
+        # The clock closes windows while the test runs: each value is that of its own window.
         fired = sa.text(
-            "SELECT entity_key, feature_value FROM tactful_fired_values"
-            " WHERE feature = 'viewed_1h' AND group_key = 'kitchen' AND window_end <= :now"
+            "SELECT entity_key, feature_value, window_end FROM tactful_fired_values"
+            " WHERE feature = 'viewed_1h' AND group_key = 'kitchen'"
         )
+        slide = 300_000
         until = time.monotonic() + 120
-        rows: dict[str, float] = {}
-        while len(rows) < 5:
+        rows: dict[str, tuple[float, int]] = {}
+        while len(rows) < 5 or min(end for _, end in rows.values()) <= now - slide:
             assert time.monotonic() < until, rows
             time.sleep(0.2)
             with database.connect() as connection:
-                found = connection.execute(fired, {"now": now}).all()
-            rows = {key: json.loads(value) for key, value in found}
-        # Two views nine slides before the newest window that ended, or eight.
+                found = connection.execute(fired).all()
+            rows = {key: (json.loads(value), end) for key, value, end in found}
         assert set(rows) == {f"{run}-{number}" for number in range(5)}
-        assert {round(value / 0.8**8, 6) for value in rows.values()} <= {2.0, 1.6}
+        for value, end in rows.values():
+            panes = {at: end // slide - 1 - at // slide for at in (now - 9 * slide, now)}
+            weights = {at: 0.8**age if age >= 0 else 0.0 for at, age in panes.items()}
+            assert value == pytest.approx(2 * weights[now - 9 * slide] + weights[now])
 
 
 def first_line(process: Running) -> str:

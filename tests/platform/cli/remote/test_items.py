@@ -25,8 +25,9 @@ ITEMS = [
 def shop(live: Live) -> Live:
     live.http.put("/v1/items", json=ITEMS).raise_for_status()
     wait_until(lambda: len(live.http.get("/v1/items").json()["items"]) == len(ITEMS))
-    # Lists follow new items by a refresh of their own.
+    # Lists and the search of alike items follow new items, each by a refresh of its own.
     wait_until(lambda: len(live.http.get("/v1/popular").json()["items"]) == len(ITEMS) - 1)
+    wait_until(lambda: live.http.get("/v1/items/mug/similar").json()["items"])
     return live
 
 
