@@ -31,12 +31,13 @@ if TYPE_CHECKING:
         plan_training,
         without_noise,
     )
+    from tactful_federated.core.polling import Polling
     from tactful_federated.core.private_evaluation import (
         Evaluation,
         PrivateEvaluations,
         plan_evaluations,
     )
-    from tactful_federated.core.private_training import Outcome, Polling, PrivateTraining
+    from tactful_federated.core.private_training import Outcome, PrivateTraining
     from tactful_federated.device.batched_trainer import SimulatedPopulation
     from tactful_federated.device.event_store import EventStore
     from tactful_federated.device.home import DeviceHome, EnrolmentRequest
@@ -148,7 +149,8 @@ _LAZY = {
     "core.invitation": "Invitation read_invitation",
     "core.plan": "TrainingPlan Wishes plan_noise_in_sum plan_training without_noise",
     "core.private_evaluation": "Evaluation PrivateEvaluations plan_evaluations",
-    "core.private_training": "Outcome Polling PrivateTraining",
+    "core.polling": "Polling",
+    "core.private_training": "Outcome PrivateTraining",
     "device.batched_trainer": "SimulatedPopulation",
     "device.event_store": "EventStore",
     "device.home": "DeviceHome EnrolmentRequest",

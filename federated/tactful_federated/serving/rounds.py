@@ -17,10 +17,10 @@ from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_training import (
     Collector,
     Outcome,
-    Polling,
     PrivateTraining,
     wait_for_devices,
 )
@@ -177,11 +177,13 @@ def authority_key(directory: Path) -> Ed25519PrivateKey:
     return _signing_key(path)
 
 
-def initial_weights(vocabulary: Vocabulary, embedding: int = 32, hidden: int = 32) -> Vector:
+def initial_weights(
+    vocabulary: Vocabulary, embedding: int = 32, hidden: int = 32, *, seed: int = 7
+) -> Vector:
     """Return the initial weights of a run, equal on all machines."""
     from tactful_federated.model.lstm_torch import IntentModel
 
-    return IntentModel(vocabulary.size, embedding, hidden, seed=7).vector()
+    return IntentModel(vocabulary.size, embedding, hidden, seed=seed).vector()
 
 
 def collector_for(

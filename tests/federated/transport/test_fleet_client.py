@@ -26,7 +26,7 @@ from tests.federated.fleet_support import (
 from tests.platform.support import wait_until
 
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.errors import CheckpointError, SettingsError
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered

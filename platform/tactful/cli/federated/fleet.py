@@ -26,7 +26,8 @@ from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
-from tactful_federated.core.private_training import Outcome, Polling
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Outcome
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
 from tactful_federated.device.limits import Limits, keep_within
