@@ -50,6 +50,7 @@ def invite_to_evaluations(
         plan=plan,
         purpose="evaluation",
         difference=least_difference(path, wishes, plan, tier),
+        bundle=trained.bundle if tier == "clear" else msgspec.UNSET,
     )
     save_invitation(path, invitation)
     return invitation

@@ -27,10 +27,12 @@ from tactful_federated.core.private_training import Outcome
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.command import read_history, take_part
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
+from tactful_federated.device.stock_node import require_stock
 from tactful_federated.errors import FederatedError, HistoryError, SettingsError
 from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+from tactful_federated.transport.certificates import public_pem_of_openssh
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
@@ -57,6 +59,7 @@ class _Method:
     proximal: float
     buffered: bool
     most_stale: int
+    stock: bool
     deadline: float
 
     def check(self, tier: Tier) -> None:
@@ -125,6 +128,11 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.option(
     "--most-stale", type=click.IntRange(0), default=20, help="Maximum update age, in releases."
 )
+@click.option(
+    "--stock",
+    is_flag=True,
+    help="Let stock Flower nodes take part, which run the bundle of the run; needs --tier clear.",
+)
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @click.option(
     "--host", "hosts", multiple=True, help="Host name of the proxy for the certificate; repeatable."
@@ -163,6 +171,7 @@ def serve_command(
             tier=run.tier,
             learning_rate=method.device_rate,
             proximal=method.proximal,
+            stock=method.stock,
             **asdict(widths),
         )
     bar = cli.progress_bar(quiet=results.as_json, total=run.rounds, unit="release")
@@ -186,7 +195,7 @@ def serve_command(
         reporter,
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
-        superlink.run() as grid,
+        superlink.run(invitation.run) as grid,
         bar,
     ):
         click.echo(
@@ -258,7 +267,8 @@ def enrol_command(
     """Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.
 
     A file ENROLMENT is written beside each request, for the directory of the device; requests with
-    an enrolment are skipped. The holder of authority.key decides which devices take part; if this
+    an enrolment are skipped. A stock Flower node is enrolled by its public key in OpenSSH's form, a
+    file that ends in .pub. The holder of authority.key decides which devices take part; if this
     is not the server, run the command elsewhere, with the port forwarded.
     """
     pinned = authority or directory / "tls" / "authority.pem"
@@ -270,6 +280,14 @@ def enrol_command(
     for path in requests:
         written = path.with_name("enrolment")
         try:
+            if path.suffix == ".pub":
+                require_stock(read_invitation(directory / "invitation.json"))
+                public = public_pem_of_openssh(path.read_bytes())
+                node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), public)
+                enrolled.append({"request": str(path), "node": node})
+                if not as_json:
+                    click.echo(f"{path}: node {node}")
+                continue
             request = msgspec.json.decode(path.read_bytes(), type=EnrolmentRequest)
             if _is_enrolled(written, request.identity):
                 enrolled.append({"request": str(path), "node": None})
