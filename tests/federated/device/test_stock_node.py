@@ -16,6 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from tests.federated.fleet_support import CATEGORIES, invited, proxy, tls
 from tests.platform.support import wait_until
 
+from benchmarks.ports import free_port
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.device.stock_node import app
@@ -136,7 +137,7 @@ def test_a_stock_supernode_trains_through_the_second_proxy(tmp_path: Path) -> No
             "--superlink",
             address.replace("127.0.0.1", "localhost"),
         ]
-        command += ["--root-certificates", certificates.authority, "--port", "0"]
+        command += ["--root-certificates", certificates.authority, "--port", str(free_port())]
         command += ["--auth-supernode-private-key", tmp_path / "key"]
         command += ["--node-config", f'device="{home}"']
         process = subprocess.Popen(
