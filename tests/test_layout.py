@@ -1,4 +1,4 @@
-"""The house: six source roots, one distribution, floors, and no shadow on the standard library."""
+"""The house: six source roots, two distributions, floors, and no shadow on the standard library."""
 
 import ast
 import importlib.util

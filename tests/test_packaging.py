@@ -1,38 +1,193 @@
-"""The wheel holds the six packages with all of their files, and nothing else."""
+"""Two wheels hold the six packages with all of their files, and nothing else."""
 
+import ast
+import os
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 import zipfile
+from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.federated.fleet_support import invited
 from tests.test_layout import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = "tactful_federated/bundled/"
+ROOTS = {"tactful_federated": ROOT / "federated", "tactful_privacy": ROOT / "privacy"}
 
 pytest.importorskip("hatchling", reason="hatchling builds the wheel; it is in the group dev")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of both wheels."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
-    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT / "device"), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    (path,) = folder.glob("tactful-*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(wheels: Path) -> zipfile.ZipFile:
+    (path,) = wheels.glob("tactful-*.whl")
     return zipfile.ZipFile(path)
 
 
-def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
+@pytest.fixture(scope="module")
+def device_wheel(wheels: Path) -> zipfile.ZipFile:
+    (path,) = wheels.glob("tactful_device-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def files_of(wheel: zipfile.ZipFile) -> set[str]:
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def test_wheels_hold_every_file_of_the_packages(
+    wheel: zipfile.ZipFile, device_wheel: zipfile.ZipFile
+) -> None:
     packages = sorted(str(path.parent) for path in ROOT.glob("*/tactful*/__init__.py"))
     assert len(packages) == 6
     files = tracked(*packages) or pytest.skip("not a git checkout")
     expected = {Path(*path.parts[1:]).as_posix() for path in files}
-    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert packed == expected
+    packed, on_devices = files_of(wheel), files_of(device_wheel)
+    assert not packed & on_devices
+    bundled = {name for name in on_devices if name.startswith(BUNDLED)}
+    assert packed | (on_devices - bundled) == expected
+    for name in bundled:
+        original = name.removeprefix(BUNDLED)
+        assert device_wheel.read(name) == wheel.read(original)
+
+
+def test_device_wheel_holds_what_its_modules_import(device_wheel: zipfile.ZipFile) -> None:
+    """Exactly: a module that is missing ends a device, one too many is code of a server."""
+    begin = ["device.command", "device.intent", "device.personalise", "device.stock_node"]
+    needed = imported([f"tactful_federated.{name}" for name in begin])
+    packed = {name.removeprefix(BUNDLED) for name in files_of(device_wheel)}
+    assert {name for name in packed if not name.endswith("py.typed")} == needed
+
+
+def imported(modules: list[str]) -> set[str]:
+    """Return the files of our modules that these import, also within functions."""
+    found: dict[str, Path] = {}
+    while modules:
+        name = modules.pop()
+        folder = ROOTS.get(name.split(".")[0])
+        if folder is None or name in found:
+            continue
+        path = folder.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path.is_file():  # else a name in a module
+            found[name] = path.relative_to(folder)
+            modules += [name.rpartition(".")[0], *imports_at_run_time(path)]
+    return {path.as_posix() for path in found.values()}
+
+
+def imports_at_run_time(path: Path) -> Iterator[str]:
+    nodes: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        nodes += ast.iter_child_nodes(node)
+
+
+@pytest.fixture(scope="module")
+def device(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of an environment with the device's wheel alone.
+
+    Libraries are those of this environment, behind it and without the ones that no device has.
+    """
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    (path,) = wheels.glob("tactful_device-*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    done = subprocess.run([*pip, "--no-deps", "--no-index", str(path)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    installed = Path(packages.stdout.strip())
+    (installed / "libraries.pth").write_text(
+        f"{sysconfig.get_path('purelib')}\nimport without_servers\n"
+    )
+    (installed / "without_servers.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'faiss', 'mlflow', 'xgboost', 'tactful', 'scipy'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    return folder / "bin"
+
+
+def run(*command: str | Path) -> str:
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_device_trains_with_its_wheel_alone(device: Path, tmp_path: Path) -> None:
+    invitation = invited(tmp_path, "clear", 3)
+    (tmp_path / "history.json").write_text('[["bread", "milk"], ["cheese"]]')
+    home, file = tmp_path / "home", tmp_path / "invitation.json"
+    given: list[str | Path] = [
+        "--invitation",
+        file,
+        "--consent",
+        "--history",
+        tmp_path / "history.json",
+    ]
+    said = run(device / "tactful-device", home, *given)
+    assert f"have {home / 'request.json'} enrolled" in said
+    code = f"""
+import numpy as np, sys, tactful_federated as f
+from pathlib import Path
+assert "{device.parent}" in f.__file__
+home = f.DeviceHome(Path("{home}"), f.read_invitation(Path("{file}")))
+home.remember([["bread", "milk"], ["cheese"]] * 20)
+vocabulary = f.Vocabulary.from_catalogue(["bread", "cheese", "milk"])
+weights = np.full({invitation.plan.parameters}, 0.01, dtype=np.float32)
+population = f.FlowerPopulation(f.LocalGrid(home.app(), 1), vocabulary)
+((_, update),) = population.train([1], weights, 1)
+assert np.isfinite(update).all() and update.any()
+f.DeviceIntent, f.SecureRounds, f.FleetClient, f.ModelSlot, f.personalise
+try:
+    f.PrivateTraining
+except f.MissingExtraError as error:
+    print(error)
+"""
+    assert "pip install 'tactful[federated]'" in run(device / "python", "-c", code)
+
+
+def test_versions_and_needs_agree() -> None:
+    def read(path: str) -> dict[str, Any]:
+        project: dict[str, Any] = tomllib.loads((ROOT / path).read_text("utf-8"))["project"]
+        return project
+
+    whole, part = read("pyproject.toml"), read("device/pyproject.toml")
+    assert part["version"] == whole["version"]
+    assert f"tactful-device=={whole['version']}" in whole["optional-dependencies"]["federated"]
+    known = {*whole["dependencies"], *whole["optional-dependencies"]["federated"]}
+    assert {*part["dependencies"]} <= known
+    assert part["classifiers"] == whole["classifiers"]
+    assert (ROOT / "device/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_wheel_holds_the_pages_of_the_demos_shop(wheel: zipfile.ZipFile) -> None:
@@ -46,10 +201,10 @@ def test_wheel_holds_the_pages_of_the_demos_shop(wheel: zipfile.ZipFile) -> None
     assert "/v1/recommend" in client
 
 
-def test_every_package_in_the_wheel_is_typed(wheel: zipfile.ZipFile) -> None:
-    typed = {name.split("/")[0] for name in wheel.namelist() if name.endswith("/py.typed")}
-    top = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
-    assert typed == top
+def test_every_package_is_typed(wheel: zipfile.ZipFile, device_wheel: zipfile.ZipFile) -> None:
+    both = files_of(wheel) | files_of(device_wheel)
+    typed = {name.split("/")[0] for name in both if name.count("/") == 1 and "py.typed" in name}
+    assert typed == {name.split("/")[0] for name in both}
 
 
 def test_metadata(wheel: zipfile.ZipFile) -> None:

@@ -209,7 +209,8 @@ def test_torch_without_cuda(
     if platform.system() != "Linux":
         pytest.skip("PyPI's torch brings CUDA on Linux only")
     (tmp_path / "scripts").mkdir()
-    for name in ("scripts/environment", "pyproject.toml"):
+    (tmp_path / "device").mkdir()
+    for name in ("scripts/environment", "pyproject.toml", "device/pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     calls = tmp_path / "calls"
     program(tmp_path / "bin/python3", _PYTHON.format(calls=calls, python=sys.executable))
@@ -231,4 +232,5 @@ def test_torch_without_cuda(
     (installed,) = (line for line in calls.read_text().splitlines() if "--editable" in line)
     assert (f"--extra-index-url {indexes[index]}" in installed) is chosen
     assert "--extra-index-url" not in installed or chosen
+    assert ("--editable ./device" in installed) is ("all" in extras)
     assert time.monotonic() - started < 30

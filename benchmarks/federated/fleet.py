@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from benchmarks.figures import Figure
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.core.plan import Wishes
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import IntegerVector, Vector

@@ -4,7 +4,7 @@ Both train the same model on the same generated shoppers by the same steps, coho
 in a process of its own, in turn. What Flower's devices sent is trained again by ours and compared
 before a time counts. Memory is that of all processes of each: proportional set sizes, so what they
 share counts once, libraries included. Ours loads numpy and neither torch nor flwr, which it does
-not need; Flower's devices train by torch, as devices do.
+not need; Flower's devices train by torch, as its users' do.
 
 Usage: python -m benchmarks.federated.scale {tactful|flower} ROUNDS
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
 
-    from tactful_federated.device.trainer import Device
+    from benchmarks.federated.torch_device import TorchDevice
     from tactful_federated.model.lstm_torch import IntentModel
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -257,12 +257,12 @@ def _model() -> IntentModel:
     return IntentModel(_VOCABULARY.size)
 
 
-def _device_of(context: Context) -> Device:
-    from tactful_federated.device.trainer import Device
+def _device_of(context: Context) -> TorchDevice:
+    from benchmarks.federated.torch_device import TorchDevice
 
     number = context.node_id % _DEVICES
     history = sample_history(number, baskets=_VISITS, seed=_SEED)
-    return Device(history, _VOCABULARY, _model(), _SETTINGS, seed=_SEED + number)
+    return TorchDevice(history, _VOCABULARY, _model(), _SETTINGS, seed=_SEED + number)
 
 
 def _stacked(devices: Sequence[int]) -> SimulatedPopulation:

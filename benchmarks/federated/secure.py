@@ -15,7 +15,6 @@ from flwr.app import Message
 from benchmarks.figures import Figure
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training, without_noise
 from tactful_federated.device.trainer import Device
-from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
@@ -23,6 +22,7 @@ from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import Session, encode, enrol, terms_digest, weights_digest
 from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
+from tactful_federated.serving.rounds import initial_weights
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 
@@ -155,18 +155,18 @@ def device_time(quick: bool) -> list[Figure]:
     vocabulary = Vocabulary.from_catalogue(
         [*SAMPLE_CATALOGUE, *(f"category {number}" for number in range(85))]
     )
-    model = IntentModel(vocabulary.size)
-    device = Device(sample_history(1, baskets=60), vocabulary, model)
+    weights = initial_weights(vocabulary)
+    device = Device(sample_history(1, baskets=60), vocabulary)
     grid = LocalGrid(client_app(lambda context: device), 1)
     spent = []
     population = FlowerPopulation(grid, vocabulary)
     for number in range(5 if quick else 30):
-        asked = population.requests("train", [1], model.vector(), number)
+        asked = population.requests("train", [1], weights, number)
         begun = time.process_time()
         replies = grid.send_and_receive(asked)
         spent.append(time.process_time() - begun)
         if replies[0].has_error():
             raise RuntimeError(replies[0].error.reason)
-    note = f"{model.size:,} parameters, one local epoch over 60 visits; no network"
+    note = f"{weights.size:,} parameters, one local epoch over 60 visits; no network"
     low, middle, high = (float(v) for v in np.quantile(spent, (0.05, 0.5, 0.95)))
     return [Figure("device_cpu_s_per_message", middle, "s", low, high, len(spent), note)]

@@ -2,20 +2,27 @@
 
 Begin reading with `simulate`; then `PrivateTraining` and `serve_rounds` (server), `DeviceHome` and
 `FleetClient` (device). It may import `tactful_privacy` only. Importing this package needs only
-numpy; other modules are imported on first use and need `pip install 'tactful[federated]'`.
+numpy; other modules are imported on first use and need `pip install 'tactful[federated]'`, or on a
+device `pip install tactful-device`, which has the device side alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
-from tactful_federated.core.server_optimizer import ModelState, Optimizer
+if find_spec("tactful_privacy") is None:
+    # The wheel of `tactful-device` has its part of the package here, for where it is alone.
+    sys.path.append(str(Path(__file__).parent / "bundled"))
+
 from tactful_federated.errors import (
     CheckpointError,
     FederatedError,
     MissingExtraError,
     SettingsError,
+    extra,
 )
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, windows
@@ -23,6 +30,7 @@ from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
+    from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
     from tactful_federated.core.invitation import Invitation, read_invitation
     from tactful_federated.core.plan import (
         TrainingPlan,
@@ -31,12 +39,14 @@ if TYPE_CHECKING:
         plan_training,
         without_noise,
     )
+    from tactful_federated.core.polling import Polling
     from tactful_federated.core.private_evaluation import (
         Evaluation,
         PrivateEvaluations,
         plan_evaluations,
     )
-    from tactful_federated.core.private_training import Outcome, Polling, PrivateTraining
+    from tactful_federated.core.private_training import Outcome, PrivateTraining
+    from tactful_federated.core.server_optimizer import ModelState, Optimizer
     from tactful_federated.device.batched_trainer import SimulatedPopulation
     from tactful_federated.device.event_store import EventStore
     from tactful_federated.device.home import DeviceHome, EnrolmentRequest
@@ -145,10 +155,13 @@ __all__ = [
 
 _LAZY = {
     "core.correlated_noise": "CorrelatedNoise NoiseMemory",
+    "core.fedavg": "RoundSettings run_rounds start",
     "core.invitation": "Invitation read_invitation",
     "core.plan": "TrainingPlan Wishes plan_noise_in_sum plan_training without_noise",
     "core.private_evaluation": "Evaluation PrivateEvaluations plan_evaluations",
-    "core.private_training": "Outcome Polling PrivateTraining",
+    "core.polling": "Polling",
+    "core.private_training": "Outcome PrivateTraining",
+    "core.server_optimizer": "ModelState Optimizer",
     "device.batched_trainer": "SimulatedPopulation",
     "device.event_store": "EventStore",
     "device.home": "DeviceHome EnrolmentRequest",
@@ -176,4 +189,10 @@ _LAZY = {
     "transport.flower_secure": "FlowerSecureTransport secure_client_app",
     "transport.superlink": "SuperLink",
 }
-__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)
+_load, __dir__ = lazy_names(__name__, __all__, _LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use; on a device those of servers are missing."""
+    with extra():
+        return _load(name)

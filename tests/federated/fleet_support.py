@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,10 +36,10 @@ def tls(directory: Path) -> Tls:
     return make_tls(directory, ["localhost", "127.0.0.1"], now=datetime.datetime.now(datetime.UTC))
 
 
-def invited(directory: Path, tier: str, devices: int) -> Invitation:
+def invited(directory: Path, tier: str, devices: int, **more: Any) -> Invitation:
     wishes = replace(WISHES, delta=1e-3, population=devices * 8, minimum_reports=min(3, devices))
     wishes = replace(wishes, rounds=6, report_goal=devices, over_selection=1.0)
-    return invite(directory, wishes, CATEGORIES, run="test", tier=tier)  # type: ignore[arg-type]
+    return invite(directory, wishes, CATEGORIES, run="test", tier=tier, **more)  # type: ignore[arg-type]
 
 
 def update(device: int, round_number: int, size: int) -> Vector:
@@ -108,12 +109,14 @@ def answers_all(certificates: Tls, seen: list[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
+def proxy(
+    folder: Path, certificates: Tls, upstream: str, file: str = "fleet-proxy.conf"
+) -> Iterator[str]:
     """The shipped nginx configuration with other paths and ports; its address."""
     program = os.environ["TACTFUL_TEST_NGINX"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    text = (ROOT / "deploy" / "fleet-proxy.conf").read_text("utf-8")
+    text = (ROOT / "deploy" / file).read_text("utf-8")
     errors = folder / "error.log"
     replaced = {
         "server 127.0.0.1:9092;": f"server {upstream};",

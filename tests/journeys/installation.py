@@ -25,19 +25,19 @@ _PATIENCE_S = 300  # on a busy machine a training takes minutes
 
 
 def install(folder: Path) -> Path:
-    """Build the wheel and install it into a new environment; return the folder of its programs.
+    """Build both wheels and install them in a new environment; return the folder of programs.
 
     Libraries are those of this environment, which a `.pth` file adds behind the wheel's own files.
     """
     pip = [sys.executable, "-m", "pip"]
     options = ["--quiet", "--no-deps", "--no-index"]
-    build = ["wheel", *options, "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    _check([*pip, *build])
-    (wheel,) = folder.glob("tactful-*.whl")
+    build = ["wheel", *options, "--no-build-isolation", "--wheel-dir", str(folder)]
+    _check([*pip, *build, str(ROOT), str(ROOT / "device")])
+    wheels = [str(path) for path in folder.glob("tactful*.whl")]
     target = folder / "venv"
     venv.create(target)
     python = target / "bin" / "python"
-    _check([*pip, "--python", str(python), "install", *options, str(wheel)])
+    _check([*pip, "--python", str(python), "install", *options, *wheels])
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(_check([str(python), "-c", code]).strip())
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")

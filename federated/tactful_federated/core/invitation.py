@@ -38,6 +38,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         hidden: Width of the LSTM state.
         difference: Smallest number of devices in which two secure sums with a device may differ,
             beside 0; unset: any number, as in invitations of earlier versions.
+        bundle: SHA-256 of the bundle that stock Flower nodes run; unset: they cannot take part.
     """
 
     run: str
@@ -53,6 +54,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     embedding: int = 32
     hidden: int = 32
     difference: int | msgspec.UnsetType = msgspec.UNSET  # unset is not written: old devices read it
+    bundle: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -13,21 +13,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
+from tactful_federated.core.evaluation_answer import ANSWER_NORM, ANSWER_SIZE
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.private_training import Collector, PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import HistoryError
-from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
 
-ANSWER_SIZE: Final = 3
-"""Size of an answer: 1 if there was a question, share ranked first, share in the first five."""
-
-_NORM = math.sqrt(ANSWER_SIZE)
 _SUM = Optimizer(momentum=0.0, averaging=0.0)
 
 
@@ -65,23 +60,6 @@ def plan_evaluations(wishes: Wishes, *, noise_in_sum: bool = False) -> TrainingP
     """
     wished = replace(wishes, parameters=ANSWER_SIZE, update_norm=1.0, most_bands=1)
     return plan_noise_in_sum(wished) if noise_in_sum else plan_training(wished)
-
-
-def evaluator(evaluate: Callable[[Vector], Score]) -> Callable[[Vector, int], Vector]:
-    """Return the function that answers evaluations on a device, instead of a trainer.
-
-    The norm of an answer is at most 1 for every history, and each device has the same weight.
-    """
-
-    def answer(weights: Vector, round_number: int) -> Vector:
-        score = evaluate(weights)
-        if not score.steps:
-            return np.zeros(ANSWER_SIZE, dtype=np.float32)
-        shares = np.array([1.0, score.top1_rate, score.top5_rate]) / _NORM
-        # Rounded towards zero, so the norm stays within the bound.
-        return np.nextafter(shares.astype(np.float32), np.float32(0.0))
-
-    return answer
 
 
 class PrivateEvaluations:
@@ -129,8 +107,8 @@ class PrivateEvaluations:
             raise HistoryError(
                 f"no evaluation: {outcome.reason}; try again when more devices are online"
             )
-        count, top1, top5 = (self._run.weights - before) * _NORM
-        noise = plan.step_noise * _NORM
+        count, top1, top5 = (self._run.weights - before) * ANSWER_NORM
+        noise = plan.step_noise * ANSWER_NORM
         if count < 5 * noise:  # no more than noise, so a ratio would be meaningless
             return Evaluation(outcome.round, 0.0, math.nan, math.nan, math.inf, math.inf)
         rates = [min(1.0, max(0.0, float(part / count))) for part in (top1, top5)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tactful_federated.core.checkpoint import (
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import TrainingPlan
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.server_optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.errors import BudgetError, CheckpointError
 from tactful_federated.model.vectors import IntegerVector, Vector
@@ -77,21 +77,6 @@ class Outcome:
     reason: str = ""
     asked: int | None = None
     reports: int | None = None
-
-
-@dataclass(frozen=True)
-class Polling:
-    """Interval and clock of a loop that waits.
-
-    Attributes:
-        interval: Seconds between two polls, above 0.
-        monotonic: Returns seconds of a clock that never goes back.
-        sleep: Waits for a number of seconds.
-    """
-
-    interval: float = 1.0
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
 def wait_for_devices(available: Callable[[], int], needed: int, polling: Polling) -> None:

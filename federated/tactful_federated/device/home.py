@@ -5,29 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.core.checkpoint import private_directory, write_whole
+from tactful_federated.core.evaluation_answer import evaluator
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.event_store import EventStore
 from tactful_federated.device.intent import FIRED
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.device.limits import latest
+from tactful_federated.device.trainer import Device
 from tactful_federated.errors import ConsentError, SettingsError, extra, require
-from tactful_federated.model.vectors import Vector, check_vector
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 from tactful_federated.secagg.client import Account, SecureRounds, Trainer
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
 with extra():
     from flwr.clientapp import ClientApp
-
-if TYPE_CHECKING:
-    from tactful_federated.device.trainer import Device
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,8 +164,6 @@ class DeviceHome:
 
     def evaluator(self) -> Trainer:
         """Return the trainer of `app` that answers evaluations."""
-        from tactful_federated.core.private_evaluation import evaluator
-
         device = self._device()
         return evaluator(lambda weights: device().evaluate(weights))
 
@@ -181,10 +178,6 @@ class DeviceHome:
 
     def _device(self) -> Callable[[], Device]:
         """Return a function that creates a `Device` of the visits stored at call time."""
-        from tactful_federated.device.trainer import Device
-        from tactful_federated.model.lstm_torch import IntentModel
-        from tactful_federated.model.settings import TrainerSettings
-
         invitation = self._invitation
         vocabulary = invitation.vocabulary
         settings = TrainerSettings(
@@ -193,19 +186,19 @@ class DeviceHome:
             update_norm=invitation.plan.update_norm,
             proximal=invitation.proximal,
         )
-        model = IntentModel(vocabulary.size, *invitation.widths)
         planned = invitation.plan.parameters
+        size = parameter_count(vocabulary.size, *invitation.widths)
         require(
-            invitation.purpose == "evaluation" or planned == model.size,
-            f"the invitation plans for {planned} parameters, but its catalogue needs"
-            f" {model.size} at embedding {invitation.embedding} and hidden {invitation.hidden}:"
-            " get it from the server",
+            invitation.purpose == "evaluation" or planned == size,
+            f"the invitation plans for {planned} parameters, but its catalogue needs {size} at"
+            f" embedding {invitation.embedding} and hidden {invitation.hidden}: get it"
+            " from the server",
         )
 
         def device() -> Device:
             known = set(vocabulary.categories)
             visits = [[name for name in visit if name in known] for visit in self.events.visits()]
-            return Device(latest(visits), vocabulary, model, settings)
+            return Device(latest(visits), vocabulary, settings, widths=invitation.widths)
 
         return device
 

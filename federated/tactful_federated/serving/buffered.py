@@ -19,7 +19,8 @@ import numpy as np
 
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.private_training import Outcome, Polling, PrivateTraining
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Outcome, PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import BudgetError, WeightsError, extra, require
 from tactful_federated.model.tokens import Vocabulary

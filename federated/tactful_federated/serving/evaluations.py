@@ -10,7 +10,8 @@ import msgspec
 from tactful_federated.core import private_evaluation
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import Wishes
-from tactful_federated.core.private_training import Collector, Polling, wait_for_devices
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Collector, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 from tactful_federated.secagg.messages import FEWEST_DEVICES
@@ -49,6 +50,7 @@ def invite_to_evaluations(
         plan=plan,
         purpose="evaluation",
         difference=least_difference(path, wishes, plan, tier),
+        bundle=trained.bundle if tier == "clear" else msgspec.UNSET,
     )
     save_invitation(path, invitation)
     return invitation

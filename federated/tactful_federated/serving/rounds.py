@@ -17,15 +17,16 @@ from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_training import (
     Collector,
     Outcome,
-    Polling,
     PrivateTraining,
     wait_for_devices,
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.model_package import pack_model
+from tactful_federated.device.stock_node import require_stock
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
@@ -81,6 +82,7 @@ def invite(
     proximal: float = 0.0,
     embedding: int = 32,
     hidden: int = 32,
+    stock: bool = False,
 ) -> Invitation:
     """Plan a run and write its invitation, or check the existing one.
 
@@ -97,9 +99,11 @@ def invite(
         proximal: Penalty on the distance from the weights sent; see `TrainerSettings`.
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
+        stock: Whether stock Flower nodes may take part; they run a bundle that the server sends.
 
     Raises:
-        SettingsError: There is no plan for the requirements, the model is too large, or the
+        SettingsError: There is no plan for the requirements, stock nodes cannot take part in the
+            tier, the model is too large, or the
             directory has another run.
     """
     TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
@@ -123,9 +127,29 @@ def invite(
         embedding=embedding,
         hidden=hidden,
         difference=least_difference(path, wishes, plan, tier),
+        bundle=_bundle_of(path) if stock else msgspec.UNSET,
     )
+    if stock:
+        require_stock(invitation)
     save_invitation(path, invitation)
     return invitation
+
+
+def _bundle_of(path: Path) -> str:
+    """Return the hash of the bundle for stock nodes, or that of the existing invitation."""
+    from tactful_federated.transport.bundle import bundle_hash
+
+    digest = bundle_hash()
+    if path.exists() and isinstance(existing := read_invitation(path).bundle, str):
+        if existing != digest:
+            _log.warning(
+                "the installed version of Flower builds another bundle than %s names: its hash is"
+                " now %s; inform the operators of stock nodes",
+                path,
+                digest,
+            )
+        return existing
+    return digest
 
 
 def _public_keys(directory: Path) -> tuple[bytes, bytes]:
@@ -177,11 +201,13 @@ def authority_key(directory: Path) -> Ed25519PrivateKey:
     return _signing_key(path)
 
 
-def initial_weights(vocabulary: Vocabulary, embedding: int = 32, hidden: int = 32) -> Vector:
+def initial_weights(
+    vocabulary: Vocabulary, embedding: int = 32, hidden: int = 32, *, seed: int = 7
+) -> Vector:
     """Return the initial weights of a run, equal on all machines."""
     from tactful_federated.model.lstm_torch import IntentModel
 
-    return IntentModel(vocabulary.size, embedding, hidden, seed=7).vector()
+    return IntentModel(vocabulary.size, embedding, hidden, seed=seed).vector()
 
 
 def collector_for(

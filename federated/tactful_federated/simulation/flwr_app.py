@@ -27,12 +27,12 @@ from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, extra, require
-from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
+from tactful_federated.serving.rounds import initial_weights
 from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -58,7 +58,7 @@ def device_of(context: Context) -> Device:
     node = int(context.node_config.get("partition-id", context.node_id))
     path = str(context.node_config.get("history-file", ""))
     history = _read_history(Path(path)) if path else sample_history(node, seed=seed)
-    return Device(history, vocabulary, _model(context.run_config, vocabulary), seed=seed + node)
+    return Device(history, vocabulary, widths=_widths(context.run_config), seed=seed + node)
 
 
 client = client_app(device_of)
@@ -93,7 +93,7 @@ def main(grid: Grid, context: Context) -> None:
     vocabulary = _vocabulary(config)
     population = FlowerPopulation(grid, vocabulary, timeout=timeout)
     _wait_for(population, settings.minimum_reports, timeout)
-    initial = _model(config, vocabulary).vector()
+    initial = initial_weights(vocabulary, *_widths(config), seed=seed)
     if float(config.get("epsilon", 0.0)) > 0:
         released = _run_privately(population, initial, config, timeout)
     else:
@@ -152,9 +152,8 @@ def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> Non
         time.sleep(0.5)
 
 
-def _model(config: Mapping[str, Any], vocabulary: Vocabulary) -> IntentModel:
-    embedding, hidden = (int(config.get(name, 32)) for name in ("embedding", "hidden"))
-    return IntentModel(vocabulary.size, embedding, hidden, seed=int(config["seed"]))
+def _widths(config: Mapping[str, Any]) -> tuple[int, int]:
+    return int(config.get("embedding", 32)), int(config.get("hidden", 32))
 
 
 def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -14,16 +13,13 @@ from numpy.typing import NDArray
 
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.device.trainer import Device
-from tactful_federated.errors import HistoryError, extra, require
+from tactful_federated.errors import HistoryError, require
 from tactful_federated.model import tokens
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.scores import Difference, Score, paired_difference
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
-
-with extra():
-    import torch
 
 _LONGEST = 5
 
@@ -77,7 +73,6 @@ class SimulationSettings:
         minimum_baskets: Baskets that a household needs to take part, at least 2.
         trainer: Settings of training on devices.
         server: Settings of rounds; by default half of the devices, at most 24, in each round.
-        threads: Threads of torch during the simulation.
         embedding: Width of a token's vector in the model.
         hidden: Width of the LSTM state.
     """
@@ -85,7 +80,6 @@ class SimulationSettings:
     minimum_baskets: int = 20
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     server: RoundSettings | None = None
-    threads: int = 1
     embedding: int = 32
     hidden: int = 32
 
@@ -129,30 +123,20 @@ def simulate(
     vocabulary = Vocabulary.from_catalogue(catalogue)
     chosen = _draw(histories, households, settings.minimum_baskets, seed)
     server = settings.server or _default_rounds(len(chosen), settings.trainer)
-    with _threads(settings.threads):
-        initial = _model(vocabulary, settings, seed)
-        devices = {
-            node: Device(
-                histories[name],
-                vocabulary,
-                _model(vocabulary, settings, seed),
-                settings.trainer,
-                seed=seed + node,
-            )
-            for node, name in enumerate(chosen, 1)
-        }
-        grid = LocalGrid(client_app(lambda context: devices[context.node_id]), len(devices))
-        population = FlowerPopulation(grid, vocabulary)
-        state, results = run_rounds(
-            population, start(initial.vector()), server, rounds=rounds, seed=seed, progress=progress
-        )
-        scores = population.evaluate(population.ids(), state.model.release(), state.round)
+    widths = settings.embedding, settings.hidden
+    initial = IntentModel(vocabulary.size, *widths, seed=seed).vector()
+    devices = {
+        node: Device(histories[name], vocabulary, settings.trainer, widths=widths, seed=seed + node)
+        for node, name in enumerate(chosen, 1)
+    }
+    grid = LocalGrid(client_app(lambda context: devices[context.node_id]), len(devices))
+    population = FlowerPopulation(grid, vocabulary)
+    state, results = run_rounds(
+        population, start(initial), server, rounds=rounds, seed=seed, progress=progress
+    )
+    scores = population.evaluate(population.ids(), state.model.release(), state.round)
     baselines = _baselines([histories[name] for name in chosen], vocabulary, settings.trainer)
     return _report(initial.size, vocabulary, results, (list(scores.values()), *baselines), seed)
-
-
-def _model(vocabulary: Vocabulary, settings: SimulationSettings, seed: int) -> IntentModel:
-    return IntentModel(vocabulary.size, settings.embedding, settings.hidden, seed=seed)
 
 
 def _report(
@@ -236,16 +220,6 @@ def _verdict(name: str, gain: Difference) -> str:
     if gain.high < 0:
         return f"The federated model does not beat the pooled Markov chain on {name} ({span})."
     return f"No clear difference from the pooled Markov chain on {name} ({span})."
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ def simulate_privately(
         CheckpointError: The directory cannot be used.
     """
     vocabulary, seed = Vocabulary.from_catalogue(SAMPLE_CATALOGUE), settings.seed
-    model = IntentModel(vocabulary.size, settings.embedding, settings.hidden, seed=seed)
-    initial = model.vector()
+    widths = settings.embedding, settings.hidden
+    initial = IntentModel(vocabulary.size, *widths, seed=seed).vector()
     plan = settings.plan(initial.size)
     void = 0
     with (
@@ -153,11 +153,10 @@ def simulate_privately(
                 progress(outcome)
             if watch:
                 sums = outcome.round if settings.tier == "noise-in-sum" else outcome.releases
-                score = _evaluate(model, training.model, vocabulary, settings.devices, seed)
+                score = _evaluate(training.model, vocabulary, settings)
                 watch(SimulatedRound(plan, outcome, plan.epsilon_after(sums), seconds, score))
         before, after = (
-            _evaluate(model, weights, vocabulary, settings.devices, seed)
-            for weights in (initial, training.model)
+            _evaluate(weights, vocabulary, settings) for weights in (initial, training.model)
         )
         return PrivateSimulation(plan, training.releases, void, before, after)
 
@@ -185,14 +184,14 @@ def _population(vocabulary: Vocabulary, settings: PrivateSimulationSettings) -> 
 
 
 def _evaluate(
-    model: IntentModel, weights: Vector, vocabulary: Vocabulary, devices: int, seed: int
+    weights: Vector, vocabulary: Vocabulary, settings: PrivateSimulationSettings
 ) -> Score:
     """Score weights on generated shoppers outside the population."""
-    settings = TrainerSettings(held_out=0.5)
-    total = Score()
-    for shopper in range(devices + 1, devices + 1 + _EVALUATED):
-        history = sample_history(shopper, seed=seed)
-        total += Device(history, vocabulary, model, settings).evaluate(weights)
+    half, widths = TrainerSettings(held_out=0.5), (settings.embedding, settings.hidden)
+    total, first = Score(), settings.devices + 1
+    for shopper in range(first, first + _EVALUATED):
+        history = sample_history(shopper, seed=settings.seed)
+        total += Device(history, vocabulary, half, widths=widths).evaluate(weights)
     return total
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -105,6 +106,21 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def public_pem_of_openssh(line: bytes) -> bytes:
+    """Convert a public key in OpenSSH's form, as of a stock Flower node, to PEM.
+
+    Raises:
+        SettingsError: It is no key on a NIST curve.
+    """
+    try:
+        key = serialization.load_ssh_public_key(line)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"not a public key of OpenSSH: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SettingsError("the key is not on a NIST curve: ssh-keygen -t ecdsa -b 384")
+    return public_pem(key)
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.errors import FederatedError, extra
 from tactful_federated.transport.certificates import public_pem
 

@@ -19,7 +19,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -51,9 +51,6 @@ with extra():
     from flwr.supercore.run import Run
     from flwr.supercore.task_identity import TaskIdentity
 
-if TYPE_CHECKING:
-    from tactful_federated.device.trainer import Device
-
 _log = logging.getLogger(__name__)
 
 _UPDATE, _SCORE, _REQUEST = "update", "score", "request"
@@ -61,11 +58,25 @@ _REFUSAL, _DIVERGED = "refusal", "training diverged"
 _DEVICE_FAILED = 2
 
 
-def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
+class Trainee(Protocol):
+    """Interface to a device that trains and evaluates, such as `Device`."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Public vocabulary of the device."""
+
+    def train(self, weights: Vector, round_number: int) -> Vector:
+        """Return the clipped update."""
+
+    def evaluate(self, weights: Vector) -> Score:
+        """Return counts of right answers."""
+
+
+def client_app(device_of: Callable[[Context], Trainee]) -> ClientApp:
     """Return a Flower ClientApp of the device that `device_of` returns for a context."""
     app = ClientApp()
 
-    def device_for(message: Message, context: Context) -> Device:
+    def device_for(message: Message, context: Context) -> Trainee:
         device = device_of(context)
         _check_vocabulary(message, device.vocabulary)
         return device

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tactful_federated.core.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import extra
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.client import SecureRounds
-from tactful_federated.secagg.server import Payloads
 
 with extra():
     from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
+
+if TYPE_CHECKING:
+    from tactful_federated.secagg.server import Payloads
 
 _log = logging.getLogger(__name__)
 

@@ -2,8 +2,7 @@
 
 `flower-superlink` runs with `--isolation process`: it forwards messages, stores them in SQLite and
 never starts an app. *This* process runs the rounds: it acquires the task of its run over the
-Runtime API, with a shared secret. The bundle that Flower requires for a run contains a module that
-refuses to run.
+Runtime API, with a shared secret. The bundle that Flower requires for a run leads no round.
 
 The Control API has no authentication, so the SuperLink listens on the loopback interface. Devices
 connect to a proxy that forwards only the routes in `deploy/fleet-proxy.conf`.
@@ -12,7 +11,6 @@ connect to a proxy that forwards only the routes in `deploy/fleet-proxy.conf`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -27,13 +25,13 @@ from typing import Any
 
 from tactful_federated.core.checkpoint import lock_directory
 from tactful_federated.errors import FederatedError, extra
+from tactful_federated.transport.bundle import RUN_KEY, bundle_hash, run_bundle
 from tactful_federated.transport.certificates import Tls, secret_file
 from tactful_federated.transport.superlink_grid import SuperLinkGrid, runtime_client
 
 with extra():
     import httpx
-    from flwr.cli.build import build_fab_from_files
-    from flwr.common.serde import fab_to_proto
+    from flwr.common.serde import fab_to_proto, user_config_to_proto
     from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
     from flwr.proto.runtime_pb2 import AcquireTaskRequest
     from flwr.supercore.constant import TaskType
@@ -55,25 +53,6 @@ QUIET = {
 
 _PORT_S = 10.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_BUNDLE = """
-[project]
-name = "tactful-rounds"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.42.0"]
-[tool.flwr.app]
-publisher = "tactful"
-fab-format-version = 1
-flwr-version-target = "1.42.0"
-fab-include = ["*.py", "LICENSE"]
-[tool.flwr.app.components]
-serverapp = "rounds:app"
-clientapp = "rounds:app"
-[tool.flwr.app.config]
-"""
-_REFUSING_MODULE = (
-    'raise SystemExit("tactful federated serve runs the rounds; this module does not run")\n'
-)
 
 
 class SuperLinkError(FederatedError, RuntimeError):
@@ -162,17 +141,17 @@ class SuperLink:
         return enrol_node(self.address, self._authority, public_key)
 
     @contextlib.contextmanager
-    def run(self) -> Iterator[SuperLinkGrid]:
-        """Start a Flower run and yield its grid.
+    def run(self, name: str = "") -> Iterator[SuperLinkGrid]:
+        """Start a Flower run for the run of this name and yield its grid.
 
         A Flower run ends with this process. A private run does not: it resumes in its directory,
         with its ledger, over several Flower runs.
         """
-        files = {"pyproject.toml": _BUNDLE.encode(), "rounds.py": _REFUSING_MODULE.encode()}
-        bundle, _ = build_fab_from_files({**files, "LICENSE": b"Apache-2.0\n"})
-        digest = hashlib.sha256(bundle).hexdigest()
         with contextlib.closing(control_client(self.address, self._authority)) as control:
-            start = StartRunRequest(fab=fab_to_proto(Fab(digest, bundle, {})))
+            start = StartRunRequest(
+                fab=fab_to_proto(Fab(bundle_hash(), run_bundle(), {})),
+                override_config=user_config_to_proto({RUN_KEY: name}),
+            )
             started = _call(lambda: control.StartRun(start))
         signer = SuperExecAuthHttpInterceptor(
             master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.errors import extra
 from tactful_federated.transport.flower_clear import OneRunGrid
 

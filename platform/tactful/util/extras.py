@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+_DEVICE_PART = "tactful_federated.errors"  # without `tactful-device` the package is incomplete
+
 EXTRAS = {
-    "federated": ("torch", "flwr", "opacus", "dp_accounting"),
+    "federated": (_DEVICE_PART, "torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair", "websockets"),
     "notebook": ("narwhals", "altair", "polars"),
     "terminal": ("textual",),
@@ -44,6 +46,8 @@ def missing_module(error: ImportError) -> str | None:
     module = (error.name or "").partition(".")[0]
     if "pip install" in str(error):
         return str(error)
+    if module == "tactful_federated" and absent_modules([_DEVICE_PART]):
+        return "tactful-device is not installed: pip install 'tactful[federated]'"
     if not module or module.startswith("tactful"):
         return None
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)

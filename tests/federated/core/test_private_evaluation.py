@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.federated.private_run import WISHES, Devices
 
+from tactful_federated.core.evaluation_answer import ANSWER_SIZE, evaluator
 from tactful_federated.core.invitation import Invitation, read_invitation
 from tactful_federated.core.plan import without_noise
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_evaluation import (
-    ANSWER_SIZE,
     PrivateEvaluations,
-    evaluator,
     plan_evaluations,
 )
-from tactful_federated.core.private_training import Polling
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import BudgetError, HistoryError, SettingsError, WeightsError
@@ -105,7 +104,7 @@ def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
     wishes = replace(WISHES, population=16, report_goal=4, minimum_reports=3)
     plan = replace(without_noise(plan_evaluations(wishes)), minimum_reports=3)
     authority = Ed25519PrivateKey.generate()
-    held = {number: Device(sample_history(number), VOCABULARY, MODEL) for number in range(1, 17)}
+    held = {number: Device(sample_history(number), VOCABULARY) for number in range(1, 17)}
 
     def join(number: int) -> SecureRounds:
         identity = Ed25519PrivateKey.generate()
@@ -147,7 +146,7 @@ def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
         ((_, found[invitation.run]),) = population.train([1], WEIGHTS, 1)
         home.close()
     assert found["training"].size == WEIGHTS.size and found["training"].any()
-    score = Device(sample_history(1), VOCABULARY, MODEL).evaluate(WEIGHTS)
+    score = Device(sample_history(1), VOCABULARY).evaluate(WEIGHTS)
     said = evaluator(lambda weights: score)(WEIGHTS, 1)
     assert score.steps and np.array_equal(found["training-evaluation"], said)
 

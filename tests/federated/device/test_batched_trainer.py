@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.federated.torch_device import TorchDevice
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.device.trainer import Device
 from tactful_federated.model.lstm_torch import IntentModel
@@ -36,10 +37,12 @@ def test_stacked_devices_train_as_they_would_alone(proximal: float) -> None:
     for number, update in threaded.train(list(histories), weights, 7):
         assert np.array_equal(update, together[number])
     for number, history in histories.items():
-        model = IntentModel(VOCABULARY.size)
-        alone = Device(history, VOCABULARY, model, settings, seed=40 + number).train(weights, 7)
+        alone = Device(history, VOCABULARY, settings, seed=40 + number).train(weights, 7)
         assert l2_norm(alone) > 0.1
         assert np.abs(alone - together[number]).max() < 2e-4 * np.abs(alone).max() + 1e-6
+        model = IntentModel(VOCABULARY.size)
+        torch = TorchDevice(history, VOCABULARY, model, settings, seed=40 + number)
+        assert np.abs(torch.train(weights, 7) - alone).max() < 2e-4 * np.abs(alone).max() + 1e-6
 
 
 def test_a_device_without_questions_sends_zeros() -> None:

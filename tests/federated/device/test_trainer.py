@@ -23,7 +23,7 @@ VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 
 def make(household: int = 0, settings: TrainerSettings | None = None, **more: Any) -> Device:
     history = sample_history(household)
-    return Device(history, VOCABULARY, IntentModel(VOCABULARY.size), settings, **more)
+    return Device(history, VOCABULARY, settings, **more)
 
 
 @pytest.fixture
@@ -60,15 +60,15 @@ def test_gradient_clipping_bounds_a_step(weights: Any) -> None:
 def test_held_out_baskets_are_not_trained_on(weights: Any) -> None:
     history = sample_history(0)
     latest = [[SAMPLE_CATALOGUE[0]] for _ in history[-8:]]
-    mine = Device(history, VOCABULARY, IntentModel(VOCABULARY.size))
-    other = Device(history[:-8] + latest, VOCABULARY, IntentModel(VOCABULARY.size))
+    mine = Device(history, VOCABULARY)
+    other = Device(history[:-8] + latest, VOCABULARY)
     assert np.array_equal(mine.train(weights, 1), other.train(weights, 1))
     assert mine.evaluate(weights) != other.evaluate(weights)
 
 
 @pytest.mark.parametrize("history", [[], [[]], [["bakery"]], [["unknown"]] * 30])
 def test_device_with_nothing_to_tell_sends_zero(weights: Any, history: list[list[str]]) -> None:
-    device = Device(history, VOCABULARY, IntentModel(VOCABULARY.size))
+    device = Device(history, VOCABULARY)
     update = device.train(weights, 1)
     assert update.shape == weights.shape
     assert device.evaluate(weights) == Score() and np.isfinite(update).all()

@@ -14,7 +14,7 @@ from tests.federated.private_run import WISHES as SMALL
 
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import Wishes, without_noise
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import BudgetError, SecureSumError, SettingsError

@@ -52,8 +52,8 @@ class Homes:
 
 
 def invited_to(directory: Path, embedding: int = 32, hidden: int = 32) -> Invitation:
-    widths = {"embedding": embedding, "hidden": hidden}
-    return invite(directory, WISHES, CATEGORIES, run="test", tier="clear", **widths)
+    about = directory, WISHES, CATEGORIES
+    return invite(*about, run="test", tier="clear", embedding=embedding, hidden=hidden)
 
 
 @pytest.mark.parametrize(("embedding", "hidden"), [(16, 16), (64, 48)])

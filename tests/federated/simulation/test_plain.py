@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import pandas as pd
 import pytest
-import torch
 
 from tactful_federated.core.fedavg import RoundResult
 from tactful_federated.errors import HistoryError, SettingsError
@@ -37,17 +36,6 @@ def test_verdict_says_what_was_measured() -> None:
     assert untrained.top1_gain.high < 0
     assert "does not beat the pooled Markov chain on top-1" in untrained.verdict
     assert "NO privacy guarantee is claimed" in report.privacy
-
-
-def test_torch_threads_are_restored() -> None:
-    before, inside = torch.get_num_threads(), list[int]()
-
-    def progress(result: RoundResult) -> None:
-        inside.append(torch.get_num_threads())
-
-    options = {"settings": SimulationSettings(threads=2), "progress": progress}
-    simulate(HISTORIES, SAMPLE_CATALOGUE, households=4, rounds=1, **options)  # type: ignore[arg-type]
-    assert inside == [2] and torch.get_num_threads() == before
 
 
 def test_short_histories_and_settings_out_of_range_are_refused() -> None:

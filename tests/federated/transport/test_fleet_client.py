@@ -26,7 +26,7 @@ from tests.federated.fleet_support import (
 from tests.platform.support import wait_until
 
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.errors import CheckpointError, SettingsError
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
@@ -111,21 +111,23 @@ def test_a_sum_over_the_network_is_of_the_updates(place: Place, tmp_path: Path, 
         home.close()
 
 
-def test_only_what_devices_need_passes_the_proxy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["fleet-proxy.conf", "fleet-proxy-stock.conf"])
+def test_only_what_devices_need_passes_the_proxy(tmp_path: Path, file: str) -> None:
+    by_bundle = ["get-fab", "get-run"] if "stock" in file else []
     certificates = tls(tmp_path / "tls")
     seen: list[str] = []
     trusted = ssl.create_default_context(cafile=str(certificates.authority))
     with (
         answers_all(certificates, seen) as upstream,
-        proxy(tmp_path / "proxy", certificates, upstream) as address,
+        proxy(tmp_path / "proxy", certificates, upstream, file) as address,
         httpx.Client(base_url=f"https://{address}", verify=trusted) as http,
     ):
-        for path in CLOSED.split():
+        for path in set(CLOSED.split()) - {f"/v1/fleet/{route}" for route in by_bundle}:
             for method in ("POST", "GET"):
                 assert http.request(method, path).status_code == 404, (method, path)
         assert http.get("/v1/fleet/pull-messages").status_code == 403
         assert seen == []
-        for route in OPEN.split():
+        for route in OPEN.split() + by_bundle:
             assert http.post(f"/v1/fleet/{route}?and=more").status_code == 200
             assert seen.pop() == f"POST /v1/fleet/{route}"
     # Whom it refused is a device's address, and stands nowhere.

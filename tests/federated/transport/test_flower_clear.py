@@ -46,8 +46,7 @@ START = fedavg.start(IntentModel(VOCABULARY.size, seed=1).vector())
 
 def make_devices() -> dict[int, Device]:
     return {
-        node: Device(sample_history(node), VOCABULARY, IntentModel(VOCABULARY.size), seed=node)
-        for node in range(1, NODES + 1)
+        node: Device(sample_history(node), VOCABULARY, seed=node) for node in range(1, NODES + 1)
     }
 
 

@@ -14,7 +14,7 @@ from flwr.common.serde import message_to_proto, run_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.run import Run
 
-from tactful_federated.core.private_training import Polling
+from tactful_federated.core.polling import Polling
 from tactful_federated.transport import superlink_grid
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 

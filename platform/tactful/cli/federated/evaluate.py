@@ -88,7 +88,7 @@ def evaluate_command(
         cli.reported_as(TactfulError, FederatedError),
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
-        superlink.run() as grid,
+        superlink.run(invitation.run) as grid,
     ):
         click.echo(f"devices take {directory / 'evaluation.json'} as invitation", err=True)
         collector = collector_for(invitation, grid, deadline=deadline)

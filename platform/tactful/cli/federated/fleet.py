@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,20 +23,18 @@ from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
-from tactful_federated.core.private_training import Outcome, Polling
+from tactful_federated.core.private_training import Outcome
 from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.device.command import read_history, take_part
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
-from tactful_federated.device.limits import Limits, keep_within
-from tactful_federated.errors import FederatedError, SettingsError
+from tactful_federated.device.stock_node import require_stock
+from tactful_federated.errors import FederatedError, HistoryError, SettingsError
 from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
-from tactful_federated.transport.fleet_client import FleetClient
+from tactful_federated.transport.certificates import public_pem_of_openssh
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
-from tactful_privacy.decoding import DECODE_ERRORS
-
-_NAP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,7 @@ class _Method:
     proximal: float
     buffered: bool
     most_stale: int
+    stock: bool
     deadline: float
 
     def check(self, tier: Tier) -> None:
@@ -132,6 +128,11 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.option(
     "--most-stale", type=click.IntRange(0), default=20, help="Maximum update age, in releases."
 )
+@click.option(
+    "--stock",
+    is_flag=True,
+    help="Let stock Flower nodes take part, which run the bundle of the run; needs --tier clear.",
+)
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @click.option(
     "--host", "hosts", multiple=True, help="Host name of the proxy for the certificate; repeatable."
@@ -170,6 +171,7 @@ def serve_command(
             tier=run.tier,
             learning_rate=method.device_rate,
             proximal=method.proximal,
+            stock=method.stock,
             **asdict(widths),
         )
     bar = cli.progress_bar(quiet=results.as_json, total=run.rounds, unit="release")
@@ -193,7 +195,7 @@ def serve_command(
         reporter,
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
-        superlink.run() as grid,
+        superlink.run(invitation.run) as grid,
         bar,
     ):
         click.echo(
@@ -265,7 +267,8 @@ def enrol_command(
     """Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.
 
     A file ENROLMENT is written beside each request, for the directory of the device; requests with
-    an enrolment are skipped. The holder of authority.key decides which devices take part; if this
+    an enrolment are skipped. A stock Flower node is enrolled by its public key in OpenSSH's form, a
+    file that ends in .pub. The holder of authority.key decides which devices take part; if this
     is not the server, run the command elsewhere, with the port forwarded.
     """
     pinned = authority or directory / "tls" / "authority.pem"
@@ -277,6 +280,14 @@ def enrol_command(
     for path in requests:
         written = path.with_name("enrolment")
         try:
+            if path.suffix == ".pub":
+                require_stock(read_invitation(directory / "invitation.json"))
+                public = public_pem_of_openssh(path.read_bytes())
+                node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), public)
+                enrolled.append({"request": str(path), "node": node})
+                if not as_json:
+                    click.echo(f"{path}: node {node}")
+                continue
             request = msgspec.json.decode(path.read_bytes(), type=EnrolmentRequest)
             if _is_enrolled(written, request.identity):
                 enrolled.append({"request": str(path), "node": None})
@@ -337,49 +348,28 @@ def device_command(
         if consent is not None:
             (home.events.give_consent if consent else home.withdraw)()
         if history is not None:
-            home.import_history(_visits(history))
+            with cli.reported_as(ConfigError, HistoryError):
+                visits = read_history(history)
+            home.import_history(visits)
         if server is None:
             click.echo(f"have {directory / 'request.json'} enrolled")
             return
         if authority is None:
             raise ConfigError("--authority is missing: a device trusts one authority and no other")
         stopped: list[bool] = []
-        client = FleetClient(
-            server,
-            authority.read_bytes(),
-            home.key,
-            home.app(),
-            ready=lambda: home.events.consent and _succeeds(only_while),
-            node=home.node,
-            greeted=home.greeted,
-            polling=Polling(interval=poll, sleep=lambda seconds: _sleep(seconds, stopped)),
-        )
-        keep_within(Limits(memory_mb=memory))
-        with closing(client), on_stop_signals(lambda: stopped.append(True)):
-            client.work(lambda: bool(stopped))
-
-
-def _visits(path: Path) -> list[list[str]]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
-    except DECODE_ERRORS as error:
-        raise ConfigError(f"{path} must be a JSON list of lists of categories: {error}") from error
-
-
-def _sleep(seconds: float, stopped: list[bool]) -> None:
-    """Sleep, but return soon after a stop signal."""
-    end = time.monotonic() + seconds
-    while not stopped and (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, _NAP_S))
+        with on_stop_signals(lambda: stopped.append(True)):
+            take_part(
+                home,
+                server,
+                authority.read_bytes(),
+                lambda: bool(stopped),
+                only_while=only_while,
+                poll=poll,
+                memory_mb=memory,
+            )
 
 
 def _is_enrolled(path: Path, identity: bytes) -> bool:
     if not path.exists():
         return False
     return msgspec.msgpack.decode(path.read_bytes(), type=Enrolment).identity == identity
-
-
-def _succeeds(command: str | None) -> bool:
-    if command is None:
-        return True
-    return subprocess.run(shlex.split(command), capture_output=True, check=False).returncode == 0
