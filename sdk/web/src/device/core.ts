@@ -1,0 +1,18 @@
+// Parts of a device: messages, shares and one session, for tests and for programs of one's own.
+
+export { concat, fromBase64, hex } from "./bytes.js";
+export { DeviceError } from "./errors.js";
+export { readInvitation } from "./invitation.js";
+export {
+  agree,
+  decodeEnrolment,
+  decodeSession,
+  ownMask,
+  pairMask,
+  thresholdOf,
+  weightsDigest,
+} from "./messages.js";
+export { Double, pack, unpack } from "./msgpack.js";
+export { NATIVE, PLAIN, primitives } from "./primitives.js";
+export { SecureSum } from "./session.js";
+export { split } from "./sharing.js";
