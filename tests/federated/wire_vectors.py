@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from msgspec.structs import replace
 from tactful_federated.core.compression import to_bytes
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
+from tactful_federated.device.batched_trainer import SimulatedPopulation
+from tactful_federated.device.limits import latest
 from tactful_federated.errors import SecureSumError
+from tactful_federated.model.lstm_batched import StackedModel
+from tactful_federated.model.lstm_numpy import IntentPredictor
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
+from tactful_federated.model.vectors import FixedPoint, Vector, clip_to_norm
 from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.messages import (
     Agreements,
@@ -82,7 +90,7 @@ INVITATION = Invitation(
         minimum_reports=3,
         update_norm=2.0,
         units=1 << 20,
-        parameters=114,
+        parameters=168,
         sigma_squared=2**60 + 1,  # has no exact float64
         step_noise=0.5,
         model_noise=0.25,
@@ -100,7 +108,7 @@ INVITATION = Invitation(
 
 def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
-    weights = np.random.default_rng(1).normal(0, 0.5, 114).astype(np.float32)
+    weights = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
     return {
         "protocol": 2,
         "terms": {
@@ -111,6 +119,94 @@ def wire_vectors() -> dict[str, Any]:
         "shares": _shares(),
         "masks": _masks(),
         "session": _session(weights_digest(weights)),
+        "tokens": _tokens(),
+        "grid": _grid(),
+        "model": _model(weights),
+    }
+
+
+def _tokens() -> dict[str, Any]:
+    # By code points "\uff5e" comes before "\U0001f375"; by UTF-16 units after it.
+    catalogue = [
+        "tea",
+        " ",
+        "\U0001f375",
+        "",
+        "soap",
+        "\uff5e",
+        "tea",
+        "\x1c",
+        "茶",
+        "\ufeff",
+        "Tea",
+    ]
+    vocabulary = Vocabulary.from_catalogue(catalogue)
+    visits = [["tea", "soap", "soap"], [], ["cake", "tea"], ["茶"] * 2, ["soap", "Tea", "cake"]]
+    sequence, cut = split_by_time(visits, vocabulary, 0.3)
+    asked = windows(sequence, start=2, scored=3, context=2)
+    return {
+        "catalogue": catalogue,
+        "categories": list(vocabulary.categories),
+        "fingerprint": vocabulary.fingerprint,
+        "visits": visits,
+        "sequence": sequence.tolist(),
+        "held_out": 0.3,
+        "training": sequence[:cut].tolist(),
+        "windows": {
+            "start": 2,
+            "scored": 3,
+            "context": 2,
+            "inputs": asked.inputs.tolist(),
+            "answers": asked.answers.tolist(),
+        },
+        "latest": {"most": 6, "visits": latest(visits, 6)},
+    }
+
+
+def _grid() -> list[dict[str, Any]]:
+    random = np.random.default_rng(4)
+    return [
+        {
+            "update": to_bytes(update).hex(),
+            "update_norm": norm,
+            "units": units,
+            "clipped": to_bytes(clip_to_norm(update, norm)).hex(),
+            "whole": FixedPoint(norm, units).encode(update).tolist(),
+        }
+        for width, norm, units in [(0.1, 2.0, 1 << 20), (3.0, 2.0, 1 << 20), (1.0, 0.3, 7)]
+        for update in [random.normal(0, width, 9).astype(np.float32)]
+    ]
+
+
+def _model(weights: Vector) -> dict[str, Any]:
+    """Return results of the model; other computers may differ by rounding."""
+    vocabulary, widths = INVITATION.vocabulary, {"embedding": 4, "hidden": 3}
+    history = np.random.default_rng(3).integers(1, vocabulary.size, 60)
+    asked = windows(history, scored=6, context=4)
+    settings = TrainerSettings(
+        batch_size=4, learning_rate=1.5, update_norm=0.9, gradient_norm=0.4, proximal=0.01
+    )
+    model = StackedModel(vocabulary.size, **widths)
+    population = SimulatedPopulation({0: asked}, vocabulary.size, settings=settings, **widths)
+    ((_, update),) = population.train([0], weights, 5)
+    predictor = IntentPredictor(weights, vocabulary.size, temperature=1.3, **widths)
+    return {
+        **widths,
+        "vocabulary": vocabulary.size,
+        "weights": to_bytes(weights).hex(),
+        "temperature": 1.3,
+        "histories": [[], [1, 3], history[:20].tolist()],
+        "probabilities": [
+            predictor.predict(tokens).tolist() for tokens in ([], [1, 3], history[:20].tolist())
+        ],
+        "inputs": asked.inputs.tolist(),
+        "answers": asked.answers.tolist(),
+        "gradient": model.gradient(weights[None], asked.inputs[None], asked.answers[None])[
+            0
+        ].tolist(),
+        "batches": [rows.tolist() for rows in asked.batches(4, np.random.default_rng((0, 5)))],
+        "settings": asdict(settings),
+        "update": update.tolist(),
     }
 
 

@@ -1,8 +1,9 @@
 // Checks the device of the browser against vectors; prints the parts that differ, as JSON.
 import { readFileSync } from "node:fs";
 import {
-  agree, decodeEnrolment, decodeSession, hex, NATIVE, ownMask, pairMask, PLAIN, readInvitation,
-  SecureSum, split, weightsDigest,
+  agree, batches, clipToNorm, decodeEnrolment, decodeSession, hex, latest, Model, NATIVE, ownMask,
+  pairMask, PLAIN, readInvitation, SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary,
+  weightsDigest, windows,
 } from "./device-core.js";
 
 const given = JSON.parse(readFileSync(0, "utf8"));
@@ -86,4 +87,66 @@ const { secret, threshold, holders, random, shares } = given.shares;
 same("shares", split(bytes(secret), threshold, holders, tape(random)).map(hex), shares);
 same("weights", hex(weightsDigest(bytes(given.weights.bytes))), given.weights.digest);
 same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.digest);
+
+const floats = (text) => new Float32Array(bytes(text).buffer);
+const rows = (arrays) => arrays.map((row) => [...row]);
+
+function tokens(of) {
+  const vocabulary = new Vocabulary(of.catalogue);
+  same("categories", vocabulary.categories, of.categories);
+  same("fingerprint", vocabulary.fingerprint, of.fingerprint);
+  const sequence = vocabulary.sequence(of.visits);
+  same("sequence", sequence, of.sequence);
+  same("training", vocabulary.sequence(training(of.visits, of.held_out)), of.training);
+  const cut = windows(sequence, of.windows);
+  same("inputs", rows(cut.inputs), of.windows.inputs);
+  same("answers", rows(cut.answers), of.windows.answers);
+  same("latest", latest(of.visits, of.latest.most), of.latest.visits);
+}
+
+let farthest = 0;
+function close(name, found, expected) {
+  const distance = Math.max(...expected.map((value, at) => Math.abs(value - found[at])));
+  farthest = Math.max(farthest, distance);
+  if (!(distance <= 2e-6) || found.length !== expected.length) different.push([name, distance]);
+}
+
+async function model(of) {
+  const { vocabulary, embedding, hidden, temperature } = of;
+  const lstm = new Model(vocabulary, embedding, hidden);
+  const weights = floats(of.weights);
+  for (const [at, history] of of.histories.entries()) {
+    close("probabilities", [...lstm.predict(weights, history, temperature)], of.probabilities[at]);
+  }
+  const asked = {
+    inputs: of.inputs.map((row) => Int32Array.from(row)),
+    answers: of.answers.map((row) => Int32Array.from(row)),
+  };
+  const count = of.answers.flat().filter((answer) => answer).length;
+  const gradient = new Float32Array(lstm.size);
+  for (const [row, input] of asked.inputs.entries()) {
+    lstm.addGradient(weights, input, asked.answers[row], 1 / count, gradient);
+  }
+  close("gradient", [...gradient], of.gradient);
+  const settings = {
+    ...SETTINGS,
+    batchSize: of.settings.batch_size,
+    learningRate: of.settings.learning_rate,
+    gradientNorm: of.settings.gradient_norm,
+    updateNorm: of.settings.update_norm,
+    proximal: of.settings.proximal,
+  };
+  close("update", [...(await train(lstm, weights, asked, of.batches, settings))], of.update);
+  const drawn = batches(asked, settings, (length) => crypto.getRandomValues(new Uint8Array(length)));
+  same("batches", drawn.flat().sort((a, b) => a - b), of.batches.flat().sort((a, b) => a - b));
+}
+
+tokens(given.tokens);
+for (const { update, update_norm, units, clipped, whole } of given.grid) {
+  const scaled = clipToNorm(floats(update), update_norm);
+  same("clipped", hex(new Uint8Array(scaled.buffer)), clipped);
+  same("whole", [...toGrid(floats(update), update_norm, units)], whole);
+}
+await model(given.model);
+console.error(`floats differ by at most ${farthest}`);
 console.log(JSON.stringify(different));

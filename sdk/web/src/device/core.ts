@@ -16,3 +16,6 @@ export { Double, pack, unpack } from "./msgpack.js";
 export { NATIVE, PLAIN, primitives } from "./primitives.js";
 export { SecureSum } from "./session.js";
 export { split } from "./sharing.js";
+export { Model } from "./model.js";
+export { latest, training, Vocabulary, windows } from "./tokens.js";
+export { batches, clipToNorm, SETTINGS, toGrid, train } from "./training.js";
