@@ -23,6 +23,7 @@ from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.device.limits import latest
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.lstm_batched import StackedModel
 from tactful_federated.model.lstm_numpy import IntentPredictor
@@ -38,16 +39,19 @@ from tactful_federated.secagg.messages import (
     Session,
     Survivors,
     agree,
+    answer_text,
     decode,
     encode,
     enrol,
     own_mask,
     pair_mask,
+    poll_text,
     terms_digest,
     weights_digest,
 )
 from tactful_federated.secagg.secret_sharing import split
 from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
+from tactful_federated.transport.pages import Answer, Poll, Question
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "secure-sum-vectors.json"
 DEVICES = (3, 20, 300, 70_000, 2**64 - 5)
@@ -122,6 +126,33 @@ def wire_vectors() -> dict[str, Any]:
         "tokens": _tokens(),
         "grid": _grid(),
         "model": _model(weights),
+        "package": _package(weights),
+        "pages": _pages(),
+    }
+
+
+def _package(weights: Vector) -> dict[str, Any]:
+    signer, vocabulary = signing_key("signer"), INVITATION.vocabulary
+    package = pack_model(weights, vocabulary, 7, signer, embedding=4, hidden=3, temperature=1.3)
+    return {"signer": INVITATION.signer.hex(), "version": 7, "bytes": package.hex()}
+
+
+def _pages() -> dict[str, Any]:
+    """Return the requests of a page to the two routes of its server."""
+    number, time_ms, ticket = DEVICES[0], 1_790_000_000_000, draws("ticket")(16)
+    identity, enrolment = signing_key(f"identity {number}"), encode(_enrolment(number))
+    question, data = Question(ticket, 1, b"question", b"weights"), b"answer"
+    polled = identity.sign(poll_text(enrolment, time_ms))
+    answered = identity.sign(answer_text(enrolment, ticket, data))
+    return {
+        "identity": identity.private_bytes_raw().hex(),
+        "enrolment": enrolment.hex(),
+        "time": time_ms,
+        "poll": encode(Poll(enrolment, time_ms, polled)).hex(),
+        "question": encode(question).hex(),
+        "ticket": ticket.hex(),
+        "data": data.hex(),
+        "answer": encode(Answer(enrolment, ticket, data, answered)).hex(),
     }
 
 

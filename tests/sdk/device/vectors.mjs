@@ -1,8 +1,8 @@
 // Checks the device of the browser against vectors; prints the parts that differ, as JSON.
 import { readFileSync } from "node:fs";
 import {
-  agree, batches, clipToNorm, decodeEnrolment, decodeSession, hex, latest, Model, NATIVE, ownMask,
-  pairMask, PLAIN, readInvitation, SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary,
+  agree, batches, clipToNorm, Connection, decodeEnrolment, decodeSession, hex, latest, Model, NATIVE,
+  openPackage, ownMask, pairMask, PLAIN, readInvitation, SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary,
   weightsDigest, windows,
 } from "./device-core.js";
 
@@ -141,6 +141,40 @@ async function model(of) {
   same("batches", drawn.flat().sort((a, b) => a - b), of.batches.flat().sort((a, b) => a - b));
 }
 
+async function pages(of) {
+  const sent = [];
+  const answers = [new Response(bytes(of.question)), new Response(null, { status: 204 })];
+  globalThis.fetch = async (url, { body }) => {
+    sent.push([url, hex(body)]);
+    return answers.shift();
+  };
+  const enrolment = decodeEnrolment(bytes(of.enrolment));
+  const identity = await PLAIN.identity(bytes(of.identity));
+  const connection = new Connection("https://fleet", enrolment, identity, () => of.time);
+  const { signal } = new AbortController();
+  const question = await connection.poll(signal);
+  same("question", [hex(question.ticket), question.stage], [of.ticket, 1]);
+  await connection.answer(bytes(of.ticket), bytes(of.data), signal);
+  const expected = ["poll", "answer"].map((name) => [`https://fleet/v1/device/${name}`, of[name]]);
+  same("requests", sent, expected);
+}
+
+async function modelPackage(of) {
+  const { vocabulary: size, temperature } = given.model;
+  const vocabulary = new Vocabulary(given.tokens.catalogue);
+  const own = new Vocabulary(JSON.parse(given.terms.invitation).categories);
+  const read = await openPackage(bytes(of.bytes), bytes(of.signer), own, NATIVE);
+  same("package", [read.version, read.model.vocabulary, read.temperature], [7, size, temperature]);
+  same("weights", hex(new Uint8Array(read.weights.buffer)), given.model.weights);
+  const changed = bytes(of.bytes);
+  changed[70] ^= 1;
+  await refuses("changed package", () => openPackage(changed, bytes(of.signer), own, PLAIN));
+  const other = openPackage(bytes(of.bytes), bytes(of.signer), vocabulary, PLAIN);
+  await refuses("other vocabulary", () => other);
+}
+
+await pages(given.pages);
+await modelPackage(given.package);
 tokens(given.tokens);
 for (const { update, update_norm, units, clipped, whole } of given.grid) {
   const scaled = clipToNorm(floats(update), update_norm);

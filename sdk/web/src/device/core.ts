@@ -1,6 +1,7 @@
 // Parts of a device: messages, shares and one session, for tests and for programs of one's own.
 
 export { concat, fromBase64, hex } from "./bytes.js";
+export { Connection } from "./connection.js";
 export { DeviceError } from "./errors.js";
 export { readInvitation } from "./invitation.js";
 export {
@@ -13,6 +14,7 @@ export {
   weightsDigest,
 } from "./messages.js";
 export { Double, pack, unpack } from "./msgpack.js";
+export { openPackage } from "./package.js";
 export { NATIVE, PLAIN, primitives } from "./primitives.js";
 export { SecureSum } from "./session.js";
 export { split } from "./sharing.js";
