@@ -28,7 +28,7 @@ from tactful_federated.secagg.messages import encode, enrol_page
 from tactful_federated.transport.page_server import PageApp, serving_pages
 from tactful_federated.transport.pages import PageTransport
 
-pytestmark = [pytest.mark.service("chromium", "web"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.service("chromium", "web"), pytest.mark.timeout(600)]
 
 VISITS = [["tea", "soap", "drinks", "tea"], ["soap", "茶"], ["drinks", "tea", "soap", "soap", "茶"]]
 WEIGHTS = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
@@ -70,6 +70,7 @@ def fleet(chromium: Path, bundle: Path, profile: Path, count: int) -> Iterator[F
         invited = invitation(count)
         for tab, origin in zip(tabs, origins, strict=True):
             tab.open(f"{origin}/")
+        for tab in tabs:
             tab.wait_for("!!window.tactful")
             options = {
                 "invitation": msgspec.json.encode(invited).decode(),
@@ -118,7 +119,7 @@ def update_of(visit: list[str], invited: Invitation) -> Vector:
     "count",
     [3, pytest.param(8, marks=pytest.mark.slow)],  # reason: eight renderers take 10 s of CPU
 )
-def test_pages_complete_a_round(
+def test_pages_complete_rounds(
     web_client: Path, chromium_path: Path, tmp_path: Path, count: int
 ) -> None:
     with fleet(chromium_path, web_client, tmp_path / "profile", count) as devices:

@@ -95,9 +95,7 @@ class _Pages:
         if self.page_port is None and not self.origins:
             return
         if self.page_port is None or not self.origins:
-            raise ConfigError(
-                "--page-port and --origin go together: give both"
-            )
+            raise ConfigError("--page-port and --origin go together: give both")
         if tier != "secret":
             raise ConfigError("--page-port goes with --tier secret: pages support no other one")
 
