@@ -19,6 +19,8 @@ const bundles = [
   { source: "flags/core.ts", file: "flags-core.js", format: "esm" },
   { source: "flags/unleash.ts", file: "flags-unleash.js", format: "esm" },
   { source: "flags/openfeature.ts", file: "flags-openfeature.js", format: "esm" },
+  { source: "device/index.ts", file: "device.js", format: "esm" },
+  { source: "device/core.ts", file: "device-core.js", format: "esm" },
 ];
 for (const { source, file, ...form } of bundles) {
   const outfile = join(folder, file);

@@ -170,6 +170,18 @@ def enrol(authority: Ed25519PrivateKey, device: int, identity: Ed25519PublicKey)
     return Enrolment(device, key, authority.sign(_enrolment_text(device, key)))
 
 
+def enrol_page(authority: Ed25519PrivateKey, identity: bytes) -> Enrolment:
+    """Certify the identity key of a page, whose number follows from the key.
+
+    Raises:
+        SecureSumError: The key does not have 32 bytes.
+    """
+    if len(identity) != 32:
+        raise SecureSumError(f"an identity key has 32 bytes, not {len(identity)}")
+    number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big")
+    return enrol(authority, number, Ed25519PublicKey.from_public_bytes(identity))
+
+
 def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) -> None:
     """Check the sender of an advert, and that it belongs to this session.
 
@@ -179,8 +191,7 @@ def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) 
     enrolment = advert.enrolment
     if any(len(key) != 32 for key in (advert.box_key, advert.mask_key, advert.seed_digest)):
         raise SecureSumError("a key in an advert does not have 32 bytes")
-    text = _enrolment_text(enrolment.device, enrolment.identity)
-    if not is_signed(authority.public_bytes_raw(), enrolment.certificate, text):
+    if not is_enrolled(enrolment, authority):
         raise SecureSumError("an advert is from a device that is not enrolled")
     if not is_signed(enrolment.identity, advert.signature, advert_text(session, advert)):
         raise SecureSumError("the signature of an advert is wrong")
@@ -245,6 +256,22 @@ def terms_digest(terms: object) -> bytes:
     encoded = msgspec.msgpack.encode(terms)
     # Decoded by type: 2 in a field of type float is 2.0 on a device that read it from a file.
     return _digest("terms", encode(msgspec.msgpack.decode(encoded, type=type(terms))))
+
+
+def poll_text(enrolment: bytes, time_ms: int) -> bytes:
+    """Return the bytes that a page signs to fetch a question at a time since the epoch."""
+    return _digest("poll", enrolment, str(time_ms).encode())
+
+
+def answer_text(enrolment: bytes, ticket: bytes, data: bytes) -> bytes:
+    """Return the bytes that a page signs to send an answer."""
+    return _digest("answer", enrolment, ticket, data)
+
+
+def is_enrolled(enrolment: Enrolment, authority: Ed25519PublicKey) -> bool:
+    """Return whether an authority certified an enrolment."""
+    text = _enrolment_text(enrolment.device, enrolment.identity)
+    return is_signed(authority.public_bytes_raw(), enrolment.certificate, text)
 
 
 def agree(private: X25519PrivateKey, public: bytes, purpose: str, context: bytes) -> bytes:

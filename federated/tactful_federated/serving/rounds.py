@@ -31,9 +31,10 @@ from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
+from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
 from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.transport.certificates import secret_file
+from tactful_federated.transport.pages import JoinedTransports
 from tactful_privacy.durable_files import replacing
 
 with extra():
@@ -217,6 +218,7 @@ def collector_for(
     deadline: float,
     encoding: Encoding = "float32",
     trim: float = 0.0,
+    pages: SecureTransport | None = None,
 ) -> Collector:
     """Return the collector of updates for the tier of a run.
 
@@ -226,6 +228,7 @@ def collector_for(
         deadline: Seconds for a round in the clear, or for each of the five exchanges of a sum.
         encoding: Encoding of updates in the clear.
         trim: Share trimmed at each end of each coordinate, in the clear; see `ClearCollector`.
+        pages: Devices in web pages, which take part in the same secret sums.
 
     Raises:
         SettingsError: An encoding or trimming is given for a secret sum, which supports neither.
@@ -251,7 +254,9 @@ def collector_for(
     require(trim == 0, "only updates in the clear can be trimmed: omit trim")
     from tactful_federated.transport.flower_secure import FlowerSecureTransport
 
-    transport = FlowerSecureTransport(grid, timeout=deadline)
+    transport: SecureTransport = FlowerSecureTransport(grid, timeout=deadline)
+    if pages is not None:
+        transport = JoinedTransports([transport, pages])
     return SecureCollector(transport, invitation.enrolled_by, run=invitation.run, terms=invitation)
 
 

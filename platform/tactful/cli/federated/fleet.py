@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,8 @@ from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
 from tactful_federated.transport.certificates import public_pem_of_openssh
+from tactful_federated.transport.page_server import PageApp, serving_pages
+from tactful_federated.transport.pages import PageTransport
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
@@ -75,6 +77,34 @@ class _Method:
         """Return the optimiser of the server; adaptive ones have a default rate of 0.003."""
         rate = 1.0 if self.optimizer == "fedavg" else 0.003
         return Optimizer(self.optimizer, rate if self.server_rate is None else self.server_rate)
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """Options of `serve` for devices in web pages."""
+
+    page_port: int | None
+    origins: tuple[str, ...]
+
+    def check(self, tier: Tier) -> None:
+        """Raise ConfigError if pages cannot take part."""
+        if self.page_port is None and not self.origins:
+            return
+        if self.page_port is None or not self.origins:
+            raise ConfigError("--page-port and --origin go together: give both")
+        if tier != "secret":
+            raise ConfigError("--page-port goes with --tier secret: pages support no other one")
+
+    @contextmanager
+    def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
+        """Serve pages; yield their transport, None without any."""
+        if self.page_port is None:
+            yield None
+            return
+        transport = PageTransport(invitation.enrolled_by, timeout=deadline)
+        with serving_pages(PageApp(transport, self.origins), self.page_port) as address:
+            click.echo(f"pages on {address}: pass /v1/device/ of a TLS proxy to it", err=True)
+            yield transport
 
 
 _rate = click.FloatRange(0, min_open=True)
@@ -137,12 +167,24 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.option(
     "--host", "hosts", multiple=True, help="Host name of the proxy for the certificate; repeatable."
 )
+@click.option(
+    "--page-port",
+    type=click.IntRange(0, 65535),
+    help="Port on loopback for devices in web pages; 0 is a free one.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    help="Origin of these pages, such as https://shop.example; repeatable.",
+)
 @options.link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @report_options
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 @cli.grouped("run", _Run)
 @cli.grouped("method", _Method)
+@cli.grouped("pages", _Pages)
 @cli.grouped("results", options.Results)
 def serve_command(
     directory: Path,
@@ -152,12 +194,14 @@ def serve_command(
     method: _Method,
     widths: options.Widths,
     hosts: tuple[str, ...],
+    pages: _Pages,
     link: options.Link,
     receiver: Receiver,
     results: options.Results,
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
+    pages.check(run.tier)
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
     widths.check(categories)
     tls = link.tls(directory, hosts)
@@ -196,6 +240,7 @@ def serve_command(
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
         superlink.run(invitation.run) as grid,
+        pages.transport(invitation, method.deadline) as page_transport,
         bar,
     ):
         click.echo(
@@ -203,7 +248,20 @@ def serve_command(
             f" it, and give devices {directory / 'invitation.json'} and {tls.authority}",
             err=True,
         )
-        _lead(directory, invitation, grid, method, optimizer, show)
+        if method.buffered:
+            _lead_buffered(directory, invitation, grid, method, optimizer, show)
+        else:
+            collector = rounds.collector_for(
+                invitation,
+                grid,
+                deadline=method.deadline,
+                encoding=method.encoding,
+                trim=method.trim,
+                pages=page_transport,
+            )
+            rounds.serve_rounds(
+                directory, invitation, collector, optimizer=optimizer, progress=show
+            )
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
 
@@ -222,7 +280,7 @@ def _figures(outcome: Outcome, view: rounds.LiveView) -> FederatedRound:
     )
 
 
-def _lead(
+def _lead_buffered(
     directory: Path,
     invitation: Invitation,
     grid: SuperLinkGrid,
@@ -230,23 +288,18 @@ def _lead(
     optimizer: Optimizer,
     show: Callable[[Outcome, rounds.LiveView], None],
 ) -> None:
-    """Run the rounds, or without rounds the buffer, to the end."""
-    deadline, encoding = method.deadline, method.encoding
-    if method.buffered:
-        stream = FlowerStream(grid, invitation.vocabulary, deadline=deadline, encoding=encoding)
-        serve_buffered(
-            directory,
-            invitation,
-            stream,
-            optimizer=optimizer,
-            most_stale=method.most_stale,
-            progress=show,
-        )
-        return
-    collector = rounds.collector_for(
-        invitation, grid, deadline=deadline, encoding=encoding, trim=method.trim
+    """Aggregate without rounds, to the end."""
+    stream = FlowerStream(
+        grid, invitation.vocabulary, deadline=method.deadline, encoding=method.encoding
     )
-    rounds.serve_rounds(directory, invitation, collector, optimizer=optimizer, progress=show)
+    serve_buffered(
+        directory,
+        invitation,
+        stream,
+        optimizer=optimizer,
+        most_stale=method.most_stale,
+        progress=show,
+    )
 
 
 @click.command(

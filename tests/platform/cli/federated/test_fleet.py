@@ -138,6 +138,12 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     [
         (["--buffered"], "--tier clear"),
         (["--buffered", "--tier", "clear", "--trim", "0.1"], "--trim"),
+        (["--page-port", "0"], "--origin"),
+        (["--origin", "https://shop.example"], "--page-port"),
+        (
+            ["--page-port", "0", "--origin", "https://a.example", "--tier", "clear"],
+            "--tier secret",
+        ),
         (["--server-rate", "0"], "--server-rate"),
         (["--device-rate", "-1"], "--device-rate"),
         (["--proximal", "-1"], "--proximal"),

@@ -1,0 +1,23 @@
+// Parts of a device: messages, shares and one session, for tests and for programs of one's own.
+
+export { concat, fromBase64, hex } from "./bytes.js";
+export { Connection } from "./connection.js";
+export { DeviceError } from "./errors.js";
+export { readInvitation } from "./invitation.js";
+export {
+  agree,
+  decodeEnrolment,
+  decodeSession,
+  ownMask,
+  pairMask,
+  thresholdOf,
+  weightsDigest,
+} from "./messages.js";
+export { Double, pack, unpack } from "./msgpack.js";
+export { openPackage } from "./package.js";
+export { NATIVE, PLAIN, primitives } from "./primitives.js";
+export { SecureSum } from "./session.js";
+export { split } from "./sharing.js";
+export { Model } from "./model.js";
+export { latest, training, Vocabulary, windows } from "./tokens.js";
+export { batches, clipToNorm, SETTINGS, toGrid, train } from "./training.js";

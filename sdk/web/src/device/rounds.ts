@@ -1,0 +1,115 @@
+// Answers of a device to the questions of a server, in the rounds of one run.
+
+import { type Bytes, equal } from "./bytes.js";
+import { DeviceError, require } from "./errors.js";
+import type { Invitation, Plan } from "./invitation.js";
+import { decodeSession, type Session, weightsDigest } from "./messages.js";
+import type { Floats } from "./model.js";
+import { type Member, SecureSum } from "./session.js";
+import { toGrid } from "./training.js";
+
+/** Account of a device; each function throws a `DeviceError` to refuse. */
+export interface Ledger {
+  join(session: Session, plan: Plan): Promise<void>;
+  charge(session: Session, plan: Plan): Promise<void>;
+  agree(session: Session, partners: readonly Bytes[], fewest: number): Promise<void>;
+}
+
+/** Maps weights to an update; throws a `DeviceError` if the update is not finite. */
+export type Trainer = (weights: Floats) => Promise<Floats>;
+
+/**
+ * Device in one run, as `SecureRounds` in Python.
+ *
+ * It refuses weights that are not finite and those that the session does not name, and terms other
+ * than its invitation. A device whose training fails sends zeros, since a missing answer would
+ * reveal the failure. It is charged before its vector leaves it.
+ */
+export class Rounds {
+  private session: Session | undefined;
+  private sum: SecureSum | undefined;
+  private update: Int32Array | undefined;
+
+  constructor(
+    private readonly invitation: Invitation,
+    private readonly member: Member,
+    private readonly ledger: Ledger,
+    private readonly trainer: Trainer,
+  ) {}
+
+  /** Answer the question of a stage from 1 to 5; the weights come at stage 1. */
+  async answer(stage: number, question: Bytes, weights: Bytes): Promise<Bytes> {
+    if (stage === 1) return this.begin(question, weights);
+    const { sum, session, update } = this;
+    require(sum && session && update, "this device has no open session");
+    this.sum = undefined; // an error ends the session
+    const answer = await this.next(sum, session, update, stage, question);
+    if (stage < 5) this.sum = sum;
+    else this.update = undefined;
+    return answer;
+  }
+
+  private async next(
+    sum: SecureSum,
+    session: Session,
+    update: Int32Array,
+    stage: number,
+    question: Bytes,
+  ): Promise<Bytes> {
+    const { plan, difference } = this.invitation;
+    switch (stage) {
+      case 2:
+        return sum.share(question);
+      case 3: {
+        const answer = await sum.mask(question, update);
+        await this.ledger.charge(session, plan);
+        return answer;
+      }
+      case 4:
+        return sum.confirm(question, (partners) => this.ledger.agree(session, partners, difference));
+      case 5:
+        return sum.open(question);
+    }
+    throw new DeviceError(`a secure sum has stages 1 to 5, not ${stage}`);
+  }
+
+  private async begin(question: Bytes, data: Bytes): Promise<Bytes> {
+    this.sum = undefined;
+    const session = decodeSession(question);
+    const { run, plan, terms } = this.invitation;
+    require(
+      session.run === run && session.size === plan.parameters && data.length === 4 * session.size,
+      "the session is not for the run or the plan of this device",
+    );
+    require(
+      equal(session.terms, terms),
+      "the server has another plan or other settings than the invitation of this device: get the" +
+        " invitation of the server",
+    );
+    require(
+      equal(session.weights, weightsDigest(data)),
+      "the weights are not those that the session names",
+    );
+    const weights = new Float32Array(data.slice().buffer); // little-endian, as all browsers
+    require(weights.every(Number.isFinite), "the weights hold a value that is not finite");
+    await this.ledger.join(session, plan);
+    const sum = await SecureSum.begin(session, this.member);
+    this.update = await this.train(weights);
+    const answer = await sum.advertise();
+    this.session = session;
+    this.sum = sum;
+    return answer;
+  }
+
+  private async train(weights: Floats): Promise<Int32Array> {
+    const { updateNorm, units, parameters } = this.invitation.plan;
+    let update: Floats;
+    try {
+      update = await this.trainer(weights);
+      return toGrid(update, updateNorm, units);
+    } catch (error) {
+      if (error instanceof DeviceError) return new Int32Array(parameters);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,186 @@
+// Checks the device of the browser against vectors; prints the parts that differ, as JSON.
+import { readFileSync } from "node:fs";
+import {
+  agree, batches, clipToNorm, Connection, decodeEnrolment, decodeSession, hex, latest, Model, NATIVE,
+  openPackage, ownMask, pairMask, PLAIN, readInvitation, SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary,
+  weightsDigest, windows,
+} from "./device-core.js";
+
+const given = JSON.parse(readFileSync(0, "utf8"));
+const different = [];
+const bytes = (text) => Uint8Array.from(text.match(/../g) ?? [], (pair) => parseInt(pair, 16));
+const words = (mask) => hex(new Uint8Array(mask.buffer, mask.byteOffset, 4 * mask.length));
+
+function same(name, found, expected) {
+  if (JSON.stringify(found) !== JSON.stringify(expected)) different.push([name, found, expected]);
+}
+
+function tape(text) {
+  let rest = bytes(text);
+  return (length) => {
+    if (length > rest.length) throw new Error("more randomness than in Python");
+    const drawn = rest.slice(0, length);
+    rest = rest.slice(length);
+    return drawn;
+  };
+}
+
+async function refuses(name, call) {
+  const text = await call().then(() => "no refusal", (error) => error.name);
+  same(name, text, "DeviceError");
+}
+
+async function stagesOf(each, primitives) {
+  const of = decodeSession(bytes(each.questions[0]));
+  const sum = await SecureSum.begin(of, {
+    enrolment: decodeEnrolment(bytes(each.enrolment)),
+    identity: await primitives.identity(bytes(each.identity)),
+    authority: bytes(given.session.authority),
+    fewest: 3,
+    random: tape(each.random),
+    primitives,
+  });
+  const vector = Int32Array.from(each.vector);
+  return [
+    () => sum.advertise(),
+    (question) => sum.share(question),
+    (question) => sum.mask(question, vector),
+    (question) => sum.confirm(question),
+    (question) => sum.open(question),
+  ];
+}
+
+async function session(name, primitives) {
+  const { devices, refused } = given.session;
+  for (const each of devices) {
+    const stages = await stagesOf(each, primitives);
+    for (const [at, question] of each.questions.entries()) {
+      const answer = hex(await stages[at](bytes(question)));
+      same(`${name}: answer ${at + 1} of ${each.device}`, answer, each.answers[at]);
+    }
+    await refuses(`${name}: repeated stage`, () => stages[0]());
+  }
+  for (const { reason, stage, question } of refused) {
+    const stages = await stagesOf(devices[0], primitives);
+    for (let at = 0; at + 1 < stage; at++) await stages[at](bytes(devices[0].questions[at]));
+    await refuses(`${name}: ${reason}`, () => stages[stage - 1](bytes(question)));
+    await refuses(`${name}: after ${reason}`, () => stages[stage - 1](bytes(question)));
+  }
+}
+
+async function masks(name, primitives) {
+  const { context, own, pair, agreed, size } = given.masks;
+  const about = bytes(context);
+  const key = await primitives.agreementKey(bytes(given.masks.private));
+  const other = bytes(given.masks.public);
+  same(`${name}: own mask`, words(ownMask(bytes(given.masks.seed), about, size)), own);
+  same(`${name}: pair mask`, words(await pairMask(key, other, about, size)), pair);
+  same(`${name}: agreed`, hex(await agree(key, other, "box 3 20", about)), agreed);
+  await refuses(`${name}: small order`, () => agree(key, new Uint8Array(32), "x", about));
+}
+
+for (const [name, primitives] of [["plain", PLAIN], ["native", NATIVE]]) {
+  await masks(name, primitives);
+  await session(name, primitives);
+}
+const { secret, threshold, holders, random, shares } = given.shares;
+same("shares", split(bytes(secret), threshold, holders, tape(random)).map(hex), shares);
+same("weights", hex(weightsDigest(bytes(given.weights.bytes))), given.weights.digest);
+same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.digest);
+
+const floats = (text) => new Float32Array(bytes(text).buffer);
+const rows = (arrays) => arrays.map((row) => [...row]);
+
+function tokens(of) {
+  const vocabulary = new Vocabulary(of.catalogue);
+  same("categories", vocabulary.categories, of.categories);
+  same("fingerprint", vocabulary.fingerprint, of.fingerprint);
+  const sequence = vocabulary.sequence(of.visits);
+  same("sequence", sequence, of.sequence);
+  same("training", vocabulary.sequence(training(of.visits, of.held_out)), of.training);
+  const cut = windows(sequence, of.windows);
+  same("inputs", rows(cut.inputs), of.windows.inputs);
+  same("answers", rows(cut.answers), of.windows.answers);
+  same("latest", latest(of.visits, of.latest.most), of.latest.visits);
+}
+
+let farthest = 0;
+function close(name, found, expected) {
+  const distance = Math.max(...expected.map((value, at) => Math.abs(value - found[at])));
+  farthest = Math.max(farthest, distance);
+  if (!(distance <= 2e-6) || found.length !== expected.length) different.push([name, distance]);
+}
+
+async function model(of) {
+  const { vocabulary, embedding, hidden, temperature } = of;
+  const lstm = new Model(vocabulary, embedding, hidden);
+  const weights = floats(of.weights);
+  for (const [at, history] of of.histories.entries()) {
+    close("probabilities", [...lstm.predict(weights, history, temperature)], of.probabilities[at]);
+  }
+  const asked = {
+    inputs: of.inputs.map((row) => Int32Array.from(row)),
+    answers: of.answers.map((row) => Int32Array.from(row)),
+  };
+  const count = of.answers.flat().filter((answer) => answer).length;
+  const gradient = new Float32Array(lstm.size);
+  for (const [row, input] of asked.inputs.entries()) {
+    lstm.addGradient(weights, input, asked.answers[row], 1 / count, gradient);
+  }
+  close("gradient", [...gradient], of.gradient);
+  const settings = {
+    ...SETTINGS,
+    batchSize: of.settings.batch_size,
+    learningRate: of.settings.learning_rate,
+    gradientNorm: of.settings.gradient_norm,
+    updateNorm: of.settings.update_norm,
+    proximal: of.settings.proximal,
+  };
+  close("update", [...(await train(lstm, weights, asked, of.batches, settings))], of.update);
+  const drawn = batches(asked, settings, (length) => crypto.getRandomValues(new Uint8Array(length)));
+  same("batches", drawn.flat().sort((a, b) => a - b), of.batches.flat().sort((a, b) => a - b));
+}
+
+async function pages(of) {
+  const sent = [];
+  const answers = [new Response(bytes(of.question)), new Response(null, { status: 204 })];
+  globalThis.fetch = async (url, { body }) => {
+    sent.push([url, hex(body)]);
+    return answers.shift();
+  };
+  const enrolment = decodeEnrolment(bytes(of.enrolment));
+  const identity = await PLAIN.identity(bytes(of.identity));
+  const connection = new Connection("https://fleet", enrolment, identity, () => of.time);
+  const { signal } = new AbortController();
+  const question = await connection.poll(signal);
+  same("question", [hex(question.ticket), question.stage], [of.ticket, 1]);
+  await connection.answer(bytes(of.ticket), bytes(of.data), signal);
+  const expected = ["poll", "answer"].map((name) => [`https://fleet/v1/device/${name}`, of[name]]);
+  same("requests", sent, expected);
+}
+
+async function modelPackage(of) {
+  const { vocabulary: size, temperature } = given.model;
+  const vocabulary = new Vocabulary(given.tokens.catalogue);
+  const own = new Vocabulary(JSON.parse(given.terms.invitation).categories);
+  const read = await openPackage(bytes(of.bytes), bytes(of.signer), own, NATIVE);
+  same("package", [read.version, read.model.vocabulary, read.temperature], [7, size, temperature]);
+  same("weights", hex(new Uint8Array(read.weights.buffer)), given.model.weights);
+  const changed = bytes(of.bytes);
+  changed[70] ^= 1;
+  await refuses("changed package", () => openPackage(changed, bytes(of.signer), own, PLAIN));
+  const other = openPackage(bytes(of.bytes), bytes(of.signer), vocabulary, PLAIN);
+  await refuses("other vocabulary", () => other);
+}
+
+await pages(given.pages);
+await modelPackage(given.package);
+tokens(given.tokens);
+for (const { update, update_norm, units, clipped, whole } of given.grid) {
+  const scaled = clipToNorm(floats(update), update_norm);
+  same("clipped", hex(new Uint8Array(scaled.buffer)), clipped);
+  same("whole", [...toGrid(floats(update), update_norm, units)], whole);
+}
+await model(given.model);
+console.error(`floats differ by at most ${farthest}`);
+console.log(JSON.stringify(different));
