@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WITHOUT_JSON = {
     "dashboard": "runs a web server until it is stopped",
     "federated device": "runs until it is stopped",
+    "federated enrol-pages": "runs until it is stopped",
     "federated intent": "prints JSON always",
     "flink compile": "prints SQL",
     "top": "draws on a terminal until it is stopped",

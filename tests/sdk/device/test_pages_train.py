@@ -25,7 +25,7 @@ from tactful_federated.model.tokens import windows
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import encode, enrol_page
-from tactful_federated.transport.page_server import PageApp, serving_pages
+from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
 
 pytestmark = [pytest.mark.service("chromium", "web"), pytest.mark.timeout(600)]
@@ -66,7 +66,7 @@ def fleet(chromium: Path, bundle: Path, profile: Path, count: int) -> Iterator[F
             address = tab["webSocketDebuggerUrl"]
             tabs.append(Page(stack.enter_context(connect(address, max_size=None, proxy=None))))
         transport = PageTransport(AUTHORITY.public_key(), timeout=60)
-        address = stack.enter_context(serving_pages(PageApp(transport, origins), 0))
+        address = stack.enter_context(serving_pages(PageApp(round_routes(transport), origins), 0))
         invited = invitation(count)
         for tab, origin in zip(tabs, origins, strict=True):
             tab.open(f"{origin}/")
