@@ -92,8 +92,11 @@ class _Pages:
             return
         if self.page_port is None or not self.origins:
             raise ConfigError("--page-port and --origin go together: give both")
-        if tier != "secret":
-            raise ConfigError("--page-port goes with --tier secret: pages support no other one")
+        if tier == "clear":
+            raise ConfigError(
+                "--page-port goes with --tier secret or noise-in-sum: no page sends updates in the"
+                " clear"
+            )
 
     @contextmanager
     def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
