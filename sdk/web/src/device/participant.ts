@@ -40,7 +40,10 @@ export async function takePart(of: Participation, signal: AbortSignal): Promise<
   if (!enrolment) return;
   const connection = new Connection(of.url.replace(/\/+$/, ""), enrolment, identity);
   let meter = new Meter(of.surroundings);
-  const rounds = roundsOf(of, enrolment, identity, by, () => meter.pause());
+  const rounds = roundsOf(of, enrolment, identity, by, async () => {
+    await meter.pause();
+    require(!signal.aborted, "stopped"); // ends a training whose result is not sent
+  });
   let open = false; // a session waits for further questions
   let last: { ticket: string; answer: Bytes } | undefined;
   while (!signal.aborted) {
