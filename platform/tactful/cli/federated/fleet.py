@@ -33,7 +33,7 @@ from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
 from tactful_federated.transport.certificates import public_pem_of_openssh
-from tactful_federated.transport.page_server import PageApp, serving_pages
+from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
@@ -92,8 +92,11 @@ class _Pages:
             return
         if self.page_port is None or not self.origins:
             raise ConfigError("--page-port and --origin go together: give both")
-        if tier != "secret":
-            raise ConfigError("--page-port goes with --tier secret: pages support no other one")
+        if tier == "clear":
+            raise ConfigError(
+                "--page-port goes with --tier secret or noise-in-sum: no page sends updates in the"
+                " clear"
+            )
 
     @contextmanager
     def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
@@ -102,7 +105,9 @@ class _Pages:
             yield None
             return
         transport = PageTransport(invitation.enrolled_by, timeout=deadline)
-        with serving_pages(PageApp(transport, self.origins), self.page_port) as address:
+        with serving_pages(
+            PageApp(round_routes(transport), self.origins), self.page_port
+        ) as address:
             click.echo(f"pages on {address}: pass /v1/device/ of a TLS proxy to it", err=True)
             yield transport
 
