@@ -16,7 +16,6 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,7 +96,7 @@ class RunReporter:
         self._url = url
         self._pause = first_pause
         self._changed = threading.Condition()
-        self._rounds = [*_kept(directory / "report.ndjson")]
+        self._rounds = kept_rounds(directory)
         self._sent = self._known()
         self._told = False  # whether the server knows the state of the run
         self._ending = False
@@ -196,12 +195,8 @@ class RunReporter:
 
     def _known(self) -> int:
         """Return how many rounds the server has; another server has none."""
-        try:
-            url, count = (self._directory / "report.sent").read_text("utf-8").split()
-            number = int(count)
-        except (OSError, ValueError):
-            return 0
-        return min(number, len(self._rounds)) if url == self._url else 0
+        url, number, _ = sent_rounds(self._directory)
+        return number if url == self._url else 0
 
 
 def plan_of(plan: Any) -> FederatedPlan:
@@ -221,9 +216,21 @@ def _id(directory: Path) -> str:
         return drawn
 
 
-def _kept(path: Path) -> Iterator[FederatedRound]:
-    """Read the rounds of earlier starts; a line that a kill has cut is left out."""
+def kept_rounds(directory: Path) -> list[FederatedRound]:
+    """Return the rounds of earlier starts; a line that a kill has cut is left out."""
+    rounds = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
+        for line in (directory / "report.ndjson").read_bytes().splitlines():
             with contextlib.suppress(*DECODE_ERRORS):
-                yield _decoder.decode(line)
+                rounds.append(_decoder.decode(line))
+    return rounds
+
+
+def sent_rounds(directory: Path) -> tuple[str, int, int]:
+    """Return the server that got reports, the lines that it has, and all; "" for none."""
+    kept = len(kept_rounds(directory))
+    try:
+        url, count = (directory / "report.sent").read_text("utf-8").split()
+        return url, min(int(count), kept), kept
+    except (OSError, ValueError):
+        return "", 0, kept
