@@ -16,10 +16,11 @@ import contextlib
 import logging
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import msgspec
@@ -37,12 +38,16 @@ from tactful.schemas.federated import (
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 
+if TYPE_CHECKING:
+    from tactful_federated.serving.status import RunStatus
+
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAST_S = 10.0  # that the end of a run waits for its last report
 _TIMEOUT_S = 10.0
 _LONGEST_REASON = 500
+_QUARTERS = 4
 
 _decoder = msgspec.json.Decoder(FederatedRound)
 
@@ -142,6 +147,26 @@ class RunReporter:
             self._rounds.append(figures)
             self._changed.notify()
 
+    @property
+    def rounds(self) -> Sequence[FederatedRound]:
+        """Rounds so far, including those of earlier starts."""
+        return tuple(self._rounds)
+
+    def add_lost(self, status: RunStatus) -> None:
+        """Keep and send a release that a kill has kept from the reports; its duration is 0."""
+        recorded = max((figures.releases for figures in self._rounds), default=0)
+        if status.completed_at is None or status.releases <= recorded:
+            return
+        self.add(
+            FederatedRound(
+                number=status.round,
+                at=int(status.completed_at * 1000),
+                releases=status.releases,
+                epsilon=status.epsilon,
+                seconds=status.seconds or 0.0,
+            )
+        )
+
     def add_accuracy(self, **accuracy: Any) -> None:
         """Keep and send the accuracy of the model after the latest round."""
         if self._rounds:
@@ -224,6 +249,16 @@ def kept_rounds(directory: Path) -> list[FederatedRound]:
             with contextlib.suppress(*DECODE_ERRORS):
                 rounds.append(_decoder.decode(line))
     return rounds
+
+
+def quarters_answered(figures: FederatedRound) -> float | None:
+    """Return the share of asked devices that answered, rounded down to quarters; None if unknown.
+
+    Exact numbers of devices are for administrators alone: one device more would change them.
+    """
+    if not figures.asked or figures.reports is None:
+        return None
+    return figures.reports * _QUARTERS // figures.asked / _QUARTERS
 
 
 def sent_rounds(directory: Path) -> tuple[str, int, int]:

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
-from tactful.cli.federated.reports import kept_rounds, sent_rounds
+from tactful.cli.federated.reports import kept_rounds, quarters_answered, sent_rounds
 from tactful.client import Client
 from tactful.client.routes import federated as routes
 from tactful.errors import ConfigError, TactfulError
@@ -22,7 +22,6 @@ from tactful_federated.errors import FederatedError, SettingsError
 from tactful_federated.serving.status import RunStatus, read_status
 
 _LATEST = 5
-_QUARTERS = 4
 _TIMEOUT_S = 10.0
 
 
@@ -147,9 +146,8 @@ def _coarse(rounds: Sequence[FederatedRound]) -> list[dict[str, Any]]:
     documents = []
     for figures in latest:
         document: dict[str, Any] = msgspec.to_builtins(figures)
-        asked, reports = document.pop("asked"), document.pop("reports")
-        share = None if not asked or reports is None else reports * _QUARTERS // asked / _QUARTERS
-        documents.append(document | {"answered_at_least": share})
+        del document["asked"], document["reports"]
+        documents.append(document | {"answered_at_least": quarters_answered(figures)})
     return documents
 
 
