@@ -335,15 +335,14 @@ def show_round(
     progress: Callable[[Outcome, LiveView], None] | None,
 ) -> None:
     """Write the live view after a round, and call `progress`."""
-    # In other tiers the sum of a void round is never visible.
-    visible_sums = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
+    sums = visible_sums(invitation.tier, outcome.round, outcome.releases)
     view = LiveView(
         run=invitation.run,
         tier=invitation.tier,
         round=outcome.round,
         releases=outcome.releases,
         planned=invitation.plan.rounds,
-        epsilon=round(invitation.plan.epsilon_after(visible_sums), 6),
+        epsilon=round(invitation.plan.epsilon_after(sums), 6),
         delta=invitation.plan.delta,
         reason=outcome.reason,
         seconds=round(seconds, 3),
@@ -351,6 +350,14 @@ def show_round(
     write_whole(directory / "live.json", msgspec.json.encode(view))
     if progress:
         progress(outcome, view)
+
+
+def visible_sums(tier: Tier, rounds: int, releases: int) -> int:
+    """Return the number of noisy sums that the server may have seen, for `epsilon_after`.
+
+    If devices add the noise, the server may have seen the sum of a void round, too.
+    """
+    return rounds if tier == "noise-in-sum" else releases
 
 
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:

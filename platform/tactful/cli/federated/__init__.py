@@ -17,6 +17,7 @@ _HELP = {
     "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",
     "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
+    "status": "Print rounds, privacy loss and state of a run, from its directory or its reports.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
 }
 _MODULES = {"serve": "fleet", "enrol": "fleet", "device": "fleet"}

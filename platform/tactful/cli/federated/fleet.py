@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from tactful_federated.errors import FederatedError, HistoryError, SettingsError
 from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+from tactful_federated.serving.status import read_status
 from tactful_federated.transport.certificates import public_pem_of_openssh
 from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
@@ -233,8 +235,9 @@ def serve_command(
     def show(outcome: Outcome, view: rounds.LiveView) -> None:
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
-        runs.show(logged, view)
-        reporter.add(_figures(outcome, view))
+        figures = _figures(outcome, view)
+        reporter.add(figures)  # first: the next start logs all rounds that were kept
+        runs.show(logged, figures, outcome.noisy_norm)
         if results.as_json:
             cli.print_json(view)
 
@@ -248,6 +251,9 @@ def serve_command(
         pages.transport(invitation, method.deadline) as page_transport,
         bar,
     ):
+        with contextlib.suppress(FederatedError):  # a damaged run is refused when it is opened
+            reporter.add_lost(read_status(directory))
+        runs.resume(logged, reporter.rounds)
         click.echo(
             f"SuperLink on {superlink.address}; put the proxy of deploy/fleet-proxy.conf before"
             f" it, and give devices {directory / 'invitation.json'} and {tls.authority}",
@@ -267,6 +273,7 @@ def serve_command(
             rounds.serve_rounds(
                 directory, invitation, collector, optimizer=optimizer, progress=show
             )
+    runs.show_plot(logged, reporter.rounds)
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
 

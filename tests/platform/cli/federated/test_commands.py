@@ -113,19 +113,21 @@ def test_results_are_told_without_a_log(tmp_path: Path, monkeypatch: pytest.Monk
     class Down:
         def __init__(self, directory: Path, tracking_uri: str | None) -> None: ...
 
-        def show_evaluation(self, trained: object, found: object) -> None:
+        def show_evaluation(self, trained: object, found: object, **more: float) -> None:
             raise StorageError("the store is down")
 
     @contextlib.contextmanager
     def link(*arguments: object, **options: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(run=lambda: contextlib.nullcontext())
+        yield SimpleNamespace(run=lambda name: contextlib.nullcontext())
 
+    plan = SimpleNamespace(epsilon_after=lambda sums: 0.1 * sums)
+    invitation = SimpleNamespace(run="test", tier="clear", plan=plan)
     said = Evaluation(3, 100.0, 0.5, 0.75, 0.01, 0.02)
     monkeypatch.setattr("tactful.cli.federated.evaluate.FederatedRuns", Down)
     for name, found in {
         "SuperLink": link,
         "collector_for": lambda *arguments, **options: None,
-        "invite_to_evaluations": lambda *arguments, **options: None,
+        "invite_to_evaluations": lambda *arguments, **options: invitation,
         "read_invitation": lambda path: None,
         "serve_evaluation": lambda *arguments: (said, 4),
     }.items():
