@@ -17,8 +17,9 @@ _HELP = {
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",
     "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
+    "superlink": "Lead the runs that `flwr run` submits of the projects --app, refuse all others.",
 }
-_MODULES = {"serve": "fleet", "enrol": "fleet", "device": "fleet"}
+_MODULES = {"serve": "fleet", "device": "fleet"}
 _COMMANDS = {
     name: LazyCommand(f"tactful.cli.federated.{_MODULES.get(name, name)}:{name}_command", text)
     for name, text in _HELP.items()
