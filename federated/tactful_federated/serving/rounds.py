@@ -27,7 +27,7 @@ from tactful_federated.core.private_training import (
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.model_package import pack_model
-from tactful_federated.device.stock_node import require_stock
+from tactful_federated.device.stock_node import require_clear
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
@@ -104,10 +104,11 @@ def invite(
 
     Raises:
         SettingsError: There is no plan for the requirements, stock nodes cannot take part in the
-            tier, the model is too large, or the
-            directory has another run.
+            tier, the model is too large, or the directory has another run.
     """
     TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
+    if stock:
+        require_clear(tier)
     vocabulary = Vocabulary.from_catalogue(categories)
     weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
@@ -132,8 +133,6 @@ def invite(
         bundle=_bundle_of(path) if stock else msgspec.UNSET,
         groups=wishes.groups or msgspec.UNSET,
     )
-    if stock:
-        require_stock(invitation)
     save_invitation(path, invitation)
     return invitation
 

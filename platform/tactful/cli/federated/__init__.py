@@ -19,8 +19,9 @@ _HELP = {
     "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
     "status": "Print rounds, privacy loss and state of a run, from its directory or its reports.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
+    "superlink": "Lead the runs that `flwr run` submits of the projects --app, refuse all others.",
 }
-_MODULES = {"serve": "fleet", "enrol": "fleet", "device": "fleet"}
+_MODULES = {"serve": "fleet", "device": "fleet"}
 
 
 def _command(name: str, text: str) -> LazyCommand:
