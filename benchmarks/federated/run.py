@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.federated import families, fleet, intent, personal, scale, secure, stock
+from benchmarks.federated import (
+    families,
+    fleet,
+    inference,
+    intent,
+    personal,
+    scale,
+    secure,
+    stock,
+)
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
@@ -85,6 +94,7 @@ def _parts(quick: bool) -> list[Part]:
         Part("stock", [("stock_node_round_s", "s")], lambda: stock.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
+    parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
 
