@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.federated import families, fleet, intent, personal, scale, secure
+from benchmarks.federated import families, fleet, foresight, intent, personal, scale, secure
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
@@ -84,6 +84,7 @@ def _parts(quick: bool) -> list[Part]:
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
+    parts.append(Part("foresight", foresight.FIGURES, lambda: _foresight(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
 
 
@@ -99,6 +100,14 @@ def _intent(quick: bool) -> list[Figure]:
     stages = _QUICK if quick else _STAGES
     with _one_thread():
         return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+
+
+def _foresight(quick: bool) -> list[Figure]:
+    stages = _QUICK if quick else _STAGES
+    with _one_thread():
+        return foresight.measure(
+            _data(), quick, lambda held: _federated(held, stages, 1, None), _ROOT / "reports"
+        )
 
 
 def _device(quick: bool) -> list[Figure]:

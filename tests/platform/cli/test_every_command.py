@@ -208,7 +208,7 @@ def test_without_any_extra_every_help_is_shown_or_names_the_extra() -> None:
     ended = without(every, [[*name.split(), "--help"] for name, _ in commands()])
     lacking = {name for name, (code, _, _) in ended.items() if code}
     assert all(named(ended[name][1]) for name in lacking), ended
-    whole = ["device", "enrol", "evaluate", "intent", "plan", "serve", "simulate"]
+    whole = ["calibrate", "device", "enrol", "evaluate", "intent", "plan", "serve", "simulate"]
     assert lacking <= {f"federated {it} --help" for it in whole}
 
 
