@@ -151,7 +151,7 @@ class DeviceIntent:
         """
         likely = self.likely(count)
         most = max(likely.values(), default=1.0)
-        tenths = {name: math.floor(10 * weight / most) / 10 for name, weight in likely.items()}
+        tenths = {name: math.floor(10 * (weight / most)) / 10 for name, weight in likely.items()}
         return {name: weight for name, weight in tenths.items() if weight > 0}
 
     def randomised(self, epsilon: str) -> dict[str, float]:
