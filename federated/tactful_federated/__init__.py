@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.secagg.client import Account, SecureRounds
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
-    from tactful_federated.secagg.messages import Enrolment, Session, enrol, enrol_page
+    from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
     from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
@@ -130,7 +130,6 @@ __all__ = [
     "client_app",
     "collector_for",
     "enrol",
-    "enrol_page",
     "invite",
     "invite_to_evaluations",
     "keep_within",
@@ -180,7 +179,7 @@ _LAZY = {
     "model.lstm_torch": "IntentModel to_torchscript",
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",
-    "secagg.messages": "Enrolment Session enrol enrol_page",
+    "secagg.messages": "Enrolment Session enrol",
     "secagg.client": "Account SecureRounds",
     "secagg.server": "SecureSumServer sum_in_secret",
     "serving.buffered": "FlowerStream serve_buffered",
