@@ -21,6 +21,7 @@ import torch
 from benchmarks.federated import (
     families,
     fleet,
+    foresight,
     inference,
     intent,
     personal,
@@ -96,6 +97,7 @@ def _parts(quick: bool) -> list[Part]:
     ]
     parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
+    parts.append(Part("foresight", foresight.FIGURES, lambda: _foresight(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
 
 
@@ -115,6 +117,14 @@ def _intent(quick: bool) -> list[Figure]:
     stages = _QUICK if quick else _STAGES
     with _one_thread():
         return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+
+
+def _foresight(quick: bool) -> list[Figure]:
+    stages = _QUICK if quick else _STAGES
+    with _one_thread():
+        return foresight.measure(
+            _data(), quick, lambda held: _federated(held, stages, 1, None), _ROOT / "reports"
+        )
 
 
 def _device(quick: bool) -> list[Figure]:
