@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +29,8 @@ from tactful_federated.device.stock_node import require_clear
 from tactful_federated.errors import FederatedError, HistoryError, SettingsError
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
-from tactful_federated.transport.page_server import PageApp, serving_pages
+from tactful_federated.serving.status import read_status
+from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
 from tactful_federated.transport.superlink import SuperLink
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
@@ -95,8 +97,11 @@ class _Pages:
             return
         if self.page_port is None or not self.origins:
             raise ConfigError("--page-port and --origin go together: give both")
-        if tier != "secret":
-            raise ConfigError("--page-port goes with --tier secret: pages support no other one")
+        if tier == "clear":
+            raise ConfigError(
+                "--page-port goes with --tier secret or noise-in-sum: no page sends updates in the"
+                " clear"
+            )
 
     @contextmanager
     def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
@@ -105,7 +110,9 @@ class _Pages:
             yield None
             return
         transport = PageTransport(invitation.enrolled_by, timeout=deadline)
-        with serving_pages(PageApp(transport, self.origins), self.page_port) as address:
+        with serving_pages(
+            PageApp(round_routes(transport), self.origins), self.page_port
+        ) as address:
             click.echo(f"pages on {address}: pass /v1/device/ of a TLS proxy to it", err=True)
             yield transport
 
@@ -232,8 +239,9 @@ def serve_command(
         grid.log(_line(view))
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
-        runs.show(logged, view)
-        reporter.add(_figures(outcome, view))
+        figures = _figures(outcome, view)
+        reporter.add(figures)  # first: the next start logs all rounds that were kept
+        runs.show(logged, figures, outcome.noisy_norm)
         if results.as_json:
             cli.print_json(view)
 
@@ -247,6 +255,9 @@ def serve_command(
         pages.transport(invitation, method.deadline) as page_transport,
         bar,
     ):
+        with contextlib.suppress(FederatedError):  # a damaged run is refused when it is opened
+            reporter.add_lost(read_status(directory))
+        runs.resume(logged, reporter.rounds)
         click.echo(
             f"SuperLink on {superlink.address}; put the proxy of {method.proxy} before it, and give"
             f" devices {directory / 'invitation.json'} and {tls.authority}",
@@ -266,6 +277,7 @@ def serve_command(
             rounds.serve_rounds(
                 directory, invitation, collector, optimizer=optimizer, progress=show
             )
+    runs.show_plot(logged, reporter.rounds)
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
 

@@ -19,9 +19,11 @@ from tests.federated.device.test_stock_node import openssh
 from tests.federated.fleet_support import tls
 
 from benchmarks.ports import free_port
+from tactful.cli.federated.fleet import _figures
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.main import main
 from tactful.errors import StorageError
+from tactful.schemas.federated import FederatedRound
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes
 from tactful_federated.core.private_training import Collected, Outcome
@@ -278,10 +280,10 @@ def test_a_store_that_is_away_is_told_and_ends_no_training(
     with pytest.raises(StorageError, match="MLflow at http://127"):
         runs.begin(invitation)
     assert not (tmp_path / "mlflow-run").exists()
-    about: dict[str, Any] = {"run": "test", "tier": "clear", "reason": ""}
-    view = LiveView(round=1, releases=1, planned=3, epsilon=0.5, delta=1e-3, seconds=1.0, **about)
-    for _ in range(2):
-        runs.show("a-run", view)
+    for number in (1, 2):
+        runs.show(
+            "a-run", FederatedRound(number=number, at=1, releases=number, epsilon=0.5, seconds=1.0)
+        )
     (warned,) = [it for it in caplog.records if it.name == "tactful.cli.federated.mlflow_runs"]
     assert "rounds are not logged until it is back: MLflow at" in warned.getMessage()
 
@@ -314,7 +316,7 @@ def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> N
 
         def show(outcome: Outcome, view: LiveView, runs: FederatedRuns = runs) -> None:
             views.append(view)
-            runs.show((tmp_path / "mlflow-run").read_text(), view)
+            runs.show((tmp_path / "mlflow-run").read_text(), _figures(outcome, view))
 
         serve_rounds(tmp_path, invitation, Silent(), rounds=rounds, progress=show)
     client = MlflowClient(tracking_uri=uri)
