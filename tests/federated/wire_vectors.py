@@ -176,11 +176,11 @@ def _intent(weights: Vector) -> dict[str, Any]:
                 "steps": ahead,
                 "probability": shared.likely_within(
                     history,
-                    [vocabulary.token(name) for name in categories],
+                    [[vocabulary.token(name) for name in categories]],
                     steps=ahead,
                     seed=0,
                     continuations=1_000,
-                ),
+                )[-1, 0],
             }
             for categories, ahead in [(["tea"], 1), (["茶"], 3), (["soap", "drinks"], 2)]
         ],

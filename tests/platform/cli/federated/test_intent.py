@@ -55,10 +55,10 @@ def device(tmp_path: Path) -> list[str]:
     return named
 
 
-def ask(device: list[str], *more: str) -> dict[str, dict[str, float]]:
+def ask(device: list[str], *more: str) -> dict[str, Any]:
     found = CliRunner().invoke(main, ["federated", "intent", *device, *more])
     assert found.exit_code == 0, found.output
-    answer: dict[str, dict[str, float]] = json.loads(found.stdout)
+    answer: dict[str, Any] = json.loads(found.stdout)
     return answer
 
 
@@ -66,7 +66,7 @@ def test_what_is_printed_goes_with_a_request(device: list[str], tmp_path: Path) 
     assert ask(device) == {"intent": {}}  # no model yet
     model = ("--model", str(tmp_path / "model1"))
     told = ask(device, *model, "--about", "milk", "--steps", "2")
-    assert next(iter(told["intent"])) == "milk" and told["about_to"] > 0.8  # type: ignore[operator]
+    assert next(iter(told["intent"])) == "milk" and told["about_to"] > 0.8
     request = msgspec.convert({"user_id": "ada", "intent": told["intent"]}, RecommendRequest)
     assert request.intent == told["intent"]
     as_shared = ask(device, "--own", "nothing")["intent"]
@@ -96,7 +96,7 @@ def test_triggers_fire_once_and_tell_what_the_user_allows(
     tea = {"name": "tea", "categories": ["milk"], "steps": 2, "group": "drinks"}
     file.write_text(json.dumps({"triggers": [tea], "limits": {"quiet": None}}))
     fires = ("--triggers", str(file), "--user", "ada")
-    told: dict[str, Any] = ask(device, "--tell", "group", *fires)
+    told = ask(device, "--tell", "group", *fires)
     ((fired,), (event,)) = told["fired"], told["events"]
     assert (fired["trigger"], fired["category"], fired["action"]) == ("tea", "milk", "prefetch")
     assert event["type"] == "x.about_to_prefetch" and event["user_id"] == "ada"
