@@ -44,7 +44,7 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The defaults serve until a training has measured both.
     """
 
-    known: _Trust = 0.2  # of users with a history: the ranking follows from it, too
+    known: _Trust = 0.1  # of users with a history: the ranking follows from it, too
     unknown: _Trust = 0.5  # of users without one, whose ranking is the popularity
 
 
@@ -75,7 +75,7 @@ class LoggedIntent(msgspec.Struct, frozen=True):
     @property
     def factors(self) -> list[float]:
         """Factors of the scores."""
-        return factors_of(np.array(self.ratios), self.total, self.trust).tolist()
+        return [*map(float, factors_of(np.array(self.ratios), self.total, self.trust))]
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,11 @@ def _weights(
     Categories without a candidate are left out, and so is a weight that is no positive number.
     """
     present = set(category.tolist())
+    numbers = catalogue.category_numbers
     weights = {
-        number: min(weight, 1.0)
+        numbers[name]: min(weight, 1.0)
         for name, weight in intent.items()
-        if (number := catalogue.category_numbers.get(name)) in present and is_weight(weight)
+        if numbers.get(name) in present and 0.0 < weight < math.inf
     }
     whole = max(math.fsum(weights.values()), 1.0)
     return {number: weight / whole for number, weight in weights.items()}
-
-
-def is_weight(weight: float) -> bool:
-    """Return whether the weight of a category counts: a number above 0."""
-    return 0.0 < weight < math.inf

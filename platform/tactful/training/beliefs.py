@@ -42,7 +42,7 @@ class _Steps:
     """Categories of each user's items in log order, and those that follow each category."""
 
     def __init__(self, history: History, before: int) -> None:
-        described = history.descriptions()
+        described = history.descriptions(before=before)
         categories = [item.category if item else None for item in described]
         self._names = sorted({name for name in categories if name is not None})
         numbers = {name: number for number, name in enumerate(self._names)}
@@ -85,7 +85,7 @@ class _Steps:
         first, then = pairs // count, pairs % count
         order = np.lexsort((then, -amounts, first))
         begins = np.flatnonzero(np.diff(first[order], prepend=-1))
-        ends = np.append(begins[1:], len(order))
+        ends = np.append(begins[1:], len(order))[: len(begins)]
         found = {}
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
             best = order[begin : min(end, begin + _SENT)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
+from tactful.kernels.sparse_scores import Scores
 from tactful.ranking.intent_effect import (
     LEAST_TRUST,
     MOST_TRUST,
@@ -43,12 +45,17 @@ def candidates(intent: Mapping[str, float], added: frozenset[int] = frozenset())
     """All items as candidates, some of them by the intent alone."""
     channel = np.zeros(COUNT, np.int8)
     channel[sorted(added)] = CHANNELS.index("intent")
-    unused = dict.fromkeys(
-        (*("search", "neighbours", "similar_sessions"), *("last_vector", "session_vector")), None
+    of_items: Any = dict(
+        rows=np.arange(COUNT), channel=channel, intent=intent, search=None, neighbours=None
     )
+    vectors = np.zeros((3, 2), np.float32)
     return Candidates(
-        rows=np.arange(COUNT), channel=channel, intent=intent, history_vector=None, **unused
-    )  # type: ignore[arg-type]
+        **of_items,
+        similar_sessions=Scores(np.zeros(0, np.int64), vectors[:0, 0]),
+        last_vector=vectors[0],
+        session_vector=vectors[1],
+        history_vector=vectors[2],
+    )
 
 
 def effect(

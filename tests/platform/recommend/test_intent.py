@@ -154,9 +154,10 @@ def test_the_impression_says_what_the_intent_did(server: Recommender) -> None:
             assert factor is not None
             assert (factor > 1 - told.trust * 0.5) == (kinds[item.item_id] == "kind-0")
         learned = arm == LEARNED and person is not None
-        for item, factor in zip(explained.items, factors, strict=True):
-            if learned and item.margin is not None and item.score is not None:
-                assert item.score == pytest.approx(item.margin + math.log(factor), abs=1e-4)
+        for told_of in explained.items if learned else ():
+            assert told_of.margin is not None and told_of.intent is not None
+            wanted = told_of.margin + math.log(told_of.intent)
+            assert told_of.score == pytest.approx(wanted, abs=1e-4)
     plain, payload = server.recommend(RecommendRequest(), now=NOW)
     assert plain.items and payload is not None
     event = logged_event(payload)
