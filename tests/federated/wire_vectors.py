@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
 
 from tactful_federated.core.compression import to_bytes
+from tactful_federated.core.groups import Groups
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.batched_trainer import SimulatedPopulation
@@ -113,11 +114,14 @@ INVITATION = Invitation(
 def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
     weights = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
+    grouped = replace(INVITATION, groups=Groups(size=4, fewest=3))
     return {
         "protocol": 2,
         "terms": {
             "invitation": msgspec.json.encode(INVITATION).decode(),
             "digest": terms_digest(INVITATION).hex(),
+            "grouped": msgspec.json.encode(grouped).decode(),
+            "grouped_digest": terms_digest(grouped).hex(),
         },
         "weights": {"bytes": to_bytes(weights).hex(), "digest": weights_digest(weights).hex()},
         "shares": _shares(),

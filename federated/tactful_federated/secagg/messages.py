@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -36,12 +36,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from tactful_federated.core.compression import to_bytes
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import Vector
 from tactful_privacy.decoding import DECODE_ERRORS
-
-FEWEST_DEVICES: Final = 3
-"""Smallest sum: with two devices, each would learn the vector of the other."""
 
 _T = TypeVar("_T")
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.polling import Polling
@@ -32,7 +33,6 @@ from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
-from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.transport.certificates import secret_file
 from tactful_federated.transport.pages import JoinedTransports
 from tactful_privacy.durable_files import replacing
@@ -112,6 +112,7 @@ def invite(
     weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
+    require(tier != "clear" or not wishes.group_size, "updates in the clear need no group size")
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
         raise SettingsError(f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal")
     authority, signer = _public_keys(directory)
@@ -129,6 +130,7 @@ def invite(
         hidden=hidden,
         difference=least_difference(path, wishes, plan, tier),
         bundle=_bundle_of(path) if stock else msgspec.UNSET,
+        groups=wishes.groups or msgspec.UNSET,
     )
     if stock:
         require_stock(invitation)
@@ -185,7 +187,7 @@ def least_difference(
             " subtract two sums and read one update; prefer --tier noise-in-sum"
         )
         return msgspec.UNSET
-    return plan.minimum_reports
+    return wishes.groups.fewest if wishes.groups else plan.minimum_reports
 
 
 def authority_key(directory: Path) -> Ed25519PrivateKey:

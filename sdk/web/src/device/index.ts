@@ -198,7 +198,7 @@ export class PageDevice {
       enrolment,
       identity,
       authority: invitation.authority,
-      fewest: plan.minimumReports,
+      fewest: invitation.fewest,
       random,
       primitives: by,
     };
