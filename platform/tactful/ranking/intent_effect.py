@@ -26,7 +26,7 @@ from tactful.recall.candidates import Candidates
 from tactful.recall.index import CHANNELS
 from tactful_privacy.decoding import DECODE_ERRORS
 
-LEAST_TRUST = 0.02
+LEAST_TRUST = 0.03
 """Least trust in intents, however seldom they came true: an intent always counts."""
 
 MOST_TRUST = 0.95
@@ -44,7 +44,7 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The defaults serve until a training has measured both.
     """
 
-    known: _Trust = 0.1  # of users with a history: the ranking follows from it, too
+    known: _Trust = 0.3  # of users with a history: the ranking follows from it, too
     unknown: _Trust = 0.5  # of users without one, whose ranking is the popularity
 
 

@@ -28,7 +28,7 @@ INTENDED = [RANKING_FEATURES.index(name) for name in ("intent_weight", "intent_p
 """Columns of the intent."""
 
 _SALES = [RANKING_FEATURES.index(name) for name in ("sold_28d", "seen_28d")]
-_PRIOR = 20.0  # lists that the default counts as
+_PRIOR = 4.0  # lists that the default counts as
 _REPLAYED = 200.0  # lists that all replayed ones together count as, at most
 _GRID = np.linspace(LEAST_TRUST, MOST_TRUST, 91)
 _PLACES = 64  # more than an intent can have
