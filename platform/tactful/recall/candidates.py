@@ -164,10 +164,11 @@ def by_channel(
     scored = _score(view, context, intent)
     for channel, rows in _proposals(view, context, scored, quotas, allowed):
         proposals[channel].append(rows)
-    proposals["intent"] += _intended(scored.intent or {}, view, allowed, quotas.intent)
+    if intended := _intended(scored.intent or {}, view, allowed, quotas.intent):
+        proposals["intent"] += intended
     found = {}
     for channel, groups in proposals.items():
-        rows = np.concatenate([np.zeros(0, np.int64), *groups])
+        rows = np.concatenate(groups)
         places = np.concatenate([np.arange(len(group)) for group in groups])
         ordered = rows[np.argsort(places, kind="stable")]
         _, first = np.unique(ordered, return_index=True)
