@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.federated import families, fleet, intent, personal, scale, secure
+from benchmarks.federated import families, fleet, intent, pages, personal, scale, secure
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
@@ -82,6 +82,10 @@ def _parts(quick: bool) -> list[Part]:
     parts += [
         Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
+    ]
+    parts += [
+        Part("pages", pages.ROUND, lambda: pages.round_time(quick)),
+        Part("pages-runtime", pages.RUNTIME, lambda: pages.runtime(quick)),
     ]
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -112,6 +113,11 @@ INVITATION = Invitation(
     difference=3,
 )
 
+LONG_INVITATION = replace(
+    INVITATION, plan=dataclasses.replace(INVITATION.plan, sigma_squared=2**70 + 1)
+)
+"""An invitation with a whole number beyond 64 bits, as plans with many participations have."""
+
 
 def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
@@ -121,6 +127,10 @@ def wire_vectors() -> dict[str, Any]:
         "terms": {
             "invitation": msgspec.json.encode(INVITATION).decode(),
             "digest": terms_digest(INVITATION).hex(),
+        },
+        "long_terms": {
+            "invitation": msgspec.json.encode(LONG_INVITATION).decode(),
+            "digest": terms_digest(LONG_INVITATION).hex(),
         },
         "weights": {"bytes": to_bytes(weights).hex(), "digest": weights_digest(weights).hex()},
         "shares": _shares(),

@@ -253,9 +253,9 @@ def weights_digest(weights: Vector) -> bytes:
 
 def terms_digest(terms: object) -> bytes:
     """Return the digest of a plan or an invitation, equal before and after it was stored."""
-    encoded = msgspec.msgpack.encode(terms)
-    # Decoded by type: 2 in a field of type float is 2.0 on a device that read it from a file.
-    return _digest("terms", encode(msgspec.msgpack.decode(encoded, type=type(terms))))
+    # Converted by type: 2 in a field of type float is 2.0 on a device that read it from a file.
+    typed = msgspec.convert(_fields(terms), type=type(terms))
+    return _digest("terms", encode(_encodable(_fields(typed))))
 
 
 def poll_text(enrolment: bytes, time_ms: int) -> bytes:
@@ -331,6 +331,19 @@ def _digest(purpose: str, *parts: bytes) -> bytes:
     for part in parts:
         state.update(len(part).to_bytes(8, "big") + part)
     return state.digest()
+
+
+def _fields(terms: object) -> object:
+    return msgspec.to_builtins(terms, builtin_types=(bytes,))
+
+
+def _encodable(value: object) -> object:
+    """Return a value in which whole numbers that MessagePack cannot hold are decimal texts."""
+    if isinstance(value, dict):
+        return {name: _encodable(part) for name, part in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
 
 
 def _enrolment_text(device: int, identity: bytes) -> bytes:

@@ -86,7 +86,9 @@ for (const [name, primitives] of [["plain", PLAIN], ["native", NATIVE]]) {
 const { secret, threshold, holders, random, shares } = given.shares;
 same("shares", split(bytes(secret), threshold, holders, tape(random)).map(hex), shares);
 same("weights", hex(weightsDigest(bytes(given.weights.bytes))), given.weights.digest);
-same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.digest);
+for (const { invitation, digest } of [given.terms, given.long_terms]) {
+  same("terms", hex(readInvitation(invitation).terms), digest);
+}
 
 const floats = (text) => new Float32Array(bytes(text).buffer);
 const rows = (arrays) => arrays.map((row) => [...row]);

@@ -102,7 +102,7 @@ export function readInvitation(json: string): Invitation {
       updateNorm: planned("update_norm"),
       units: planned("units"),
       parameters: planned("parameters"),
-      deviceSigmaSquared: BigInt(plan.get("device_sigma_squared") as number | bigint),
+      deviceSigmaSquared: BigInt(plan.get("device_sigma_squared") as number | bigint | string),
     },
     categories: of<string[]>("categories"),
     authority: of<Bytes>("authority"),
@@ -165,7 +165,11 @@ function convert(value: unknown, kind: Kind, place: string): Value {
   if (kind === "plan") return typed(object(value), PLAN, "the plan");
   if (kind === "float" && typeof value === "number") return new Double(value);
   if (kind === "int" && typeof value === "number" && Number.isSafeInteger(value)) return value;
-  if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) return BigInt(value);
+  if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) {
+    const whole = BigInt(value);
+    // Those that MessagePack cannot hold are texts in the digest.
+    return BigInt.asUintN(64, whole) === whole || BigInt.asIntN(64, whole) === whole ? whole : value;
+  }
   if (kind === "text" && typeof value === "string") return value;
   if (kind === "bytes" && typeof value === "string") return fromBase64(value);
   if (kind === "texts" && Array.isArray(value) && value.every((text) => typeof text === "string")) {
