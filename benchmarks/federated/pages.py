@@ -120,16 +120,16 @@ def round_time(quick: bool) -> list[Figure]:
         invited = invite(folder / "run", wishes, _CATEGORIES, run="bench", tier="secret")
         transport = PageTransport(invited.enrolled_by, timeout=60.0)
         app = PageApp(round_routes(transport), [origin])
-        options = {
-            "invitation": msgspec.json.encode(invited).decode(),
-            "url": "http://" + stack.enter_context(serving_pages(app, 0)),
-        }
+        _, port = stack.enter_context(serving_pages(app, 0)).split(":")
+        document = msgspec.json.encode(invited).decode()
         opened = stack.enter_context(tabs(_chromium(), folder / "profile", _PAGES))
         numbers = []
         for at, page in enumerate(opened):
             page.open(origin)
             visits = [list(visit) for visit in sample_history(at, baskets=_VISITS)]
-            given = {"options": {**options, "database": f"device-{at}"}, "visits": visits}
+            # A browser opens six connections to a host, and each page holds one.
+            own = {"url": f"http://p{at}.localhost:{port}", "database": f"device-{at}"}
+            given = {"options": {"invitation": document, **own}, "visits": visits}
             page.run(_JOIN % (json.dumps(given), _HALF_HOUR_MS))
             numbers.append(_enrol(page, folder / "run"))
         end = time.monotonic() + _WAIT_S
