@@ -25,6 +25,7 @@ from benchmarks.federated import (
     foresight,
     inference,
     intent,
+    pages,
     personal,
     scale,
     secure,
@@ -97,6 +98,10 @@ def _parts(quick: bool, questions: int = intent.QUESTIONS) -> list[Part]:
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
     parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
+    parts += [
+        Part("pages", pages.ROUND, lambda: pages.round_time(quick)),
+        Part("pages-runtime", pages.RUNTIME, lambda: pages.runtime(quick)),
+    ]
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     parts.append(Part("foresight", foresight.FIGURES, lambda: _foresight(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick, questions))]
