@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
-    from tactful_federated.secagg.client import Account, SecureRounds
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol, enrol_page
+    from tactful_federated.secagg.rounds import Account, SecureRounds
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
     from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
