@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,12 @@ def _complaints(message: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def browser(executable: str | Path, profile: Path) -> Iterator[Page]:
+def browser(executable: str | Path, profile: Path, *switches: str) -> Iterator[Page]:
     """A page of a Chromium that lives for the length of the block, with its own empty profile."""
     command = [str(executable), "--headless=new", "--no-sandbox", "--disable-gpu"]
     command += ["--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
-    command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", *switches]
+    command.append("about:blank")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _debugging_port(process, profile)
@@ -114,6 +115,19 @@ def browser(executable: str | Path, profile: Path) -> Iterator[Page]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+@contextmanager
+def tabs(executable: str | Path, profile: Path, count: int, *switches: str) -> Iterator[list[Page]]:
+    """So many tabs of one such browser."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(browser(executable, profile, *switches))]
+        port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
+        for _ in range(count - 1):
+            tab = httpx.put(f"http://127.0.0.1:{port}/json/new?about:blank", trust_env=False).json()
+            address = tab["webSocketDebuggerUrl"]
+            opened.append(Page(stack.enter_context(connect(address, max_size=None, proxy=None))))
+        yield opened
 
 
 def _debugging_port(process: subprocess.Popen[bytes], profile: Path) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.federated import families, fleet, intent, personal, scale, secure
+from benchmarks.federated import families, fleet, intent, personal, scale, secure, stock
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
@@ -69,7 +69,8 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
 
 
 def _parts(quick: bool) -> list[Part]:
-    rates = [f"{who}_{what}" for who in ("noiseless", "markov", "central") for what in _WHAT]
+    named = ("noiseless", *_CHAINS, "central")
+    rates = [f"{who}_{what}" for who in named for what in _WHAT]
     noisy = ["dp_top1", "dp_top5", "dp_independent_top5"]
     parts = [
         Part("quality", [(n, "1") for n in [*rates, *noisy]], lambda: _quality(quick)),
@@ -81,6 +82,7 @@ def _parts(quick: bool) -> list[Part]:
     ]
     parts += [
         Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
+        Part("stock", [("stock_node_round_s", "s")], lambda: stock.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
@@ -88,6 +90,10 @@ def _parts(quick: bool) -> list[Part]:
 
 
 _WHAT = ("top1", "top5")
+_CHAINS = {
+    "markov": "reads the last category and whether an invoice began since",
+    "markov_of_tokens": "reads the last token, so no category where an invoice begins",
+}
 _FLEET = (
     "round_s_8_devices_tls",
     "server_cpu_s_per_round_8_devices_tls",
@@ -143,12 +149,17 @@ def _compare(data: families.Families, quick: bool) -> list[Figure]:
     }
     figures = []
     for end, questions in asked.items():
-        chain = families.markov(data, 500 if end else None)
-        steps = f"{chain.steps:,} steps"
-        figures += [
-            Figure(f"markov_top1{end}", chain.top1, "1", note=steps),
-            Figure(f"markov_top5{end}", chain.top5, "1", note=steps),
-        ]
+        chains = {
+            "markov": families.category_chain(data, questions),
+            "markov_of_tokens": families.token_chain(data, 500 if end else None),
+        }
+        steps = f"{chains['markov'].steps:,} steps"
+        for who, chain in chains.items():
+            note = f"{steps}; {_CHAINS[who]}"
+            figures += [
+                Figure(f"{who}_top1{end}", chain.top1, "1", note=note),
+                Figure(f"{who}_top5{end}", chain.top5, "1", note=note),
+            ]
         for who, models in trained.items():
             scores = [families.judge_weights(w, data.size, questions) for w in models]
             for what in _WHAT:

@@ -50,17 +50,18 @@ if TYPE_CHECKING:
     from tactful_federated.device.batched_trainer import SimulatedPopulation
     from tactful_federated.device.event_store import EventStore
     from tactful_federated.device.home import DeviceHome, EnrolmentRequest
-    from tactful_federated.device.intent import DeviceIntent, Trigger
+    from tactful_federated.device.intent import DeviceIntent
     from tactful_federated.device.limits import Limits, keep_within
     from tactful_federated.device.model_package import ModelSlot
     from tactful_federated.device.personalise import personalise
     from tactful_federated.device.trainer import Device
+    from tactful_federated.device.triggers import Foresight, Trigger, TriggerLimits
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
-    from tactful_federated.secagg.messages import Enrolment, Session, enrol, enrol_page
+    from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.rounds import Account, SecureRounds
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
@@ -92,6 +93,7 @@ __all__ = [
     "FlowerPopulation",
     "FlowerSecureTransport",
     "FlowerStream",
+    "Foresight",
     "IntentModel",
     "IntentPredictor",
     "Invitation",
@@ -121,13 +123,13 @@ __all__ = [
     "TrainerSettings",
     "TrainingPlan",
     "Trigger",
+    "TriggerLimits",
     "Vocabulary",
     "Windows",
     "Wishes",
     "client_app",
     "collector_for",
     "enrol",
-    "enrol_page",
     "invite",
     "invite_to_evaluations",
     "keep_within",
@@ -166,18 +168,19 @@ _LAZY = {
     "device.batched_trainer": "SimulatedPopulation",
     "device.event_store": "EventStore",
     "device.home": "DeviceHome EnrolmentRequest",
-    "device.intent": "DeviceIntent Trigger",
+    "device.intent": "DeviceIntent",
     "device.limits": "Limits keep_within",
     "device.model_package": "ModelSlot",
     "device.personalise": "personalise",
     "device.trainer": "Device",
+    "device.triggers": "Foresight Trigger TriggerLimits",
     "model.dp_sgd": "CentralSettings train_privately",
     "model.lstm_numpy": "IntentPredictor mean_curvature",
     "model.lstm_torch": "IntentModel to_torchscript",
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",
-    "secagg.messages": "Enrolment Session enrol enrol_page",
-    "secagg.client": "Account SecureRounds",
+    "secagg.messages": "Enrolment Session enrol",
+    "secagg.rounds": "Account SecureRounds",
     "secagg.server": "SecureSumServer sum_in_secret",
     "serving.buffered": "FlowerStream serve_buffered",
     "serving.evaluations": "invite_to_evaluations serve_evaluation",

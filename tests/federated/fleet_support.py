@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.federated.private_run import WISHES
 from tests.platform.support import wait_until
 
+from benchmarks.ports import free_port
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.home import EnrolmentRequest
 from tactful_federated.model.vectors import Vector
@@ -112,18 +113,27 @@ def answers_all(certificates: Tls, seen: list[str]) -> Iterator[str]:
 def proxy(
     folder: Path, certificates: Tls, upstream: str, file: str = "fleet-proxy.conf"
 ) -> Iterator[str]:
-    """The shipped nginx configuration with other paths and ports; its address."""
+    """The shipped proxy of devices with other paths and ports; its address."""
+    own = {
+        "server 127.0.0.1:9092;": f"server {upstream};",
+        "listen 9443 ssl;": "listen 127.0.0.1:PORT ssl;",
+        "/etc/tactful/tls/authority.pem": str(certificates.authority),
+    }
+    with nginx(folder, certificates, file, own) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, certificates: Tls, file: str, own: dict[str, str]) -> Iterator[int]:
+    """A shipped nginx configuration with some of its text replaced; its port, PORT in them."""
     program = os.environ["TACTFUL_TEST_NGINX"]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     text = (ROOT / "deploy" / file).read_text("utf-8")
     errors = folder / "error.log"
     replaced = {
-        "server 127.0.0.1:9092;": f"server {upstream};",
-        "listen 9443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        **{old: new.replace("PORT", str(port)) for old, new in own.items()},
         "/etc/tactful/tls/server.pem": str(certificates.certificate),
         "/etc/tactful/tls/server.key": str(certificates.key),
-        "/etc/tactful/tls/authority.pem": str(certificates.authority),
         "error_log stderr emerg;": f"error_log {errors} emerg;",
         "worker_processes auto;": f"worker_processes 1; pid {folder}/pid; daemon off;",
         "http {": "http {\n"
@@ -149,7 +159,7 @@ def proxy(
 
     try:
         wait_until(listens)
-        yield f"127.0.0.1:{port}"
+        yield port
     finally:
         process.terminate()
         process.wait()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,11 +26,12 @@ from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.device.limits import latest
 from tactful_federated.device.model_package import pack_model
+from tactful_federated.device.personalise import _epochs
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.lstm_batched import StackedModel
-from tactful_federated.model.lstm_numpy import IntentPredictor
+from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature
 from tactful_federated.model.settings import TrainerSettings
-from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
+from tactful_federated.model.tokens import BOUNDARY, Vocabulary, split_by_time, windows
 from tactful_federated.model.vectors import FixedPoint, Vector, clip_to_norm
 from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.messages import (
@@ -53,6 +55,7 @@ from tactful_federated.secagg.messages import (
 from tactful_federated.secagg.secret_sharing import split
 from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
 from tactful_federated.transport.pages import Answer, Poll, Question
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "secure-sum-vectors.json"
 DEVICES = (3, 20, 300, 70_000, 2**64 - 5)
@@ -131,7 +134,63 @@ def wire_vectors() -> dict[str, Any]:
         "grid": _grid(),
         "model": _model(weights),
         "package": _package(weights),
+        "intent": _intent(weights),
+        "noise": [_noise(sigma_squared) for sigma_squared in (49, 16_384, 16_385, 2**60 + 1)],
         "pages": _pages(),
+    }
+
+
+def _noise(sigma_squared: int) -> dict[str, Any]:
+    """Return draws of the tier noise-in-sum; values beyond 2^53 do not occur."""
+    entropy, used = draws(f"noise {sigma_squared}"), b""
+
+    def record(length: int) -> bytes:
+        nonlocal used
+        used += (drawn := entropy(length))
+        return drawn
+
+    drawn = WideGaussian(sigma_squared, entropy=record).sample(60).tolist()
+    return {"sigma_squared": str(sigma_squared), "random": used.hex(), "count": 60, "draws": drawn}
+
+
+def _intent(weights: Vector) -> dict[str, Any]:
+    """Return predictions of `IntentPredictor` and `DeviceIntent`, and a head fitted to visits."""
+    vocabulary, widths = INVITATION.vocabulary, {"embedding": 4, "hidden": 3}
+    shared = IntentPredictor(weights, vocabulary.size, temperature=1.3, **widths)
+    visits = [["tea", "soap"], ["drinks", "茶", "tea"], ["soap"], ["tea", "tea", "drinks"]] * 4
+    history = [*vocabulary.sequence(visits).tolist(), BOUNDARY]
+    sequence, cut = split_by_time(visits, vocabulary, 0.25)
+    held_out = windows(sequence, start=cut, context=8)
+    asked, shuffle = windows(sequence[:cut], context=8), np.random.default_rng(6)
+    steps = [rows.tolist() for rows in asked.batches(16, shuffle)]
+    settings = TrainerSettings(learning_rate=0.5)
+    head = next(_epochs(shared, asked, "head", settings, 6))
+    assert [rows.tolist() for rows in asked.batches(16, np.random.default_rng(6))] == steps
+    likely = {name: 0.5 - place / 8 for place, name in enumerate(vocabulary.categories)}
+    return {
+        "visits": visits,
+        "history": history,
+        "about": [
+            {
+                "categories": list(categories),
+                "steps": ahead,
+                "probability": shared.likely_within(
+                    history,
+                    [vocabulary.token(name) for name in categories],
+                    steps=ahead,
+                    seed=0,
+                    continuations=1_000,
+                ),
+            }
+            for categories, ahead in [(["tea"], 1), (["茶"], 3), (["soap", "drinks"], 2)]
+        ],
+        "likely": likely,
+        "coarse": {name: math.floor(10 * p / 0.5) / 10 for name, p in likely.items()},
+        "loss": shared.loss(held_out),
+        "steps": steps,
+        "head": head.tolist(),
+        "temperature": fit_temperature(*shared.questions(held_out)),
+        "draws": np.random.default_rng(0).random(5).tolist(),
     }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from tactful_federated.core.invitation import Invitation, read_invitation
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.errors import FederatedError, SettingsError, extra, require
 
@@ -69,14 +69,19 @@ def invitation_of(directory: Path, context: Context) -> Invitation:
     raise SettingsError(f"{directory} has no invitation to the run {run!r}: get it from the server")
 
 
-def require_stock(invitation: Invitation) -> None:
-    """Raise `SettingsError` unless stock nodes can take part in a run."""
+def require_clear(tier: Tier) -> None:
+    """Raise `SettingsError` unless stock nodes can take part in runs of a tier."""
     require(
-        invitation.tier == "clear",
-        f"stock Flower nodes cannot take part in tier {invitation.tier}: the keys of a secure sum"
+        tier == "clear",
+        f"stock Flower nodes cannot take part in tier {tier}: the keys of a secure sum"
         " stay in memory over five messages, and a stock node starts a process for each; use"
         " tactful-device, or --tier clear",
     )
+
+
+def require_stock(invitation: Invitation) -> None:
+    """Raise `SettingsError` unless stock nodes can take part in a run."""
+    require_clear(invitation.tier)
     require(
         invitation.bundle is not UNSET,
         f"stock Flower nodes cannot take part in {invitation.run}: serve the run with --stock",

@@ -27,7 +27,7 @@ from tactful_federated.core.private_training import (
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.model_package import pack_model
-from tactful_federated.device.stock_node import require_stock
+from tactful_federated.device.stock_node import require_clear
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
@@ -104,10 +104,11 @@ def invite(
 
     Raises:
         SettingsError: There is no plan for the requirements, stock nodes cannot take part in the
-            tier, the model is too large, or the
-            directory has another run.
+            tier, the model is too large, or the directory has another run.
     """
     TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
+    if stock:
+        require_clear(tier)
     vocabulary = Vocabulary.from_catalogue(categories)
     weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
@@ -135,8 +136,6 @@ def invite(
         bundle=_bundle_of(path) if stock else msgspec.UNSET,
         groups=wishes.groups or msgspec.UNSET,
     )
-    if stock:
-        require_stock(invitation)
     save_invitation(path, invitation)
     return invitation
 
@@ -338,15 +337,14 @@ def show_round(
     progress: Callable[[Outcome, LiveView], None] | None,
 ) -> None:
     """Write the live view after a round, and call `progress`."""
-    # In other tiers the sum of a void round is never visible.
-    visible_sums = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
+    sums = visible_sums(invitation.tier, outcome.round, outcome.releases)
     view = LiveView(
         run=invitation.run,
         tier=invitation.tier,
         round=outcome.round,
         releases=outcome.releases,
         planned=invitation.plan.rounds,
-        epsilon=round(invitation.plan.epsilon_after(visible_sums), 6),
+        epsilon=round(invitation.plan.epsilon_after(sums), 6),
         delta=invitation.plan.delta,
         reason=outcome.reason,
         seconds=round(seconds, 3),
@@ -354,6 +352,14 @@ def show_round(
     write_whole(directory / "live.json", msgspec.json.encode(view))
     if progress:
         progress(outcome, view)
+
+
+def visible_sums(tier: Tier, rounds: int, releases: int) -> int:
+    """Return the number of noisy sums that the server may have seen, for `epsilon_after`.
+
+    If devices add the noise, the server may have seen the sum of a void round, too.
+    """
+    return rounds if tier == "noise-in-sum" else releases
 
 
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:

@@ -40,7 +40,6 @@ REFUSED: Final[Mapping[Tier, Mapping[str, str]]] = {
     "secret": _SECRET,
     "noise-in-sum": {
         **_SECRET,
-        "--page-port": "a page does not draw the noise of this tier",
         "--bands": "the server does not know the noise, so it is not correlated across rounds",
     },
 }

@@ -1,13 +1,13 @@
-"""HTTP server of the two routes of `PageTransport`, on loopback."""
+"""HTTP server for web pages of named origins, on loopback behind a TLS proxy of the operator."""
 
 from __future__ import annotations
 
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -17,65 +17,100 @@ from tactful_federated.transport.pages import PageTransport, PollTimeError
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 _MOST_BYTES = 4 * 2**20
 _PREFIX = "/v1/device/"
 _STOP_S = 5.0
 
 
+class Request(NamedTuple):
+    """POST request of a page; names of headers are in lower case."""
+
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class Reply(NamedTuple):
+    """Status, MessagePack or JSON body, and further headers."""
+
+    status: int
+    body: bytes = b""
+    headers: Collection[tuple[bytes, bytes]] = ()
+
+
+Route = Callable[[Request], Awaitable[Reply]]
+
+
+def problem(status: int, code: str, *headers: tuple[bytes, bytes], **details: object) -> Reply:
+    """Return a refusal with its code as JSON."""
+    body = json.dumps({"code": code, **details}).encode()
+    return Reply(status, body, [(b"content-type", b"application/json"), *headers])
+
+
+def round_routes(transport: PageTransport) -> dict[str, Route]:
+    """Return the routes of rounds: `poll` and `answer`."""
+
+    async def poll(request: Request) -> Reply:
+        try:
+            question = await transport.poll(request.body)
+        except SecureSumError as error:
+            return refused(error)
+        if question is None:
+            return Reply(204)
+        return Reply(200, question, [(b"content-type", b"application/msgpack")])
+
+    async def answer(request: Request) -> Reply:
+        try:
+            transport.answer(request.body)
+        except SecureSumError as error:
+            return refused(error)
+        return Reply(204)
+
+    def refused(error: SecureSumError) -> Reply:
+        code = "clock" if isinstance(error, PollTimeError) else "not_enrolled"
+        return problem(401, code, time=transport.now_ms)
+
+    return {"poll": poll, "answer": answer}
+
+
 class PageApp:
-    """ASGI application for pages of some origins.
+    """ASGI application: POST routes below ``/v1/device/`` for pages of some origins.
 
     Args:
-        transport: Transport that receives the requests.
+        routes: Routes by name, such as `round_routes`.
         origins: Origins of pages, such as ``https://shop.example``; requests of others are refused.
             A page that this server's proxy serves itself sends its own origin, so name it too.
     """
 
-    def __init__(self, transport: PageTransport, origins: Collection[str]) -> None:
-        """Keep transport and origins."""
-        self._transport, self._origins = transport, frozenset(origins)
+    def __init__(self, routes: Mapping[str, Route], origins: Collection[str]) -> None:
+        """Keep routes and origins."""
+        self._routes, self._origins = routes, frozenset(origins)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        given = dict(scope["headers"])
+        origin = given.get(b"origin", b"").decode("latin-1")
         if origin not in self._origins:
-            return await _reply(send, 403, [])
-        headers = [(b"access-control-allow-origin", origin.encode()), (b"vary", b"origin")]
-        route = scope["path"].removeprefix(_PREFIX)
-        if not scope["path"].startswith(_PREFIX) or route not in ("poll", "answer"):
-            return await _reply(send, 404, headers)
-        if scope["method"] == "OPTIONS":
-            headers += [
-                (b"access-control-allow-methods", b"POST"),
-                (b"access-control-allow-headers", b"content-type"),
-                (b"access-control-max-age", b"7200"),
-            ]
-            return await _reply(send, 204, headers)
-        if scope["method"] != "POST":
-            return await _reply(send, 405, headers)
-        body = await _read(receive)
-        if body is None:
-            return await _reply(send, 413, headers)
-        await self._answer(route, body, headers, send)
+            return await _send(send, Reply(403))
+        reply = await self._reply(scope, given, receive)
+        allowed = [(b"access-control-allow-origin", origin.encode()), (b"vary", b"origin")]
+        await _send(send, reply._replace(headers=[*allowed, *reply.headers]))
 
-    async def _answer(self, route: str, body: bytes, headers: Headers, send: Send) -> None:
-        question: bytes | None = None
-        try:
-            if route == "poll":
-                question = await self._transport.poll(body)
-            else:
-                self._transport.answer(body)
-        except SecureSumError as error:
-            code = "clock" if isinstance(error, PollTimeError) else "not_enrolled"
-            problem = {"code": code, "time": self._transport.now_ms}
-            headers.append((b"content-type", b"application/json"))
-            return await _reply(send, 401, headers, json.dumps(problem).encode())
-        if question is None:
-            return await _reply(send, 204, headers)
-        headers.append((b"content-type", b"application/msgpack"))
-        await _reply(send, 200, headers, question)
+    async def _reply(
+        self, scope: Message, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> Reply:
+        prefix, _, name = scope["path"].rpartition("/")
+        route = self._routes.get(name)
+        if f"{prefix}/" != _PREFIX or route is None:
+            return Reply(404)
+        if scope["method"] == "OPTIONS":
+            preflight = {"methods": b"POST", "headers": b"content-type"}
+            allowed = [(f"access-control-allow-{n}".encode(), v) for n, v in preflight.items()]
+            return Reply(204, headers=[*allowed, (b"access-control-max-age", b"7200")])
+        if scope["method"] != "POST":
+            return Reply(405)
+        body = await _read(receive)
+        return Reply(413) if body is None else await route(Request(headers, body))
 
 
 @contextmanager
@@ -113,9 +148,9 @@ async def _read(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
-async def _reply(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
-    if status != 204:
-        headers = [*headers, (b"content-length", str(len(body)).encode())]
-    headers = [*headers, (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _send(send: Send, reply: Reply) -> None:
+    headers = [*reply.headers, (b"cache-control", b"no-store")]
+    if reply.status != 204:
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -54,10 +54,27 @@ def test_likely_within_agrees_with_enumeration() -> None:
                 chance *= PREDICTOR.predict(read)[token]
                 read.append(token)
             exact += chance
-    drawn = PREDICTOR.likely_within(history, wanted, steps=steps, seed=1, continuations=20_000)
-    assert drawn == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(20_000))
-    assert PREDICTOR.likely_within(history, range(3, SIZE), steps=1, seed=1) == 1
-    assert PREDICTOR.likely_within(history, [], steps=9, seed=1) == 0
+    drawn = PREDICTOR.likely_within(history, [wanted], steps=steps, seed=1, continuations=5_000)
+    assert drawn[1, 0] == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(5_000))
+    assert drawn[0, 0] == pytest.approx(PREDICTOR.predict(history)[[4, 7]].sum(), abs=1e-6)
+    all_and_none = PREDICTOR.likely_within(history, [range(3, SIZE), []], steps=3, seed=1)
+    assert all_and_none == pytest.approx(np.array([[1, 0]] * 3))
+
+
+def test_a_visit_that_ends_is_followed_by_a_boundary() -> None:
+    """With a boundary after each category, as where each is a visit of its own."""
+    history, wanted = [1, 5, 1], 4
+    exact = PREDICTOR.predict(history)[wanted]
+    for token in range(3, SIZE):
+        if token != wanted:
+            chance = PREDICTOR.predict(history)[token]
+            exact += chance * PREDICTOR.predict([*history, token, 1])[wanted]
+    drawn = PREDICTOR.likely_within(
+        history, [[wanted]], steps=2, seed=2, continuations=5_000, ends=1.0
+    )
+    assert drawn[1, 0] == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(5_000))
+    with pytest.raises(SettingsError):
+        PREDICTOR.likely_within(history, [[4]], steps=2, seed=1, ends=1.5)
 
 
 def test_temperature_undoes_overconfidence() -> None:
@@ -79,7 +96,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(VocabularyError):
         PREDICTOR.predict([SIZE])
     with pytest.raises(SettingsError):
-        PREDICTOR.likely_within([1], [4], steps=0, seed=1)
+        PREDICTOR.likely_within([1], [[4]], steps=0, seed=1)
     with pytest.raises(SettingsError):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
 

@@ -27,7 +27,7 @@ from tactful_federated.secagg.messages import (
     poll_text,
 )
 from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
-from tactful_federated.transport.page_server import PageApp
+from tactful_federated.transport.page_server import PageApp, round_routes
 from tactful_federated.transport.pages import (
     Answer,
     JoinedTransports,
@@ -74,7 +74,7 @@ def requests(pages: PageTransport, *calls: tuple[str, str, bytes, str]) -> list[
     """Send method, path, body and origin of each request to the application, in order."""
 
     async def send() -> list[httpx.Response]:
-        app = httpx.ASGITransport(PageApp(pages, [SHOP]))
+        app = httpx.ASGITransport(PageApp(round_routes(pages), [SHOP]))
         async with httpx.AsyncClient(transport=app, base_url="http://pages") as client:
             return [
                 await client.request(method, path, content=body, headers={"origin": origin})

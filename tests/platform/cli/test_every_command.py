@@ -40,7 +40,9 @@ ROOT = Path(__file__).resolve().parents[3]
 WITHOUT_JSON = {
     "dashboard": "runs a web server until it is stopped",
     "federated device": "runs until it is stopped",
+    "federated enrol-pages": "runs until it is stopped",
     "federated intent": "prints JSON always",
+    "federated superlink": "runs until it is stopped; `flwr list --format json` has its runs",
     "flink compile": "prints SQL",
     "top": "draws on a terminal until it is stopped",
 }
@@ -208,7 +210,8 @@ def test_without_any_extra_every_help_is_shown_or_names_the_extra() -> None:
     ended = without(every, [[*name.split(), "--help"] for name, _ in commands()])
     lacking = {name for name, (code, _, _) in ended.items() if code}
     assert all(named(ended[name][1]) for name in lacking), ended
-    whole = ["device", "enrol", "evaluate", "intent", "plan", "serve", "simulate"]
+    whole = ["device", "enrol", "enrol-pages", "evaluate", "intent", "plan", "serve", "simulate"]
+    whole += ["status", "superlink"]
     assert lacking <= {f"federated {it} --help" for it in whole}
 
 

@@ -8,16 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import msgspec
 import numpy as np
 import pytest
 from tests.federated.wire_vectors import AUTHORITY, INVITATION
 from tests.platform.support import wait_until
 from tests.sdk.shop import pages
-from websockets.sync.client import connect
 
-from benchmarks.browser import Page, browser
+from benchmarks.browser import Page, tabs
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.model.settings import TrainerSettings
@@ -25,7 +23,7 @@ from tactful_federated.model.tokens import windows
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import encode, enrol_page
-from tactful_federated.transport.page_server import PageApp, serving_pages
+from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
 
 pytestmark = [pytest.mark.service("chromium", "web"), pytest.mark.timeout(600)]
@@ -58,19 +56,13 @@ def fleet(chromium: Path, bundle: Path, profile: Path, count: int) -> Iterator[F
     """Pages of as many origins, so that each is a device of its own, with their server."""
     with ExitStack() as stack:
         origins = [stack.enter_context(pages(bundle)) for _ in range(count)]
-        first = stack.enter_context(browser(chromium, profile))
-        port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
-        tabs = [first]
-        for _ in origins[1:]:
-            tab = httpx.put(f"http://127.0.0.1:{port}/json/new?about:blank", trust_env=False).json()
-            address = tab["webSocketDebuggerUrl"]
-            tabs.append(Page(stack.enter_context(connect(address, max_size=None, proxy=None))))
+        opened = stack.enter_context(tabs(chromium, profile, count))
         transport = PageTransport(AUTHORITY.public_key(), timeout=60)
-        address = stack.enter_context(serving_pages(PageApp(transport, origins), 0))
+        address = stack.enter_context(serving_pages(PageApp(round_routes(transport), origins), 0))
         invited = invitation(count)
-        for tab, origin in zip(tabs, origins, strict=True):
+        for tab, origin in zip(opened, origins, strict=True):
             tab.open(f"{origin}/")
-        for tab in tabs:
+        for tab in opened:
             tab.wait_for("!!window.tactful")
             options = {
                 "invitation": msgspec.json.encode(invited).decode(),
@@ -87,7 +79,7 @@ def fleet(chromium: Path, bundle: Path, profile: Path, count: int) -> Iterator[F
                 " window.key = [...key]; window.enrolled = resolve; });"
                 "window.create = () => new PageDevice(options); window.device = create();"
             )
-        yield Fleet(tabs, transport, invited)
+        yield Fleet(opened, transport, invited)
 
 
 def take_part(page: Page, visit: list[str]) -> int:
@@ -115,13 +107,8 @@ def update_of(visit: list[str], invited: Invitation) -> Vector:
     return update
 
 
-@pytest.mark.parametrize(
-    "count",
-    [3, pytest.param(8, marks=pytest.mark.slow)],  # reason: eight renderers take 10 s of CPU
-)
-def test_pages_complete_rounds(
-    web_client: Path, chromium_path: Path, tmp_path: Path, count: int
-) -> None:
+def test_pages_complete_rounds(web_client: Path, chromium_path: Path, tmp_path: Path) -> None:
+    count = 3
     with fleet(chromium_path, web_client, tmp_path / "profile", count) as devices:
         visits = [VISITS[number % len(VISITS)] for number in range(count)]
         numbers = {take_part(*each) for each in zip(devices.pages, visits, strict=True)}

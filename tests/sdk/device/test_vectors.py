@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -29,3 +30,7 @@ def test_all_bytes_are_those_of_python(web_client: Path, tmp_path: Path) -> None
         )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
+
+
+def test_the_module_of_a_page_stays_small(web_client: Path) -> None:
+    assert len(gzip.compress(web_client.joinpath("device.js").read_bytes(), 9)) <= 60_000

@@ -1,9 +1,9 @@
 // Checks the device of the browser against vectors; prints the parts that differ, as JSON.
 import { readFileSync } from "node:fs";
 import {
-  agree, batches, clipToNorm, Connection, decodeEnrolment, decodeSession, hex, latest, Model, NATIVE,
-  openPackage, ownMask, pairMask, PLAIN, readInvitation, SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary,
-  weightsDigest, windows,
+  agree, batches, clipToNorm, coarse, Connection, decodeEnrolment, decodeSession, descend, fitTemperature, hex,
+  latest, likeliest, Model, NATIVE, openPackage, ownMask, pairMask, PERSONAL, PLAIN, readInvitation, repeatable,
+  SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary, weightsDigest, WideGaussian, windows,
 } from "./device-core.js";
 
 const given = JSON.parse(readFileSync(0, "utf8"));
@@ -176,7 +176,44 @@ async function modelPackage(of) {
   await refuses("other vocabulary", () => other);
 }
 
+async function intent(of) {
+  const { vocabulary: size, embedding, hidden, temperature } = given.model;
+  const vocabulary = new Vocabulary(JSON.parse(given.terms.invitation).categories);
+  const model = new Model(size, embedding, hidden);
+  const weights = floats(given.model.weights);
+  const sequence = vocabulary.sequence(of.visits);
+  same("history", [...sequence, 1], of.history);
+  const random = repeatable();
+  same("draws", of.draws.map(() => random()), of.draws);
+  for (const { categories, steps, probability } of of.about) {
+    const tokens = new Set(categories.map((name) => vocabulary.token(name)));
+    const settings = { steps, continuations: 1000, temperature };
+    const found = model.likelyWithin(weights, of.history, tokens, settings, repeatable());
+    // A draw at the border of two categories may fall to the other one by rounding.
+    if (Math.abs(found - probability) > 0.002) different.push(["about", found, probability]);
+  }
+  const likely = Float64Array.from([0, 0, 0, ...vocabulary.categories.map((name) => of.likely[name])]);
+  same("likeliest", likeliest(likely, vocabulary, 4), of.likely);
+  same("coarse", coarse(of.likely), of.coarse);
+  same("coarse of nothing", coarse({}), {});
+  const past = vocabulary.sequence(training(of.visits, PERSONAL.heldOut));
+  const heldOut = windows(sequence, { ...PERSONAL, start: past.length });
+  const loss = (tried) => model.loss(weights, heldOut, tried);
+  close("loss", [loss(temperature)], [of.loss]);
+  // The minimum is flat: rounding moves it further than the loss.
+  const moved = Math.abs(fitTemperature(loss) - of.temperature);
+  if (!(moved < 1e-4)) different.push(["temperature", moved]);
+  const asked = windows(past, PERSONAL);
+  const head = await descend(model, weights, asked, of.steps, PERSONAL, { first: model.head });
+  close("head", [...head], of.head);
+}
+
+for (const { sigma_squared, random, count, draws } of given.noise) {
+  const noise = new WideGaussian(BigInt(sigma_squared), tape(random));
+  same(`noise ${sigma_squared}`, [...noise.sample(count)], draws);
+}
 await pages(given.pages);
+await intent(given.intent);
 await modelPackage(given.package);
 tokens(given.tokens);
 for (const { update, update_norm, units, clipped, whole } of given.grid) {

@@ -21,7 +21,33 @@ export interface Question {
 /** Failure of the network or of the server; the same request may work later. */
 export class Outage extends Error {
   override readonly name = "Outage";
+
+  constructor(
+    message: string,
+    /** Milliseconds that the server asks to wait, 0 if it names none. */
+    readonly waitMs = 0,
+  ) {
+    super(message);
+  }
 }
+
+/** Return the encoded enrolment of a public key from the route of the enrolling authority. */
+export async function enrolAt(url: string, identity: Bytes, signal: AbortSignal): Promise<Bytes> {
+  // The shop recognises its visitor by the cookie of its own origin.
+  const answer = await post(url, identity, signal, "same-origin");
+  const refusal = REFUSALS[answer.status];
+  if (refusal) throw new DeviceError(refusal);
+  if (!answer.ok) throw outage(answer);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+const REFUSALS: Record<number, string> = {
+  400: "the enrolling authority refuses the key of this device",
+  401: "the visitor has to log in before this device is enrolled",
+  403: "the enrolling authority does not allow this origin or visitor",
+  404: "there is no enrolling authority at this address",
+  409: "another device of this account is enrolled, or this one was before its data were deleted",
+};
 
 /** Connection of one enrolled device. */
 export class Connection {
@@ -74,28 +100,43 @@ export class Connection {
   }
 
   private async post(route: string, body: Bytes, signal: AbortSignal): Promise<Response> {
-    const limit = new AbortController();
-    const stop = (): void => limit.abort();
-    const timer = setTimeout(stop, 1000 * ANSWER_S);
-    signal.addEventListener("abort", stop);
-    try {
-      const answer = await fetch(`${this.url}/v1/device/${route}`, {
-        method: "POST",
-        headers: { "content-type": "application/msgpack" },
-        body,
-        signal: limit.signal,
-        credentials: "omit",
-        referrerPolicy: "no-referrer",
-      });
-      if (answer.ok || (route === "poll" && answer.status === 401)) return answer;
-      if (answer.status === 403) throw new DeviceError("the server does not allow this origin");
-      throw new Outage(`the server answered ${answer.status}`);
-    } catch (error) {
-      if (error instanceof DeviceError || error instanceof Outage) throw error;
-      throw new Outage(signal.aborted ? "stopped" : "the server cannot be reached");
-    } finally {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", stop);
-    }
+    const answer = await post(`${this.url}/v1/device/${route}`, body, signal, "omit");
+    if (answer.ok || (route === "poll" && answer.status === 401)) return answer;
+    if (answer.status === 403) throw new DeviceError("the server does not allow this origin");
+    throw outage(answer);
   }
+}
+
+/** Send bytes; throws an `Outage` if no answer comes, or after the signal. */
+async function post(
+  url: string,
+  body: Bytes,
+  signal: AbortSignal,
+  credentials: RequestCredentials,
+): Promise<Response> {
+  if (signal.aborted) throw new Outage("stopped"); // nothing leaves after consent was withdrawn
+  const limit = new AbortController();
+  const stop = (): void => limit.abort();
+  const timer = setTimeout(stop, 1000 * ANSWER_S);
+  signal.addEventListener("abort", stop);
+  try {
+    return await fetch(url, {
+      method: "POST",
+      headers: { "content-type": "application/msgpack" },
+      body,
+      signal: limit.signal,
+      credentials,
+      referrerPolicy: "no-referrer",
+    });
+  } catch {
+    throw new Outage(signal.aborted ? "stopped" : "the server cannot be reached");
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+function outage(answer: Response): Outage {
+  const seconds = Number(answer.headers.get("retry-after"));
+  return new Outage(`the server answered ${answer.status}`, seconds > 0 ? 1000 * seconds : 0);
 }

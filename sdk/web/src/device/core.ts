@@ -1,7 +1,7 @@
 // Parts of a device: messages, shares and one session, for tests and for programs of one's own.
 
 export { concat, fromBase64, hex } from "./bytes.js";
-export { Connection } from "./connection.js";
+export { Connection, enrolAt } from "./connection.js";
 export { DeviceError } from "./errors.js";
 export { readInvitation } from "./invitation.js";
 export {
@@ -19,5 +19,10 @@ export { NATIVE, PLAIN, primitives } from "./primitives.js";
 export { SecureSum } from "./session.js";
 export { split } from "./sharing.js";
 export { Model } from "./model.js";
+export { WideGaussian } from "./noise.js";
+export { repeatable } from "./draws.js";
+export { coarse, likeliest } from "./intent.js";
+export { fitTemperature, PERSONAL } from "./personalise.js";
+export { Rounds } from "./rounds.js";
 export { latest, training, Vocabulary, windows } from "./tokens.js";
-export { batches, clipToNorm, SETTINGS, toGrid, train } from "./training.js";
+export { batches, clipToNorm, descend, SETTINGS, toGrid, train } from "./training.js";

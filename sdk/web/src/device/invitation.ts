@@ -12,6 +12,8 @@ export interface Plan {
   readonly updateNorm: number;
   readonly units: number;
   readonly parameters: number;
+  /** Variance of the noise that each device adds on the grid; 0 without. */
+  readonly deviceSigmaSquared: bigint;
 }
 
 export interface Invitation {
@@ -76,16 +78,15 @@ const INVITATION: readonly Field[] = [
   ["embedding", "int", 32],
   ["hidden", "int", 32],
   ["difference", "int", null],
+  ["bundle", "text", null],
   ["groups", "groups", null],
 ];
 const GROUPS: readonly Field[] = [
   ["size", "int"],
   ["fewest", "int"],
 ];
-const NO_PAGE: Record<string, string> = {
-  clear: "a page sends no update in the clear: use the tier secret",
-  "noise-in-sum": "a page does not draw the noise of this tier yet: use the tier secret",
-};
+
+const TIERS = ["secret", "noise-in-sum"];
 
 /** Read an invitation from the JSON text of the server; throws a `DeviceError`. */
 export function readInvitation(json: string): Invitation {
@@ -95,7 +96,8 @@ export function readInvitation(json: string): Invitation {
   const planned = (name: string): number => Number(plain(plan.get(name)));
   const groups = fields.get("groups") as Map<string, Value> | undefined;
   const tier = of<string>("tier");
-  require(tier === "secret", NO_PAGE[tier] ?? `the invitation has an unknown tier: ${tier}`);
+  require(tier !== "clear", "a page sends no update in the clear: use the tier secret");
+  require(TIERS.includes(tier), `the invitation has an unknown tier: ${tier}`);
   require(of("purpose") === "training", "a page answers no evaluations yet");
   const invitation = {
     run: of<string>("run"),
@@ -106,6 +108,7 @@ export function readInvitation(json: string): Invitation {
       updateNorm: planned("update_norm"),
       units: planned("units"),
       parameters: planned("parameters"),
+      deviceSigmaSquared: BigInt(plan.get("device_sigma_squared") as number | bigint),
     },
     categories: of<string[]>("categories"),
     authority: of<Bytes>("authority"),

@@ -8,7 +8,7 @@
 // Gates are in the order input, forget, candidate, output. Sums are float64, stored as float32.
 
 import { require } from "./errors.js";
-import { BOUNDARY, FIRST_CATEGORY, PAD } from "./tokens.js";
+import { BOUNDARY, FIRST_CATEGORY, PAD, type Windows } from "./tokens.js";
 
 const CONTEXT_TOKENS = 256;
 
@@ -49,14 +49,71 @@ export class Model {
   /** Return the probability of each token to come next; reserved ones have 0. */
   predict(weights: Floats, history: readonly number[], temperature = 1): Float64Array {
     const of = this.layers(weights);
-    let step: Step | undefined;
-    for (const token of history.length ? history.slice(-CONTEXT_TOKENS) : [BOUNDARY]) {
-      require(token >= 0 && token < this.vocabulary, "the history has an unknown token");
-      step = this.advance(of, token, step);
-    }
     const likely = new Float64Array(this.vocabulary);
-    likely.set(softmax(this.logits(of, step!), temperature), FIRST_CATEGORY);
+    likely.set(softmax(this.logits(of, this.read(of, history)), temperature), FIRST_CATEGORY);
     return likely;
+  }
+
+  /** Position of the first weight of the output layer. */
+  get head(): number {
+    return this.lengths().slice(0, -2).reduce((total, length) => total + length, 0);
+  }
+
+  /** Return the mean of -log p(answer) over all questions, in nats; 0 without any. */
+  loss(weights: Floats, { inputs, answers }: Windows, temperature = 1): number {
+    const of = this.layers(weights);
+    let total = 0;
+    let count = 0;
+    for (const [row, input] of inputs.entries()) {
+      let step: Step | undefined;
+      for (const [t, answer] of answers[row]!.entries()) {
+        step = this.advance(of, input[t]!, step);
+        if (answer === PAD) continue;
+        total -= Math.log(softmax(this.logits(of, step), temperature)[answer - FIRST_CATEGORY]!);
+        count++;
+      }
+    }
+    return count ? total / count : 0;
+  }
+
+  /**
+   * Return the probability that one of some tokens comes within the next steps.
+   *
+   * The share of continuations, drawn from the model, that contain one; its standard error is at
+   * most 0.5 / sqrt(continuations). Equal draws have equal pasts, so each past is computed once.
+   */
+  likelyWithin(
+    weights: Floats,
+    history: readonly number[],
+    tokens: ReadonlySet<number>,
+    { steps, continuations, temperature }: { steps: number; continuations: number; temperature: number },
+    random: () => number,
+  ): number {
+    const of = this.layers(weights);
+    const paths: string[] = Array.from({ length: continuations }, () => "");
+    const hit = new Set<number>();
+    let before = new Map<string, Step>([["", this.read(of, history)]]);
+    for (let step = 0; step < steps; step++) {
+      const after = new Map<string, Step>();
+      const cumulative = new Map<string, Float64Array>();
+      for (const [at, path] of paths.entries()) {
+        const from = before.get(path)!;
+        let sums = cumulative.get(path);
+        if (!sums) {
+          let total = 0;
+          sums = softmax(this.logits(of, from), temperature).map((value) => (total += value));
+          cumulative.set(path, sums);
+        }
+        const drawn = random() * sums[sums.length - 1]!;
+        const category = Math.min(sums.filter((sum) => sum <= drawn).length, sums.length - 1);
+        const token = category + FIRST_CATEGORY;
+        if (tokens.has(token)) hit.add(at);
+        paths[at] = `${path},${token}`;
+        if (!after.has(paths[at]!)) after.set(paths[at]!, this.advance(of, token, from));
+      }
+      before = after;
+    }
+    return hit.size / continuations;
   }
 
   /**
@@ -90,6 +147,15 @@ export class Model {
       dState = this.back(of, dGates);
     }
     this.embedded(to, PAD).fill(0);
+  }
+
+  private read(of: Layers, history: readonly number[]): Step {
+    let step: Step | undefined;
+    for (const token of history.length ? history.slice(-CONTEXT_TOKENS) : [BOUNDARY]) {
+      require(token >= 0 && token < this.vocabulary, "the history has an unknown token");
+      step = this.advance(of, token, step);
+    }
+    return step!;
   }
 
   private advance(of: Layers, token: number, before?: Step): Step {

@@ -19,10 +19,14 @@ export interface Identity {
   sign(text: Uint8Array): Promise<Bytes>;
 }
 
+/** Private key of a device: one that no code can read, or 32 bytes in browsers without Ed25519. */
+export type IdentityKey = CryptoKeyPair | Bytes;
+
 export interface Primitives {
   agreementKey(secret: Bytes): Promise<AgreementKey>;
-  /** Return the identity of a secret of 32 bytes. */
-  identity(secret: Bytes): Promise<Identity>;
+  /** Draw a key to be stored. */
+  newIdentity(): Promise<IdentityKey>;
+  identity(key: IdentityKey): Promise<Identity>;
   verify(publicKey: Uint8Array, signature: Uint8Array, text: Uint8Array): Promise<boolean>;
 }
 
@@ -35,10 +39,12 @@ export const PLAIN: Primitives = {
       agree: async (other) => x25519.getSharedSecret(secret, other) as Bytes,
     };
   },
-  async identity(secret) {
+  newIdentity: async () => crypto.getRandomValues(new Uint8Array(32)),
+  async identity(key) {
+    if (!(key instanceof Uint8Array)) return keyPair(key);
     return {
-      publicKey: ed25519.getPublicKey(secret) as Bytes,
-      sign: async (text) => ed25519.sign(text, secret) as Bytes,
+      publicKey: ed25519.getPublicKey(key) as Bytes,
+      sign: async (text) => ed25519.sign(text, key) as Bytes,
     };
   },
   async verify(publicKey, signature, text) {
@@ -49,6 +55,17 @@ export const PLAIN: Primitives = {
     }
   },
 };
+
+const SIGNING = "Ed25519";
+
+async function keyPair({ publicKey, privateKey }: CryptoKeyPair): Promise<Identity> {
+  const raw = await crypto.subtle.exportKey("raw", publicKey);
+  return { publicKey: new Uint8Array(raw), sign: signer(privateKey) };
+}
+
+function signer(key: CryptoKey): Identity["sign"] {
+  return async (text) => new Uint8Array(await crypto.subtle.sign(SIGNING, key, text.slice()));
+}
 
 // RFC 8410: a private key is 32 bytes after a constant prefix, which ends with the curve's number.
 const prefix = (curve: number): Bytes =>
@@ -71,21 +88,18 @@ export const NATIVE: Primitives = {
       },
     };
   },
-  async identity(secret) {
-    const name = "Ed25519";
-    const key = await crypto.subtle.importKey("pkcs8", concat(ED25519, secret), name, false, [
-      "sign",
-    ]);
-    return {
-      publicKey: ed25519.getPublicKey(secret) as Bytes,
-      sign: async (text) => new Uint8Array(await crypto.subtle.sign(name, key, text.slice())),
-    };
+  newIdentity: () =>
+    crypto.subtle.generateKey(SIGNING, false, ["sign", "verify"]) as Promise<CryptoKeyPair>,
+  async identity(key) {
+    if (!(key instanceof Uint8Array)) return keyPair(key);
+    const format = concat(ED25519, key);
+    const secret = await crypto.subtle.importKey("pkcs8", format, SIGNING, false, ["sign"]);
+    return { publicKey: ed25519.getPublicKey(key) as Bytes, sign: signer(secret) };
   },
   async verify(publicKey, signature, text) {
-    const name = "Ed25519";
     try {
-      const key = await crypto.subtle.importKey("raw", publicKey.slice(), name, false, ["verify"]);
-      return await crypto.subtle.verify(name, key, signature.slice(), text.slice());
+      const key = await crypto.subtle.importKey("raw", publicKey.slice(), SIGNING, false, ["verify"]);
+      return await crypto.subtle.verify(SIGNING, key, signature.slice(), text.slice());
     } catch {
       return false;
     }

@@ -5,6 +5,7 @@ import { DeviceError, require } from "./errors.js";
 import type { Invitation, Plan } from "./invitation.js";
 import { decodeSession, type Session, weightsDigest } from "./messages.js";
 import type { Floats } from "./model.js";
+import { WideGaussian } from "./noise.js";
 import { type Member, SecureSum } from "./session.js";
 import { toGrid } from "./training.js";
 
@@ -94,11 +95,19 @@ export class Rounds {
     require(weights.every(Number.isFinite), "the weights hold a value that is not finite");
     await this.ledger.join(session, plan);
     const sum = await SecureSum.begin(session, this.member);
-    this.update = await this.train(weights);
+    this.update = this.withNoise(await this.train(weights));
     const answer = await sum.advertise();
     this.session = session;
     this.sum = sum;
     return answer;
+  }
+
+  /** Add the noise of the tier noise-in-sum, modulo 2^32 as all sums. */
+  private withNoise(update: Int32Array): Int32Array {
+    const { deviceSigmaSquared } = this.invitation.plan;
+    if (!deviceSigmaSquared) return update;
+    const noise = new WideGaussian(deviceSigmaSquared, this.member.random).sample(update.length);
+    return update.map((value, at) => value + noise[at]!);
   }
 
   private async train(weights: Floats): Promise<Int32Array> {

@@ -5,6 +5,7 @@ import { type Bytes, hex } from "./bytes.js";
 import { DeviceError, require } from "./errors.js";
 import type { Plan } from "./invitation.js";
 import type { Session } from "./messages.js";
+import type { IdentityKey } from "./primitives.js";
 
 const VERSION = 1;
 const DAY_MS = 86_400_000;
@@ -13,6 +14,9 @@ const RETENTION_DAYS = 365;
 const MOST_VISITS = 2_000;
 const DIGEST_DIGITS = 32;
 const STORES = ["visits", "settings", "sessions", "runs", "sums"] as const;
+
+/** Settings that are deleted with the consent. */
+const PERSONAL = ["identity", "enrolment", "model", "fired"] as const;
 
 type Name = (typeof STORES)[number];
 type Stores = (name: Name) => IDBObjectStore;
@@ -28,10 +32,15 @@ interface Run {
   latest: number;
 }
 
-/** Key of the device, and what it has used today. */
+/** Key and model of the device, and what it has used today. */
 interface Settings {
-  identity: Bytes;
+  identity: IdentityKey;
   enrolment: Bytes;
+  /** Signed package of the installed model, and the highest version that was installed, by signer. */
+  model: Bytes;
+  reached: Record<string, number>;
+  /** Names of triggers that fired and are not rearmed. */
+  fired: string[];
   /** UTC day, counted from 1970, and milliseconds of computing on it. */
   spent: { day: number; ms: number };
 }
@@ -40,7 +49,7 @@ interface Settings {
  * Device of one origin.
  *
  *   visits    at, last (milliseconds), categories in order
- *   settings  identity, enrolment, spent
+ *   settings  identity, enrolment, model, reached, fired, spent
  *   sessions  nonces of joined sessions
  *   runs      by run: times (participations), latest (round joined last)
  *   sums      run, and digests of the other devices of a sum
@@ -53,19 +62,19 @@ export class DeviceStore {
 
   /** Open the database or create it. */
   static async open(name: string, now: () => number = Date.now): Promise<DeviceStore> {
-    const opening = indexedDB.open(name, VERSION);
+    const opening = requestOf(name);
     opening.onupgradeneeded = () => {
       for (const store of STORES) {
         const numbered = store === "visits" || store === "sums";
         opening.result.createObjectStore(store, { autoIncrement: numbered });
       }
     };
-    return new DeviceStore(await result(opening), now);
+    return new DeviceStore(await result(opening).catch(refused), now);
   }
 
   /** Open the database; undefined if there is none, and none is created. */
   static async existing(name: string): Promise<DeviceStore | undefined> {
-    const opening = indexedDB.open(name, VERSION);
+    const opening = requestOf(name);
     let missing = false;
     opening.onupgradeneeded = () => {
       missing = true;
@@ -74,8 +83,7 @@ export class DeviceStore {
     try {
       return new DeviceStore(await result(opening), Date.now);
     } catch (error) {
-      if (missing) return undefined;
-      throw error;
+      return missing ? undefined : refused(error);
     }
   }
 
@@ -96,12 +104,30 @@ export class DeviceStore {
     });
   }
 
-  /** Return the categories of each visit, oldest first. */
-  async visits(): Promise<string[][]> {
+  /** Return the categories of each visit, oldest first, and whether it goes on. */
+  async visits(): Promise<{ categories: string[]; open: boolean }[]> {
     return this.write(["visits"], async (of) => {
-      await prune(of("visits"), this.now());
+      const now = this.now();
+      await prune(of("visits"), now);
       const visits = (await result(of("visits").getAll())) as Visit[];
-      return visits.map((visit) => visit.categories);
+      return visits.map(({ categories, last }) => ({ categories, open: now - last < VISIT_MS }));
+    });
+  }
+
+  /** Store a newer model of a signer; throws a `DeviceError` for an older one. */
+  install(data: Bytes, signer: string, version: number): Promise<void> {
+    return this.write(["settings"], async (of) => {
+      const settings = of("settings");
+      const reached = ((await result(settings.get("reached"))) ?? {}) as Settings["reached"];
+      const before = reached[signer] ?? 0;
+      // After consent was withdrawn, the version that was reached may come back.
+      const missing = (await result(settings.getKey("model"))) === undefined;
+      require(
+        version > before || (version === before && missing),
+        `version ${version} of the model is not newer than ${before}, which was installed`,
+      );
+      await result(settings.put({ ...reached, [signer]: version }, "reached"));
+      await result(settings.put(data, "model"));
     });
   }
 
@@ -173,12 +199,12 @@ export class DeviceStore {
     });
   }
 
-  /** Delete visits, keys and enrolment; the ledger of participations stays. */
+  /** Delete visits, keys and model; the ledger of participations stays. */
   wipe(): Promise<void> {
     return this.write(["visits", "settings"], async (of) => {
       await result(of("visits").clear());
       // The time spent stays: withdrawing and giving consent again must not double it.
-      for (const name of ["identity", "enrolment"]) await result(of("settings").delete(name));
+      for (const name of PERSONAL) await result(of("settings").delete(name));
     });
   }
 
@@ -232,6 +258,19 @@ async function prune(visits: IDBObjectStore, now: number): Promise<void> {
     await result(at.delete());
     at.continue();
   }
+}
+
+function requestOf(name: string): IDBOpenDBRequest {
+  try {
+    return indexedDB.open(name, VERSION);
+  } catch (error) {
+    return refused(error);
+  }
+}
+
+function refused(error: unknown): never {
+  const cause = (error as Error | null)?.name;
+  throw new DeviceError(`the browser refuses to store data of this site (${cause}): a private window?`);
 }
 
 function result<T>(request: IDBRequest<T>): Promise<T> {

@@ -44,6 +44,10 @@ export class Vocabulary {
     return this.tokens.has(category);
   }
 
+  token(category: string): number {
+    return this.tokens.get(category) ?? OTHER;
+  }
+
   category(token: number): string | undefined {
     return this.categories[token - FIRST_CATEGORY];
   }

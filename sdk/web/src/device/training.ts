@@ -55,7 +55,7 @@ export function batches(
       steps.push(order.slice(first, first + settings.batchSize));
     }
   }
-  return steps.filter((rows) => questions(asked, rows) > 0);
+  return steps.filter((rows) => countQuestions(asked, rows) > 0);
 }
 
 /** Train from weights on the rows of each step and return the clipped change. */
@@ -65,30 +65,44 @@ export async function train(
   asked: Windows,
   steps: readonly number[][],
   settings: Settings,
-  pause: Pause = async () => {},
+  pause?: Pause,
+): Promise<Floats> {
+  const trained = await descend(model, weights, asked, steps, settings, { pause });
+  return clipToNorm(
+    trained.map((value, i) => value - weights[i]!),
+    settings.updateNorm,
+  );
+}
+
+/** Return the weights after the steps; those before position `first` stay as they are. */
+export async function descend(
+  model: Model,
+  weights: Floats,
+  asked: Windows,
+  steps: readonly number[][],
+  settings: Settings,
+  { first = 0, pause }: { first?: number; pause?: Pause | undefined } = {},
 ): Promise<Floats> {
   const current = weights.slice();
   for (const rows of steps) {
     const gradient = new Float32Array(model.size);
-    const scale = 1 / questions(asked, rows);
+    const scale = 1 / countQuestions(asked, rows);
     for (const row of rows) {
       model.addGradient(current, asked.inputs[row]!, asked.answers[row]!, scale, gradient);
-      await pause();
+      await pause?.();
     }
     if (settings.proximal) {
       for (let i = 0; i < current.length; i++) {
         gradient[i]! += settings.proximal * (current[i]! - weights[i]!);
       }
     }
+    gradient.fill(0, 0, first);
     const shrunk = Math.min(1, settings.gradientNorm / Math.max(norm(gradient), 1e-12));
     for (let i = 0; i < current.length; i++) {
       current[i]! -= settings.learningRate * shrunk * gradient[i]!;
     }
   }
-  return clipToNorm(
-    current.map((value, i) => value - weights[i]!),
-    settings.updateNorm,
-  );
+  return current;
 }
 
 /** Return a vector scaled to a norm of at most `most`, as float32; throws if it is not finite. */
@@ -116,9 +130,10 @@ export function toGrid(update: Floats, most: number, units: number): Int32Array 
   }
 }
 
-function questions(asked: Windows, rows: readonly number[]): number {
-  const counts = rows.map((row) => asked.answers[row]!.filter((answer) => answer !== PAD).length);
-  return counts.reduce((sum, count) => sum + count, 0);
+/** Return the number of scored positions of some rows; of all, if left out. */
+export function countQuestions(asked: Windows, rows?: readonly number[]): number {
+  const answers = rows ? rows.map((row) => asked.answers[row]!) : asked.answers;
+  return answers.reduce((sum, row) => sum + row.filter((answer) => answer !== PAD).length, 0);
 }
 
 function norm(vector: Floats): number {

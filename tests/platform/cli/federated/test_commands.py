@@ -48,7 +48,7 @@ def test_a_plan_says_what_a_tier_can_do() -> None:
     told = json.loads(shown(*divided, "--json"))["tier"]
     assert (told["sums"], told["sum_size"], told["sum_fewest"]) == (4, 163, 83)
     assert told["server_epsilon"] == 2.0 > told["model_epsilon"]
-    assert told["costs"]["device_sends"] > 4 * 1000 and "--page-port" in told["refused"]
+    assert told["costs"]["device_sends"] > 4 * 1000 and "--bands" in told["refused"]
     text = shown(*divided)
     assert "4 of at most 163 devices, 83 or more each" in text
     assert "2, if 83 devices of each sum add noise" in text
@@ -113,19 +113,21 @@ def test_results_are_told_without_a_log(tmp_path: Path, monkeypatch: pytest.Monk
     class Down:
         def __init__(self, directory: Path, tracking_uri: str | None) -> None: ...
 
-        def show_evaluation(self, trained: object, found: object) -> None:
+        def show_evaluation(self, trained: object, found: object, **more: float) -> None:
             raise StorageError("the store is down")
 
     @contextlib.contextmanager
     def link(*arguments: object, **options: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(run=lambda: contextlib.nullcontext())
+        yield SimpleNamespace(run=lambda name: contextlib.nullcontext())
 
+    plan = SimpleNamespace(epsilon_after=lambda sums: 0.1 * sums)
+    invitation = SimpleNamespace(run="test", tier="clear", plan=plan)
     said = Evaluation(3, 100.0, 0.5, 0.75, 0.01, 0.02)
     monkeypatch.setattr("tactful.cli.federated.evaluate.FederatedRuns", Down)
     for name, found in {
         "SuperLink": link,
         "collector_for": lambda *arguments, **options: None,
-        "invite_to_evaluations": lambda *arguments, **options: None,
+        "invite_to_evaluations": lambda *arguments, **options: invitation,
         "read_invitation": lambda path: None,
         "serve_evaluation": lambda *arguments: (said, 4),
     }.items():

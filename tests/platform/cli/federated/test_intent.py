@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.model_package import pack_model
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import parameter_count
+from tactful_streaming.contract.decode_requests import decode_events
 
 CATEGORIES = ["bread", "cheese", "milk"]
 VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)
@@ -84,6 +86,37 @@ def test_wrong_wishes_are_named(device: list[str], tmp_path: Path) -> None:
         wish = ["federated", "intent", *device, option, str(value)]
         found = CliRunner().invoke(main, wish)
         assert found.exit_code == code and message in found.output, found.output
+
+
+def test_triggers_fire_once_and_tell_what_the_user_allows(
+    device: list[str], tmp_path: Path
+) -> None:
+    ask(device, "--model", str(tmp_path / "model1"))
+    file = tmp_path / "triggers.json"
+    tea = {"name": "tea", "categories": ["milk"], "steps": 2, "group": "drinks"}
+    file.write_text(json.dumps({"triggers": [tea], "limits": {"quiet": None}}))
+    fires = ("--triggers", str(file), "--user", "ada")
+    told: dict[str, Any] = ask(device, "--tell", "group", *fires)
+    ((fired,), (event,)) = told["fired"], told["events"]
+    assert (fired["trigger"], fired["category"], fired["action"]) == ("tea", "milk", "prefetch")
+    assert event["type"] == "x.about_to_prefetch" and event["user_id"] == "ada"
+    assert event["properties"] == {"probability": 0.9, "group": "drinks"}
+    accepted, rejected = decode_events(json.dumps(event).encode(), now=event["timestamp"])
+    assert not rejected and accepted[0][1].type == event["type"]
+    told = ask(device, *fires)
+    assert told["fired"] == told["events"] == []
+    told = ask(device, "--about", "milk", "--days", "7")
+    assert told["about_to"] == 0  # times are not known
+    for wrong, message in (
+        ("{", "triggers.json"),
+        ('{"triggers": [{"name": "x", "categories": ["caviar"]}]}', "'caviar'"),
+        ('{"triggers": [{"name": "x", "categories": ["milk"], "steps": 0}]}', "steps is 0"),
+        ('{"triggers": [{"name": "x", "categories": ["milk"], "often": 1}]}', "often"),
+        (json.dumps({"triggers": [tea, tea]}), "'tea'"),
+    ):
+        file.write_text(wrong)
+        found = CliRunner().invoke(main, ["federated", "intent", *device, *fires])
+        assert found.exit_code == 2 and message in found.output, found.output
 
 
 def test_withdrawn_consent_takes_what_has_fired_along(device: list[str]) -> None:

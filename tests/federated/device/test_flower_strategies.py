@@ -9,25 +9,30 @@ import numpy as np
 import pytest
 from flwr.serverapp import strategy
 
+from tactful_federated.device.flower_strategies import arrays_app, as_arrays, as_weights
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import WeightsError
 from tactful_federated.model.sample_data import sample_history
 from tactful_federated.model.vectors import Vector
 from tactful_federated.serving.rounds import initial_weights
-from tactful_federated.simulation.flower_strategies import arrays_app, as_arrays, as_weights
 from tactful_federated.transport.flower_clear import LocalGrid
 
 PROJECT = Path(__file__).resolve().parents[3] / "examples" / "flower_app"
 NODES = 5
 
 
-@pytest.fixture(scope="module")
-def shop() -> Any:
+def load_shop() -> Any:
+    """The module of the template project."""
     spec = importlib.util.spec_from_file_location("shop_app", PROJECT / "shop_app.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def shop() -> Any:
+    return load_shop()
 
 
 def train(shop: Any, **config: Any) -> Vector:
