@@ -108,7 +108,7 @@ export function readInvitation(json: string): Invitation {
       updateNorm: planned("update_norm"),
       units: planned("units"),
       parameters: planned("parameters"),
-      deviceSigmaSquared: BigInt(plan.get("device_sigma_squared") as number | bigint),
+      deviceSigmaSquared: BigInt(plan.get("device_sigma_squared") as number | bigint | string),
     },
     categories: of<string[]>("categories"),
     authority: of<Bytes>("authority"),
