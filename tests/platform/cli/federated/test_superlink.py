@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.supercore.fab import Fab
 from tests.federated.device.test_flower_strategies import PROJECT, load_shop
 from tests.federated.device.test_stock_node import openssh
 from tests.federated.fleet_support import in_threads, invited, tls
@@ -27,7 +31,12 @@ from tactful_federated.errors import SettingsError
 from tactful_federated.transport.certificates import public_pem
 from tactful_federated.transport.fleet_client import FleetClient
 from tactful_federated.transport.submitted_runs import project_hash
-from tactful_federated.transport.superlink import SuperLink, enrol_node, quiet_environment
+from tactful_federated.transport.superlink import (
+    SuperLink,
+    control_client,
+    enrol_node,
+    quiet_environment,
+)
 
 
 class Operator:
@@ -122,6 +131,13 @@ def devices(port: int, authority: Path, count: int) -> Iterator[None]:
         yield
 
 
+def submit(address: str, authority: Path, project: Path, claimed: str) -> int:
+    """Submit a project under the hash of another one, as `flwr run` never does; its run."""
+    with contextlib.closing(control_client(address, authority.read_bytes())) as control:
+        fab = fab_to_proto(Fab(claimed, build_fab_from_disk(project), {}))
+        return int(control.StartRun(StartRunRequest(fab=fab)).run_id)
+
+
 @pytest.mark.slow  # five processes that import Flower
 def test_a_killed_run_resumes_and_other_code_is_refused(tmp_path: Path) -> None:
     directory, log, port = tmp_path / "link", tmp_path / "log", free_port()
@@ -140,6 +156,8 @@ def test_a_killed_run_resumes_and_other_code_is_refused(tmp_path: Path) -> None:
         assert operator.status(run)["status"] == "finished:failed"
         assert "none of the projects" in operator.status(run)["status-details"]
         assert "none of the projects" in operator.flwr("log", run, "--show")
+        claimed = submit(f"127.0.0.1:{port}", authority, changed, project_hash(PROJECT))
+        until(lambda: f"run {claimed}: refused" in log.read_text())
         assert not (tmp_path / "ran").exists()
         (tmp_path / "node.pub").write_bytes(openssh(tmp_path / "node"))
         enrol = ["federated", "enrol", str(directory), str(tmp_path / "node.pub"), "--json"]
