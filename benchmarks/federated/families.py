@@ -24,6 +24,7 @@ from torch.nn import functional
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD, Windows, windows
 from tactful_federated.model.vectors import Vector
+from tactful_federated.simulation.baselines import fit_markov
 
 CUT = datetime(2011, 11, 10)
 EMBEDDING, HIDDEN = 64, 48
@@ -96,8 +97,17 @@ def _sequences(lines: pd.DataFrame) -> dict[int, NDArray[np.int64]]:
     return {customer: np.array(sequence) for customer, sequence in found.items()}
 
 
-def markov(families: Families, customers: int | None = None) -> Rates:
-    """A first-order chain, fitted on everybody's sequences."""
+def category_chain(families: Families, questions: Windows) -> Rates:
+    """The answers of the chain that reads the last category, also across invoices."""
+    score = fit_markov(families.before.values()).evaluate(questions)
+    return Rates(score.top1_rate, score.top5_rate, score.steps)
+
+
+def token_chain(families: Families, customers: int | None = None) -> Rates:
+    """A first-order chain of tokens, which reads the boundary of an invoice instead of a category.
+
+    The baseline of earlier runs, for comparison with them.
+    """
     follows: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for sequence in families.before.values():
         for one, next_one in pairwise(sequence.tolist()):

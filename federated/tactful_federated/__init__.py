@@ -50,13 +50,15 @@ if TYPE_CHECKING:
     from tactful_federated.device.batched_trainer import SimulatedPopulation
     from tactful_federated.device.event_store import EventStore
     from tactful_federated.device.home import DeviceHome, EnrolmentRequest
-    from tactful_federated.device.intent import DeviceIntent, Trigger
+    from tactful_federated.device.intent import DeviceIntent
     from tactful_federated.device.limits import Limits, keep_within
     from tactful_federated.device.model_package import ModelSlot
     from tactful_federated.device.personalise import personalise
     from tactful_federated.device.trainer import Device
+    from tactful_federated.device.triggers import Foresight, Trigger, TriggerLimits
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
+    from tactful_federated.model.lstm_onnx import OnnxPredictor
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.secagg.client import Account, SecureRounds
@@ -92,6 +94,7 @@ __all__ = [
     "FlowerPopulation",
     "FlowerSecureTransport",
     "FlowerStream",
+    "Foresight",
     "IntentModel",
     "IntentPredictor",
     "Invitation",
@@ -102,6 +105,7 @@ __all__ = [
     "ModelSlot",
     "ModelState",
     "NoiseMemory",
+    "OnnxPredictor",
     "Optimizer",
     "Outcome",
     "Polling",
@@ -121,6 +125,7 @@ __all__ = [
     "TrainerSettings",
     "TrainingPlan",
     "Trigger",
+    "TriggerLimits",
     "Vocabulary",
     "Windows",
     "Wishes",
@@ -165,13 +170,15 @@ _LAZY = {
     "device.batched_trainer": "SimulatedPopulation",
     "device.event_store": "EventStore",
     "device.home": "DeviceHome EnrolmentRequest",
-    "device.intent": "DeviceIntent Trigger",
+    "device.intent": "DeviceIntent",
     "device.limits": "Limits keep_within",
     "device.model_package": "ModelSlot",
     "device.personalise": "personalise",
     "device.trainer": "Device",
+    "device.triggers": "Foresight Trigger TriggerLimits",
     "model.dp_sgd": "CentralSettings train_privately",
     "model.lstm_numpy": "IntentPredictor mean_curvature",
+    "model.lstm_onnx": "OnnxPredictor",
     "model.lstm_torch": "IntentModel to_torchscript",
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",

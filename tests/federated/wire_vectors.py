@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
 
 from tactful_federated.core.compression import to_bytes
+from tactful_federated.core.groups import Groups
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.batched_trainer import SimulatedPopulation
@@ -113,24 +114,21 @@ INVITATION = Invitation(
     difference=3,
 )
 
-LONG_INVITATION = replace(
-    INVITATION, plan=dataclasses.replace(INVITATION.plan, sigma_squared=2**70 + 1)
-)
-"""An invitation with a whole number beyond 64 bits, as plans with many participations have."""
-
 
 def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
     weights = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
+    grouped = replace(INVITATION, groups=Groups(size=4, fewest=3))
+    noisy = replace(INVITATION, plan=dataclasses.replace(INVITATION.plan, sigma_squared=2**64 + 1))
     return {
         "protocol": 2,
         "terms": {
             "invitation": msgspec.json.encode(INVITATION).decode(),
             "digest": terms_digest(INVITATION).hex(),
-        },
-        "long_terms": {
-            "invitation": msgspec.json.encode(LONG_INVITATION).decode(),
-            "digest": terms_digest(LONG_INVITATION).hex(),
+            "grouped": msgspec.json.encode(grouped).decode(),
+            "grouped_digest": terms_digest(grouped).hex(),
+            "noisy": msgspec.json.encode(noisy).decode(),
+            "noisy_digest": terms_digest(noisy).hex(),
         },
         "weights": {"bytes": to_bytes(weights).hex(), "digest": weights_digest(weights).hex()},
         "shares": _shares(),
@@ -182,11 +180,11 @@ def _intent(weights: Vector) -> dict[str, Any]:
                 "steps": ahead,
                 "probability": shared.likely_within(
                     history,
-                    [vocabulary.token(name) for name in categories],
+                    [[vocabulary.token(name) for name in categories]],
                     steps=ahead,
                     seed=0,
                     continuations=1_000,
-                ),
+                )[-1, 0],
             }
             for categories, ahead in [(["tea"], 1), (["茶"], 3), (["soap", "drinks"], 2)]
         ],

@@ -9,6 +9,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.groups import Groups
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.tokens import Vocabulary
@@ -39,6 +40,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         difference: Smallest number of devices in which two secure sums with a device may differ,
             beside 0; unset: any number, as in invitations of earlier versions.
         bundle: SHA-256 of the bundle that stock Flower nodes run; unset: they cannot take part.
+        groups: Division of the cohort into several secure sums; unset: a round is one sum.
     """
 
     run: str
@@ -55,6 +57,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hidden: int = 32
     difference: int | msgspec.UnsetType = msgspec.UNSET  # unset is not written: old devices read it
     bundle: str | msgspec.UnsetType = msgspec.UNSET
+    groups: Groups | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -65,6 +68,11 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def widths(self) -> tuple[int, int]:
         """Widths of the layers of the model: embedding and hidden."""
         return self.embedding, self.hidden
+
+    @property
+    def fewest(self) -> int:
+        """Smallest secure sum that a device takes part in."""
+        return self.groups.fewest if self.groups else self.plan.minimum_reports
 
     @property
     def enrolled_by(self) -> Ed25519PublicKey:

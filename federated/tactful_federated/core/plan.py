@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from tactful_federated.core.correlated_noise import BandedRoot, noise_scale
+from tactful_federated.core.groups import Groups, group_cohort
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.vectors import FixedPoint
 from tactful_privacy.mechanisms.gaussian import WideGaussian
@@ -44,6 +45,8 @@ class Wishes:
         most_bands: Largest number of bands of the noise; each costs 16 bytes a parameter.
         spare: Participations of a device reserved for void rounds, 0 or more. A device cannot
             detect that a round was void: its own ledger counts the round, and so does the noise.
+        group_size: Most devices of one secure sum; a larger cohort is several sums (`Groups`). 0 is
+            one sum for the whole cohort.
     """
 
     epsilon: float
@@ -58,6 +61,7 @@ class Wishes:
     parameters: int = 20_000
     most_bands: int = 64
     spare: int = 0
+    group_size: int = 0
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a value outside its range."""
@@ -71,13 +75,34 @@ class Wishes:
         for name in ("rounds", "report_goal", "parameters", "most_bands"):
             value = getattr(self, name)
             require(value >= 1, f"{name} is {value}: give 1 or more")
-        require(self.spare >= 0, f"spare is {self.spare}: give 0 or more")
+        for name in ("spare", "group_size"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value}: give 0 or more")
         require(self.over_selection >= 1, "over_selection must be at least 1")
         require(0 < self.availability <= 1, "availability must lie in (0, 1]")
         require(
             0 <= self.minimum_reports <= self.report_goal,
             f"minimum_reports is {self.minimum_reports}: give 0 to the report goal",
         )
+
+    @property
+    def cohort(self) -> int:
+        """Number of devices that a round asks."""
+        return math.ceil(self.report_goal * self.over_selection)
+
+    @property
+    def fewest(self) -> int:
+        """Fewest updates of a release."""
+        return self.minimum_reports or max(1, self.report_goal * 2 // 3)
+
+    @property
+    def groups(self) -> Groups | None:
+        """Division of the cohort into secure sums, None if it is one.
+
+        Raises:
+            SettingsError: See `group_cohort`.
+        """
+        return group_cohort(self.cohort, self.fewest, self.group_size)
 
 
 @dataclass(frozen=True)
@@ -193,7 +218,7 @@ def plan_training(wishes: Wishes) -> TrainingPlan:
 
 def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
     """Plan a run whose noise is the sum of `draws` draws in each cell."""
-    cohort = math.ceil(wishes.report_goal * wishes.over_selection)
+    cohort = wishes.cohort
     pool = math.ceil(cohort / wishes.availability)
     if wishes.population < pool:
         raise SettingsError(
@@ -230,21 +255,27 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
     The server does not know the noise and cannot correlate it across rounds, so the noise is
     independent and larger by the square root of the participations.
 
-    Assumed: at least `minimum_reports` devices of each sum add their noise. If some may not, plan
-    with a lower `minimum_reports` than is collected; the other devices may then misbehave.
+    If a round is several sums, the server knows each of them, so the noise of each must be whole:
+    that of `groups.fewest` devices. A device is in one sum of a round, and the others do not depend
+    on it, so epsilon is the same. But g groups add g times the variance to the model
+    (`step_noise`), and what the model alone reveals is less (`epsilon_of_model`).
+
+    Assumed: at least `minimum_reports` devices of each sum, or `groups.fewest`, add their noise. If
+    some may not, plan with fewer than are collected; the other devices may then misbehave.
 
     Raises:
         SettingsError: See `plan_training`.
         MissingExtraError: dp-accounting is not installed.
     """
-    plan = _planned(replace(wishes, most_bands=1), draws=_minimum_reports(wishes))
-    # The range holds the updates and ten standard deviations of the noise of the sum.
+    groups = wishes.groups or Groups(wishes.cohort, wishes.fewest)
+    plan = _planned(replace(wishes, most_bands=1), draws=groups.fewest)
+    # The range holds the updates and ten standard deviations of the noise of a sum.
     noise_width = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
-    total_width = plan.cohort * (1 + noise_width / plan.minimum_reports) + noise_width
+    total_width = groups.size * (1 + noise_width / groups.fewest) + noise_width
     units = min(plan.units, int((_FIELD // 2 - 1) / total_width))
     require(units >= 1, "updates and noise do not fit 32 bits: lower the report goal")
     needed = Fraction(plan.noise_multiplier) ** 2 * plan.participations * units**2 + 16
-    sigma_squared = math.ceil(needed / plan.minimum_reports) + 16
+    sigma_squared = math.ceil(needed / groups.fewest) + 16
     average = plan.update_norm / units / plan.report_goal
     step = math.sqrt(sigma_squared * plan.report_goal) * average
     noise = step * _root_mean_square(plan.root, plan.rounds)
@@ -257,6 +288,28 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
         model_noise=noise,
         independent_model_noise=noise,
     )
+
+
+def epsilon_of_model(plan: TrainingPlan) -> float:
+    """Return the privacy loss of one device by the model alone, at the plan's delta.
+
+    It is that of the plan unless devices add noise in several groups: a model has the noise of
+    `minimum_reports` devices or more, which is more than that of a group. The unit and assumptions
+    are those of the plan, against an observer of the releases who does not see sums of groups.
+    """
+    import dp_accounting
+
+    if not plan.device_sigma_squared:
+        return plan.epsilon
+    whole = plan.minimum_reports * plan.device_sigma_squared
+    multiplier = math.sqrt(whole / plan.participations) / plan.units
+    cells = plan.minimum_reports * plan.participations * plan.parameters
+    draw = WideGaussian(plan.device_sigma_squared)
+    tables = float(draw.error) * cells * (1 + math.exp(plan.epsilon))
+    if tables >= plan.delta:  # the bound by the noise of one group is the better one
+        return plan.epsilon
+    found = float(dp_accounting.get_epsilon_gaussian(multiplier, plan.delta - tables))
+    return min(plan.epsilon, found)
 
 
 def without_noise(plan: TrainingPlan) -> TrainingPlan:
@@ -312,7 +365,7 @@ def _noised(
         rounds=wishes.rounds,
         cohort=cohort,
         report_goal=wishes.report_goal,
-        minimum_reports=_minimum_reports(wishes),
+        minimum_reports=wishes.fewest,
         update_norm=wishes.update_norm,
         units=units,
         parameters=wishes.parameters,
@@ -323,10 +376,6 @@ def _noised(
         * average
         * _root_mean_square(independent, wishes.rounds),
     )
-
-
-def _minimum_reports(wishes: Wishes) -> int:
-    return wishes.minimum_reports or max(1, wishes.report_goal * 2 // 3)
 
 
 def _root_mean_square(root: BandedRoot, rounds: int) -> float:

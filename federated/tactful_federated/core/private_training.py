@@ -69,6 +69,8 @@ class Outcome:
         reason: Reason why it did not change, else empty.
         asked: Number of devices that were asked; None without a cohort.
         reports: Number of devices in the sum; None without a cohort.
+        noisy_norm: Euclidean norm of the average update with its noise, as public as the model;
+            None if the model did not change.
     """
 
     round: int
@@ -77,6 +79,7 @@ class Outcome:
     reason: str = ""
     asked: int | None = None
     reports: int | None = None
+    noisy_norm: float | None = None
 
 
 def wait_for_devices(available: Callable[[], int], needed: int, polling: Polling) -> None:
@@ -241,7 +244,8 @@ class PrivateTraining:
         model = step(self._model, average, self._optimizer)
         self._save(self.round + 1, self.releases + 1, model, memory)
         self.ledger.record_release(self.releases)
-        return Outcome(self.round, self.releases, released=True)
+        norm = float(np.linalg.norm(average))
+        return Outcome(self.round, self.releases, released=True, noisy_norm=norm)
 
     def close(self) -> None:
         """Unlock the directory."""

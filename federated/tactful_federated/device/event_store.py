@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import sqlite3
@@ -9,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -27,7 +29,29 @@ CREATE TABLE IF NOT EXISTS imported (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 
 
+Telling = Literal["nothing", "moment", "group", "category"]
+"""Consent to tell a server of a foresight: that there is one, the group of its trigger, or the
+category."""
+
+TELLING: Final[tuple[Telling, ...]] = get_args(Telling)
+"""All levels, the least first."""
+
+
 class _Visit(msgspec.Struct, array_like=True):
+    at: float
+    categories: list[str]
+
+
+class StoredVisit(msgspec.Struct, frozen=True):
+    """Visit of the user.
+
+    Attributes:
+        number: Number of the visit; a later stored one has a higher number.
+        at: Time of the visit, seconds since the epoch.
+        categories: Categories of its lines.
+    """
+
+    number: int
     at: float
     categories: list[str]
 
@@ -41,7 +65,7 @@ class EventStore:
     the salt is replaced, so copies of old pages cannot be decrypted without the old salt.
 
         visits   number  day (since 1970)  sealed = nonce [12] | ciphertext of (time, categories)
-        setting  consent, salt, check (detects a wrong key), imports (`imported` is kept)
+        setting  consent, telling, salt, check (detects a wrong key), imports (`imported` is kept)
         imported keyed digest of a visit and its number among equal ones, until visits are wiped
 
     Args:
@@ -91,6 +115,30 @@ class EventStore:
         """Whether the user consents to storing visits and training on them."""
         return self._setting("consent") == b"yes"
 
+    @property
+    def generation(self) -> str:
+        """Random name of the visits since the store was made or wiped; reveals nothing of them."""
+        salt = self._setting("salt") or b""
+        return hashlib.sha256(b"generation" + salt).hexdigest()[:16]
+
+    @property
+    def telling(self) -> Telling:
+        """Consent to tell a server of foresights; `nothing` until it is given."""
+        level = (self._setting("telling") or b"nothing").decode()
+        return level if level in TELLING and self.consent else "nothing"
+
+    def allow_telling(self, level: Telling) -> None:
+        """Record the consent to tell a server of foresights, or its end by `nothing`.
+
+        Raises:
+            SettingsError: Unknown level.
+            ConsentError: The user did not consent to storing visits.
+        """
+        require(level in TELLING, f"telling is {level!r}: give one of {', '.join(TELLING)}")
+        if level != "nothing" and not self.consent:
+            raise ConsentError("the user did not consent to storing visits on this device")
+        self._set("telling", level.encode())
+
     def give_consent(self) -> None:
         """Record consent; visits can be stored from now on."""
         self._set("consent", b"yes")
@@ -132,16 +180,27 @@ class EventStore:
         self.prune()
 
     def visits(self) -> list[list[str]]:
-        """Return all visits, by time.
+        """Return the categories of all visits, by time.
+
+        Raises:
+            StoreError: A visit was altered outside the store.
+        """
+        return [visit.categories for visit in self.stored_visits()]
+
+    def stored_visits(self) -> list[StoredVisit]:
+        """Return all visits with their times, by time.
 
         Raises:
             StoreError: A visit was altered outside the store.
         """
         self.prune()
         with self._lock:
-            rows = self._file.execute("SELECT day, sealed FROM visits ORDER BY number").fetchall()
-            visits = [self._decrypt(day, sealed) for day, sealed in rows]
-        return [visit.categories for visit in sorted(visits, key=lambda visit: visit.at)]
+            rows = self._file.execute("SELECT number, day, sealed FROM visits ORDER BY number")
+            visits = []
+            for number, day, sealed in rows.fetchall():
+                visit = self._decrypt(day, sealed)
+                visits.append(StoredVisit(number, visit.at, visit.categories))
+        return sorted(visits, key=lambda visit: visit.at)
 
     def prune(self) -> None:
         """Delete visits beyond the retention time or the largest number."""
@@ -192,6 +251,7 @@ class EventStore:
             with self._file:  # one transaction, also if the process is killed
                 if withdrawn:
                     self._set("consent", b"no")
+                    self._set("telling", b"nothing")
                 self._file.execute("DELETE FROM visits")
                 self._file.execute("DELETE FROM imported")
                 self._renew_salt()

@@ -2,7 +2,7 @@
 
 The personal model predicts on the device. A request for recommendations contains at most some
 categories with weights in tenths, or one category by randomised response, which is deniable.
-Predictions some steps ahead fire triggers on the device.
+Foresights some steps or days ahead fire triggers on the device, and by consent inform a server.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,53 +23,41 @@ from numpy.typing import NDArray
 
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.foresee import foresee
 from tactful_federated.device.model_package import ModelSlot
+from tactful_federated.device.pace import DAY_S
 from tactful_federated.device.personalise import MOST_VISITS, Part, Personal, personalise
+from tactful_federated.device.triggers import (
+    MOST_UNTOLD,
+    Foresight,
+    Likely,
+    Moment,
+    Trigger,
+    TriggerLimits,
+    TriggerState,
+    about_to_event,
+    decide,
+    foresight_of,
+    of_store,
+)
 from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
+from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import create_file
 from tactful_privacy.mechanisms.local import RandomizedResponse
 
 _T = TypeVar("_T")
 
-_DAY_S = 86_400
-_CONTINUATIONS = 1_000
+_DAMAGED = 1_000_000  # more actions than any limit
+_LIMITS = TriggerLimits()
 _SECRET_BYTES = 32
 
 FIRED: Final = "fired"
-"""File of the fired triggers; personal data, deleted when consent is withdrawn."""
+"""File of the state of triggers; personal data, deleted when consent is withdrawn."""
 
 WORSE: Final = 0.1
 """Nats a question by which a new model may be worse on a device."""
-
-
-@dataclass(frozen=True)
-class Trigger:
-    """Trigger that fires if a user is likely to choose a category soon.
-
-    Attributes:
-        name: Unique name on the device.
-        categories: Categories, any of which counts.
-        steps: Number of tokens to look ahead, 1 or more.
-        threshold: Probability from which the trigger fires, in (0, 1].
-        rearm: Probability below which it can fire again, at most the threshold.
-    """
-
-    name: str
-    categories: tuple[str, ...]
-    steps: int = 3
-    threshold: float = 0.5
-    rearm: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Raise `SettingsError` on a setting outside its range."""
-        require(self.steps >= 1, f"steps is {self.steps}: give 1 or more")
-        require(
-            0 <= self.rearm <= self.threshold <= 1 and self.threshold > 0,
-            f"a trigger needs 0 <= rearm <= threshold <= 1 and threshold > 0, not {self.rearm:g}"
-            f" and {self.threshold:g}",
-        )
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -93,6 +81,7 @@ class DeviceIntent:
         vocabulary: Public vocabulary.
         now: Returns seconds since the epoch.
         part: Layers to personalise; None uses the shared model.
+        zone: Time zone of the user, for days and quiet time of triggers; None is the system's.
     """
 
     def __init__(
@@ -104,10 +93,11 @@ class DeviceIntent:
         *,
         now: Callable[[], float] = time.time,
         part: Part | None = "head",
+        zone: tzinfo | None = None,
     ) -> None:
         """Keep the arguments; nothing is computed."""
         self._events, self._slot, self._vocabulary = events, slot, vocabulary
-        self._now, self._part = now, part
+        self._now, self._part, self._zone = now, part, zone
         self._report_path, self._fired_path = directory / "told", directory / FIRED
         # Stays when consent is withdrawn: a new one would draw a new report of the same answer.
         self._secret_path = directory / "report-secret"
@@ -161,7 +151,7 @@ class DeviceIntent:
         """
         likely = self.likely(count)
         most = max(likely.values(), default=1.0)
-        tenths = {name: math.floor(10 * weight / most) / 10 for name, weight in likely.items()}
+        tenths = {name: math.floor(10 * (weight / most)) / 10 for name, weight in likely.items()}
         return {name: weight for name, weight in tenths.items() if weight > 0}
 
     def randomised(self, epsilon: str) -> dict[str, float]:
@@ -181,7 +171,7 @@ class DeviceIntent:
         Raises:
             tactful_privacy.ParameterError: Epsilon is out of range, or there is only one category.
         """
-        probabilities, day = self._likely(), int(self._now() // _DAY_S)
+        probabilities, day = self._likely(), int(self._now() // DAY_S)
         if probabilities is None:
             return {}
         categories = self._vocabulary.categories
@@ -206,39 +196,111 @@ class DeviceIntent:
         )
         return secret
 
-    def about_to(self, categories: Sequence[str], *, steps: int = 3) -> float:
-        """Return the probability of a category within the next steps; not sent.
+    def about_to(
+        self, categories: Sequence[str], *, steps: int = 3, days: float | None = None
+    ) -> float:
+        """Return the probability of a category within the next steps, or days; not sent.
 
-        The standard error is at most 0.016. Without a model the probability is 0.
+        It is that of the model: a `Trigger` has a calibration as well. The standard error is at
+        most 0.025. Without a model, and by time without known times, the probability is 0.
         """
+        trigger = Trigger("about_to", tuple(categories), steps=steps, days=days)
+        likely = self.foresee([trigger])
+        return likely[0].probability if likely else 0.0
+
+    def foresee(self, triggers: Sequence[Trigger]) -> list[Likely]:
+        """Return the calibrated probability of each trigger; empty without a model; not sent."""
         personal = self.model
         if personal is None:
-            return 0.0
-        return personal.predictor.likely_within(
-            self._history(),
-            [self._vocabulary.token(name) for name in categories],
-            steps=steps,
-            seed=0,  # equal visits give equal results
-            continuations=_CONTINUATIONS,
-        )
+            return []
+        visits = self._events.stored_visits()
+        return foresee(personal.predictor, self._vocabulary, visits, triggers, now=self._now())
 
-    def fire(self, triggers: Sequence[Trigger]) -> list[str]:
-        """Return the names of triggers that fire now; each fires once until rearmed.
+    def fire(
+        self,
+        triggers: Sequence[Trigger],
+        *,
+        act: Callable[[Foresight], object] = lambda foresight: None,
+        tell: Callable[[dict[str, Any]], bool] | None = None,
+        user_id: str | None = None,
+        limits: TriggerLimits = _LIMITS,
+    ) -> list[Foresight]:
+        """Act on the triggers that fire now, and tell a server if the user consents to it.
 
-        Call it after each stored visit. Fired triggers are saved before they are returned.
+        Call it after each stored visit, and now and then. What fired is saved first: after a kill
+        an action may be missing, but is never taken twice. An event waits until the server has
+        taken it, and its id counts once there.
+
+        Args:
+            triggers: Triggers, with names of their own.
+            act: Takes the action of a foresight that is not held out.
+            tell: Sends an event to `POST /v1/events`, and returns whether it was taken; None tells
+                nothing. It is only called as far as `EventStore.telling` allows.
+            user_id: Id of the user on the server, for the event and the holdout; without one the
+                holdout is drawn by the device.
+            limits: Limits on actions that the user notices.
+
+        Returns:
+            Foresights, held-out ones too; empty without consent or model.
+
+        Raises:
+            SettingsError: Two triggers have one name.
         """
-        before, firing = _read(self._fired_path, set[str]) or set(), []
-        now = before - {trigger.name for trigger in triggers}
-        for trigger in triggers:
-            likely = self.about_to(trigger.categories, steps=trigger.steps)
-            if trigger.name in before and likely >= trigger.rearm:
-                now.add(trigger.name)
-            elif likely >= trigger.threshold:
-                now.add(trigger.name)
-                firing.append(trigger.name)
-        if now != before:
-            write_whole(self._fired_path, msgspec.json.encode(sorted(now)))
-        return firing
+        names = [trigger.name for trigger in triggers]
+        require(len({*names}) == len(names), "two triggers have one name: give each its own")
+        if not self._events.consent:
+            self._fired_path.unlink(missing_ok=True)
+            return []
+        likely, before, moment = self.foresee(triggers), self._state(), self._moment()
+        state, fired = of_store(before, self._events.generation), list[Foresight]()
+        for trigger, each in zip(triggers, likely, strict=False):
+            state, fires = decide(state, trigger, each, moment, limits)
+            if fires:
+                unit = self._secret().hex() if user_id is None else user_id
+                fired.append(
+                    foresight_of(trigger, each, moment.now, held_out=trigger.holds_out(unit))
+                )
+        untold = state.untold if tell is None else [*state.untold, *fired]
+        if self._events.telling == "nothing":
+            untold = []
+        state = msgspec.structs.replace(state, untold=untold[-MOST_UNTOLD:])
+        if state != before:
+            self._save(state)
+        for foresight in fired:
+            if not foresight.held_out:
+                act(foresight)
+        if tell is not None:
+            self._tell(state, tell, user_id)
+        return fired
+
+    def _tell(
+        self, state: TriggerState, tell: Callable[[dict[str, Any]], bool], user_id: str | None
+    ) -> None:
+        for foresight in state.untold:
+            event = about_to_event(foresight, self._events.telling, user_id)
+            if event is not None and not tell(event):
+                return  # the next call tries again
+            state = msgspec.structs.replace(state, untold=state.untold[1:])
+            self._save(state)
+
+    def _state(self) -> TriggerState:
+        try:
+            return _read(self._fired_path, TriggerState) or TriggerState()
+        except DECODE_ERRORS:  # damaged, or of an earlier version: caps must hold nevertheless
+            moment = self._moment()
+            state = TriggerState(day=moment.day, noticed=_DAMAGED, noticed_at=moment.now)
+            self._save(state)
+            return state
+
+    def _save(self, state: TriggerState) -> None:
+        write_whole(self._fired_path, msgspec.json.encode(state))
+
+    def _moment(self) -> Moment:
+        now, visits = self._now(), self._events.stored_visits()
+        local = datetime.fromtimestamp(now, UTC).astimezone(self._zone)
+        hour = local.hour + local.minute / 60
+        latest = max((visit.number for visit in visits), default=0)
+        return Moment(now, local.toordinal(), hour, visits, latest)
 
     def _personalise(self) -> Personal | None:
         shared = self._slot.predictor()

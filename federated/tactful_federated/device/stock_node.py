@@ -21,9 +21,10 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from tactful_federated.core.invitation import Invitation, read_invitation
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.device.home import DeviceHome
-from tactful_federated.errors import FederatedError, SettingsError, extra, require
+from tactful_federated.errors import SettingsError, extra, require
+from tactful_federated.transport.flower_clear import only_kind_of_errors
 
 with extra():
     from flwr.app import Context, Message
@@ -40,15 +41,14 @@ def answer(message: Message, context: Context) -> Message:
     """Train on the visits of the device, or score the model on them if the run evaluates.
 
     Raises:
-        RuntimeError: The device refuses; the text is the kind of the error, since Flower sends it.
+        RuntimeError: The device refuses or fails; the text is the kind of the error, since Flower
+            sends it. The log of the node has the rest.
     """
-    try:
+    with only_kind_of_errors():
         directory = Path(str(context.node_config.get("device", "")))
         invitation = invitation_of(directory, context)
         with closing(DeviceHome(directory, invitation)) as home:
             return home.app()(message, context)
-    except (FederatedError, OSError) as error:
-        raise RuntimeError(type(error).__name__) from None
 
 
 def invitation_of(directory: Path, context: Context) -> Invitation:
@@ -69,14 +69,19 @@ def invitation_of(directory: Path, context: Context) -> Invitation:
     raise SettingsError(f"{directory} has no invitation to the run {run!r}: get it from the server")
 
 
-def require_stock(invitation: Invitation) -> None:
-    """Raise `SettingsError` unless stock nodes can take part in a run."""
+def require_clear(tier: Tier) -> None:
+    """Raise `SettingsError` unless stock nodes can take part in runs of a tier."""
     require(
-        invitation.tier == "clear",
-        f"stock Flower nodes cannot take part in tier {invitation.tier}: the keys of a secure sum"
+        tier == "clear",
+        f"stock Flower nodes cannot take part in tier {tier}: the keys of a secure sum"
         " stay in memory over five messages, and a stock node starts a process for each; use"
         " tactful-device, or --tier clear",
     )
+
+
+def require_stock(invitation: Invitation) -> None:
+    """Raise `SettingsError` unless stock nodes can take part in a run."""
+    require_clear(invitation.tier)
     require(
         invitation.bundle is not UNSET,
         f"stock Flower nodes cannot take part in {invitation.run}: serve the run with --stock",

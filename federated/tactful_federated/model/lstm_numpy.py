@@ -83,7 +83,7 @@ class IntentPredictor:
         Raises:
             VocabularyError: A token lies outside the vocabulary.
         """
-        state, _, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
+        state, _, token = self._read(self._latest(history))
         return self._next(state, token)
 
     def questions(self, asked: Windows) -> tuple[Floats, NDArray[np.int64]]:
@@ -105,42 +105,79 @@ class IntentPredictor:
     def likely_within(
         self,
         history: Sequence[int],
-        categories: Collection[int],
+        targets: Sequence[Collection[int]],
         *,
         steps: int,
         seed: int,
         continuations: int = 200,
-    ) -> float:
-        """Return the probability that a category occurs within the next steps.
+        ends: float = 0.0,
+    ) -> NDArray[np.float64]:
+        """Return the probability that a target occurs within 1, 2, ... steps.
 
-        Monte Carlo: the share of continuations, drawn from the model, that contain one of the
-        categories. The standard error is at most ``0.5 / sqrt(continuations)``.
+        Continuations are drawn from the model. The chance of a target at a step is the mean of its
+        probabilities after the continuations that have missed it so far, so the first step is
+        exact. The standard error of the others is at most ``0.5 / sqrt(continuations)``.
+
+        Args:
+            history: Tokens, oldest first.
+            targets: Sets of tokens, any of which counts.
+            steps: Number of categories to look ahead, without boundaries.
+            seed: Seed of the draws; equal seeds give equal results.
+            continuations: Number of draws.
+            ends: Probability that a visit ends after a category, which the model does not predict.
+
+        Returns:
+            ``[steps, targets]``, which never falls from step to step.
 
         Raises:
-            SettingsError: `steps` or `continuations` is below 1.
+            SettingsError: `steps` or `continuations` is below 1, or `ends` is no probability.
             VocabularyError: A token lies outside the vocabulary.
         """
         if steps < 1 or continuations < 1:
             raise SettingsError("steps and continuations must be at least 1")
+        require(0 <= ends <= 1, f"ends is {ends:g}: give a probability")
         random = np.random.default_rng(seed)
-        is_target = np.isin(np.arange(self.vocabulary_size), list(categories))
-        state, cell, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
+        is_target = np.zeros((self.vocabulary_size, len(targets)))
+        for column, target in enumerate(targets):
+            is_target[list(target), column] = 1
+        state, cell, token = self._read(self._latest(history))
         states = np.repeat(state[None], continuations, axis=0)
         cells = np.repeat(cell[None], continuations, axis=0)
         tokens = np.full(continuations, token)
-        hit = np.zeros(continuations, dtype=bool)
+        missed = np.ones((continuations, len(targets)), dtype=bool)
+        survival, by_step = np.ones(len(targets)), np.empty((steps, len(targets)))
         for step in range(steps):
             if step:
                 states, cells = self._advance(states, cells, tokens)
-            likely = self._next(states, tokens).cumsum(axis=1)
-            drawn = random.random(continuations)[:, None] * likely[:, -1:]
-            tokens = (likely <= drawn).sum(axis=1).clip(FIRST_CATEGORY, self.vocabulary_size - 1)
-            hit |= is_target[tokens]
-        return float(hit.mean())
+                if ends and (over := random.random(continuations) < ends).any():
+                    tokens = np.where(over, BOUNDARY, tokens)
+                    states[over], cells[over] = self._advance(
+                        states[over], cells[over], tokens[over]
+                    )
+            likely = self._next(states, tokens)
+            chance = (missed * (likely @ is_target)).sum(axis=0) / missed.sum(axis=0).clip(1)
+            survival = survival * (1 - chance).clip(0, 1)
+            by_step[step] = 1 - survival
+            if step + 1 < steps:
+                summed = likely.cumsum(axis=1)
+                drawn = random.random(continuations)[:, None] * summed[:, -1:]
+                tokens = (summed <= drawn).sum(axis=1)
+                tokens = tokens.clip(FIRST_CATEGORY, self.vocabulary_size - 1)
+                missed &= is_target[tokens] == 0
+        return by_step
 
-    def _read(self, tokens: Sequence[int]) -> tuple[Floats, Floats, int]:
+    def _latest(self, history: Sequence[int]) -> list[int]:
+        """Return the latest tokens of a history, the boundary for none.
+
+        Raises:
+            VocabularyError: A token lies outside the vocabulary.
+        """
+        tokens = list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY]
         if not all(0 <= token < self.vocabulary_size for token in tokens):
             raise VocabularyError(f"the history has a token outside 0..{self.vocabulary_size - 1}")
+        return tokens
+
+    def _read(self, tokens: Sequence[int]) -> tuple[Floats, Floats, int]:
         state = cell = np.zeros(self.hidden, dtype=np.float32)
         for token in tokens:
             state, cell = self._advance(state, cell, np.array(token))

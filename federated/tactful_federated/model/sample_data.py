@@ -1,9 +1,9 @@
 """Generated shoppers for tests and for `flwr run` without data.
 
 Each visit has a lead category and a second one. With probability 0.8 the second one is determined
-by the lead, and so is the lead of the next visit; otherwise each is drawn uniformly. A first-order
-chain can learn the pair inside a basket, but not the next lead, which depends on a token before
-the basket boundary.
+by the lead, and so is the lead of the next visit; otherwise each is drawn uniformly. A chain of
+tokens can learn the pair inside a basket, but not the next lead, which depends on a category before
+the basket boundary; a chain of categories can learn both.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.model.vectors import IntegerVector, Vector
@@ -282,7 +283,7 @@ class SecureRounds:
         identity: Private key of the device.
         authority: Key to check enrolments with.
         account: Keeps the account of the device.
-        terms: Invitation or other public terms that device and server share; None is the plan.
+        terms: Invitation that device and server share; None is the plan, for one sum in a round.
         entropy: Source of cryptographically secure bytes.
     """
 
@@ -296,7 +297,7 @@ class SecureRounds:
         authority: Ed25519PublicKey,
         *,
         account: Account,
-        terms: object = None,
+        terms: Invitation | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Join a run; no session is open."""
@@ -304,6 +305,7 @@ class SecureRounds:
         self._enrolment, self._identity, self._authority = enrolment, identity, authority
         self._account, self._entropy = account, entropy
         self._terms = messages.terms_digest(terms or plan)
+        self._fewest = terms.fewest if terms else plan.minimum_reports
         self._asked: messages.Session | None = None
         self._session: SecureSumDevice | None = None
         self._update: IntegerVector | None = None
@@ -349,7 +351,7 @@ class SecureRounds:
             self._identity,
             self._authority,
             claim=self._account.join,
-            fewest=self._plan.minimum_reports,
+            fewest=self._fewest,
             random=self._entropy,
         )
         update = self._train(weights, asked.round)

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from tactful_federated.core.fedavg import Trainees
+from tactful_federated.core.groups import divide
+from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.private_training import Collected
 from tactful_federated.errors import SecureSumError, WeightsError, require
@@ -23,7 +25,7 @@ from tactful_federated.secagg.server import (
     Payloads,
     SecureSumServer,
     SecureTotal,
-    sum_in_secret,
+    sum_groups,
 )
 
 _log = logging.getLogger(__name__)
@@ -104,20 +106,22 @@ class SecureTransport(Protocol):
 
 
 class SecureCollector:
-    """Secure sum of updates, of which the server learns only the total.
+    """Secure sums of updates, of which the server learns only the total of each group.
 
     Single updates cannot be checked, so only the device itself clips its update. A sum of n devices
     that is longer than n times the bound of a plan, plus the noise of devices, makes the round
     void: honest devices cannot produce it. So one modified device moves a sum by less than 2 n
     times its bound, but up to this it is not detected.
 
-    Devices that lied about shares are not asked again by this object.
+    Devices that lied about shares are not asked again by this object. The groups of a round run at
+    once, and one that is aborted does not affect the others: its devices are missing.
 
     Args:
         transport: Transport to the devices.
         authority: Key to check enrolments with.
         run: Name of the run; devices join each of its rounds once.
-        terms: Invitation of the devices; None is the plan of a round.
+        terms: Invitation of the devices, with the groups of a round; None is the plan of a round,
+            which is then one sum.
         entropy: Source of cryptographically secure bytes.
     """
 
@@ -127,12 +131,13 @@ class SecureCollector:
         authority: Ed25519PublicKey,
         *,
         run: str,
-        terms: object = None,
+        terms: Invitation | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Keep the transport."""
         self._transport, self._authority = transport, authority
         self._run, self._terms, self._entropy = run, terms, entropy
+        self._groups = terms.groups or None if terms else None
         self._liars: set[int] = set()
 
     def ids(self) -> Sequence[int]:
@@ -142,13 +147,15 @@ class SecureCollector:
     def collect(
         self, ids: Sequence[int], weights: Vector, plan: TrainingPlan, round_number: int
     ) -> Collected:
-        """Run one secure sum; an aborted sum has no reports."""
-        terms = terms_digest(self._terms or plan)
-        digest = weights_digest(weights)
-        session = Session(
-            self._run, round_number, self._entropy(32), plan.parameters, digest, terms
-        )
-        server = SecureSumServer(session, self._authority, fewest=plan.minimum_reports)
+        """Run the secure sums of a round and add them; an aborted sum has no reports."""
+        groups = divide(ids, self._groups, int.from_bytes(self._entropy(16), "big"))
+        fewest = self._groups.fewest if self._groups else plan.minimum_reports
+        digests = weights_digest(weights), terms_digest(self._terms or plan)
+        sessions = [
+            Session(self._run, round_number, self._entropy(32), plan.parameters, *digests)
+            for _ in groups
+        ]
+        servers = [SecureSumServer(each, self._authority, fewest=fewest) for each in sessions]
         charged: set[int] = set()  # devices charge themselves at stage 3
 
         def ask(stage: int, questions: Payloads) -> Payloads:
@@ -156,18 +163,22 @@ class SecureCollector:
                 charged.update(questions)
             return self._transport.exchange(stage, questions, weights)
 
+        invited = [
+            dict.fromkeys(group, encode(each)) for group, each in zip(groups, sessions, strict=True)
+        ]
         total, reports = np.zeros(plan.parameters, dtype=np.int64), 0
-        try:
-            summed = sum_in_secret(server, dict.fromkeys(ids, encode(session)), ask)
-            if _honest(summed, plan):
-                total, reports = summed.values, len(summed.devices)
+        for number, found in enumerate(sum_groups(servers, invited, ask), 1):
+            place = f"round {round_number}, sum {number} of {len(groups)}"
+            if isinstance(found, SecureSumError):
+                _log.warning("%s was aborted: %s", place, found)
+            elif _honest(found, plan):
+                total, reports = total + found.values, reports + len(found.devices)
             else:
-                _log.warning("round %d: honest devices cannot produce this sum", round_number)
-        except SecureSumError as error:
-            _log.warning("round %d: the secure sum was aborted: %s", round_number, error)
-        if server.liars:
-            _log.warning("these devices lied and are not asked again: %s", sorted(server.liars))
-            self._liars |= server.liars
+                _log.warning("%s: honest devices cannot produce this sum", place)
+        liars = frozenset[int]().union(*(server.liars for server in servers))
+        if liars:
+            _log.warning("these devices lied and are not asked again: %s", sorted(liars))
+            self._liars |= liars
         return Collected(total, reports, frozenset(ids) - charged)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -36,12 +36,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from tactful_federated.core.compression import to_bytes
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import Vector
 from tactful_privacy.decoding import DECODE_ERRORS
-
-FEWEST_DEVICES: Final = 3
-"""Smallest sum: with two devices, each would learn the vector of the other."""
 
 _T = TypeVar("_T")
 
@@ -254,8 +252,21 @@ def weights_digest(weights: Vector) -> bytes:
 def terms_digest(terms: object) -> bytes:
     """Return the digest of a plan or an invitation, equal before and after it was stored."""
     # Converted by type: 2 in a field of type float is 2.0 on a device that read it from a file.
-    typed = msgspec.convert(_fields(terms), type=type(terms))
-    return _digest("terms", encode(_encodable(_fields(typed))))
+    typed = msgspec.convert(_values_of(terms), type=type(terms))
+    return _digest("terms", encode(_packable(_values_of(typed))))
+
+
+def _values_of(terms: object) -> object:
+    return msgspec.to_builtins(terms, builtin_types=(bytes,))
+
+
+def _packable(value: object) -> object:
+    """Replace integers of more than 64 bits, which MessagePack lacks, by their decimal text."""
+    if isinstance(value, dict):
+        return {key: _packable(part) for key, part in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
 
 
 def poll_text(enrolment: bytes, time_ms: int) -> bytes:
@@ -331,19 +342,6 @@ def _digest(purpose: str, *parts: bytes) -> bytes:
     for part in parts:
         state.update(len(part).to_bytes(8, "big") + part)
     return state.digest()
-
-
-def _fields(terms: object) -> object:
-    return msgspec.to_builtins(terms, builtin_types=(bytes,))
-
-
-def _encodable(value: object) -> object:
-    """Return a value in which whole numbers that MessagePack cannot hold are decimal texts."""
-    if isinstance(value, dict):
-        return {name: _encodable(part) for name, part in value.items()}
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return str(value)
-    return value
 
 
 def _enrolment_text(device: int, identity: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import IntegerVector
 from tactful_federated.secagg import messages
@@ -60,11 +61,11 @@ class SecureSumServer:
         session: messages.Session,
         authority: Ed25519PublicKey,
         *,
-        fewest: int = messages.FEWEST_DEVICES,
+        fewest: int = FEWEST_DEVICES,
     ) -> None:
         """Create a session without members."""
         self._session, self._authority = session, authority
-        self._fewest = max(messages.FEWEST_DEVICES, fewest)
+        self._fewest = max(FEWEST_DEVICES, fewest)
         self._members: dict[int, messages.Advert] = {}
         self._context = b""
         self._sealed: dict[int, dict[int, bytes]] = {}
@@ -242,8 +243,48 @@ def sum_in_secret(server: SecureSumServer, invited: Payloads, ask: Exchange) -> 
     Raises:
         SecureSumError: The sum was aborted; the server learned nothing.
     """
-    rosters = server.list_members(ask(1, invited))
-    boxes = server.deliver(ask(2, rosters))
-    survivors = server.collect(ask(3, boxes))
-    agreements = server.gather(ask(4, survivors))
-    return server.unmask(ask(5, agreements))
+    (found,) = sum_groups([server], [invited], ask)
+    if isinstance(found, SecureSumError):
+        raise found
+    return found
+
+
+def sum_groups(
+    servers: Sequence[SecureSumServer], invited: Sequence[Payloads], ask: Exchange
+) -> list[SecureTotal | SecureSumError]:
+    """Run sessions of disjoint groups of devices at once, in five exchanges for all of them.
+
+    A group that is aborted is asked no more, and the others go on.
+
+    Args:
+        servers: Server side of each session.
+        invited: Session message for each device of each session.
+        ask: Sends the questions of stages 1 to 5.
+
+    Returns:
+        Sum of each session, or the reason why it was aborted.
+    """
+    steps = (
+        SecureSumServer.list_members,
+        SecureSumServer.deliver,
+        SecureSumServer.collect,
+        SecureSumServer.gather,
+    )
+    found: dict[int, SecureTotal | SecureSumError] = {}
+    questions: dict[int, Payloads] = dict(enumerate(invited))
+    for stage in range(1, 6):
+        if not questions:
+            break
+        asked = {device: data for own in questions.values() for device, data in own.items()}
+        answers = ask(stage, asked)
+        for group, own in list(questions.items()):
+            received = {device: answers[device] for device in own if device in answers}
+            try:
+                if stage <= len(steps):
+                    questions[group] = steps[stage - 1](servers[group], received)
+                else:
+                    found[group] = servers[group].unmask(received)
+            except SecureSumError as error:
+                found[group] = error
+                del questions[group]
+    return [found[group] for group in range(len(servers))]

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 
 from tactful_federated.core import private_evaluation
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import Wishes
 from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_training import Collector, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
-from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.serving.rounds import least_difference
 
 _POLLING = Polling()
@@ -42,6 +42,7 @@ def invite_to_evaluations(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,
         f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
     )
+    require(tier != "clear" or not wishes.group_size, "answers in the clear need no group size")
     path = directory / "evaluation.json"
     invitation = msgspec.structs.replace(
         trained,
@@ -51,6 +52,7 @@ def invite_to_evaluations(
         purpose="evaluation",
         difference=least_difference(path, wishes, plan, tier),
         bundle=trained.bundle if tier == "clear" else msgspec.UNSET,
+        groups=wishes.groups or msgspec.UNSET,
     )
     save_invitation(path, invitation)
     return invitation

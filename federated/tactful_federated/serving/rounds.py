@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
+from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.polling import Polling
@@ -26,13 +27,12 @@ from tactful_federated.core.private_training import (
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.model_package import pack_model
-from tactful_federated.device.stock_node import require_stock
+from tactful_federated.device.stock_node import require_clear
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
-from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.transport.certificates import secret_file
 from tactful_federated.transport.pages import JoinedTransports
 from tactful_privacy.durable_files import replacing
@@ -104,14 +104,16 @@ def invite(
 
     Raises:
         SettingsError: There is no plan for the requirements, stock nodes cannot take part in the
-            tier, the model is too large, or the
-            directory has another run.
+            tier, the model is too large, or the directory has another run.
     """
     TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
+    if stock:
+        require_clear(tier)
     vocabulary = Vocabulary.from_catalogue(categories)
     weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
+    require(tier != "clear" or not wishes.group_size, "updates in the clear need no group size")
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
         raise SettingsError(f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal")
     authority, signer = _public_keys(directory)
@@ -129,9 +131,8 @@ def invite(
         hidden=hidden,
         difference=least_difference(path, wishes, plan, tier),
         bundle=_bundle_of(path) if stock else msgspec.UNSET,
+        groups=wishes.groups or msgspec.UNSET,
     )
-    if stock:
-        require_stock(invitation)
     save_invitation(path, invitation)
     return invitation
 
@@ -185,7 +186,7 @@ def least_difference(
             " subtract two sums and read one update; prefer --tier noise-in-sum"
         )
         return msgspec.UNSET
-    return plan.minimum_reports
+    return wishes.groups.fewest if wishes.groups else plan.minimum_reports
 
 
 def authority_key(directory: Path) -> Ed25519PrivateKey:
@@ -333,15 +334,14 @@ def show_round(
     progress: Callable[[Outcome, LiveView], None] | None,
 ) -> None:
     """Write the live view after a round, and call `progress`."""
-    # In other tiers the sum of a void round is never visible.
-    visible_sums = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
+    sums = visible_sums(invitation.tier, outcome.round, outcome.releases)
     view = LiveView(
         run=invitation.run,
         tier=invitation.tier,
         round=outcome.round,
         releases=outcome.releases,
         planned=invitation.plan.rounds,
-        epsilon=round(invitation.plan.epsilon_after(visible_sums), 6),
+        epsilon=round(invitation.plan.epsilon_after(sums), 6),
         delta=invitation.plan.delta,
         reason=outcome.reason,
         seconds=round(seconds, 3),
@@ -349,6 +349,14 @@ def show_round(
     write_whole(directory / "live.json", msgspec.json.encode(view))
     if progress:
         progress(outcome, view)
+
+
+def visible_sums(tier: Tier, rounds: int, releases: int) -> int:
+    """Return the number of noisy sums that the server may have seen, for `epsilon_after`.
+
+    If devices add the noise, the server may have seen the sum of a void round, too.
+    """
+    return rounds if tier == "noise-in-sum" else releases
 
 
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:

@@ -27,20 +27,16 @@ from tactful_federated.core.checkpoint import lock_directory
 from tactful_federated.errors import FederatedError, extra
 from tactful_federated.transport.bundle import RUN_KEY, bundle_hash, run_bundle
 from tactful_federated.transport.certificates import Tls, secret_file
-from tactful_federated.transport.superlink_grid import SuperLinkGrid, runtime_client
+from tactful_federated.transport.run_tasks import RunTasks
+from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
 with extra():
     import httpx
     from flwr.common.serde import fab_to_proto, user_config_to_proto
     from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
-    from flwr.proto.runtime_pb2 import AcquireTaskRequest
-    from flwr.supercore.constant import TaskType
     from flwr.supercore.control.control_http_client import ControlHttpClient
     from flwr.supercore.fab import Fab
-    from flwr.supercore.interceptors import (
-        RuntimeVersionHttpInterceptor,
-        SuperExecAuthHttpInterceptor,
-    )
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +48,10 @@ QUIET = {
 """Environment that turns off telemetry, update checks and installations of Flower."""
 
 _PORT_S = 10.0
-_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_LEADS_ITS_OWN = (
+    "this SuperLink leads only the run of `tactful federated serve`: a submitted strategy would"
+    " read single updates and add no noise; submit it to `tactful federated superlink`"
+)
 
 
 class SuperLinkError(FederatedError, RuntimeError):
@@ -153,26 +152,24 @@ class SuperLink:
                 override_config=user_config_to_proto({RUN_KEY: name}),
             )
             started = _call(lambda: control.StartRun(start))
-        signer = SuperExecAuthHttpInterceptor(
-            master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})
-        )
-        client = runtime_client(self.address, self._authority, [signer])
-        acquire = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-        with contextlib.closing(client) as executor:
-            while True:
-                acquired = _call(lambda: executor.AcquireTask(acquire))
-                if not acquired.token:
-                    raise SuperLinkError(f"run {started.run_id} has no task; {self._hint()}")
-                if acquired.task.run_id == started.run_id:
-                    break
-                # The task of an older run, whose process was killed before it acquired the task.
-        grid = SuperLinkGrid(self.address, self._authority, acquired.token)
-        try:
-            yield grid
-        except httpx.TransportError as error:
-            raise SuperLinkError(f"the SuperLink stopped answering; {self._hint()}") from error
-        finally:
-            grid.close()
+        with contextlib.closing(self.tasks()) as tasks:
+            # Older tasks: of `flwr run`, or of a process that was killed before it took its own.
+            while (task := _call(tasks.take)) is not None and task.run != started.run_id:
+                tasks.refuse(task, _LEADS_ITS_OWN)
+            if task is None:
+                raise SuperLinkError(f"run {started.run_id} has no task; {self._hint()}")
+            grid = SuperLinkGrid(self.address, self._authority, task.token)
+            try:
+                with tasks.refusing(_LEADS_ITS_OWN):
+                    yield grid
+            except httpx.TransportError as error:
+                raise SuperLinkError(f"the SuperLink stopped answering; {self._hint()}") from error
+            finally:
+                grid.close()
+
+    def tasks(self) -> RunTasks:
+        """Return a client that takes the tasks of runs, to be closed."""
+        return RunTasks(self.address, self._authority, self._secret)
 
     def close(self) -> None:
         """End the process; its state stays on disk."""

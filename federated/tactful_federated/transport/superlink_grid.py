@@ -17,11 +17,12 @@ from tactful_federated.errors import extra
 from tactful_federated.transport.flower_clear import OneRunGrid
 
 with extra():
+    import httpx
     from flwr.app import Message
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.common.serde import message_to_proto, run_from_proto
-    from flwr.proto import message_pb2, node_pb2, runtime_pb2
+    from flwr.proto import log_pb2, message_pb2, node_pb2, runtime_pb2
     from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
@@ -144,6 +145,13 @@ class SuperLinkGrid(OneRunGrid):
             if not waiting or (end is not None and self._polling.monotonic() >= end):
                 return
             self._polling.sleep(self._polling.interval)
+
+    def log(self, line: str) -> None:
+        """Add a line to the log of the run, which `flwr log` shows to the operator."""
+        logs, node = [f"{line}\n"], node_pb2.Node(node_id=0)
+        request = log_pb2.PushLogsRequest(node=node, run_id=self._run.run_id, logs=logs)
+        with contextlib.suppress(httpx.HTTPError):  # no round waits for its log
+            self._client.PushLogs(request)
 
     def close(self) -> None:
         """End the run."""

@@ -141,6 +141,7 @@ class CampaignReports:
             expired=counts["expired"],
             budget=campaign.budget.amount,
             left=self._left(name),
+            bandit=campaign.bandit or None,
         )
 
 

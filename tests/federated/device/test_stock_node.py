@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from flwr.app import Context, Message, RecordDict
 from tests.federated.fleet_support import CATEGORIES, invited, proxy, tls
+from tests.federated.private_run import WISHES
 from tests.platform.support import wait_until
 
 from benchmarks.ports import free_port
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.home import DeviceHome
-from tactful_federated.device.stock_node import app
+from tactful_federated.device.stock_node import app, invitation_of
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
+from tactful_federated.serving.evaluations import invite_to_evaluations
 from tactful_federated.serving.rounds import collector_for
 from tactful_federated.transport.bundle import bundle_hash, run_bundle
 from tactful_federated.transport.certificates import public_pem, public_pem_of_openssh
@@ -54,11 +58,39 @@ def ask(home: Path, invitation: Invitation, round_number: int, run: str = "test"
     """What a process of a node answers to a training request."""
     vocabulary = Vocabulary.from_catalogue(CATEGORIES)
     population = FlowerPopulation(LocalGrid(app, 1), vocabulary)  # sets the task of the process
-    weights = np.full(invitation.plan.parameters, 0.01, dtype=np.float32)
-    (message,) = population.requests("train", [1], weights, round_number)
+    (message,) = population.requests("train", [1], weights_of(invitation), round_number)
     message.metadata.__dict__["_message_id"] = "1"
-    context = Context(1, 1, {"device": str(home)}, RecordDict(), {"run": run})
-    return app(message, context)
+    return app(message, context(home, run))
+
+
+def context(home: Path, run: str) -> Context:
+    return Context(1, 1, {"device": str(home)}, RecordDict(), {"run": run})
+
+
+def weights_of(invitation: Invitation) -> Vector:
+    return np.full(invitation.plan.parameters, 0.01, dtype=np.float32)
+
+
+def test_a_node_scores_a_model_by_the_invitation_to_evaluations(tmp_path: Path) -> None:
+    invitation = invited(tmp_path / "server", "clear", 3, stock=True)
+    many = replace(WISHES, delta=1e-6, population=40_000, report_goal=10_000, over_selection=1.0)
+    evaluation = invite_to_evaluations(tmp_path / "server", replace(many, rounds=4))
+    assert evaluation.bundle == invitation.bundle
+    home = device(tmp_path / "home", invitation)
+    expected = DeviceHome(tmp_path / "home", evaluation).evaluator()(weights_of(invitation), 1)
+    for name in ("invitation.json", "evaluation.json"):
+        shutil.copy(tmp_path / "server" / name, tmp_path / "home")
+    answer = update_of(ask(tmp_path / "home", invitation, 1, run=evaluation.run), 1)
+    assert answer is not None and np.array_equal(answer, expected) and answer[0] > 0
+    assert home.ledger.times(evaluation.run) == 1 and home.ledger.times("test") == 0
+    home.close()
+    hidden = tmp_path / "hidden"
+    shutil.copytree(tmp_path / "server", hidden)
+    (hidden / "evaluation.json").unlink()
+    secret = invite_to_evaluations(hidden, replace(many, rounds=4), tier="secret")
+    shutil.copy(hidden / "evaluation.json", tmp_path / "home")
+    with pytest.raises(SettingsError, match="keys of a secure sum stay in memory"):
+        invitation_of(tmp_path / "home", context(tmp_path / "home", secret.run))
 
 
 def test_each_process_trains_on_the_device_and_charges_it(tmp_path: Path) -> None:
@@ -79,6 +111,9 @@ def test_each_process_trains_on_the_device_and_charges_it(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match=r"^ConsentError$"):
         ask(tmp_path / "second", invitation, 1)
     second.close()
+    (tmp_path / "second" / "node.key").write_text("bread")  # its error repeats what it read
+    with pytest.raises(RuntimeError, match=r"^ValueError$"):
+        ask(tmp_path / "second", invitation, 2)
     with pytest.raises(RuntimeError, match=r"^SettingsError$"):
         ask(tmp_path / "nowhere", invitation, 9)
     assert not (tmp_path / "nowhere").exists()
@@ -124,7 +159,6 @@ def test_a_stock_supernode_trains_through_the_second_proxy(tmp_path: Path) -> No
     device(home, invitation).close()
     shutil.copy(server / "invitation.json", home)
     program = Path(sys.executable).parent / "flower-supernode"
-    weights = np.full(invitation.plan.parameters, 0.01, dtype=np.float32)
     with (
         SuperLink(tmp_path / "link", certificates) as link,
         proxy(tmp_path / "proxy", certificates, link.address, "fleet-proxy-stock.conf") as address,
@@ -146,7 +180,7 @@ def test_a_stock_supernode_trains_through_the_second_proxy(tmp_path: Path) -> No
         try:
             wait_until(lambda: node in grid.get_node_ids(), 120)
             collector = collector_for(invitation, grid, deadline=120.0)
-            found = collector.collect([node], weights, invitation.plan, 1)
+            found = collector.collect([node], weights_of(invitation), invitation.plan, 1)
         finally:
             process.terminate()
             process.wait()

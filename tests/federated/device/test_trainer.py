@@ -16,7 +16,7 @@ from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
 from tactful_federated.model.vectors import l2_norm
-from tactful_federated.simulation.plain import fit_markov, fit_popularity
+from tactful_federated.simulation.baselines import fit_markov, fit_popularity
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 
@@ -95,7 +95,7 @@ def test_settings_out_of_range_are_refused() -> None:
             TrainerSettings(**{name: value})  # type: ignore[arg-type]
 
 
-def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
+def test_rounds_learn_a_planted_chain_as_well_as_pooled_counts_do() -> None:
     devices = {number: make(number, seed=number) for number in range(16)}
     settings = RoundSettings(cohort=8, report_goal=8, minimum_reports=4)
     first = start(IntentModel(VOCABULARY.size, seed=1).vector())
@@ -108,7 +108,8 @@ def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
     }
     assert scores["markov"].top1_rate > scores["unigram"].top1_rate + 0.2
     assert results[-1].top1 > scores["unigram"].top1_rate + 0.2
-    assert results[-1].top1 > scores["markov"].top1_rate
+    # The shoppers are such a chain, so nothing is beyond it.
+    assert results[-1].top1 > scores["markov"].top1_rate - 0.02
     assert results[-1].loss < results[0].loss
     assert state.model.steps == 40
 

@@ -54,10 +54,27 @@ def test_likely_within_agrees_with_enumeration() -> None:
                 chance *= PREDICTOR.predict(read)[token]
                 read.append(token)
             exact += chance
-    drawn = PREDICTOR.likely_within(history, wanted, steps=steps, seed=1, continuations=20_000)
-    assert drawn == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(20_000))
-    assert PREDICTOR.likely_within(history, range(3, SIZE), steps=1, seed=1) == 1
-    assert PREDICTOR.likely_within(history, [], steps=9, seed=1) == 0
+    drawn = PREDICTOR.likely_within(history, [wanted], steps=steps, seed=1, continuations=5_000)
+    assert drawn[1, 0] == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(5_000))
+    assert drawn[0, 0] == pytest.approx(PREDICTOR.predict(history)[[4, 7]].sum(), abs=1e-6)
+    all_and_none = PREDICTOR.likely_within(history, [range(3, SIZE), []], steps=3, seed=1)
+    assert all_and_none == pytest.approx(np.array([[1, 0]] * 3))
+
+
+def test_a_visit_that_ends_is_followed_by_a_boundary() -> None:
+    """With a boundary after each category, as where each is a visit of its own."""
+    history, wanted = [1, 5, 1], 4
+    exact = PREDICTOR.predict(history)[wanted]
+    for token in range(3, SIZE):
+        if token != wanted:
+            chance = PREDICTOR.predict(history)[token]
+            exact += chance * PREDICTOR.predict([*history, token, 1])[wanted]
+    drawn = PREDICTOR.likely_within(
+        history, [[wanted]], steps=2, seed=2, continuations=5_000, ends=1.0
+    )
+    assert drawn[1, 0] == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(5_000))
+    with pytest.raises(SettingsError):
+        PREDICTOR.likely_within(history, [[4]], steps=2, seed=1, ends=1.5)
 
 
 def test_temperature_undoes_overconfidence() -> None:
@@ -79,7 +96,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(VocabularyError):
         PREDICTOR.predict([SIZE])
     with pytest.raises(SettingsError):
-        PREDICTOR.likely_within([1], [4], steps=0, seed=1)
+        PREDICTOR.likely_within([1], [[4]], steps=0, seed=1)
     with pytest.raises(SettingsError):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
 
@@ -208,6 +225,26 @@ def test_an_onnx_graph_says_what_the_numpy_runner_says() -> None:
         to_onnx(weights[1:], 9, embedding=4, hidden=5)
     with pytest.raises(SettingsError):
         to_onnx(weights, 9, embedding=4, hidden=5, temperature=0.0)
+
+
+def test_onnx_runtime_says_what_numpy_says() -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from tactful_federated.model.lstm_onnx import OnnxPredictor
+
+    plain = PREDICTOR.replaced(PREDICTOR.weights, temperature=1.5)
+    fast = OnnxPredictor.of(plain)
+    long = VOCABULARY.sequence(sample_history(1, baskets=200)).tolist()
+    assert len(long) > 256, "more than is read"
+    for history in ([], [1], long[:7], long):
+        said = fast.predict(history)
+        assert said.dtype == np.float64 and np.abs(said - plain.predict(history)).max() < 1e-6
+    for outside in ([SIZE], [-1]):
+        with pytest.raises(VocabularyError, match="outside"):
+            fast.predict(outside)
+    assert fast.loss(ASKED) == plain.loss(ASKED)
+    assert type(fast.replaced(HALF)) is IntentPredictor
+    with pytest.raises(WeightsError):
+        OnnxPredictor(HALF[1:], SIZE)
 
 
 def test_it_is_the_trace_of_the_hessian_where_that_is_known() -> None:

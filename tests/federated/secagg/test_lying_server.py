@@ -47,7 +47,7 @@ def own(device: int) -> Vector:
     return np.full(SIZE, 0.01 * device, dtype=np.float32)
 
 
-def device(number: int, account: Account | None = None, terms: object = None) -> SecureRounds:
+def device(number: int, account: Account | None = None) -> SecureRounds:
     identity = Ed25519PrivateKey.generate()
 
     def train(weights: Vector, round_number: int) -> Vector:
@@ -56,7 +56,7 @@ def device(number: int, account: Account | None = None, terms: object = None) ->
 
     enrolled = enrol(AUTHORITY, number, identity.public_key())
     joined = PLAN, train, enrolled, identity, AUTHORITY.public_key()
-    return SecureRounds("intent", *joined, account=account or Account(lambda _: None), terms=terms)
+    return SecureRounds("intent", *joined, account=account or Account(lambda _: None))
 
 
 class Liar:

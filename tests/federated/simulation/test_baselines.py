@@ -1,6 +1,9 @@
 """Markov chain, popularity, scores and their paired difference."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,37 +11,61 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_federated.model.scores import Score, paired_difference
-from tactful_federated.model.tokens import FIRST_CATEGORY, windows
-from tactful_federated.simulation.plain import fit_markov, fit_popularity
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, windows
+from tactful_federated.simulation.baselines import PSEUDO_COUNT, fit_markov, fit_popularity
 
 _sequences = st.lists(st.lists(st.integers(1, 12), max_size=40), min_size=1, max_size=4)
 
 
-def best(counts: dict[int, int], exclude: tuple[int, ...] = ()) -> list[int]:
+def best(counts: Mapping[int, int | Fraction], exclude: tuple[int, ...] = ()) -> list[int]:
     left = [t for t in counts if t not in exclude]
     return sorted(left, key=lambda t: (-counts[t], t))
+
+
+def read(tokens: list[int], end: int) -> tuple[int, int]:
+    """Return the last category before position `end`, and the last token."""
+    categories = [token for token in tokens[:end] if token >= FIRST_CATEGORY]
+    return (categories[-1] if categories else BOUNDARY), tokens[end - 1]
 
 
 @given(_sequences, st.lists(st.integers(1, 12), max_size=40), st.integers(0, 40))
 def test_markov_equals_a_count_by_hand(past: list[list[int]], asked: list[int], start: int) -> None:
     arrays = [np.array(sequence, dtype=np.int64) for sequence in past]
-    pairs = [(s[i - 1], s[i]) for s in past for i in range(1, len(s)) if s[i] >= FIRST_CATEGORY]
-    popularity = {b: sum(1 for _, x in pairs if x == b) for _, b in pairs}
+    seen = [
+        (read(sequence, i), sequence[i])
+        for sequence in past
+        for i in range(1, len(sequence))
+        if sequence[i] >= FIRST_CATEGORY
+    ]
+    popularity = dict(Counter(answer for _, answer in seen))
     expected = {"markov": [0, 0, 0], "popularity": [0, 0, 0]}
     for i in range(max(1, start), len(asked)):
-        before, answer = asked[i - 1], asked[i]
-        if answer < FIRST_CATEGORY:
+        if (answer := asked[i]) < FIRST_CATEGORY:
             continue
-        followers = {b: sum(1 for p in pairs if p == (before, b)) for a, b in pairs if a == before}
-        head = best(followers)[:5]
-        ranked = (head + best(popularity, tuple(head)))[:5] if head else best(popularity)[:5]
+        category, token = read(asked, i)
+        of_token = Counter(b for (_, before), b in seen if before == token)
+        of_state = Counter(b for state, b in seen if state == (category, token))
+        shares = {b: Fraction(n, of_token.total()) for b, n in of_token.items()}
+        chances = {b: of_state[b] + PSEUDO_COUNT * share for b, share in shares.items()}
+        head = best(chances)[:5]
+        ranked = (head + best(popularity, tuple(head)))[:5]
         for name, guess in (("markov", ranked), ("popularity", best(popularity)[:5])):
             expected[name][0] += 1
             expected[name][1] += guess[:1] == [answer]
             expected[name][2] += answer in guess
-    questions = windows(np.array(asked, dtype=np.int64), start=start, scored=7, context=3)
+    # As many tokens of context as there are, so that each window has the last category.
+    questions = windows(np.array(asked, dtype=np.int64), start=start, scored=7, context=40)
     for name, chain in (("markov", fit_markov(arrays)), ("popularity", fit_popularity(arrays))):
         assert chain.evaluate(questions) == Score(*expected[name]), name
+
+
+def test_the_chain_reads_the_last_category_across_visits() -> None:
+    """After a boundary a chain of tokens has one answer, the most frequent beginning of a visit."""
+    tea, milk, soap = range(FIRST_CATEGORY, FIRST_CATEGORY + 3)
+    turns = [tea, BOUNDARY, milk, BOUNDARY, soap, BOUNDARY]
+    sequence = np.array([BOUNDARY, *turns * 60], dtype=np.int64)
+    score = fit_markov([sequence]).evaluate(windows(sequence, start=2))
+    assert score.top1_rate == 1.0
 
 
 def test_scores_add_up_and_are_possible() -> None:

@@ -42,6 +42,7 @@ WITHOUT_JSON = {
     "federated device": "runs until it is stopped",
     "federated enrol-pages": "runs until it is stopped",
     "federated intent": "prints JSON always",
+    "federated superlink": "runs until it is stopped; `flwr list --format json` has its runs",
     "flink compile": "prints SQL",
     "top": "draws on a terminal until it is stopped",
 }
@@ -210,6 +211,7 @@ def test_without_any_extra_every_help_is_shown_or_names_the_extra() -> None:
     lacking = {name for name, (code, _, _) in ended.items() if code}
     assert all(named(ended[name][1]) for name in lacking), ended
     whole = ["device", "enrol", "enrol-pages", "evaluate", "intent", "plan", "serve", "simulate"]
+    whole += ["calibrate", "status", "superlink"]
     assert lacking <= {f"federated {it} --help" for it in whole}
 
 

@@ -492,6 +492,7 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
         counted = {name: shown[name] for name in ("eligible", "withheld", "offered", "redeemed")}
         assert counted == {"eligible": 12, "withheld": 6, "offered": 6, "redeemed": 6}
         assert (shown["left"], shown["expired"], listed["webhook"]) == (982.0, 0, None)
+        assert shown["bandit"] is None
         told = live.http.get("/v1/coupons/cart?hours=1e-9&margin=0.5").json()
         assert (told["matched"], told["decided"], told["offered"]) == (12, 12, 6)
         assert told["withheld"] == {"held out": 6}

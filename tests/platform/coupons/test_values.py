@@ -312,6 +312,7 @@ def test_a_bandit_chooses_values_over_a_real_server(tmp_path: Path) -> None:
                 sold.append(view(0, person, event_id=f"buy-{person}", type="purchase"))
                 sold[-1]["properties"] = bought
         assert live.http.post("/v1/events", json=sold).json()["accepted"] == len(sold)
+        assert live.http.get("/v1/coupons").json()["campaigns"][0]["bandit"] == "面额"
         learner._clock = lambda: now_ms() + 9 * HOUR
 
         def learnt() -> list[float]:

@@ -86,9 +86,11 @@ for (const [name, primitives] of [["plain", PLAIN], ["native", NATIVE]]) {
 const { secret, threshold, holders, random, shares } = given.shares;
 same("shares", split(bytes(secret), threshold, holders, tape(random)).map(hex), shares);
 same("weights", hex(weightsDigest(bytes(given.weights.bytes))), given.weights.digest);
-for (const { invitation, digest } of [given.terms, given.long_terms]) {
-  same("terms", hex(readInvitation(invitation).terms), digest);
-}
+same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.digest);
+const grouped = readInvitation(given.terms.grouped);
+same("terms with groups", hex(grouped.terms), given.terms.grouped_digest);
+same("terms with noise of 65 bits", hex(readInvitation(given.terms.noisy).terms), given.terms.noisy_digest);
+same("fewest of a group", [grouped.fewest, readInvitation(given.terms.invitation).fewest], [3, 3]);
 
 const floats = (text) => new Float32Array(bytes(text).buffer);
 const rows = (arrays) => arrays.map((row) => [...row]);

@@ -55,6 +55,13 @@ def _decisions(campaign: CampaignInfo) -> None:
         min(max(spent, 0.0), 1.0),
         text=_("{share} of the budget is promised or spent", share=formats.percent(spent)),
     )
+    if campaign.bandit is not None:
+        st.caption(
+            _(
+                "The bandit {key} chooses the value of its coupons",
+                key=formats.plain(campaign.bandit),
+            )
+        )
 
 
 def _report(name: str) -> None:

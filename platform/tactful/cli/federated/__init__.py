@@ -10,6 +10,7 @@ import click
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 _HELP = {
+    "calibrate": "Calibrate TRIGGERS to public histories, which the model was not trained on.",
     "serve": "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
     "enrol": "Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.",
     "enrol-pages": "Enrol web pages until stopped: one key for an account.",
@@ -17,9 +18,11 @@ _HELP = {
     "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",
     "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
+    "status": "Print rounds, privacy loss and state of a run, from its directory or its reports.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
+    "superlink": "Lead the runs that `flwr run` submits of the projects --app, refuse all others.",
 }
-_MODULES = {"serve": "fleet", "enrol": "fleet", "device": "fleet"}
+_MODULES = {"serve": "fleet", "device": "fleet"}
 
 
 def _command(name: str, text: str) -> LazyCommand:

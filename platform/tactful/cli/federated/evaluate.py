@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tactful_federated.core.invitation import Tier, read_invitation
 from tactful_federated.core.private_evaluation import Evaluation
 from tactful_federated.errors import FederatedError, SettingsError
 from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
-from tactful_federated.serving.rounds import collector_for
+from tactful_federated.serving.rounds import collector_for, visible_sums
 from tactful_federated.transport.superlink import SuperLink
 
 
@@ -92,7 +93,9 @@ def evaluate_command(
     ):
         click.echo(f"devices take {directory / 'evaluation.json'} as invitation", err=True)
         collector = collector_for(invitation, grid, deadline=deadline)
+        begun = time.monotonic()
         found, left = serve_evaluation(directory, invitation, vector, collector)
+        seconds = time.monotonic() - begun
     # Before it is logged: an answer that cost its budget is not lost with a store that is down.
     _tell(found, left, evaluations, as_json=results.as_json)
     if found.devices and receiver.report is not None:
@@ -101,7 +104,9 @@ def evaluate_command(
         ) as reporter:
             shares = {name: min(1.0, max(0.0, getattr(found, name))) for name in ("top1", "top5")}
             reporter.add_accuracy(**shares, top1_error=found.top1_error)
-    runs.show_evaluation(trained, found)
+    sums = visible_sums(invitation.tier, found.round, evaluations - left)
+    epsilon = round(invitation.plan.epsilon_after(sums), 6)
+    runs.show_evaluation(trained, found, epsilon=epsilon, seconds=round(seconds, 3))
 
 
 def _tell(found: Evaluation, left: int, evaluations: int, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -9,8 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import click
-import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful.cli import options as cli
 from tactful.cli.federated import options
@@ -20,22 +19,20 @@ from tactful.errors import ConfigError, TactfulError
 from tactful.schemas.federated import FederatedRound
 from tactful.util.clock import now_ms
 from tactful.util.signals import leave, on_stop_signals
-from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.core.private_training import Outcome
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.command import read_history, take_part
-from tactful_federated.device.home import DeviceHome, EnrolmentRequest
-from tactful_federated.device.stock_node import require_stock
+from tactful_federated.device.home import DeviceHome
+from tactful_federated.device.stock_node import require_clear
 from tactful_federated.errors import FederatedError, HistoryError, SettingsError
-from tactful_federated.secagg.messages import Enrolment, enrol
 from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
-from tactful_federated.transport.certificates import public_pem_of_openssh
+from tactful_federated.serving.status import read_status
 from tactful_federated.transport.page_server import PageApp, round_routes, serving_pages
 from tactful_federated.transport.pages import PageTransport
-from tactful_federated.transport.superlink import SuperLink, enrol_node
+from tactful_federated.transport.superlink import SuperLink
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
 
@@ -69,9 +66,17 @@ class _Method:
         if self.encoding != "float32" and tier != "clear":
             raise ConfigError("--encoding goes with --tier clear: secret sums have 32-bit words")
         if self.trim and tier != "clear":
-            raise ConfigError("--trim goes with --tier clear: nobody sees what a secret sum is of")
+            raise ConfigError("--trim goes with --tier clear: a secret sum shows no single update")
         if self.buffered and (tier != "clear" or self.trim):
             raise ConfigError("--buffered goes with --tier clear, without --trim: it reads updates")
+        if self.stock:
+            with cli.reported_as(ConfigError, SettingsError):
+                require_clear(tier)
+
+    @property
+    def proxy(self) -> str:
+        """Configuration of the proxy, by its path in the source tree."""
+        return f"deploy/fleet-proxy{'-stock' if self.stock else ''}.conf"
 
     def server_optimizer(self) -> Optimizer:
         """Return the optimiser of the server; adaptive ones have a default rate of 0.003."""
@@ -231,10 +236,12 @@ def serve_command(
     )
 
     def show(outcome: Outcome, view: rounds.LiveView) -> None:
+        grid.log(_line(view))
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
-        runs.show(logged, view)
-        reporter.add(_figures(outcome, view))
+        figures = _figures(outcome, view)
+        reporter.add(figures)  # first: the next start logs all rounds that were kept
+        runs.show(logged, figures, outcome.noisy_norm)
         if results.as_json:
             cli.print_json(view)
 
@@ -248,9 +255,12 @@ def serve_command(
         pages.transport(invitation, method.deadline) as page_transport,
         bar,
     ):
+        with contextlib.suppress(FederatedError):  # a damaged run is refused when it is opened
+            reporter.add_lost(read_status(directory))
+        runs.resume(logged, reporter.rounds)
         click.echo(
-            f"SuperLink on {superlink.address}; put the proxy of deploy/fleet-proxy.conf before"
-            f" it, and give devices {directory / 'invitation.json'} and {tls.authority}",
+            f"SuperLink on {superlink.address}; put the proxy of {method.proxy} before it, and give"
+            f" devices {directory / 'invitation.json'} and {tls.authority}",
             err=True,
         )
         if method.buffered:
@@ -267,6 +277,7 @@ def serve_command(
             rounds.serve_rounds(
                 directory, invitation, collector, optimizer=optimizer, progress=show
             )
+    runs.show_plot(logged, reporter.rounds)
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
 
@@ -283,6 +294,12 @@ def _figures(outcome: Outcome, view: rounds.LiveView) -> FederatedRound:
         asked=outcome.asked,
         reports=outcome.reports,
     )
+
+
+def _line(view: rounds.LiveView) -> str:
+    """Return the line of a round for `flwr log`."""
+    done = f"{view.releases} of {view.planned} releases, epsilon {view.epsilon:.3g}"
+    return f"round {view.round}: {done}" + (f"; void: {view.reason}" if view.reason else "")
 
 
 def _lead_buffered(
@@ -305,63 +322,6 @@ def _lead_buffered(
         most_stale=method.most_stale,
         progress=show,
     )
-
-
-@click.command(
-    "enrol", epilog=cli.example("tactful federated enrol runs/intent-1 requests/*/request.json")
-)
-@_directory
-@click.argument("requests", nargs=-1, type=cli.existing_file, required=True)
-@click.option("--port", default=9092, help="Port of the SuperLink.")
-@click.option(
-    "--authority",
-    type=cli.existing_file,
-    help="PEM file of the authority; default: tls/authority.pem of DIRECTORY.",
-)
-@cli.json_option
-def enrol_command(
-    directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None, as_json: bool
-) -> None:
-    """Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.
-
-    A file ENROLMENT is written beside each request, for the directory of the device; requests with
-    an enrolment are skipped. A stock Flower node is enrolled by its public key in OpenSSH's form, a
-    file that ends in .pub. The holder of authority.key decides which devices take part; if this
-    is not the server, run the command elsewhere, with the port forwarded.
-    """
-    pinned = authority or directory / "tls" / "authority.pem"
-    if not pinned.exists():
-        raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
-    with cli.reported_as(ConfigError, FederatedError):
-        key = rounds.authority_key(directory)
-    enrolled: list[dict[str, object]] = []
-    for path in requests:
-        written = path.with_name("enrolment")
-        try:
-            if path.suffix == ".pub":
-                require_stock(read_invitation(directory / "invitation.json"))
-                public = public_pem_of_openssh(path.read_bytes())
-                node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), public)
-                enrolled.append({"request": str(path), "node": node})
-                if not as_json:
-                    click.echo(f"{path}: node {node}")
-                continue
-            request = msgspec.json.decode(path.read_bytes(), type=EnrolmentRequest)
-            if _is_enrolled(written, request.identity):
-                enrolled.append({"request": str(path), "node": None})
-                if not as_json:
-                    click.echo(f"{path}: has its enrolment")
-                continue
-            identity = Ed25519PublicKey.from_public_bytes(request.identity)
-            node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), request.node)
-        except (FederatedError, ValueError) as error:
-            raise TactfulError(f"{path}: {error}") from error
-        write_whole(written, msgspec.msgpack.encode(enrol(key, node, identity)))
-        enrolled.append({"request": str(path), "node": node})
-        if not as_json:
-            click.echo(f"{path}: node {node}")
-    if as_json:
-        cli.print_json(enrolled)
 
 
 @click.command(
@@ -425,9 +385,3 @@ def device_command(
                 poll=poll,
                 memory_mb=memory,
             )
-
-
-def _is_enrolled(path: Path, identity: bytes) -> bool:
-    if not path.exists():
-        return False
-    return msgspec.msgpack.decode(path.read_bytes(), type=Enrolment).identity == identity

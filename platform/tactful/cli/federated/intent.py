@@ -7,17 +7,19 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful.cli import options as cli
 from tactful.cli.federated.options import invitation_option
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated.core.invitation import read_invitation
-from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.event_store import TELLING, EventStore, Telling
 from tactful_federated.device.intent import DeviceIntent
 from tactful_federated.device.model_package import ModelSlot
 from tactful_federated.device.personalise import Part
-from tactful_federated.errors import FederatedError
+from tactful_federated.device.triggers import Foresight, TriggerFile, read_triggers
+from tactful_federated.errors import FederatedError, SettingsError
 from tactful_federated.transport.certificates import secret_file
 from tactful_privacy.errors import ParameterError
 
@@ -34,7 +36,19 @@ from tactful_privacy.errors import ParameterError
     "--randomise", metavar="EPSILON", help="Send a category by randomised response of this epsilon."
 )
 @click.option("--about", multiple=True, help="Category whose probability is printed; repeatable.")
-@click.option("--steps", type=click.IntRange(1), default=3, help="Number of steps for --about.")
+@click.option(
+    "--steps", type=click.IntRange(1, 1_000), default=3, help="Number of steps for --about."
+)
+@click.option("--days", type=click.FloatRange(0, 365, min_open=True), help="Days instead of steps.")
+@click.option(
+    "--triggers", type=cli.existing_file, help="JSON file of triggers, which fire if they are due."
+)
+@click.option("--user", help="Id of the user on the server, for events and holdouts.")
+@click.option(
+    "--tell",
+    type=click.Choice(TELLING),
+    help="Consent of the user to tell a server of foresights; it is kept until changed.",
+)
 @click.option(
     "--own",
     type=click.Choice(["head", "all", "nothing"]),
@@ -49,19 +63,27 @@ def intent_command(
     randomise: str | None,
     about: tuple[str, ...],
     steps: int,
+    days: float | None,
+    triggers: Path | None,
+    user: str | None,
+    tell: Telling | None,
     own: Part | str,
 ) -> None:
     """Print the intent that the device in DIRECTORY would send with a request.
 
     The line of JSON has `intent` as `POST /v1/recommend` takes it. With --about it also has
-    `about_to`: the probability that one of these categories comes within the next steps, which
-    stays on the device. Without consent, or before there is a model, the intent is empty.
+    `about_to`: the probability that one of these categories comes within the next steps or days,
+    which stays on the device. With --triggers it has `fired`: the actions for this device, each
+    printed once, and `events` for `POST /v1/events`, as far as the user consents by --tell. Without
+    consent, or before there is a model, all are empty.
     """
     with cli.reported_as(TactfulError, FederatedError):
         invited = read_invitation(invitation)
         unknown = set(about) - set(invited.vocabulary.categories)
         if unknown:
             raise ConfigError(f"--about {min(unknown)}: the catalogue lists no such category")
+        with cli.reported_as(ConfigError, SettingsError):
+            given = read_triggers(triggers, invited.vocabulary.categories) if triggers else None
         signer = Ed25519PublicKey.from_public_bytes(invited.signer)
         events = EventStore(
             directory / "events.db", secret_file(directory / "store.key"), now=time.time
@@ -82,5 +104,20 @@ def intent_command(
                 raise ConfigError(f"--randomise {randomise}: {error}") from error
             told: dict[str, object] = {"intent": intent}
             if about:
-                told["about_to"] = round(device.about_to(about, steps=steps), 3)
+                told["about_to"] = round(device.about_to(about, steps=steps, days=days), 3)
+            if tell is not None:
+                events.allow_telling(tell)
+            if given is not None:
+                told |= _fire(device, given, user)
     cli.print_json(told)
+
+
+def _fire(device: DeviceIntent, given: TriggerFile, user: str | None) -> dict[str, object]:
+    acts, events = list[Foresight](), list[dict[str, object]]()
+
+    def tell(event: dict[str, object]) -> bool:
+        events.append(event)
+        return True
+
+    device.fire(given.triggers, act=acts.append, tell=tell, user_id=user, limits=given.limits)
+    return {"fired": [msgspec.to_builtins(act) for act in acts], "events": events}

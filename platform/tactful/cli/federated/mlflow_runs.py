@@ -6,37 +6,46 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tactful.cli.federated.reports import quarters_answered
+from tactful.cli.federated.round_plots import plot_rounds
 from tactful.errors import ModelError, StorageError
 from tactful.models.mlflow_registry import CHAMPION, PREVIOUS
 from tactful.models.mlflow_run import code_version
+from tactful.schemas.federated import FederatedRound
 
 if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
     from tactful_federated.core.invitation import Invitation
+    from tactful_federated.core.plan import TrainingPlan
     from tactful_federated.core.private_evaluation import Evaluation
-    from tactful_federated.serving.rounds import LiveView
 
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "intent"
 _RUN = "Private training on devices: run {} of `tactful federated serve`."
+_SIMULATION = "Private training on simulated shoppers: run {} of `tactful federated simulate`."
 _MODEL = (
     "Intent model of tactful: a signed package for devices, which predict on their own what their "
     "person looks for. The alias champion is what devices get."
 )
 _LONGEST_REASON = 5_000
+_BATCH = 1_000  # metrics in one request, at most
 _TRIES = "2"  # MLflow's own are minutes, for which a round would wait
 
 
 class FederatedRuns:
     """One private training run as one run of MLflow, also after restarts.
 
-    The logged values are public: the plan, the number of rounds and their duration. All methods
-    but `show` raise a StorageError while the store cannot be reached.
+    The logged values are public: the plan, the number of rounds, their duration, and the norms of
+    noised updates; of numbers of devices only the quarter of those asked that answered. All methods
+    but `resume` and `show` raise a StorageError while the store cannot be reached.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str | None = None) -> None:
@@ -50,6 +59,7 @@ class FederatedRuns:
 
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
         self._uri, self._away = uri, False
+        self._pending: list[tuple[FederatedRound, float | None]] = []
         with self._store():
             self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._kept = directory / "mlflow-run"
@@ -57,24 +67,37 @@ class FederatedRuns:
 
     def begin(self, invitation: Invitation) -> str:
         """Return the id of the earlier run, or of a new one with the plan as parameters."""
+        names = ("tier", "embedding", "hidden", "learning_rate", "proximal")
+        chosen = {name: getattr(invitation, name) for name in names}
+        return self._begin(invitation.run, _RUN, {**asdict(invitation.plan), **chosen})
+
+    def begin_simulation(self, name: str, plan: TrainingPlan, **parameters: Any) -> str:
+        """Return the id of the earlier run of a simulation, or of a new one."""
+        return self._begin(name, _SIMULATION, {**asdict(plan), **parameters, "simulated": True})
+
+    def _begin(self, name: str, note: str, parameters: Mapping[str, Any]) -> str:
         from tactful_federated.core.checkpoint import write_whole
 
         if self._kept.exists():
             return self._kept.read_text("utf-8")
-        names = ("tier", "embedding", "hidden", "learning_rate", "proximal")
-        chosen = {name: getattr(invitation, name) for name in names}
         with self._store():
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             experiment = (
                 found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
             )
-            tags = {"mlflow.note.content": _RUN.format(invitation.run), **code_version()}
-            made = self._client.create_run(experiment, run_name=invitation.run, tags=tags)
+            tags = {"mlflow.note.content": note.format(name), **code_version()}
+            made = self._client.create_run(experiment, run_name=name, tags=tags)
             run = str(made.info.run_id)
-            for name, value in {**asdict(invitation.plan), **chosen}.items():
-                self._client.log_param(run, name, value)
+            for parameter, value in parameters.items():
+                self._client.log_param(run, parameter, value)
         write_whole(self._kept, run.encode())
         return run
+
+    def resume(self, run: str, rounds: Sequence[FederatedRound]) -> None:
+        """Log the rounds of earlier starts that are not in the store, each once."""
+        latest = {figures.number: figures for figures in rounds}
+        self._pending += [(figures, None) for figures in latest.values()]
+        self._flush(run, again=True)
 
     @contextlib.contextmanager
     def failing(self, run: str) -> Iterator[None]:
@@ -93,34 +116,72 @@ class FederatedRuns:
                 self._client.set_terminated(run, "FAILED")
             raise
 
-    def show(self, run: str, view: LiveView) -> None:
-        """Log a round; an unreachable store causes one warning and no error."""
-        figures: Mapping[str, float] = {
-            "releases": view.releases,
-            "epsilon_spent": view.epsilon,
-            "round_seconds": view.seconds,
-            "void": float(bool(view.reason)),
-        }
+    def show(self, run: str, figures: FederatedRound, noisy_norm: float | None = None) -> None:
+        """Log a round, and those before it for which the store could not be reached.
+
+        An unreachable store causes one warning and no error.
+        """
+        self._pending.append((figures, noisy_norm))
+        self._flush(run, again=self._away)
+
+    def _flush(self, run: str, *, again: bool) -> None:
+        """Log the pending rounds; `again` if some of their steps may be logged already."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, figures.at, figures.number)
+            for figures, noisy_norm in self._pending
+            for name, value in _metrics(figures, noisy_norm).items()
+        ]
         try:
             with self._store():
-                for name, value in figures.items():
-                    self._client.log_metric(run, name, value, step=view.round)
+                if again:
+                    metrics = self._unlogged(run, metrics)
+                for first in range(0, len(metrics), _BATCH):
+                    self._client.log_batch(run, metrics=metrics[first : first + _BATCH])
         except StorageError as error:
             if not self._away:
                 _logger.warning("rounds are not logged until it is back: %s", error)
             self._away = True
         else:
-            self._away = False
+            self._pending, self._away = [], False
 
-    def show_evaluation(self, invitation: Invitation, found: Evaluation) -> None:
-        """Log a noised evaluation on devices to the run of its model."""
-        if math.isnan(found.top1):
-            return
+    def _unlogged(self, run: str, metrics: Sequence[Metric]) -> list[Metric]:
+        logged = {
+            (name, metric.step)
+            for name in {metric.key for metric in metrics}
+            for metric in self._client.get_metric_history(run, name)
+        }
+        return [metric for metric in metrics if (metric.key, metric.step) not in logged]
+
+    def show_evaluation(
+        self, invitation: Invitation, found: Evaluation, *, epsilon: float, seconds: float
+    ) -> None:
+        """Log a noised evaluation on devices to the run of its model.
+
+        `epsilon` is that of all evaluations so far. One that is no more than noise has no accuracy.
+        """
+        figures = {"epsilon_spent": epsilon, "seconds": seconds}
+        if not math.isnan(found.top1):
+            names = ("top1", "top5", "top1_error", "top5_error")
+            figures |= {name: float(getattr(found, name)) for name in names}
         run = self.begin(invitation)
         with self._store():
-            for name in ("top1", "top5", "top1_error", "top5_error"):
-                value = float(getattr(found, name))
+            for name, value in figures.items():
                 self._client.log_metric(run, f"on_devices_{name}", value, step=found.round)
+
+    def show_plot(self, run: str, rounds: Sequence[FederatedRound]) -> None:
+        """Keep a plot of the rounds of a run as `figures/rounds.png`."""
+        if not rounds:
+            return
+        with tempfile.TemporaryDirectory() as directory, self._store():
+            drawn = plot_rounds(rounds, Path(directory) / "rounds.png")
+            self._client.log_artifact(run, str(drawn), "figures")
+
+    def end(self, run: str) -> None:
+        """End a run that registers no model."""
+        with self._store():
+            self._client.set_terminated(run)
 
     def finish(self, run: str, *, name: str = "intent") -> str:
         """Keep and register the signed package as the champion, once; return its version.
@@ -165,3 +226,18 @@ class FederatedRuns:
             yield
         except MlflowException as error:
             raise StorageError(f"MLflow at {self._uri} does not do it: {error}") from error
+
+
+def _metrics(figures: FederatedRound, noisy_norm: float | None) -> dict[str, float]:
+    found = {
+        "releases": figures.releases,
+        "epsilon_spent": figures.epsilon,
+        "round_seconds": figures.seconds or None,
+        "void": bool(figures.reason),
+        "answered_at_least": quarters_answered(figures),
+        "noisy_update_norm": noisy_norm,
+        "loss": figures.loss,
+        "top1": figures.top1 if figures.loss is not None else None,
+        "top5": figures.top5 if figures.loss is not None else None,
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}

@@ -29,6 +29,7 @@ class Cohort:
     over_selection: float
     availability: float
     spare: int
+    group_size: int
 
     def wishes(self, **more: Any) -> Wishes:
         """Return the requirements of a run with this cohort.
@@ -116,6 +117,13 @@ cohort_options = cli.with_options(
         default=0,
         show_default=False,
         help="Additional participations of a device for void rounds.",
+    ),
+    click.option(
+        "--group-size",
+        type=click.IntRange(0),
+        default=0,
+        show_default=False,
+        help="Maximum devices of one secure sum, for several sums in a round; 0: one sum.",
     ),
     cli.grouped("cohort", Cohort),
 )

@@ -7,14 +7,22 @@ from dataclasses import asdict
 import click
 
 from tactful.cli import options as cli
-from tactful.cli.federated.options import Cohort, cohort_options
+from tactful.cli.federated.options import Cohort, cohort_options, tier_choice
 from tactful.errors import ConfigError
-from tactful_federated.core.plan import plan_training
+from tactful_federated.core.invitation import Tier
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.lstm_numpy import CURVATURE
+from tactful_federated.serving.tiers import TierReport, report_tier
 
 
-@click.command("plan", epilog=cli.example("tactful federated plan --population 100000"))
+@click.command(
+    "plan",
+    epilog=cli.example(
+        "tactful federated plan --population 100000",
+        "tactful federated plan --population 1000000 --tier noise-in-sum --group-size 500",
+    ),
+)
+@click.option("--tier", type=tier_choice, default="secret", help="What the server sees.")
 @click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
 @click.option("--rounds", type=click.IntRange(1), default=500)
 @cohort_options
@@ -28,6 +36,7 @@ from tactful_federated.model.lstm_numpy import CURVATURE
 )
 @cli.json_option
 def plan_command(
+    tier: Tier,
     epsilon: float,
     rounds: int,
     cohort: Cohort,
@@ -37,7 +46,7 @@ def plan_command(
     curvature: float | None,
     as_json: bool,
 ) -> None:
-    """Compute privacy, noise and expected loss of a training run before it starts."""
+    """Compute privacy, noise, expected loss and costs of a training run before it starts."""
     with cli.reported_as(ConfigError, SettingsError):
         wishes = cohort.wishes(
             epsilon=epsilon,
@@ -46,10 +55,14 @@ def plan_command(
             parameters=parameters,
             most_bands=bands,
         )
-        plan = plan_training(wishes)
-    loss = plan.expected_loss(CURVATURE if curvature is None else curvature)
+        report = report_tier(wishes, tier)
+    plan, loss = (
+        report.plan,
+        report.plan.expected_loss(CURVATURE if curvature is None else curvature),
+    )
     if as_json:
-        cli.print_json(asdict(plan) | {"expected_loss": loss}, pretty=True)
+        told = {key: value for key, value in asdict(report).items() if key != "plan"}
+        cli.print_json(asdict(plan) | {"expected_loss": loss, "tier": told}, pretty=True)
         return
     rows = [
         ("promise", f"epsilon {plan.epsilon:g} at delta {plan.delta:g}; rho {plan.rho:.4g}"),
@@ -62,6 +75,29 @@ def plan_command(
         ("noise of the model", f"{plan.model_noise:.3g} on each parameter"),
         ("were it independent", f"{plan.independent_model_noise:.3g}"),
         ("expected loss", f"+{loss:.3g} nats, to second order"),
+        *_tier_rows(report),
     ]
     for name, text in rows:
         click.echo(f"{name:20} {text}")
+
+
+def _tier_rows(report: TierReport) -> list[tuple[str, str]]:
+    """Return the rows about a tier: view of the server, sums, costs and refused options."""
+    server = "none: the server is trusted with it"
+    if report.server_epsilon is not None:
+        server = f"{report.server_epsilon:g}, if {report.sum_fewest} devices of each sum add noise"
+    rows = [
+        ("tier", f"{report.tier}: the server reads {report.server_sees}"),
+        ("epsilon of server", server),
+        ("epsilon of model", f"{report.model_epsilon:.3g}"),
+    ]
+    if report.costs:
+        costs, size = report.costs, f"of at most {report.sum_size}"
+        rows += [
+            ("sums of a round", f"{report.sums} {size} devices, {report.sum_fewest} or more each"),
+            ("a device sends", f"{costs.device_sends / 1e3:,.0f} kB in a round"),
+            ("a device receives", f"{costs.device_receives / 1e3:,.0f} kB"),
+            ("CPU of a device", f"{costs.device_seconds:.2g} s besides training"),
+            ("CPU of the server", f"{report.server_seconds:.3g} s, with a tenth of drop-outs"),
+        ]
+    return [*rows, *((f"no {option}", reason) for option, reason in report.refused.items())]

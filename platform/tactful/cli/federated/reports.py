@@ -16,11 +16,11 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import msgspec
@@ -38,12 +38,16 @@ from tactful.schemas.federated import (
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
 
+if TYPE_CHECKING:
+    from tactful_federated.serving.status import RunStatus
+
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAST_S = 10.0  # that the end of a run waits for its last report
 _TIMEOUT_S = 10.0
 _LONGEST_REASON = 500
+_QUARTERS = 4
 
 _decoder = msgspec.json.Decoder(FederatedRound)
 
@@ -97,7 +101,7 @@ class RunReporter:
         self._url = url
         self._pause = first_pause
         self._changed = threading.Condition()
-        self._rounds = [*_kept(directory / "report.ndjson")]
+        self._rounds = kept_rounds(directory)
         self._sent = self._known()
         self._told = False  # whether the server knows the state of the run
         self._ending = False
@@ -142,6 +146,26 @@ class RunReporter:
         with self._changed:
             self._rounds.append(figures)
             self._changed.notify()
+
+    @property
+    def rounds(self) -> Sequence[FederatedRound]:
+        """Rounds so far, including those of earlier starts."""
+        return tuple(self._rounds)
+
+    def add_lost(self, status: RunStatus) -> None:
+        """Keep and send a release that a kill has kept from the reports; its duration is 0."""
+        recorded = max((figures.releases for figures in self._rounds), default=0)
+        if status.completed_at is None or status.releases <= recorded:
+            return
+        self.add(
+            FederatedRound(
+                number=status.round,
+                at=int(status.completed_at * 1000),
+                releases=status.releases,
+                epsilon=status.epsilon,
+                seconds=status.seconds or 0.0,
+            )
+        )
 
     def add_accuracy(self, **accuracy: Any) -> None:
         """Keep and send the accuracy of the model after the latest round."""
@@ -196,12 +220,8 @@ class RunReporter:
 
     def _known(self) -> int:
         """Return how many rounds the server has; another server has none."""
-        try:
-            url, count = (self._directory / "report.sent").read_text("utf-8").split()
-            number = int(count)
-        except (OSError, ValueError):
-            return 0
-        return min(number, len(self._rounds)) if url == self._url else 0
+        url, number, _ = sent_rounds(self._directory)
+        return number if url == self._url else 0
 
 
 def plan_of(plan: Any) -> FederatedPlan:
@@ -221,9 +241,31 @@ def _id(directory: Path) -> str:
         return drawn
 
 
-def _kept(path: Path) -> Iterator[FederatedRound]:
-    """Read the rounds of earlier starts; a line that a kill has cut is left out."""
+def kept_rounds(directory: Path) -> list[FederatedRound]:
+    """Return the rounds of earlier starts; a line that a kill has cut is left out."""
+    rounds = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
+        for line in (directory / "report.ndjson").read_bytes().splitlines():
             with contextlib.suppress(*DECODE_ERRORS):
-                yield _decoder.decode(line)
+                rounds.append(_decoder.decode(line))
+    return rounds
+
+
+def quarters_answered(figures: FederatedRound) -> float | None:
+    """Return the share of asked devices that answered, rounded down to quarters; None if unknown.
+
+    Exact numbers of devices are for administrators alone: one device more would change them.
+    """
+    if not figures.asked or figures.reports is None:
+        return None
+    return figures.reports * _QUARTERS // figures.asked / _QUARTERS
+
+
+def sent_rounds(directory: Path) -> tuple[str, int, int]:
+    """Return the server that got reports, the lines that it has, and all; "" for none."""
+    kept = len(kept_rounds(directory))
+    try:
+        url, count = (directory / "report.sent").read_text("utf-8").split()
+        return url, min(int(count), kept), kept
+    except (OSError, ValueError):
+        return "", 0, kept

@@ -20,8 +20,10 @@ from tactful.errors import TactfulError
 from tactful.schemas.fields import Moment
 from tactful.schemas.item_filter import ItemFilter
 from tactful.schemas.recommendations import RecommendRequest
+from tactful.util.signals import end_process, leave, on_stop_signals
 
 _SHOWN = 20
+_END_S = 10.0  # after SIGTERM; then SIGKILL
 
 
 def _moment(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any]:
@@ -154,5 +156,13 @@ def dashboard(url: str, port: int) -> None:
     page = Path(package.origin).with_name("app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
-    if code := subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}):
+    with (
+        on_stop_signals(leave),
+        subprocess.Popen(command, env={**os.environ, "TACTFUL_URL": url}) as process,
+    ):
+        try:
+            code = process.wait()
+        finally:
+            end_process(process, _END_S)
+    if code:
         raise TactfulError(f"the dashboard ended with the exit code {code}")

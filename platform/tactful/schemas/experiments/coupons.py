@@ -35,6 +35,7 @@ class CampaignInfo(msgspec.Struct, kw_only=True, frozen=True):
         expired: of the offered coupons, those that were not redeemed in time.
         budget: bound on the cost of all coupons.
         left: rest of the budget; offered coupons count until they expire.
+        bandit: key of the bandit that chooses the value of its coupons; None without one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CampaignInfo(msgspec.Struct, kw_only=True, frozen=True):
     expired: int
     budget: float
     left: float
+    bandit: str | None = None
 
 
 class CampaignIndex(msgspec.Struct, kw_only=True, frozen=True):

@@ -9,7 +9,6 @@ import { Double, pack, type Value } from "./msgpack.js";
 export interface Plan {
   readonly participations: number;
   readonly separation: number;
-  readonly minimumReports: number;
   readonly updateNorm: number;
   readonly units: number;
   readonly parameters: number;
@@ -33,11 +32,13 @@ export interface Invitation {
   readonly hidden: number;
   /** Smallest number of devices in which two sums may differ, beside 0; 0 allows any. */
   readonly difference: number;
+  /** Smallest sum that a device takes part in: that of a group if a round is several sums. */
+  readonly fewest: number;
   /** Digest of the whole invitation, as the server computes it. */
   readonly terms: Bytes;
 }
 
-type Kind = "float" | "int" | "text" | "texts" | "bytes" | "plan";
+type Kind = "float" | "int" | "text" | "texts" | "bytes" | "plan" | "groups";
 /** Name, type and default of a field; `null` leaves a missing field out. */
 type Field = readonly [name: string, kind: Kind, otherwise?: unknown];
 
@@ -78,6 +79,11 @@ const INVITATION: readonly Field[] = [
   ["hidden", "int", 32],
   ["difference", "int", null],
   ["bundle", "text", null],
+  ["groups", "groups", null],
+];
+const GROUPS: readonly Field[] = [
+  ["size", "int"],
+  ["fewest", "int"],
 ];
 
 const TIERS = ["secret", "noise-in-sum"];
@@ -88,6 +94,7 @@ export function readInvitation(json: string): Invitation {
   const plan = fields.get("plan") as Map<string, Value>;
   const of = <T>(name: string): T => plain(fields.get(name)) as T;
   const planned = (name: string): number => Number(plain(plan.get(name)));
+  const groups = fields.get("groups") as Map<string, Value> | undefined;
   const tier = of<string>("tier");
   require(tier !== "clear", "a page sends no update in the clear: use the tier secret");
   require(TIERS.includes(tier), `the invitation has an unknown tier: ${tier}`);
@@ -98,7 +105,6 @@ export function readInvitation(json: string): Invitation {
     plan: {
       participations: planned("participations"),
       separation: planned("separation"),
-      minimumReports: planned("minimum_reports"),
       updateNorm: planned("update_norm"),
       units: planned("units"),
       parameters: planned("parameters"),
@@ -113,6 +119,7 @@ export function readInvitation(json: string): Invitation {
     embedding: of<number>("embedding"),
     hidden: of<number>("hidden"),
     difference: of<number | undefined>("difference") ?? 0,
+    fewest: groups ? Number(plain(groups.get("fewest"))) : planned("minimum_reports"),
     terms: termsDigest(pack(fields)),
   };
   const { plan: bounds, embedding, hidden, batchSize } = invitation;
@@ -163,12 +170,12 @@ function typed(
 
 function convert(value: unknown, kind: Kind, place: string): Value {
   if (kind === "plan") return typed(object(value), PLAN, "the plan");
+  if (kind === "groups") return typed(object(value), GROUPS, "the division into groups");
   if (kind === "float" && typeof value === "number") return new Double(value);
   if (kind === "int" && typeof value === "number" && Number.isSafeInteger(value)) return value;
   if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) {
-    const whole = BigInt(value);
-    // Those that MessagePack cannot hold are texts in the digest.
-    return BigInt.asUintN(64, whole) === whole || BigInt.asIntN(64, whole) === whole ? whole : value;
+    const whole = BigInt(value); // one of more than 64 bits is packed as its text
+    return whole >= -(2n ** 63n) && whole < 2n ** 64n ? whole : value;
   }
   if (kind === "text" && typeof value === "string") return value;
   if (kind === "bytes" && typeof value === "string") return fromBase64(value);

@@ -113,7 +113,8 @@ function roundsOf(
   };
   const model = new Model(vocabulary.size, invitation.embedding, invitation.hidden);
   const { authority } = invitation;
-  const member = { enrolment, identity, authority, fewest: plan.minimumReports, random, primitives: by };
+  const { fewest } = invitation;
+  const member = { enrolment, identity, authority, fewest, random, primitives: by };
   return new Rounds(invitation, member, store, async (weights) => {
     const stored = await store.visits();
     const known = stored.map(({ categories }) => categories.filter((name) => vocabulary.has(name)));

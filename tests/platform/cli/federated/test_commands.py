@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,35 @@ def test_a_plan_is_printed_and_given_as_json() -> None:
     expected = plan["parameters"] * CURVATURE * plan["model_noise"] ** 2 / 2
     assert plan["expected_loss"] == pytest.approx(expected)
     assert f"{plan['participations']} times at most" in shown.output
+
+
+def test_a_plan_says_what_a_tier_can_do() -> None:
+    def shown(*options: str) -> Any:
+        given = CliRunner().invoke(main, [*ASKED, *options])
+        assert given.exit_code == 0, given.output
+        return given.stdout
+
+    divided = ("--tier", "noise-in-sum", "--group-size", "200")
+    told = json.loads(shown(*divided, "--json"))["tier"]
+    assert (told["sums"], told["sum_size"], told["sum_fewest"]) == (4, 163, 83)
+    assert told["server_epsilon"] == 2.0 > told["model_epsilon"]
+    assert told["costs"]["device_sends"] > 4 * 1000 and "--trim" in told["refused"]
+    text = shown(*divided)
+    assert "4 of at most 163 devices, 83 or more each" in text
+    assert "2, if 83 devices of each sum add noise" in text
+    assert "no --trim" in shown() and "no --trim" not in shown("--tier", "clear")
+    assert "none: the server is trusted" in shown("--tier", "secret")
+    clear = CliRunner().invoke(main, [*ASKED, "--tier", "clear", "--group-size", "9"])
+    assert clear.exit_code == 2 and "goes with secret sums" in clear.stderr
+
+
+def test_a_refused_plan_names_a_group_size_that_fits() -> None:
+    """The documented scale of the strongest tier: its one sum is refused, and its groups fit."""
+    asked = ["federated", "plan", "--population", "1000000", "--parameters", "17953"]
+    refused = CliRunner().invoke(main, [*asked, "--tier", "noise-in-sum"])
+    assert refused.exit_code == 2 and "--group-size 1000 fits" in refused.stderr
+    fits = CliRunner().invoke(main, [*asked, "--tier", "noise-in-sum", "--group-size", "1000"])
+    assert fits.exit_code == 0 and "2 of at most 650 devices" in fits.stdout
 
 
 def test_what_cannot_be_had_is_a_wrong_usage() -> None:
@@ -83,19 +113,21 @@ def test_results_are_told_without_a_log(tmp_path: Path, monkeypatch: pytest.Monk
     class Down:
         def __init__(self, directory: Path, tracking_uri: str | None) -> None: ...
 
-        def show_evaluation(self, trained: object, found: object) -> None:
+        def show_evaluation(self, trained: object, found: object, **more: float) -> None:
             raise StorageError("the store is down")
 
     @contextlib.contextmanager
     def link(*arguments: object, **options: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(run=lambda: contextlib.nullcontext())
+        yield SimpleNamespace(run=lambda name: contextlib.nullcontext())
 
+    plan = SimpleNamespace(epsilon_after=lambda sums: 0.1 * sums)
+    invitation = SimpleNamespace(run="test", tier="clear", plan=plan)
     said = Evaluation(3, 100.0, 0.5, 0.75, 0.01, 0.02)
     monkeypatch.setattr("tactful.cli.federated.evaluate.FederatedRuns", Down)
     for name, found in {
         "SuperLink": link,
         "collector_for": lambda *arguments, **options: None,
-        "invite_to_evaluations": lambda *arguments, **options: None,
+        "invite_to_evaluations": lambda *arguments, **options: invitation,
         "read_invitation": lambda path: None,
         "serve_evaluation": lambda *arguments: (said, 4),
     }.items():

@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tests.federated.device.test_stock_node import openssh
+from tests.federated.fleet_support import tls
 
 from benchmarks.ports import free_port
+from tactful.cli.federated.fleet import _figures
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.main import main
 from tactful.errors import StorageError
-from tactful_federated.core.invitation import Invitation, read_invitation, save_invitation
+from tactful.schemas.federated import FederatedRound
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan, Wishes
 from tactful_federated.core.private_training import Collected, Outcome
 from tactful_federated.device.home import DeviceHome
@@ -136,13 +140,18 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        (["--buffered"], "--tier clear"),
+        (["--buffered"], "--tier clear, without --trim: it reads updates"),
+        (["--buffered", "--tier", "noise-in-sum"], "it reads updates"),
+        (["--trim", "0.1"], "--tier clear: a secret sum shows no single update"),
+        (["--encoding", "int8"], "--tier clear: secret sums have 32-bit words"),
+        (["--stock"], "tier secret: the keys of a secure sum stay in memory"),
+        (["--stock", "--tier", "noise-in-sum"], "starts a process for each; use tactful-device"),
         (["--buffered", "--tier", "clear", "--trim", "0.1"], "--trim"),
         (["--page-port", "0"], "--origin"),
         (["--origin", "https://shop.example"], "--page-port"),
         (
             ["--page-port", "0", "--origin", "https://a.example", "--tier", "clear"],
-            "--tier secret",
+            "no page sends updates in the clear",
         ),
         (["--server-rate", "0"], "--server-rate"),
         (["--device-rate", "-1"], "--device-rate"),
@@ -159,6 +168,32 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, wrong: list[str], named:
     found = CliRunner().invoke(main, ["federated", "serve", str(tmp_path / "server"), *asked])
     assert found.exit_code == 2 and named in found.output
     assert not (tmp_path / "server").exists()
+
+
+@pytest.mark.parametrize(
+    ("tier", "stock", "reason"),
+    [
+        ("secret", False, "keys of a secure sum stay in memory"),
+        ("noise-in-sum", False, "keys of a secure sum stay in memory"),
+        ("clear", False, "serve the run with --stock"),
+        ("clear", True, "cannot be reached"),  # by the key: nothing listens on this port
+    ],
+)
+def test_keys_of_stock_nodes_are_enrolled_in_their_runs_alone(
+    tmp_path: Path, tier: Tier, stock: bool, reason: str
+) -> None:
+    wishes = Wishes(epsilon=4.0, delta=1e-3, population=60, rounds=3, report_goal=6)
+    server, key = tmp_path / "server", tmp_path / "node.pub"
+    invite(server, wishes, CATEGORIES, run="test", tier=tier, stock=stock)
+    key.write_bytes(openssh(tmp_path / "node"))
+    authority = tls(tmp_path / "tls").authority
+    (server / "authority.key").unlink()  # it enrols none of these keys
+    asked = ["federated", "enrol", str(server), str(key), "--authority", str(authority)]
+    found = CliRunner().invoke(main, [*asked, "--port", str(free_port())])
+    assert found.exit_code == 1 and reason in found.output and str(key) in found.output
+    key.write_text("ssh-ed25519 AAAA me@here")
+    found = CliRunner().invoke(main, [*asked, "--json"])
+    assert found.exit_code == 1 and str(key) in found.output
 
 
 @pytest.mark.slow
@@ -245,10 +280,10 @@ def test_a_store_that_is_away_is_told_and_ends_no_training(
     with pytest.raises(StorageError, match="MLflow at http://127"):
         runs.begin(invitation)
     assert not (tmp_path / "mlflow-run").exists()
-    about: dict[str, Any] = {"run": "test", "tier": "clear", "reason": ""}
-    view = LiveView(round=1, releases=1, planned=3, epsilon=0.5, delta=1e-3, seconds=1.0, **about)
-    for _ in range(2):
-        runs.show("a-run", view)
+    for number in (1, 2):
+        runs.show(
+            "a-run", FederatedRound(number=number, at=1, releases=number, epsilon=0.5, seconds=1.0)
+        )
     (warned,) = [it for it in caplog.records if it.name == "tactful.cli.federated.mlflow_runs"]
     assert "rounds are not logged until it is back: MLflow at" in warned.getMessage()
 
@@ -281,7 +316,7 @@ def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> N
 
         def show(outcome: Outcome, view: LiveView, runs: FederatedRuns = runs) -> None:
             views.append(view)
-            runs.show((tmp_path / "mlflow-run").read_text(), view)
+            runs.show((tmp_path / "mlflow-run").read_text(), _figures(outcome, view))
 
         serve_rounds(tmp_path, invitation, Silent(), rounds=rounds, progress=show)
     client = MlflowClient(tracking_uri=uri)
