@@ -97,11 +97,11 @@ def _parts(quick: bool, questions: int = intent.QUESTIONS) -> list[Part]:
         Part("stock", [("stock_node_round_s", "s")], lambda: stock.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
+    parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts += [
         Part("pages", pages.ROUND, lambda: pages.round_time(quick)),
         Part("pages-runtime", pages.RUNTIME, lambda: pages.runtime(quick)),
     ]
-    parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     parts.append(Part("foresight", foresight.FIGURES, lambda: _foresight(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick, questions))]

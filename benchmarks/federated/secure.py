@@ -18,9 +18,9 @@ from tactful_federated.device.trainer import Device
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import Session, encode, enrol, terms_digest, weights_digest
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 from tactful_federated.serving.rounds import initial_weights
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app

@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from tactful_federated.model.lstm_onnx import OnnxPredictor
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
-    from tactful_federated.secagg.client import Account, SecureRounds
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
+    from tactful_federated.secagg.rounds import Account, SecureRounds
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
     from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
@@ -183,7 +183,7 @@ _LAZY = {
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",
     "secagg.messages": "Enrolment Session enrol",
-    "secagg.client": "Account SecureRounds",
+    "secagg.rounds": "Account SecureRounds",
     "secagg.server": "SecureSumServer sum_in_secret",
     "serving.buffered": "FlowerStream serve_buffered",
     "serving.evaluations": "invite_to_evaluations serve_evaluation",

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tactful_federated.core.graph import Graph
 from tactful_federated.errors import SecureSumError
 from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.messages import Enrolment, Session, encode, enrol
 from tactful_federated.secagg.server import SecureSumServer, SecureTotal, sum_in_secret
+from tactful_federated.secagg.sparse import SparseSumDevice
 
 AUTHORITY = Ed25519PrivateKey.generate()
 
@@ -21,11 +23,15 @@ def session(size: int, *, nonce: bytes = b"n" * 32, round_number: int = 1) -> Se
 
 
 def member(
-    number: int, of: Session, claim: Callable[[Session], None] = lambda _: None
+    number: int,
+    of: Session,
+    claim: Callable[[Session], None] = lambda _: None,
+    graph: Graph | None = None,
 ) -> SecureSumDevice:
     identity = Ed25519PrivateKey.generate()
     enrolled = enrol(AUTHORITY, number, identity.public_key())
-    return SecureSumDevice(of, enrolled, identity, AUTHORITY.public_key(), claim=claim)
+    kind = SparseSumDevice if graph else SecureSumDevice
+    return kind(of, enrolled, identity, AUTHORITY.public_key(), claim=claim, graph=graph)
 
 
 def stranger(number: int, of: Session) -> SecureSumDevice:
@@ -67,13 +73,12 @@ class Wire:
         return answers
 
     def _answer(self, device: SecureSumDevice, stage: int, number: int, data: bytes) -> bytes:
-        if stage == 1:
+        step = device.STEPS[stage - 1]
+        if step == "advertise":
             return device.advertise()
-        if stage == 2:
-            return device.share(data)
-        if stage == 3:
+        if step == "mask":
             return device.mask(data, self.vectors[number])
-        return device.confirm(data) if stage == 4 else device.open(data)
+        return bytes(getattr(device, step)(data))
 
 
 def lead(wire: Wire, of: Session) -> SecureTotal:
@@ -81,8 +86,11 @@ def lead(wire: Wire, of: Session) -> SecureTotal:
     return sum_in_secret(server, dict.fromkeys(wire.devices, encode(of)), wire.ask)
 
 
-def wire(count: int, size: int = 8, **options: object) -> tuple[Wire, Session]:
+def wire(
+    count: int, size: int = 8, graph: Graph | None = None, **options: object
+) -> tuple[Wire, Session]:
     of = session(size)
     random = np.random.default_rng(count)
     vectors = {i: random.integers(-(1 << 20), 1 << 20, size) for i in range(1, count + 1)}
-    return Wire({i: member(i, of) for i in vectors}, vectors, **options), of  # type: ignore[arg-type]
+    devices = {i: member(i, of, graph=graph) for i in vectors}
+    return Wire(devices, vectors, **options), of  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from tactful_federated.core.graph import Graph
 from tactful_federated.errors import require
 
 FEWEST_DEVICES: Final = 3
@@ -21,10 +22,12 @@ class Groups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         size: Most devices that are asked for one sum.
         fewest: Fewest devices of a sum; devices refuse to open a smaller one.
+        graph: Sparse graph of each sum; unset: each member masks with every other.
     """
 
     size: int
     fewest: int
+    graph: Graph | msgspec.UnsetType = msgspec.UNSET
 
 
 def group_cohort(cohort: int, minimum_reports: int, size: int) -> Groups | None:

@@ -9,6 +9,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.graph import Graph
 from tactful_federated.core.groups import Groups
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SettingsError
@@ -40,7 +41,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         difference: Smallest number of devices in which two secure sums with a device may differ,
             beside 0; unset: any number, as in invitations of earlier versions.
         bundle: SHA-256 of the bundle that stock Flower nodes run; unset: they cannot take part.
-        groups: Division of the cohort into several secure sums; unset: a round is one sum.
+        groups: Secure sums of a round and their graph; unset: one sum over a complete graph.
     """
 
     run: str
@@ -57,6 +58,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hidden: int = 32
     difference: int | msgspec.UnsetType = msgspec.UNSET  # unset is not written: old devices read it
     bundle: str | msgspec.UnsetType = msgspec.UNSET
+    # A 16th field would change the encoding, and so the digest, of all invitations.
     groups: Groups | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -73,6 +75,11 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def fewest(self) -> int:
         """Smallest secure sum that a device takes part in."""
         return self.groups.fewest if self.groups else self.plan.minimum_reports
+
+    @property
+    def graph(self) -> Graph | None:
+        """Sparse graph of secure sums, None if it is complete."""
+        return (self.groups.graph or None) if self.groups else None
 
     @property
     def enrolled_by(self) -> Ed25519PublicKey:

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
+import msgspec
+
 from tactful_federated.core.correlated_noise import BandedRoot, noise_scale
+from tactful_federated.core.graph import require_sparse, sparse_graph
 from tactful_federated.core.groups import Groups, group_cohort
 from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.vectors import FixedPoint
@@ -47,6 +50,9 @@ class Wishes:
             detect that a round was void: its own ledger counts the round, and so does the noise.
         group_size: Most devices of one secure sum; a larger cohort is several sums (`Groups`). 0 is
             one sum for the whole cohort.
+        corrupt: Share of members of a sum that collude with the server, for a sparse graph; 0 is
+            a complete graph, which is safe below a third.
+        dropped: Share of members that drop out of a sum over a sparse graph.
     """
 
     epsilon: float
@@ -62,6 +68,8 @@ class Wishes:
     most_bands: int = 64
     spare: int = 0
     group_size: int = 0
+    corrupt: float = 0.0
+    dropped: float = 0.1
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a value outside its range."""
@@ -97,12 +105,17 @@ class Wishes:
 
     @property
     def groups(self) -> Groups | None:
-        """Division of the cohort into secure sums, None if it is one.
+        """Secure sums of a round, None if it is one sum over a complete graph.
 
         Raises:
-            SettingsError: See `group_cohort`.
+            SettingsError: See `group_cohort` and `sparse_graph`; or no sparse graph is safe.
         """
-        return group_cohort(self.cohort, self.fewest, self.group_size)
+        groups = group_cohort(self.cohort, self.fewest, self.group_size)
+        if not self.corrupt:
+            return groups
+        groups = groups or Groups(self.cohort, self.fewest)
+        graph = require_sparse(sparse_graph(groups.size, self.corrupt, self.dropped), groups.size)
+        return msgspec.structs.replace(groups, graph=graph)
 
 
 @dataclass(frozen=True)
@@ -258,7 +271,7 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
     If a round is several sums, the server knows each of them, so the noise of each must be whole:
     that of `groups.fewest` devices. A device is in one sum of a round, and the others do not depend
     on it, so epsilon is the same. But g groups add g times the variance to the model
-    (`step_noise`), and what the model alone reveals is less (`epsilon_of_model`).
+    (`step_noise`), and what the model alone reveals is less (`core.model_epsilon`).
 
     Assumed: at least `minimum_reports` devices of each sum, or `groups.fewest`, add their noise. If
     some may not, plan with fewer than are collected; the other devices may then misbehave.
@@ -288,28 +301,6 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
         model_noise=noise,
         independent_model_noise=noise,
     )
-
-
-def epsilon_of_model(plan: TrainingPlan) -> float:
-    """Return the privacy loss of one device by the model alone, at the plan's delta.
-
-    It is that of the plan unless devices add noise in several groups: a model has the noise of
-    `minimum_reports` devices or more, which is more than that of a group. The unit and assumptions
-    are those of the plan, against an observer of the releases who does not see sums of groups.
-    """
-    import dp_accounting
-
-    if not plan.device_sigma_squared:
-        return plan.epsilon
-    whole = plan.minimum_reports * plan.device_sigma_squared
-    multiplier = math.sqrt(whole / plan.participations) / plan.units
-    cells = plan.minimum_reports * plan.participations * plan.parameters
-    draw = WideGaussian(plan.device_sigma_squared)
-    tables = float(draw.error) * cells * (1 + math.exp(plan.epsilon))
-    if tables >= plan.delta:  # the bound by the noise of one group is the better one
-        return plan.epsilon
-    found = float(dp_accounting.get_epsilon_gaussian(multiplier, plan.delta - tables))
-    return min(plan.epsilon, found)
 
 
 def without_noise(plan: TrainingPlan) -> TrainingPlan:

@@ -21,8 +21,8 @@ from tactful_federated.device.trainer import Device
 from tactful_federated.errors import ConsentError, SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
-from tactful_federated.secagg.client import Account, SecureRounds, Trainer
 from tactful_federated.secagg.messages import Enrolment, Session
+from tactful_federated.secagg.rounds import Account, SecureRounds, Trainer
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
 with extra():

@@ -27,6 +27,7 @@ from tactful_federated.secagg.server import (
     SecureTotal,
     sum_groups,
 )
+from tactful_federated.secagg.sparse_server import SparseSumServer
 
 _log = logging.getLogger(__name__)
 
@@ -155,11 +156,13 @@ class SecureCollector:
             Session(self._run, round_number, self._entropy(32), plan.parameters, *digests)
             for _ in groups
         ]
-        servers = [SecureSumServer(each, self._authority, fewest=fewest) for each in sessions]
-        charged: set[int] = set()  # devices charge themselves at stage 3
+        graph = self._terms.graph if self._terms else None
+        kind = SparseSumServer if graph else SecureSumServer
+        servers = [kind(each, self._authority, fewest=fewest, graph=graph) for each in sessions]
+        charged: set[int] = set()  # devices charge themselves when they send a vector
 
         def ask(stage: int, questions: Payloads) -> Payloads:
-            if stage == 3:
+            if stage == 1 + kind.STEPS.index("collect"):
                 charged.update(questions)
             return self._transport.exchange(stage, questions, weights)
 

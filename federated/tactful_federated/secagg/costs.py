@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tactful_federated.core.graph import Graph
 from tactful_federated.secagg.messages import threshold_of
 
 _SECONDS_VERIFY = 1.1e-4  # an Ed25519 signature
 _SECONDS_AGREE = 5e-5  # X25519 and HKDF
 _SECONDS_MASK = 3.5e-9  # a masked value: ChaCha20 and addition
 _SECONDS_MULTIPLY = 1.5e-7  # in the field of the shares
+_SECONDS_INVERT = 2e-5  # in the same field
+_SECONDS_LOOK_UP = 1e-7  # a neighbour in a set
 _SECONDS_MEMBER = 4e-5  # decoding the messages of a member
 
 _ADVERT = 279  # bytes of an encoded Advert, with a device number of 64 bits
@@ -42,34 +45,44 @@ class SumCosts:
     server_seconds: float
 
 
-def costs_of_sum(members: int, parameters: int, *, dropped: int = 0) -> SumCosts:
+def costs_of_sum(
+    members: int, parameters: int, *, dropped: int = 0, graph: Graph | None = None
+) -> SumCosts:
     """Return the costs of a sum.
 
     Args:
         members: Devices of the roster.
         parameters: Values of a vector, 4 bytes each.
         dropped: Members that fall silent after they dealt shares, whose masks the server removes.
+        graph: Sparse graph; None is a complete one.
     """
-    others, vector = members - 1, 4 * parameters
-    threshold, survivors = threshold_of(members), members - dropped
-    sends = _ADVERT + others * _BOX + vector + 67 + members * _SHARE
+    sparse = graph is not None and members > graph.neighbours + 1
+    others = graph.neighbours if graph and sparse else members - 1
+    threshold = graph.threshold if graph and sparse else threshold_of(members)
+    signed = 2 if sparse else 1  # lists of devices that members sign: dealers, survivors
+    vector, survivors = 4 * parameters, members - dropped
+    sends = _ADVERT + others * _BOX + vector + signed * 67 + (others + 1) * _SHARE
     receives = (
         _SESSION
         + vector
-        + members * (_ADVERT + _AGREEMENT + _DEVICE)  # roster, agreements and survivors
+        + members * (_ADVERT + signed * (_AGREEMENT + _DEVICE))  # roster, signatures and lists
         + others * _BOX
     )
-    # Two boxes and a mask for each other member; two secrets are shared by Horner's rule.
+    # Two boxes and a mask for each neighbour; two secrets are shared by Horner's rule.
     device = (
-        members * (3 * _SECONDS_VERIFY + _SECONDS_MEMBER)
+        members * ((2 + signed) * _SECONDS_VERIFY + _SECONDS_MEMBER)
         + others * (3 * _SECONDS_AGREE + parameters * _SECONDS_MASK)
-        + 2 * members * threshold * _SECONDS_MULTIPLY
+        + 2 * (others + 1) * threshold * _SECONDS_MULTIPLY
+        + (members * others * _SECONDS_LOOK_UP if sparse else 0.0)  # ring and survivors of each
     )
+    # In a sparse graph the holders of each secret differ, and so do the weights of their shares.
+    weights = threshold * (threshold * _SECONDS_MULTIPLY + _SECONDS_INVERT) if sparse else 0.0
+    masks_left = dropped * min(survivors, others)
     server = (
-        members * (3 * _SECONDS_VERIFY + 4 * _SECONDS_AGREE + _SECONDS_MEMBER)
-        + members * threshold * _SECONDS_MULTIPLY
+        members * ((2 + signed) * _SECONDS_VERIFY + 4 * _SECONDS_AGREE + _SECONDS_MEMBER)
+        + members * (threshold * _SECONDS_MULTIPLY + (weights if dropped else 0.0))
         + members * others * 1e-6  # boxes are sorted by receiver, and shares by dealer
         + survivors * parameters * _SECONDS_MASK
-        + dropped * survivors * (_SECONDS_AGREE + parameters * _SECONDS_MASK)
+        + masks_left * (_SECONDS_AGREE + parameters * _SECONDS_MASK)
     )
     return SumCosts(sends, receives, device, server)

@@ -16,6 +16,12 @@ in common. This is protocol 2; sessions of protocol 1 had no digests, and device
     4      Survivors               Agreement   signature over the survivors
     5      Agreements              Opened      shares that remove the masks
 
+In a sparse graph (protocol 3) members agree on the dealers before a vector leaves a device:
+
+    3      Survivors (dealers)     Agreement   signature over the dealers of shares
+    4      Dealt                   Masked      for the neighbours alone
+    5, 6   stages 4 and 5 above
+
 Messages are MessagePack arrays of their fields, in the order of the classes below.
 """
 
@@ -101,6 +107,13 @@ class Roster(_Message, frozen=True, array_like=True, forbid_unknown_fields=True)
 class Boxes(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Stage 2, answer (by receiver) and stage 3, question (by sender): shares."""
 
+    sealed: dict[int, bytes]
+
+
+class Dealt(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Sparse graph, stage 4, question: signatures over the dealers, and boxes by sender."""
+
+    signatures: dict[int, bytes]
     sealed: dict[int, bytes]
 
 
@@ -237,6 +250,16 @@ def survivors_text(context: bytes, dealers: Iterable[int], survivors: Iterable[i
         msgspec.msgpack.encode(sorted(dealers)),
         msgspec.msgpack.encode(sorted(survivors)),
     )
+
+
+def dealers_text(context: bytes, dealers: Iterable[int]) -> bytes:
+    """Return the bytes that a member of a sparse graph signs: dealers of shares."""
+    return _digest("dealers", context, msgspec.msgpack.encode(sorted(dealers)))
+
+
+def ring_place(context: bytes, device: int) -> bytes:
+    """Return the digest that orders members on the ring of a sparse graph."""
+    return _digest("ring", context, str(device).encode())
 
 
 def seed_commitment(session: Session, seed: bytes) -> bytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import zip_longest
@@ -126,12 +126,8 @@ def open_secrets(
     """
     opening, suspects = Opening(), set[int]()
     for dealer, held in shares.items():
-        # First without holders that sent wrong shares before: almost always right, and fast.
-        chosen = sorted(sorted(held, key=lambda holder: holder in suspects)[:threshold])
-        secret = _join({holder: held[holder] for holder in chosen})
-        if secret is None or not is_right(dealer, secret):
-            secret, wrong = _recover(held, threshold, partial(is_right, dealer))
-            suspects |= wrong
+        secret, wrong = open_secret(held, threshold, partial(is_right, dealer), suspects)
+        suspects |= wrong
         if secret is None:
             opening.failed.append(dealer)
         else:
@@ -142,6 +138,32 @@ def open_secrets(
             return opening
     _count_wrong(shares, threshold, opening)
     return opening
+
+
+def open_secret(
+    held: Mapping[int, bytes],
+    threshold: int,
+    is_right: Callable[[bytes], bool],
+    suspects: Container[int] = frozenset(),
+) -> tuple[bytes | None, set[int]]:
+    """Reconstruct one secret from `threshold` or more shares by holder, of which some may be wrong.
+
+    Args:
+        held: Shares by holder.
+        threshold: Number of shares that determine the secret.
+        is_right: Checks the secret against its commitment.
+        suspects: Holders that sent wrong shares before.
+
+    Returns:
+        Secret, None if too many shares are wrong, and the holders of wrong ones if they were
+        needed to find it.
+    """
+    # First without holders that sent wrong shares before: almost always right, and fast.
+    chosen = sorted(sorted(held, key=lambda holder: holder in suspects)[:threshold])
+    secret = _join({holder: held[holder] for holder in chosen})
+    if secret is not None and is_right(secret):
+        return secret, set()
+    return _recover(held, threshold, is_right)
 
 
 def _join(shares: Mapping[int, bytes]) -> bytes | None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tactful_federated.core.graph import Graph
 from tactful_federated.core.groups import FEWEST_DEVICES
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import IntegerVector
 from tactful_federated.secagg import messages
+from tactful_federated.secagg.ring import Ring, ring_of
 from tactful_federated.secagg.secret_sharing import SHARE_BYTES, Opening, most_wrong, open_secrets
 
 _log = logging.getLogger(__name__)
@@ -50,11 +52,15 @@ class SecureSumServer:
         session: Session with a new nonce.
         authority: Key to check enrolments with, since devices refuse rosters with unknown members.
         fewest: Smallest sum, 3 or more; with fewer devices the session is aborted.
+        graph: Graph of the invitation; None is a complete one.
 
     Attributes:
         liars: Devices that dealt or opened wrong shares, also if the sum was aborted. No other
             device is named, if at most a sixth of the roster (one of fewer than 12) lies.
+        STEPS: Methods that read the answers of the stages, in order.
     """
+
+    STEPS: ClassVar[tuple[str, ...]] = ("list_members", "deliver", "collect", "gather", "unmask")
 
     def __init__(
         self,
@@ -62,10 +68,12 @@ class SecureSumServer:
         authority: Ed25519PublicKey,
         *,
         fewest: int = FEWEST_DEVICES,
+        graph: Graph | None = None,
     ) -> None:
         """Create a session without members."""
         self._session, self._authority = session, authority
         self._fewest = max(FEWEST_DEVICES, fewest)
+        self._graph, self._ring = graph, Ring({}, 0)
         self._members: dict[int, messages.Advert] = {}
         self._context = b""
         self._sealed: dict[int, dict[int, bytes]] = {}
@@ -98,21 +106,15 @@ class SecureSumServer:
             raise SecureSumError(f"{len(self._members)} devices joined; {self._fewest} are needed")
         roster = messages.Roster(list(self._members.values()))
         self._context = messages.roster_digest(self._session, roster)
+        self._ring = ring_of(self._context, self._members, self._graph)
         data = messages.encode(roster)
         return dict.fromkeys(self._members, data)
 
     def deliver(self, answers: Payloads) -> dict[int, bytes]:
         """Read encrypted shares; return those for each device that sent some."""
-        for device, boxes in self._decoded(answers, messages.Boxes):
-            if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
-                self._sealed[device] = boxes.sealed
-        self._check_size(len(self._sealed), "dealt shares")
+        self._read_boxes(answers)
         return {
-            receiver: messages.encode(
-                messages.Boxes(
-                    {s: box[receiver] for s, box in self._sealed.items() if s != receiver}
-                )
-            )
+            receiver: messages.encode(messages.Boxes(self._boxes_for(receiver)))
             for receiver in self._sealed
         }
 
@@ -129,15 +131,9 @@ class SecureSumServer:
     def gather(self, answers: Payloads) -> dict[int, bytes]:
         """Read agreements; return all of them for each device that agreed."""
         text = messages.survivors_text(self._context, self._sealed, self._survivors)
-        signatures = {
-            device: agreement.signature
-            for device, agreement in self._decoded(answers, messages.Agreement)
-            if device in self._survivors
-            and messages.is_signed(
-                self._members[device].enrolment.identity, agreement.signature, text
-            )
-        }
-        self._check_size(len(signatures), "agreed on the survivors")
+        signatures = self._read_agreements(
+            answers, self._survivors, text, "agreed on the survivors"
+        )
         return dict.fromkeys(signatures, messages.encode(messages.Agreements(signatures)))
 
     def unmask(self, answers: Payloads) -> SecureTotal:
@@ -164,7 +160,7 @@ class SecureSumServer:
             total = total - messages.own_mask(secrets[device], self._context, self._session.size)
         for device in sorted(dropped):
             key = X25519PrivateKey.from_private_bytes(secrets[device])
-            for other in self._survivors:
+            for other in survivors.intersection(self._ring.circles[device]):
                 public = self._members[other].mask_key
                 mask = messages.pair_mask(key, public, self._context, self._session.size)
                 # The inverse of what the survivor added: see `SecureSumDevice.mask`.
@@ -174,7 +170,7 @@ class SecureSumServer:
 
     def _open(self, opened: Mapping[int, messages.Opened], dropped: set[int]) -> Opening:
         """Reconstruct the seeds of survivors and the mask keys of others; name liars."""
-        threshold = messages.threshold_of(len(self._members))
+        threshold = self._ring.shares
         places = {device: place for place, device in enumerate(self._members, 1)}
         possible = max(1, len(self._members) // 6)  # liars that are assumed at most
         shares: dict[int, dict[int, bytes]] = {}
@@ -191,11 +187,7 @@ class SecureSumServer:
             shares[dealer] = dict(sorted(held.items()))
 
         def is_right(dealer: int, secret: bytes) -> bool:
-            advert = self._members[dealer]
-            if dealer not in dropped:
-                return messages.seed_commitment(self._session, secret) == advert.seed_digest
-            key = X25519PrivateKey.from_private_bytes(secret)
-            return key.public_key().public_bytes_raw() == advert.mask_key
+            return self._is_right(dealer, secret, is_key=dealer in dropped)
 
         opening = open_secrets(shares, threshold, is_right)
         if opening.failed:
@@ -219,6 +211,40 @@ class SecureSumServer:
             )
         return opening
 
+    def _is_right(self, dealer: int, secret: bytes, *, is_key: bool) -> bool:
+        """Compare a mask key or a seed with the commitment in the advert of its dealer."""
+        advert = self._members[dealer]
+        if not is_key:
+            return messages.seed_commitment(self._session, secret) == advert.seed_digest
+        key = X25519PrivateKey.from_private_bytes(secret)
+        return key.public_key().public_bytes_raw() == advert.mask_key
+
+    def _read_boxes(self, answers: Payloads) -> None:
+        """Keep the boxes of members who dealt shares to all of their neighbours."""
+        for device, boxes in self._decoded(answers, messages.Boxes):
+            if device in self._members and set(boxes.sealed) == set(self._ring.others(device)):
+                self._sealed[device] = boxes.sealed
+        self._check_size(len(self._sealed), "dealt shares")
+
+    def _boxes_for(self, receiver: int) -> dict[int, bytes]:
+        senders = (s for s in self._ring.others(receiver) if s in self._sealed)
+        return {sender: self._sealed[sender][receiver] for sender in senders}
+
+    def _read_agreements(
+        self, answers: Payloads, signers: Container[int], text: bytes, action: str
+    ) -> dict[int, bytes]:
+        """Return the right signatures over a text, by signer."""
+        signatures = {
+            device: agreement.signature
+            for device, agreement in self._decoded(answers, messages.Agreement)
+            if device in signers
+            and messages.is_signed(
+                self._members[device].enrolment.identity, agreement.signature, text
+            )
+        }
+        self._check_size(len(signatures), action)
+        return signatures
+
     def _decoded(self, answers: Payloads, kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():
             try:
@@ -238,7 +264,7 @@ def sum_in_secret(server: SecureSumServer, invited: Payloads, ask: Exchange) -> 
     Args:
         server: Server side of the session.
         invited: Session message for each device.
-        ask: Sends the questions of stages 1 to 5.
+        ask: Sends the questions of a stage, from 1 on.
 
     Raises:
         SecureSumError: The sum was aborted; the server learned nothing.
@@ -252,38 +278,33 @@ def sum_in_secret(server: SecureSumServer, invited: Payloads, ask: Exchange) -> 
 def sum_groups(
     servers: Sequence[SecureSumServer], invited: Sequence[Payloads], ask: Exchange
 ) -> list[SecureTotal | SecureSumError]:
-    """Run sessions of disjoint groups of devices at once, in five exchanges for all of them.
+    """Run sessions of disjoint groups of devices at once, in the same exchanges.
 
     A group that is aborted is asked no more, and the others go on.
 
     Args:
         servers: Server side of each session.
         invited: Session message for each device of each session.
-        ask: Sends the questions of stages 1 to 5.
+        ask: Sends the questions of a stage, from 1 on.
 
     Returns:
         Sum of each session, or the reason why it was aborted.
     """
-    steps = (
-        SecureSumServer.list_members,
-        SecureSumServer.deliver,
-        SecureSumServer.collect,
-        SecureSumServer.gather,
-    )
     found: dict[int, SecureTotal | SecureSumError] = {}
     questions: dict[int, Payloads] = dict(enumerate(invited))
-    for stage in range(1, 6):
+    for stage in range(1, 1 + max(len(server.STEPS) for server in servers)):
         if not questions:
             break
         asked = {device: data for own in questions.values() for device, data in own.items()}
         answers = ask(stage, asked)
         for group, own in list(questions.items()):
             received = {device: answers[device] for device in own if device in answers}
+            step = servers[group].STEPS[stage - 1]
             try:
-                if stage <= len(steps):
-                    questions[group] = steps[stage - 1](servers[group], received)
-                else:
+                if step == "unmask":
                     found[group] = servers[group].unmask(received)
+                else:
+                    questions[group] = getattr(servers[group], step)(received)
             except SecureSumError as error:
                 found[group] = error
                 del questions[group]

@@ -42,7 +42,10 @@ def invite_to_evaluations(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,
         f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
     )
-    require(tier != "clear" or not wishes.group_size, "answers in the clear need no group size")
+    require(
+        tier != "clear" or not (wishes.group_size or wishes.corrupt),
+        "a group size and a share of corrupt devices go with secret sums: omit them",
+    )
     path = directory / "evaluation.json"
     invitation = msgspec.structs.replace(
         trained,

@@ -113,7 +113,10 @@ def invite(
     weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
-    require(tier != "clear" or not wishes.group_size, "updates in the clear need no group size")
+    require(
+        tier != "clear" or not (wishes.group_size or wishes.corrupt),
+        "a group size and a share of corrupt devices go with secret sums: omit them",
+    )
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
         raise SettingsError(f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal")
     authority, signer = _public_keys(directory)

@@ -9,10 +9,10 @@ from typing import Final
 
 from tactful_federated.core.groups import FEWEST_DEVICES, Groups
 from tactful_federated.core.invitation import Tier
+from tactful_federated.core.model_epsilon import epsilon_of_model
 from tactful_federated.core.plan import (
     TrainingPlan,
     Wishes,
-    epsilon_of_model,
     plan_noise_in_sum,
     plan_training,
 )
@@ -35,6 +35,7 @@ REFUSED: Final[Mapping[Tier, Mapping[str, str]]] = {
     "clear": {
         "--page-port": "a page sends no update in the clear",
         "--group-size": "without secure sums there are no groups",
+        "--corrupt": "without secure sums there is no graph of masks",
     },
     "secret": _SECRET,
     "noise-in-sum": {
@@ -43,6 +44,8 @@ REFUSED: Final[Mapping[Tier, Mapping[str, str]]] = {
     },
 }
 """Options that cannot be used in a tier, with the reason."""
+
+_SPARSE = {"--page-port": "a page does not know sparse graphs, and refuses the invitation"}
 
 _SIZES = (2000, 1000, 500, 300, 200, 100, 50)
 
@@ -61,6 +64,8 @@ class TierReport:
         server_epsilon: Privacy loss of one device against the server, at the plan's delta; None if
             the server reads updates or exact sums.
         model_epsilon: Privacy loss of one device by the model alone, at the same delta.
+        neighbours: Members that each member of a sum masks with.
+        threshold: Surviving neighbours that each needs; 0 in a complete graph.
         costs: Costs of the largest sum, None in the clear.
         server_seconds: CPU of the server for a round with a tenth of drop-outs; None in the clear.
         refused: Options that the tier refuses, with the reason.
@@ -74,6 +79,8 @@ class TierReport:
     sum_fewest: int
     server_epsilon: float | None
     model_epsilon: float
+    neighbours: int
+    threshold: int
     costs: SumCosts | None
     server_seconds: float | None
     refused: Mapping[str, str]
@@ -87,8 +94,8 @@ def report_tier(wishes: Wishes, tier: Tier) -> TierReport:
             which there is one.
     """
     require(
-        tier != "clear" or not wishes.group_size,
-        f"--group-size goes with secret sums: {REFUSED['clear']['--group-size']}",
+        tier != "clear" or not (wishes.group_size or wishes.corrupt),
+        "--group-size and --corrupt go with secret sums: omit them",
     )
     try:
         plan = _plan(wishes, tier)
@@ -99,10 +106,12 @@ def report_tier(wishes: Wishes, tier: Tier) -> TierReport:
             ) from error
         raise
     groups = wishes.groups or Groups(plan.cohort, plan.minimum_reports)
+    graph = groups.graph or None
     sums = math.ceil(plan.cohort / groups.size)
     costs = seconds = None
     if tier != "clear":
-        costs = costs_of_sum(groups.size, plan.parameters, dropped=groups.size // 10)
+        silent = groups.size // 10
+        costs = costs_of_sum(groups.size, plan.parameters, dropped=silent, graph=graph)
         seconds = sums * costs.server_seconds
     return TierReport(
         tier=tier,
@@ -113,13 +122,16 @@ def report_tier(wishes: Wishes, tier: Tier) -> TierReport:
         sum_fewest=groups.fewest,
         server_epsilon=plan.epsilon if tier == "noise-in-sum" else None,
         model_epsilon=epsilon_of_model(plan),
+        neighbours=graph.neighbours if graph else groups.size - 1,
+        threshold=graph.threshold if graph else 0,
         costs=costs,
         server_seconds=seconds,
-        refused=REFUSED[tier],
+        refused={**REFUSED[tier], **(_SPARSE if graph else {})},
     )
 
 
 def _plan(wishes: Wishes, tier: Tier) -> TrainingPlan:
+    _ = wishes.groups  # raises if there is no safe graph
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
     require(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,

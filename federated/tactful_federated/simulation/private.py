@@ -26,9 +26,9 @@ from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import Session, enrol
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.transport.flower_clear import LocalGrid
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 

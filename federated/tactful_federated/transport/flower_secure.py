@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tactful_federated.core.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import extra
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.rounds import SecureRounds
 
 with extra():
     from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict

@@ -27,9 +27,9 @@ from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, l2_norm
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import enrol
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
 from tactful_federated.serving.rounds import invite
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid

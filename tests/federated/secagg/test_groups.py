@@ -19,12 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.federated.private_run import SIZE, WISHES, training
 
+from tactful_federated.core.graph import Graph
 from tactful_federated.core.groups import FEWEST_DEVICES, Groups, divide, group_cohort
 from tactful_federated.core.invitation import Invitation, read_invitation
+from tactful_federated.core.model_epsilon import epsilon_of_model
 from tactful_federated.core.plan import (
     TrainingPlan,
     Wishes,
-    epsilon_of_model,
     plan_noise_in_sum,
     plan_training,
     without_noise,
@@ -32,9 +33,9 @@ from tactful_federated.core.plan import (
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.errors import SecureSumError, SettingsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import Session, decode, enrol, threshold_of
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.serving.rounds import invite
 
 AUTHORITY = Ed25519PrivateKey.generate()
@@ -133,6 +134,22 @@ def test_a_group_that_fails_leaves_the_others_and_its_devices_are_not_charged() 
     line.silent = dict.fromkeys(victims[:4], 2)
     found = first.collect(range(1, 13), ZERO, plan, 1)
     assert found.reports == 6 and found.spared == set(victims)
+
+
+def test_groups_over_sparse_graphs_are_as_exact_and_charge_with_the_vector() -> None:
+    plan = replace(without_noise(plan_training(WISHES)), cohort=24, report_goal=24)
+    terms = invitation(plan, Groups(12, 5, Graph(neighbours=6, threshold=3)))
+    line = Line(terms, 24, {2: 6, 5: 4, 9: 3, 11: 2})
+    found = collector(line, terms).collect(line.ids(), ZERO, plan, 1)
+    summed = set(range(1, 25)) - {5, 9, 11}
+    expected = sum(plan.grid.encode(np.full(SIZE, 0.01 * d, dtype=np.float32)) for d in summed)
+    assert found.reports == 21 and found.total.tolist() == np.asarray(expected).tolist()
+    assert found.spared == {9, 11} and line.calls == [1, 2, 3, 4, 5, 6]
+    # A device whose invitation names no graph has other terms, and joins no such sum.
+    old = Line(terms, 12)
+    old.devices[1] = device(1, invitation(plan, Groups(12, 5)))
+    with pytest.raises(SecureSumError, match="another plan or other settings"):
+        collector(old, terms).collect(old.ids(), ZERO, plan, 1)
 
 
 def test_every_group_of_every_possible_cohort_is_large_enough() -> None:
@@ -234,7 +251,15 @@ def test_an_invitation_names_its_groups_and_others_stay_as_they_were(tmp_path: P
     one = invite(tmp_path / "one", WISHES, ["milk"], run="r", tier="secret")
     assert one.fewest == one.plan.minimum_reports == 5
     assert b"groups" not in (tmp_path / "one/invitation.json").read_bytes()
-    with pytest.raises(SettingsError, match="no group size"):
+    large = replace(wishes, population=2_000, report_goal=400, minimum_reports=0, corrupt=0.1)
+    sparse = invite(
+        tmp_path / "sparse", replace(large, group_size=0), ["milk"], run="r", tier="secret"
+    )
+    assert sparse.graph and sparse.graph.neighbours < 300 and sparse.fewest == 266
+    assert read_invitation(tmp_path / "sparse/invitation.json") == sparse
+    with pytest.raises(SettingsError, match="larger sums"):
+        invite(tmp_path / "dense", replace(wishes, corrupt=0.3), ["milk"], run="r", tier="secret")
+    with pytest.raises(SettingsError, match="go with secret sums"):
         invite(tmp_path / "clear", wishes, ["milk"], run="r", tier="clear")
     with pytest.raises(SettingsError, match="raise the group size"):
         invite(tmp_path / "small", replace(wishes, group_size=3), ["milk"], run="r", tier="secret")

@@ -20,7 +20,6 @@ from tactful_federated.core.private_training import Collected
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import Vector, check_vector
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import (
     Session,
@@ -31,6 +30,7 @@ from tactful_federated.secagg.messages import (
     terms_digest,
     weights_digest,
 )
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.serving.rounds import invite, least_difference
 
 AUTHORITY = Ed25519PrivateKey.generate()

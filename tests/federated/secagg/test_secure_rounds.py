@@ -18,7 +18,6 @@ from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError, SettingsError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
 from tactful_federated.secagg.messages import (
     Opened,
@@ -28,6 +27,7 @@ from tactful_federated.secagg.messages import (
     terms_digest,
     weights_digest,
 )
+from tactful_federated.secagg.rounds import Account, SecureRounds
 from tactful_federated.transport.flower_clear import LocalGrid
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 from tactful_privacy.mechanisms.gaussian import WideGaussian

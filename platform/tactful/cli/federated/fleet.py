@@ -91,7 +91,7 @@ class _Pages:
     page_port: int | None
     origins: tuple[str, ...]
 
-    def check(self, tier: Tier) -> None:
+    def check(self, tier: Tier, *, sparse: bool) -> None:
         """Raise ConfigError if pages cannot take part."""
         if self.page_port is None and not self.origins:
             return
@@ -102,6 +102,8 @@ class _Pages:
                 "--page-port goes with --tier secret or noise-in-sum: no page sends updates in the"
                 " clear"
             )
+        if sparse:
+            raise ConfigError("--page-port goes without --corrupt: pages know no sparse graph")
 
     @contextmanager
     def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
@@ -211,7 +213,7 @@ def serve_command(
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
-    pages.check(run.tier)
+    pages.check(run.tier, sparse=cohort.corrupt > 0)
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
     widths.check(categories)
     tls = link.tls(directory, hosts)

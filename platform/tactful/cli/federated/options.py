@@ -30,6 +30,8 @@ class Cohort:
     availability: float
     spare: int
     group_size: int
+    corrupt: float
+    dropped: float
 
     def wishes(self, **more: Any) -> Wishes:
         """Return the requirements of a run with this cohort.
@@ -124,6 +126,19 @@ cohort_options = cli.with_options(
         default=0,
         show_default=False,
         help="Maximum devices of one secure sum, for several sums in a round; 0: one sum.",
+    ),
+    click.option(
+        "--corrupt",
+        type=click.FloatRange(0, 1 / 3, max_open=True),
+        default=0.0,
+        show_default=False,
+        help="Share of colluding devices, for a sparse graph of masks; 0: a complete graph.",
+    ),
+    click.option(
+        "--dropped",
+        type=click.FloatRange(0, 1 / 3, max_open=True),
+        default=0.1,
+        help="Share of devices that drop out of a sum over a sparse graph.",
     ),
     cli.grouped("cohort", Cohort),
 )

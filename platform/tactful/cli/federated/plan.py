@@ -95,9 +95,16 @@ def _tier_rows(report: TierReport) -> list[tuple[str, str]]:
         costs, size = report.costs, f"of at most {report.sum_size}"
         rows += [
             ("sums of a round", f"{report.sums} {size} devices, {report.sum_fewest} or more each"),
+            ("masks with", _graph_text(report)),
             ("a device sends", f"{costs.device_sends / 1e3:,.0f} kB in a round"),
             ("a device receives", f"{costs.device_receives / 1e3:,.0f} kB"),
             ("CPU of a device", f"{costs.device_seconds:.2g} s besides training"),
             ("CPU of the server", f"{report.server_seconds:.3g} s, with a tenth of drop-outs"),
         ]
     return [*rows, *((f"no {option}", reason) for option, reason in report.refused.items())]
+
+
+def _graph_text(report: TierReport) -> str:
+    if not report.threshold:
+        return f"all {report.neighbours} others; a third may collude or drop out"
+    return f"{report.neighbours} neighbours, of whom {report.threshold} must stay"
