@@ -44,6 +44,21 @@ _DEADLINE_S = 120.0  # for the living; nobody waits so long for the killed
 _LINGER_S = 0.5  # what a device sent before it was killed is on its way for no longer
 
 
+def wishes(devices: int) -> Wishes:
+    """Return the requirements of a run in which every device may answer each round."""
+    return Wishes(
+        epsilon=8.0,
+        delta=1e-3,
+        population=devices,
+        rounds=100,
+        report_goal=devices,
+        over_selection=1.0,
+        minimum_reports=3,
+        availability=1.0,
+        most_bands=1,
+    )
+
+
 def round_time(quick: bool) -> list[Figure]:
     """How long a round of eight devices takes, and what a message costs a device, TLS included."""
     categories = [*SAMPLE_CATALOGUE, *(f"category {number}" for number in range(85))]
@@ -234,18 +249,7 @@ def _fleet(
 ) -> Iterator[_Fleet]:
     now = datetime.datetime.now(datetime.UTC)
     tls = make_tls(folder / "tls", ["localhost", "127.0.0.1"], now=now)
-    wishes = Wishes(
-        epsilon=8.0,
-        delta=1e-3,
-        population=devices,
-        rounds=100,
-        report_goal=devices,
-        over_selection=1.0,
-        minimum_reports=3,
-        availability=1.0,
-        most_bands=1,
-    )
-    invitation = invite(folder, wishes, categories, run="bench", tier=tier)
+    invitation = invite(folder, wishes(devices), categories, run="bench", tier=tier)
     with SuperLink(folder, tls) as link, link.run() as grid:
         fleet = _Fleet(folder, link, tls, grid, invitation, devices)
         try:

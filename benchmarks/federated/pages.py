@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from benchmarks.browser import Page, browser, tabs
+from benchmarks.federated.fleet import wishes
 from benchmarks.figures import Figure
-from tactful_federated.core.plan import Wishes
 from tactful_federated.model.onnx import to_onnx
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import parameter_count
@@ -106,18 +106,7 @@ def round_time(quick: bool) -> list[Figure]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         origin = stack.enter_context(_serving(_bundle(folder / "web")))
-        wishes = Wishes(
-            epsilon=8.0,
-            delta=1e-3,
-            population=_PAGES,
-            rounds=100,
-            report_goal=_PAGES,
-            over_selection=1.0,
-            minimum_reports=3,
-            availability=1.0,
-            most_bands=1,
-        )
-        invited = invite(folder / "run", wishes, _CATEGORIES, run="bench", tier="secret")
+        invited = invite(folder / "run", wishes(_PAGES), _CATEGORIES, run="bench", tier="secret")
         transport = PageTransport(invited.enrolled_by, timeout=60.0)
         app = PageApp(round_routes(transport), [origin])
         _, port = stack.enter_context(serving_pages(app, 0)).split(":")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
-from tactful_federated.errors import SecureSumError
+from tactful_federated.errors import SecureSumError, SettingsError
 from tactful_federated.transport.pages import PageTransport, PollTimeError
 
 Message = MutableMapping[str, Any]
@@ -126,8 +126,16 @@ def serving_pages(app: PageApp, port: int) -> Iterator[str]:
     Args:
         app: Application.
         port: Port; 0 is a free one.
+
+    Raises:
+        SettingsError: The port is in use or not allowed.
     """
-    listening = socket.create_server(("127.0.0.1", port))
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise SettingsError(
+            f"port {port} of 127.0.0.1: {error.strerror}: choose another"
+        ) from error
     # Access logs would hold who takes part, and when.
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

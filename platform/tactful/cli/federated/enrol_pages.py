@@ -68,7 +68,12 @@ def enrol_pages_command(
         register = PageEnrolments(directory / "page-enrolments.db", key, per_hour=per_hour)
     stop = threading.Event()
     app = PageApp(enrolment_route(register, account_header), origins)
-    with closing(register), on_stop_signals(stop.set), serving_pages(app, port) as address:
+    with (
+        cli.reported_as(ConfigError, FederatedError),
+        closing(register),
+        on_stop_signals(stop.set),
+        serving_pages(app, port) as address,
+    ):
         click.echo(
             f"enrolment on {address}: pass /v1/device/enrol of a TLS proxy that sets"
             f" {account_header} to it",

@@ -203,9 +203,10 @@ export class PageDevice {
   }
 
   private opened(): Promise<DeviceStore> {
-    this.store ??= DeviceStore.open(this.database());
-    this.store.catch(() => (this.store = this.intents = undefined)); // the next call tries again
-    return this.store;
+    return (this.store ??= DeviceStore.open(this.database()).catch((error: unknown) => {
+      this.store = this.intents = undefined; // the next call tries again
+      throw error;
+    }));
   }
 
   private database(): string {

@@ -108,9 +108,12 @@ export class PageIntent {
       this.fittedTo = key;
       if (this.personal?.version !== shared.version) this.personal = undefined;
       const { vocabulary, part, random, pause } = this;
-      this.fitting = personalise(shared, past, vocabulary, part, random, pause).then((model) => {
-        if (this.fittedTo === key) this.personal = model;
-      });
+      this.fitting = personalise(shared, past, vocabulary, part, random, pause).then(
+        (model) => {
+          if (this.fittedTo === key) this.personal = model;
+        },
+        () => {}, // the shared model stays
+      );
     }
     return this.personal ?? shared;
   }
