@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -110,7 +111,12 @@ class PageApp:
         if scope["method"] != "POST":
             return Reply(405)
         body = await _read(receive)
-        return Reply(413) if body is None else await route(Request(headers, body))
+        if body is None:
+            return Reply(413)
+        try:
+            return await route(Request(headers, body))
+        except asyncio.CancelledError:
+            return Reply(503)  # the server stops while a poll waits
 
 
 @contextmanager

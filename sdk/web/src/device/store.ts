@@ -217,8 +217,9 @@ export class DeviceStore {
   }
 
   private async write<T>(names: Name[], work: (of: Stores) => Promise<T>): Promise<T> {
-    // Strict: a participation must be on the disk before the server gets the update.
-    const transaction = this.database.transaction(names, "readwrite", { durability: "strict" });
+    // A participation must be on the disk before the server gets the update; a visit need not.
+    const durability = names.join() === "visits" ? "relaxed" : "strict";
+    const transaction = this.database.transaction(names, "readwrite", { durability });
     const done = new Promise<void>((resolve, reject) => {
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new DeviceError("storage failed"));
