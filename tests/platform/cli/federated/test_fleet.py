@@ -197,7 +197,11 @@ def test_keys_of_stock_nodes_are_enrolled_in_their_runs_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [["--tier", "secret"], ["--tier", "clear", "--buffered"]])
+@pytest.mark.parametrize(
+    "method",
+    [["--tier", "secret"], ["--tier", "clear", "--buffered"]],
+    ids=["secret", "buffered"],
+)
 def test_a_served_run_goes_on_after_its_server_was_killed(
     tmp_path: Path, method: list[str]
 ) -> None:
