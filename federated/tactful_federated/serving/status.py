@@ -19,6 +19,8 @@ from tactful_federated.errors import CheckpointError, SettingsError
 from tactful_federated.serving.rounds import LiveView, visible_sums
 from tactful_privacy.decoding import DECODE_ERRORS
 
+_PARTS = ("rounds", "evaluations")
+
 NextRound = Literal["devices", "start", "never"]
 """Condition of the next round: devices that are online, or a start of the server first, or never,
 since all releases of the plan are made."""
@@ -97,10 +99,11 @@ def read_status(directory: Path) -> RunStatus:
         raise SettingsError(f"{directory} is no directory: give that of a training server")
     if (directory / "request.json").exists():
         raise SettingsError(f"{directory} belongs to a device: give that of the training server")
-    if (directory.absolute().parent / "invitation.json").exists():
-        raise SettingsError(f"{directory} is a part of a run: give {directory.absolute().parent}")
     if (directory / "invitation.json").exists():
         return _served(directory, read_invitation(directory / "invitation.json"))
+    parent = directory.absolute().parent
+    if directory.name in _PARTS and (parent / "invitation.json").exists():
+        raise SettingsError(f"{directory} is a part of a run: give {parent}")
     if (directory / "plan.json").exists():
         return _simulated(directory)
     raise SettingsError(
@@ -110,7 +113,10 @@ def read_status(directory: Path) -> RunStatus:
 
 
 def is_led(rounds: Path) -> bool:
-    """Return whether a process holds the lock of a run; the lock is free again at once."""
+    """Return whether a process holds the lock of a run.
+
+    It takes the lock for an instant; a server that starts in this instant is refused.
+    """
     try:
         descriptor = os.open(rounds / "lock", os.O_RDONLY)
     except FileNotFoundError:

@@ -158,3 +158,5 @@ def test_other_directories_are_refused(served: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(SettingsError, match=problem):
             read_status(tmp_path / wrong)
+    shutil.copy(served / "invitation.json", tmp_path)  # the copy that devices get
+    assert read_status(served).releases == 2

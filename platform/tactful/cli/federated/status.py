@@ -57,7 +57,10 @@ def status_command(
         return
     if name is not None or key_file is not None:
         raise ConfigError("--run and --key-file go with --url")
-    with cli.reported_as(TactfulError, FederatedError), cli.reported_as(ConfigError, SettingsError):
+    with (
+        cli.reported_as(TactfulError, FederatedError, PermissionError),
+        cli.reported_as(ConfigError, SettingsError),
+    ):
         status = read_status(directory)
     latest = _coarse(kept_rounds(directory))
     address, sent, kept = sent_rounds(directory)

@@ -197,7 +197,14 @@ def test_keys_of_stock_nodes_are_enrolled_in_their_runs_alone(
 
 
 @pytest.mark.slow
-def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [["--tier", "secret"], ["--tier", "clear", "--buffered"]],
+    ids=["secret", "buffered"],
+)
+def test_a_served_run_goes_on_after_its_server_was_killed(
+    tmp_path: Path, method: list[str]
+) -> None:
     server, catalogue, log = tmp_path / "server", tmp_path / "catalogue.txt", tmp_path / "log"
     catalogue.write_text("\n".join(CATEGORIES))
     port = free_port()
@@ -207,6 +214,7 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
         *("--availability", 1.0, "--epsilon", 8, "--delta", 1e-3, "--port", port),
         *("--deadline", 30, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"),
         *("--embedding", 16, "--hidden", 24),  # of which devices learn from the invitation
+        *method,
     ]
     processes = [start(*serve, log=log)]
     try:
