@@ -73,13 +73,19 @@ class Families:
         )
 
 
-def load(path: Path) -> Families:
-    """Read the sequences."""
+def bought_lines(path: Path) -> pd.DataFrame:
+    """Read the lines that known customers bought, each with its family."""
     columns = ["customer_id", "invoice_no", "invoice_ts", "stock_code", "quantity"]
     lines = pd.read_parquet(path, columns=columns)
     bought = lines["customer_id"].notna() & (lines["quantity"] > 0)
     lines = lines[bought & ~lines["invoice_no"].astype(str).str.startswith("C")]
     lines = lines.assign(family=lines["stock_code"].astype(str).str.slice(0, 3))
+    return lines
+
+
+def load(path: Path) -> Families:
+    """Read the sequences."""
+    lines = bought_lines(path)
     is_before = lines["invoice_ts"] < CUT
     counts = lines["family"][is_before].value_counts()
     kept = [str(family) for family in counts[counts >= _KEPT_FROM].index]

@@ -24,10 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.federated.families import EMBEDDING, HIDDEN, Families
+from benchmarks.federated.families import EMBEDDING, HIDDEN, Families, bought_lines
 from benchmarks.figures import Figure
 from benchmarks.quality.sources import fetch_wheel
 from tactful_federated.device.calibration import Calibration, fit_isotonic
@@ -128,14 +127,8 @@ def measure(path: Path, quick: bool, train: Train, reports: Path) -> list[Figure
 
 def online_retail(path: Path, quick: bool) -> Replayed:
     """Read invoices as visits; odd customers calibrate, even ones are asked."""
-    columns = ["customer_id", "invoice_no", "invoice_ts", "stock_code", "quantity"]
-    lines = pd.read_parquet(path, columns=columns)
-    bought = lines["customer_id"].notna() & (lines["quantity"] > 0)
-    lines = lines[bought & ~lines["invoice_no"].astype(str).str.startswith("C")]
-    lines = lines.assign(
-        family=lines["stock_code"].astype(str).str.slice(0, 3),
-        at=lines["invoice_ts"].astype("datetime64[s]").astype("int64"),
-    )
+    lines = bought_lines(path)
+    lines = lines.assign(at=lines["invoice_ts"].astype("datetime64[s]").astype("int64"))
     early = lines[lines["at"] < _CALIBRATED_FROM]
     counts = early["family"].value_counts()
     vocabulary = Vocabulary.from_catalogue(counts[counts >= _KEPT_FROM].index.astype(str))
