@@ -2,24 +2,21 @@
 
 A model's probability that a category comes within some steps is fitted to what came, by isotonic
 regression (Zadrozny & Elkan, "Transforming classifier scores into accurate multiclass probability
-estimates", KDD 2002) where many answers are known, and on a device with few of them by Platt's
-sigmoid ("Probabilistic outputs for support vector machines", 1999). Both never fall when the
-model's probability rises.
+estimates", KDD 2002) where many answers are known, and where few are by Platt's sigmoid
+("Probabilistic outputs for support vector machines", 1999). Both never fall when the model's
+probability rises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_federated.errors import SettingsError, require
-
-Source = Literal["public", "device"]
-"""Origin of the answers: public histories, or the held-out visits of the device itself."""
 
 FEWEST: Final = 20
 """Least number of answers of either kind to fit a calibration to."""
@@ -34,13 +31,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Monotone map of a model's probability to a calibrated one, linear between its knots.
 
     Attributes:
-        source: Origin of the answers that it was fitted to.
+        source: Name of the public data that it was fitted to.
         questions: Number of the answers.
         raw: Probabilities of the model, rising, at most 1,000.
         calibrated: Calibrated ones, never falling.
     """
 
-    source: Source
+    source: str
     questions: int
     raw: tuple[float, ...]
     calibrated: tuple[float, ...]
@@ -71,7 +68,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 _tiny = float(np.nextafter(0, 1))
 
 
-def fit_isotonic(probabilities: ArrayLike, came: ArrayLike, source: Source) -> Calibration:
+def fit_isotonic(probabilities: ArrayLike, came: ArrayLike, source: str) -> Calibration:
     """Fit the isotonic regression of answers by pool adjacent violators.
 
     Blocks of equal value are reduced to their two ends, and to 200 knots at most.
@@ -79,7 +76,7 @@ def fit_isotonic(probabilities: ArrayLike, came: ArrayLike, source: Source) -> C
     Args:
         probabilities: Of the model, any order.
         came: Whether the foreseen came.
-        source: Origin of the answers.
+        source: Name of the data.
 
     Raises:
         SettingsError: Lengths differ, or there are fewer than 20 answers of either kind.
@@ -107,7 +104,7 @@ def fit_isotonic(probabilities: ArrayLike, came: ArrayLike, source: Source) -> C
     return _calibration(source, len(raw), knots[kept], fitted[kept])
 
 
-def fit_sigmoid(probabilities: ArrayLike, came: ArrayLike, source: Source) -> Calibration:
+def fit_sigmoid(probabilities: ArrayLike, came: ArrayLike, source: str) -> Calibration:
     """Fit Platt's sigmoid of the log-odds, with his targets for few answers, by Newton's method.
 
     The slope is at least 0: a model that is wrong the other way round gets the base rate.
@@ -115,7 +112,7 @@ def fit_sigmoid(probabilities: ArrayLike, came: ArrayLike, source: Source) -> Ca
     Args:
         probabilities: Of the model, any order.
         came: Whether the foreseen came.
-        source: Origin of the answers.
+        source: Name of the data.
 
     Raises:
         SettingsError: Lengths differ, or there are fewer than 20 answers of either kind.
@@ -135,7 +132,9 @@ def fit_sigmoid(probabilities: ArrayLike, came: ArrayLike, source: Source) -> Ca
             break
     if weights[0] < 0:
         weights = np.array([0.0, float(_log_odds(np.array([targets.mean()]))[0])])
-    knots = np.concatenate([[0.0], _sigmoid(np.linspace(-9, 9, 99)), [1.0]])
+    # Beyond the probabilities that were seen it stays constant, as an isotonic one does.
+    lowest, highest = _log_odds(raw[[0, -1]]).tolist()
+    knots = np.unique(_sigmoid(np.linspace(lowest, highest, 99)))
     values = _sigmoid(weights[0] * _log_odds(knots) + weights[1])
     return _calibration(source, len(raw), knots, values)
 
@@ -193,7 +192,7 @@ def _answers(probabilities: ArrayLike, came: ArrayLike) -> tuple[Floats, Floats]
 
 
 def _calibration(
-    source: Source, questions: int, raw: Sequence[float] | Floats, calibrated: Floats
+    source: str, questions: int, raw: Sequence[float] | Floats, calibrated: Floats
 ) -> Calibration:
     values = np.maximum.accumulate(np.clip(calibrated, 0, 1))  # rounding must not make it fall
     knots = tuple(np.asarray(raw).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import sqlite3
@@ -113,6 +114,12 @@ class EventStore:
     def consent(self) -> bool:
         """Whether the user consents to storing visits and training on them."""
         return self._setting("consent") == b"yes"
+
+    @property
+    def generation(self) -> str:
+        """Random name of the visits since the store was made or wiped; reveals nothing of them."""
+        salt = self._setting("salt") or b""
+        return hashlib.sha256(b"generation" + salt).hexdigest()[:16]
 
     @property
     def telling(self) -> Telling:

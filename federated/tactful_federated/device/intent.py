@@ -38,6 +38,7 @@ from tactful_federated.device.triggers import (
     about_to_event,
     decide,
     foresight_of,
+    of_store,
 )
 from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor
@@ -150,7 +151,7 @@ class DeviceIntent:
         """
         likely = self.likely(count)
         most = max(likely.values(), default=1.0)
-        tenths = {name: math.floor(10 * weight / most) / 10 for name, weight in likely.items()}
+        tenths = {name: math.floor(10 * (weight / most)) / 10 for name, weight in likely.items()}
         return {name: weight for name, weight in tenths.items() if weight > 0}
 
     def randomised(self, epsilon: str) -> dict[str, float]:
@@ -251,7 +252,7 @@ class DeviceIntent:
             self._fired_path.unlink(missing_ok=True)
             return []
         likely, before, moment = self.foresee(triggers), self._state(), self._moment()
-        state, fired = before, list[Foresight]()
+        state, fired = of_store(before, self._events.generation), list[Foresight]()
         for trigger, each in zip(triggers, likely, strict=False):
             state, fires = decide(state, trigger, each, moment, limits)
             if fires:
@@ -259,9 +260,9 @@ class DeviceIntent:
                 fired.append(
                     foresight_of(trigger, each, moment.now, held_out=trigger.holds_out(unit))
                 )
-        untold = (
-            [] if self._events.telling == "nothing" or tell is None else [*state.untold, *fired]
-        )
+        untold = state.untold if tell is None else [*state.untold, *fired]
+        if self._events.telling == "nothing":
+            untold = []
         state = msgspec.structs.replace(state, untold=untold[-MOST_UNTOLD:])
         if state != before:
             self._save(state)

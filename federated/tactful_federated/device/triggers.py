@@ -223,6 +223,7 @@ class TriggerState(msgspec.Struct, frozen=True):
     noticed_at: float = 0.0
     open: dict[str, OpenForesight] = {}
     untold: list[Foresight] = []  # that a server has not taken
+    generation: str = ""  # of the store of visits that `open` and `untold` are about
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,13 @@ class Likely:
 
     probability: float
     category: str
+
+
+def of_store(state: TriggerState, generation: str) -> TriggerState:
+    """Return the state without what belongs to visits that were wiped; counts of the day stay."""
+    if state.generation == generation:
+        return state
+    return msgspec.structs.replace(state, open={}, untold=[], generation=generation)
 
 
 def decide(

@@ -68,6 +68,13 @@ def test_a_request_is_told_tenths_of_a_few_categories(tmp_path: Path) -> None:
     )
 
 
+def test_the_likeliest_has_the_weight_one(tmp_path: Path) -> None:
+    """Also where ten times its probability, divided by it, is a little below ten."""
+    phone = Phone(tmp_path)
+    for version, by in enumerate(np.linspace(0.5, 4, 40), 1):
+        assert phone.take(favouring("c3", by), version).coarse(1) == {"c3": 1.0}
+
+
 def test_nothing_is_said_without_consent_or_model(tmp_path: Path) -> None:
     phone = Phone(tmp_path)
     empty = phone.intent()

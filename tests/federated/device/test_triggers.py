@@ -259,6 +259,42 @@ def test_withdrawn_consent_ends_it(tmp_path: Path) -> None:
         phone.events.allow_telling("all")  # type: ignore[arg-type]
 
 
+def test_a_new_consent_tells_nothing_of_before(tmp_path: Path) -> None:
+    phone = Foreteller(tmp_path)
+    phone.events.allow_telling("category")
+    offer = Trigger("offer", ("c1",), action="offer", most_per_day=2)
+    assert phone.fire(offer, taken=lambda: False) == ["offer"]
+    phone.events.withdraw_consent()  # no call in between notices it
+    phone.events.give_consent()
+    phone.events.allow_telling("category")
+    before = phone.told.copy()
+    assert phone.fire(offer) == ["offer"]  # of visits that are gone, none is open
+    assert len(phone.told) == 2 and phone.told[1]["event_id"] != before[0]["event_id"]
+    phone.events.wipe()
+    assert phone.fire(offer) == []  # limits of the day stay
+
+
+def test_an_action_that_fails_is_not_repeated_and_its_event_is_kept(tmp_path: Path) -> None:
+    """As after a kill: the state is written before the action."""
+    phone = Foreteller(tmp_path)
+    phone.events.allow_telling("moment")
+
+    def act(foresight: Foresight) -> None:
+        raise OSError("no page to load")
+
+    with pytest.raises(OSError, match="no page"):
+        phone.intent().fire([SOON], act=act, tell=lambda event: True, limits=ALWAYS)
+    assert phone.fire(SOON) == [] and not phone.acts and len(phone.told) == 1
+
+
+def test_a_call_that_cannot_tell_keeps_what_waits(tmp_path: Path) -> None:
+    phone = Foreteller(tmp_path)
+    phone.events.allow_telling("moment")
+    assert phone.fire(SOON, taken=lambda: False) == ["soon"]
+    assert phone.intent().fire([SOON]) == []
+    assert phone.fire(SOON) == [] and len(phone.told) == 2
+
+
 @pytest.mark.parametrize("content", [b'["soon"]', b"\xff\x00", b"{"])
 def test_a_damaged_file_frees_no_cap(tmp_path: Path, content: bytes) -> None:
     phone = Foreteller(tmp_path)

@@ -211,7 +211,7 @@ def test_without_any_extra_every_help_is_shown_or_names_the_extra() -> None:
     lacking = {name for name, (code, _, _) in ended.items() if code}
     assert all(named(ended[name][1]) for name in lacking), ended
     whole = ["device", "enrol", "enrol-pages", "evaluate", "intent", "plan", "serve", "simulate"]
-    whole += ["status", "superlink"]
+    whole += ["calibrate", "status", "superlink"]
     assert lacking <= {f"federated {it} --help" for it in whole}
 
 

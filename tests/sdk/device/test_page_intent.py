@@ -76,8 +76,8 @@ def test_a_request_has_the_intent_that_python_predicts(shop: Shop) -> None:
         likely = shop.page.run("return device.predict(4)")
         assert likely == pytest.approx({c: expected[vocabulary.token(c)] for c in likely}, abs=1e-6)
     about = predictor.likely_within(
-        history, [vocabulary.token("tea")], steps=3, seed=0, continuations=1_000
-    )
+        history, [[vocabulary.token("tea")]], steps=3, seed=0, continuations=1_000
+    )[-1, 0]
     assert shop.page.run("return device.aboutTo(['tea'])") == pytest.approx(about, abs=0.002)
     trigger = {"name": "soon", "categories": ["tea"], "threshold": about - 0.01, "rearm": 0.01}
     fire = f"return device.fire([{json.dumps(trigger)}])"

@@ -10,6 +10,7 @@ import click
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 _HELP = {
+    "calibrate": "Calibrate TRIGGERS to public histories, which the model was not trained on.",
     "serve": "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
     "enrol": "Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.",
     "enrol-pages": "Enrol web pages until stopped: one key for an account.",

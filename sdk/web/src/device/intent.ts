@@ -143,6 +143,6 @@ export function likeliest(
 /** Return weights in tenths of the likeliest; those that round to 0 are left out. */
 export function coarse(likely: Record<string, number>): Record<string, number> {
   const most = Math.max(...Object.values(likely));
-  const tenths = Object.entries(likely).map(([name, p]) => [name, Math.floor((10 * p) / most) / 10] as const);
+  const tenths = Object.entries(likely).map(([name, p]) => [name, Math.floor(10 * (p / most)) / 10] as const);
   return Object.fromEntries(tenths.filter(([, weight]) => weight > 0));
 }

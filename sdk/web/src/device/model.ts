@@ -33,6 +33,14 @@ interface Step {
   readonly state: Floats;
 }
 
+/** Next step after some past. */
+interface Next {
+  /** Probability of the wanted tokens. */
+  readonly wanted: number;
+  /** Running sums of the probabilities of all categories. */
+  readonly sums: Float64Array;
+}
+
 /** Widths of a model. */
 export class Model {
   /** Number of parameters. */
@@ -79,8 +87,9 @@ export class Model {
   /**
    * Return the probability that one of some tokens comes within the next steps.
    *
-   * The share of continuations, drawn from the model, that contain one; its standard error is at
-   * most 0.5 / sqrt(continuations). Equal draws have equal pasts, so each past is computed once.
+   * The chance at a step is the mean of the model's probabilities after the drawn continuations that
+   * have missed so far, so the first step is exact; the standard error of the others is at most
+   * 0.5 / sqrt(continuations). Equal draws have equal pasts, so each past is computed once.
    */
   likelyWithin(
     weights: Floats,
@@ -93,17 +102,25 @@ export class Model {
     const paths: string[] = Array.from({ length: continuations }, () => "");
     const hit = new Set<number>();
     let before = new Map<string, Step>([["", this.read(of, history)]]);
-    for (let step = 0; step < steps; step++) {
+    let survival = 1;
+    for (let step = 1; step <= steps; step++) {
       const after = new Map<string, Step>();
-      const cumulative = new Map<string, Float64Array>();
+      const next = new Map<string, Next>();
+      let chance = 0;
+      let missed = 0;
       for (const [at, path] of paths.entries()) {
         const from = before.get(path)!;
-        let sums = cumulative.get(path);
-        if (!sums) {
-          let total = 0;
-          sums = softmax(this.logits(of, from), temperature).map((value) => (total += value));
-          cumulative.set(path, sums);
+        let likely = next.get(path);
+        if (!likely) {
+          likely = nextOf(softmax(this.logits(of, from), temperature), tokens);
+          next.set(path, likely);
         }
+        if (!hit.has(at)) {
+          missed++;
+          chance += likely.wanted;
+        }
+        if (step === steps) continue;
+        const { sums } = likely;
         const drawn = random() * sums[sums.length - 1]!;
         const category = Math.min(sums.filter((sum) => sum <= drawn).length, sums.length - 1);
         const token = category + FIRST_CATEGORY;
@@ -111,9 +128,10 @@ export class Model {
         paths[at] = `${path},${token}`;
         if (!after.has(paths[at]!)) after.set(paths[at]!, this.advance(of, token, from));
       }
+      survival *= Math.min(1, Math.max(0, 1 - chance / Math.max(1, missed)));
       before = after;
     }
-    return hit.size / continuations;
+    return 1 - survival;
   }
 
   /**
@@ -299,6 +317,13 @@ export class Model {
     const names = ["table", "input", "recurrent", "bias1", "bias2", "out", "outBias"];
     return Object.fromEntries(names.map((name, at) => [name, parts[at]])) as unknown as Layers;
   }
+}
+
+function nextOf(likely: Float64Array, tokens: ReadonlySet<number>): Next {
+  let wanted = 0;
+  for (const token of tokens) wanted += likely[token - FIRST_CATEGORY] ?? 0;
+  let total = 0;
+  return { wanted, sums: likely.map((value) => (total += value)) };
 }
 
 function softmax(logits: Float64Array, temperature: number): Float64Array {

@@ -151,7 +151,7 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
         (["--origin", "https://shop.example"], "--page-port"),
         (
             ["--page-port", "0", "--origin", "https://a.example", "--tier", "clear"],
-            "--tier secret: pages support no other one",
+            "no page sends updates in the clear",
         ),
         (["--server-rate", "0"], "--server-rate"),
         (["--device-rate", "-1"], "--device-rate"),

@@ -15,6 +15,7 @@ from tactful.schemas.recommendations import RecommendRequest
 from tactful_federated.core.invitation import Invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.model_package import pack_model
+from tactful_federated.device.triggers import read_triggers
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import parameter_count
 from tactful_streaming.contract.decode_requests import decode_events
@@ -55,10 +56,10 @@ def device(tmp_path: Path) -> list[str]:
     return named
 
 
-def ask(device: list[str], *more: str) -> dict[str, dict[str, float]]:
+def ask(device: list[str], *more: str) -> dict[str, Any]:
     found = CliRunner().invoke(main, ["federated", "intent", *device, *more])
     assert found.exit_code == 0, found.output
-    answer: dict[str, dict[str, float]] = json.loads(found.stdout)
+    answer: dict[str, Any] = json.loads(found.stdout)
     return answer
 
 
@@ -66,7 +67,7 @@ def test_what_is_printed_goes_with_a_request(device: list[str], tmp_path: Path) 
     assert ask(device) == {"intent": {}}  # no model yet
     model = ("--model", str(tmp_path / "model1"))
     told = ask(device, *model, "--about", "milk", "--steps", "2")
-    assert next(iter(told["intent"])) == "milk" and told["about_to"] > 0.8  # type: ignore[operator]
+    assert next(iter(told["intent"])) == "milk" and told["about_to"] > 0.8
     request = msgspec.convert({"user_id": "ada", "intent": told["intent"]}, RecommendRequest)
     assert request.intent == told["intent"]
     as_shared = ask(device, "--own", "nothing")["intent"]
@@ -96,7 +97,7 @@ def test_triggers_fire_once_and_tell_what_the_user_allows(
     tea = {"name": "tea", "categories": ["milk"], "steps": 2, "group": "drinks"}
     file.write_text(json.dumps({"triggers": [tea], "limits": {"quiet": None}}))
     fires = ("--triggers", str(file), "--user", "ada")
-    told: dict[str, Any] = ask(device, "--tell", "group", *fires)
+    told = ask(device, "--tell", "group", *fires)
     ((fired,), (event,)) = told["fired"], told["events"]
     assert (fired["trigger"], fired["category"], fired["action"]) == ("tea", "milk", "prefetch")
     assert event["type"] == "x.about_to_prefetch" and event["user_id"] == "ada"
@@ -117,6 +118,39 @@ def test_triggers_fire_once_and_tell_what_the_user_allows(
         file.write_text(wrong)
         found = CliRunner().invoke(main, ["federated", "intent", *device, *fires])
         assert found.exit_code == 2 and message in found.output, found.output
+
+
+def test_triggers_are_calibrated_to_public_histories(device: list[str], tmp_path: Path) -> None:
+    """A model that knows nothing: every probability becomes the share that came."""
+    ask(device, "--model", str(tmp_path / "model1"))
+    triggers, public, out = (tmp_path / name for name in ("t.json", "public.json", "out.json"))
+    milk = {"name": "milk", "categories": ["milk"], "steps": 1}
+    soon = {"name": "soon", "categories": ["milk"], "days": 2, "threshold": 0.9}
+    triggers.write_text(json.dumps({"triggers": [milk, soon], "limits": {"quiet": None}}))
+    person = [
+        {"at": 86_400 * day, "categories": ["bread" if day % 4 else "milk"]} for day in range(40)
+    ]
+    public.write_text(json.dumps([person] * 3))
+    asked = ["federated", "calibrate", str(triggers), "--model", str(tmp_path / "model1")]
+    asked += [*device[1:], "--histories", str(public), "--output", str(out)]
+    answer = CliRunner().invoke(main, [*asked, "--json"])
+    assert answer.exit_code == 0, answer.output
+    rows = json.loads(answer.stdout)
+    assert [(row["trigger"], row["reached"]) for row in rows] == [("milk", False), ("soon", False)]
+    fitted = read_triggers(out, CATEGORIES)
+    assert fitted.limits.quiet is None and len(fitted.triggers[1].pace) == 33
+    calibration = fitted.triggers[0].calibration
+    assert calibration is not None and calibration.source == "public.json"
+    assert calibration.questions == 117 and calibration(1 / 3) == pytest.approx(0.23, abs=0.03)
+    assert "never fires" in CliRunner().invoke(main, asked).output
+    for wrong, code, message in (
+        ("[]", 1, "no history"),
+        ("{}", 2, "list of people"),
+        (json.dumps([person[:9]]), 1, "2 of 8 foresights came"),
+    ):
+        public.write_text(wrong)
+        found = CliRunner().invoke(main, asked)
+        assert found.exit_code == code and message in found.output, found.output
 
 
 def test_withdrawn_consent_takes_what_has_fired_along(device: list[str]) -> None:
