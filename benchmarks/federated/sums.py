@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -21,6 +21,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.core.graph import Graph, sparse_graph
+from tactful_federated.model.vectors import IntegerVector
 from tactful_federated.secagg import client, messages, ring
 from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.costs import costs_of_sum
@@ -66,36 +67,41 @@ def measure(members: int, graph: Graph | None, parameters: int = _PARAMETERS) ->
     silent = set(list(devices)[: members // 10])
     mask_stage = 1 + kind.STEPS.index("mask")
     sent, received, spent, server_pause = Counter[int](), Counter[int](), 0.0, 0.0
-    own = {"signed": messages.is_signed, "ring": ring.ring_of}
-    shared = {name: cache(function) for name, function in own.items()}
+    own = {"is_signed": messages.is_signed, "ring_of": ring.ring_of}
+    signed, found_ring = cache(messages.is_signed), cache(ring.ring_of)
+    shared = {
+        "is_signed": signed,
+        "ring_of": lambda context, listed, of_graph: found_ring(context, tuple(listed), of_graph),
+    }
+
+    def use(functions: Mapping[str, object]) -> None:
+        vars(messages)["is_signed"], vars(client)["ring_of"] = functions.values()
 
     def ask(stage: int, questions: Mapping[int, bytes]) -> dict[int, bytes]:
         nonlocal spent, server_pause
-        begun, answers = time.process_time(), {}
+        begun, answers = time.process_time(), dict[int, bytes]()
         for number, question in questions.items():
             received[number] += len(question) + (4 * parameters if stage == 1 else 0)
             if stage >= mask_stage and number in silent:
                 continue
             whole = number in sample
-            messages.is_signed = own["signed"] if whole else shared["signed"]
-            client.ring_of = own["ring"] if whole else _by_context(shared["ring"])
+            use(own if whole else shared)
             started = time.process_time()
             answers[number] = _answer(devices[number], stage, question, parameters, number)
             spent += (time.process_time() - started) * whole
             sent[number] += len(answers[number])
-        messages.is_signed, client.ring_of = own["signed"], own["ring"]
+        use(own)
         server_pause += time.process_time() - begun
         return answers
-
-    def _by_context(cached: Callable[..., ring.Ring]) -> Callable[..., ring.Ring]:
-        return lambda context, listed, of_graph: cached(context, tuple(listed), of_graph)
 
     server_kind = SparseSumServer if graph else SecureSumServer
     server = server_kind(of, authority.public_key(), graph=graph)
     begun = time.process_time()
     total = sum_in_secret(server, dict.fromkeys(devices, messages.encode(of)), ask)
     server_cpu = time.process_time() - begun - server_pause
-    expected = sum(_vector(number, parameters) for number in devices if number not in silent)
+    expected = np.zeros(parameters, dtype=np.int64)
+    for number in devices.keys() - silent:
+        expected += _vector(number, parameters)
     planned = costs_of_sum(members, parameters, dropped=len(silent), graph=graph)
     return SumFigures(
         members=members,
@@ -111,7 +117,7 @@ def measure(members: int, graph: Graph | None, parameters: int = _PARAMETERS) ->
     )
 
 
-def _vector(number: int, parameters: int) -> np.ndarray:
+def _vector(number: int, parameters: int) -> IntegerVector:
     return np.random.default_rng(number).integers(-1000, 1000, parameters)
 
 

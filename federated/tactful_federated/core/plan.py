@@ -117,6 +117,14 @@ class Wishes:
         graph = require_sparse(sparse_graph(groups.size, self.corrupt, self.dropped), groups.size)
         return msgspec.structs.replace(groups, graph=graph)
 
+    @property
+    def noisy(self) -> int:
+        """Fewest devices of a sum that do not collude with the server."""
+        groups = self.groups or Groups(self.cohort, self.fewest)
+        count = groups.fewest - math.floor(self.corrupt * groups.size)
+        require(count >= 1, "all of the fewest devices of a sum may collude: raise minimum_reports")
+        return count
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -273,22 +281,24 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
     on it, so epsilon is the same. But g groups add g times the variance to the model
     (`step_noise`), and what the model alone reveals is less (`core.model_epsilon`).
 
-    Assumed: at least `minimum_reports` devices of each sum, or `groups.fewest`, add their noise. If
-    some may not, plan with fewer than are collected; the other devices may then misbehave.
+    Assumed: at least `wishes.noisy` devices of each sum add their noise and do not tell it to the
+    server: the fewest of a sum, without the share `corrupt` of its members. If more may not, plan
+    with fewer than are collected; the other devices may then misbehave.
 
     Raises:
         SettingsError: See `plan_training`.
         MissingExtraError: dp-accounting is not installed.
     """
     groups = wishes.groups or Groups(wishes.cohort, wishes.fewest)
-    plan = _planned(replace(wishes, most_bands=1), draws=groups.fewest)
+    honest = wishes.noisy
+    plan = _planned(replace(wishes, most_bands=1), draws=honest)
     # The range holds the updates and ten standard deviations of the noise of a sum.
     noise_width = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
-    total_width = groups.size * (1 + noise_width / groups.fewest) + noise_width
+    total_width = groups.size * (1 + noise_width / honest) + noise_width
     units = min(plan.units, int((_FIELD // 2 - 1) / total_width))
     require(units >= 1, "updates and noise do not fit 32 bits: lower the report goal")
     needed = Fraction(plan.noise_multiplier) ** 2 * plan.participations * units**2 + 16
-    sigma_squared = math.ceil(needed / groups.fewest) + 16
+    sigma_squared = math.ceil(needed / honest) + 16
     average = plan.update_norm / units / plan.report_goal
     step = math.sqrt(sigma_squared * plan.report_goal) * average
     noise = step * _root_mean_square(plan.root, plan.rounds)

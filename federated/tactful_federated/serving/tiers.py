@@ -61,6 +61,7 @@ class TierReport:
         sums: Number of secure sums of a whole cohort; 0 in the clear.
         sum_size: Most devices of a sum.
         sum_fewest: Fewest devices of a sum.
+        noisy: Devices of a sum that `server_epsilon` assumes to add noise, and not to collude.
         server_epsilon: Privacy loss of one device against the server, at the plan's delta; None if
             the server reads updates or exact sums.
         model_epsilon: Privacy loss of one device by the model alone, at the same delta.
@@ -77,6 +78,7 @@ class TierReport:
     sums: int
     sum_size: int
     sum_fewest: int
+    noisy: int
     server_epsilon: float | None
     model_epsilon: float
     neighbours: int
@@ -120,6 +122,7 @@ def report_tier(wishes: Wishes, tier: Tier) -> TierReport:
         sums=0 if tier == "clear" else sums,
         sum_size=groups.size,
         sum_fewest=groups.fewest,
+        noisy=wishes.noisy,
         server_epsilon=plan.epsilon if tier == "noise-in-sum" else None,
         model_epsilon=epsilon_of_model(plan),
         neighbours=graph.neighbours if graph else groups.size - 1,

@@ -219,6 +219,16 @@ def test_noise_of_every_group_is_whole_and_its_price_is_named() -> None:
     assert secret == plan_training(LARGE) and epsilon_of_model(secret) == 2.0
 
 
+def test_noise_of_colluding_devices_does_not_count() -> None:
+    honest = replace(LARGE, corrupt=0.05)
+    plan = plan_noise_in_sum(honest)
+    assert honest.noisy == 666 - 65
+    needed = plan.noise_multiplier**2 * plan.participations * plan.units**2
+    assert needed + 16 <= honest.noisy * plan.device_sigma_squared <= needed * 1.001
+    with pytest.raises(SettingsError, match="may collude"):
+        plan_noise_in_sum(replace(LARGE, corrupt=0.05, minimum_reports=60))
+
+
 def test_groups_pay_for_the_tables_of_one_group() -> None:
     """A single sum of this size is refused: its tables would cost more than delta."""
     wishes = replace(LARGE, delta=1e-7, report_goal=5_000)

@@ -85,7 +85,7 @@ def _tier_rows(report: TierReport) -> list[tuple[str, str]]:
     """Return the rows about a tier: view of the server, sums, costs and refused options."""
     server = "none: the server is trusted with it"
     if report.server_epsilon is not None:
-        server = f"{report.server_epsilon:g}, if {report.sum_fewest} devices of each sum add noise"
+        server = f"{report.server_epsilon:g}, if {report.noisy} devices of each sum add noise"
     rows = [
         ("tier", f"{report.tier}: the server reads {report.server_sees}"),
         ("epsilon of server", server),

@@ -48,7 +48,7 @@ def test_a_plan_says_what_a_tier_can_do() -> None:
     told = json.loads(shown(*divided, "--json"))["tier"]
     assert (told["sums"], told["sum_size"], told["sum_fewest"]) == (4, 163, 83)
     assert told["server_epsilon"] == 2.0 > told["model_epsilon"]
-    assert told["costs"]["device_sends"] > 4 * 1000 and "--bands" in told["refused"]
+    assert told["costs"]["device_sends"] > 4 * 1000 and "--trim" in told["refused"]
     text = shown(*divided)
     assert "4 of at most 163 devices, 83 or more each" in text
     assert "2, if 83 devices of each sum add noise" in text
