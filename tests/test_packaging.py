@@ -73,6 +73,7 @@ def test_device_wheel_holds_what_its_modules_import(device_wheel: zipfile.ZipFil
     begin = ["device.command", "device.intent", "device.personalise", "device.stock_node"]
     begin += ["device.flower_strategies", "model.sample_data"]  # of examples/flower_app
     needed = imported([f"tactful_federated.{name}" for name in begin])
+    needed |= imported(["tactful_federated.model.lstm_onnx"])  # of the extra onnx
     packed = {name.removeprefix(BUNDLED) for name in files_of(device_wheel)}
     assert {name for name in packed if not name.endswith("py.typed")} == needed
 

@@ -8,6 +8,7 @@ epsilon would hold of such a population, and does not hold of this one.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import time
@@ -18,7 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.federated import families, fleet, foresight, intent, personal, scale, secure, stock
+from benchmarks.federated import (
+    families,
+    fleet,
+    foresight,
+    inference,
+    intent,
+    personal,
+    scale,
+    secure,
+    stock,
+)
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
@@ -63,12 +74,12 @@ _STAGES = (
 _QUICK = (Stage(20, 60, 2.0, _AVERAGED), Stage(10, 60, 0.5, _adam(3e-3)))
 
 
-def run(quick: bool, only: str | None = None) -> list[Figure]:
-    """Measure; quick trains for few rounds with one seed."""
-    return measure(_parts(quick), only)
+def run(quick: bool, only: str | None = None, *, questions: int = intent.QUESTIONS) -> list[Figure]:
+    """Measure; quick trains for few rounds with one seed, and intents are sent with `questions`."""
+    return measure(_parts(quick, questions), only)
 
 
-def _parts(quick: bool) -> list[Part]:
+def _parts(quick: bool, questions: int = intent.QUESTIONS) -> list[Part]:
     named = ("noiseless", *_CHAINS, "central")
     rates = [f"{who}_{what}" for who in named for what in _WHAT]
     noisy = ["dp_top1", "dp_top5", "dp_independent_top5"]
@@ -85,9 +96,10 @@ def _parts(quick: bool) -> list[Part]:
         Part("stock", [("stock_node_round_s", "s")], lambda: stock.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
+    parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     parts.append(Part("foresight", foresight.FIGURES, lambda: _foresight(quick)))
-    return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
+    return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick, questions))]
 
 
 _WHAT = ("top1", "top5")
@@ -102,10 +114,12 @@ _FLEET = (
 )
 
 
-def _intent(quick: bool) -> list[Figure]:
+def _intent(quick: bool, questions: int) -> list[Figure]:
     stages = _QUICK if quick else _STAGES
     with _one_thread():
-        return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+        return intent.gain(
+            _data(), quick, lambda held: _federated(held, stages, 1, None), questions
+        )
 
 
 def _foresight(quick: bool) -> list[Figure]:
@@ -286,5 +300,15 @@ def _data() -> Path:
     return shared / "data" / "online_retail" / "online_retail.parquet"
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    told = f"questions that intents are sent with, default {intent.QUESTIONS:,}"
+    parser.add_argument("--questions", type=int, default=intent.QUESTIONS, help=told)
+
+
 if __name__ == "__main__":
-    main("federated", run, parts=[part.name for part in _parts(True)])
+    main(
+        "federated",
+        lambda options: run(options.quick, options.only, questions=options.questions),
+        parts=[part.name for part in _parts(True)],
+        add_options=_add_options,
+    )

@@ -105,7 +105,7 @@ def _let_in(home: Path, link: SuperLink, invitation: Invitation, who: int) -> in
     device.close()
     (home / "invitation.json").write_bytes((home.parent / "invitation.json").read_bytes())
     key = ec.generate_private_key(ec.SECP384R1())
-    path = home / "node.key"
+    path = home / "flower.key"  # node.key is that of `tactful-device`
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     path.chmod(0o600)
     return link.enrol(public_pem(key.public_key()))
@@ -117,7 +117,7 @@ def _start(home: Path, folder: Path, address: str) -> subprocess.Popen[bytes]:
     environment["PYTHONPATH"] = f"{folder / 'no_torch'}:{inherited}".rstrip(":")
     command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", address]
     command += ["--root-certificates", str(folder / "tls" / "authority.pem")]
-    command += ["--auth-supernode-private-key", str(home / "node.key")]
+    command += ["--auth-supernode-private-key", str(home / "flower.key")]
     command += ["--port", str(free_port()), "--node-config", f'device="{home}"']
     with (home / "node.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)

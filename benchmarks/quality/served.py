@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +25,6 @@ from tactful.rerank.arm_policy import ranking_experiment
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions
-from tactful.training.questions import Question
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
@@ -71,12 +70,39 @@ def served_lists(
     scratch: Path,
     options: TrainingOptions | None,
     *,
-    intent_at: Callable[[str, int], Mapping[str, float]] | None = None,
-    tells_who: bool = True,
     tells_visit: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, ...]]:
     """Train on everything before the cut, then answer each question in its turn.
+
+    Args:
+        replay: the events and the questions.
+        scratch: an empty directory.
+        options: of the training; None for none.
+        tells_visit: whether the visit is told where the person is.
+        progress: told how many questions are answered, of how many.
+
+    Returns:
+        Item ids of each list, best first.
+    """
+
+    def as_asked(ask: Ask) -> RecommendRequest:
+        visit = ask.session_id if tells_visit else None
+        return RecommendRequest(**who(ask.person), session_id=visit)
+
+    [lists] = answered(replay, scratch, options, [as_asked], progress=progress)
+    return lists
+
+
+def answered(
+    replay: Replayed,
+    scratch: Path,
+    options: TrainingOptions | None,
+    ways: Sequence[Callable[[Ask], RecommendRequest]],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[tuple[str, ...]]]:
+    """Train as `served_lists` does, and answer each question asked in several ways.
 
     Before a question the engine has applied every event before it and nothing more, as a server has
     that is asked with `after`. What is popular is counted anew once an hour of the replay's time.
@@ -85,14 +111,11 @@ def served_lists(
         replay: the events and the questions.
         scratch: an empty directory.
         options: of the training; None for none.
-        intent_at: what a person's device sends just before an event of that number, in training and
-            with questions; None where devices send nothing.
-        tells_who: whether who asks, and in which visit, is told with a question, in training too.
-        tells_visit: whether the visit is told where the person is.
+        ways: makes the request of a question; number of items and time are filled in.
         progress: told how many questions are answered, of how many.
 
     Returns:
-        Item ids of each list, best first.
+        For each way, the item ids of each list, best first.
     """
     settings = Settings(storage=StorageSettings(data=scratch))
     definitions = load_definitions(settings.features)
@@ -100,20 +123,10 @@ def served_lists(
     _append(log, _catalogue(replay))
     for start in range(0, replay.cut, _BATCH):
         _append(log, _events(replay, start, min(start + _BATCH, replay.cut)))
-    first = log.end - replay.cut  # what came before the events: the catalogue
-
-    def as_asked(question: Question) -> Question:
-        intent = None
-        if intent_at is not None and question.subject is not None:
-            intent = intent_at(question.subject, question.offset - first)
-        told = question if tells_who else replace(question, subject=None, session_id=None)
-        return replace(told, intent=intent)
-
     if options is not None:
         version = version_directory(settings.models, _VERSION)
-        train(log, definitions, version, options, as_asked=as_asked)
+        train(log, definitions, version, options)
         write_pointer(settings.models, Pointer(version=_VERSION))
-
     engine = Engine(definitions, MemoryState())
     while engine.offset < log.end:
         engine.apply(log.read(engine.offset, _BATCH))
@@ -128,7 +141,8 @@ def served_lists(
             monotonic=clock,
         ),
     )
-    lists, sent, hour = [], replay.cut, -1
+    lists: list[list[tuple[str, ...]]] = [[] for _ in ways]
+    sent, hour = replay.cut, -1
     for number, ask in enumerate(replay.asks):
         if ask.before > sent:
             fresh = [encode_entry(entry) for entry in _events(replay, sent, ask.before)]
@@ -138,16 +152,12 @@ def served_lists(
             hour = ask.at // _HOUR
             clock.seconds = ask.at / 1e3
             answering.refresh()
-        request = RecommendRequest(
-            **(who(ask.person) if tells_who else {}),
-            session_id=ask.session_id if tells_who and tells_visit else None,
-            count=CUTOFF,
-            timestamp=ask.at,
-            force={RANKING_EXPERIMENT: LEARNED},
-            intent={} if intent_at is None else dict(intent_at(ask.person, ask.before)),
-        )
-        answer, _ = answering.recommend(request, now=ask.at)
-        lists.append(tuple(item.item_id for item in answer.items))
+        for way, found in zip(ways, lists, strict=True):
+            request = msgspec.structs.replace(
+                way(ask), count=CUTOFF, timestamp=ask.at, force={RANKING_EXPERIMENT: LEARNED}
+            )
+            answer, _ = answering.recommend(request, now=ask.at)
+            found.append(tuple(item.item_id for item in answer.items))
         progress(number + 1, len(replay.asks))
     answering.close()
     return lists

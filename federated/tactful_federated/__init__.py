@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tactful_federated.device.triggers import Foresight, Trigger, TriggerLimits
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
+    from tactful_federated.model.lstm_onnx import OnnxPredictor
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.secagg.client import Account, SecureRounds
@@ -104,6 +105,7 @@ __all__ = [
     "ModelSlot",
     "ModelState",
     "NoiseMemory",
+    "OnnxPredictor",
     "Optimizer",
     "Outcome",
     "Polling",
@@ -176,6 +178,7 @@ _LAZY = {
     "device.triggers": "Foresight Trigger TriggerLimits",
     "model.dp_sgd": "CentralSettings train_privately",
     "model.lstm_numpy": "IntentPredictor mean_curvature",
+    "model.lstm_onnx": "OnnxPredictor",
     "model.lstm_torch": "IntentModel to_torchscript",
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -118,6 +119,7 @@ def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
     weights = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
     grouped = replace(INVITATION, groups=Groups(size=4, fewest=3))
+    noisy = replace(INVITATION, plan=dataclasses.replace(INVITATION.plan, sigma_squared=2**64 + 1))
     return {
         "protocol": 2,
         "terms": {
@@ -125,6 +127,8 @@ def wire_vectors() -> dict[str, Any]:
             "digest": terms_digest(INVITATION).hex(),
             "grouped": msgspec.json.encode(grouped).decode(),
             "grouped_digest": terms_digest(grouped).hex(),
+            "noisy": msgspec.json.encode(noisy).decode(),
+            "noisy_digest": terms_digest(noisy).hex(),
         },
         "weights": {"bytes": to_bytes(weights).hex(), "digest": weights_digest(weights).hex()},
         "shares": _shares(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from tactful_federated.transport.fleet_client import FleetClient
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _NAP_S = 0.5
+_LEAST_MEMORY_MB = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,9 +140,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--history", type=Path, help="JSON list of visits; imported ones are skipped")
     add("--only-while", help="train only while this command succeeds")
     add("--rotate", action="store_true", help="create new keys; the server sees a new device")
-    add("--poll", type=float, default=30.0, help="seconds between requests (30)")
-    add("--memory", type=int, default=1024, help="memory limit in MiB (1024)")
+    add("--poll", type=_seconds, default=30.0, help="seconds between requests (30)")
+    add("--memory", type=_megabytes, default=1024, help="memory limit in MiB, 600 or more (1024)")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return seconds
+
+
+def _megabytes(text: str) -> int:
+    size = int(text)
+    if size < _LEAST_MEMORY_MB:
+        raise argparse.ArgumentTypeError(f"{text} is less than {_LEAST_MEMORY_MB}")
+    return size
 
 
 def _succeeds(command: str | None) -> bool:

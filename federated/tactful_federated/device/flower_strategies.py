@@ -21,6 +21,7 @@ from typing import Any, cast
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import WeightsError, extra
 from tactful_federated.model.vectors import Vector
+from tactful_federated.transport.flower_clear import only_kind_of_errors
 
 with extra():
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -30,23 +31,28 @@ _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
 
 
 def arrays_app(device_of: Callable[[Context], Device]) -> ClientApp:
-    """Return a Flower ClientApp of the device that `device_of` returns for a context."""
+    """Return a Flower ClientApp of the device that `device_of` returns for a context.
+
+    Errors reach the server as their kind alone; the log of the node has the rest.
+    """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        device, weights = device_of(context), _weights(message)
-        config = cast(Mapping[str, Any], message.content[_CONFIG])
-        if "proximal-mu" in config:
-            device.settings = replace(device.settings, proximal=float(config["proximal-mu"]))
-        trained = weights + device.train(weights, int(config["server-round"]))
+        with only_kind_of_errors():
+            device, weights = device_of(context), _weights(message)
+            config = cast(Mapping[str, Any], message.content[_CONFIG])
+            if "proximal-mu" in config:
+                device.settings = replace(device.settings, proximal=float(config["proximal-mu"]))
+            trained = weights + device.train(weights, int(config["server-round"]))
         metrics = MetricRecord({"num-examples": 1})
         content = RecordDict({_ARRAYS: as_arrays(trained), _METRICS: metrics})
         return Message(content, reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        score = device_of(context).evaluate(_weights(message))
+        with only_kind_of_errors():
+            score = device_of(context).evaluate(_weights(message))
         metrics: dict[str, Any] = {"num-examples": score.steps}
         means = {"loss": score.mean_loss, "top1": score.top1_rate, "top5": score.top5_rate}
         metrics |= {name: mean if score.steps else 0.0 for name, mean in means.items()}

@@ -23,7 +23,8 @@ from msgspec import UNSET
 
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.device.home import DeviceHome
-from tactful_federated.errors import FederatedError, SettingsError, extra, require
+from tactful_federated.errors import SettingsError, extra, require
+from tactful_federated.transport.flower_clear import only_kind_of_errors
 
 with extra():
     from flwr.app import Context, Message
@@ -40,15 +41,14 @@ def answer(message: Message, context: Context) -> Message:
     """Train on the visits of the device, or score the model on them if the run evaluates.
 
     Raises:
-        RuntimeError: The device refuses; the text is the kind of the error, since Flower sends it.
+        RuntimeError: The device refuses or fails; the text is the kind of the error, since Flower
+            sends it. The log of the node has the rest.
     """
-    try:
+    with only_kind_of_errors():
         directory = Path(str(context.node_config.get("device", "")))
         invitation = invitation_of(directory, context)
         with closing(DeviceHome(directory, invitation)) as home:
             return home.app()(message, context)
-    except (FederatedError, OSError) as error:
-        raise RuntimeError(type(error).__name__) from None
 
 
 def invitation_of(directory: Path, context: Context) -> Invitation:

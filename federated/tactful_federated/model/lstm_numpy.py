@@ -83,7 +83,7 @@ class IntentPredictor:
         Raises:
             VocabularyError: A token lies outside the vocabulary.
         """
-        state, _, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
+        state, _, token = self._read(self._latest(history))
         return self._next(state, token)
 
     def questions(self, asked: Windows) -> tuple[Floats, NDArray[np.int64]]:
@@ -140,7 +140,7 @@ class IntentPredictor:
         is_target = np.zeros((self.vocabulary_size, len(targets)))
         for column, target in enumerate(targets):
             is_target[list(target), column] = 1
-        state, cell, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
+        state, cell, token = self._read(self._latest(history))
         states = np.repeat(state[None], continuations, axis=0)
         cells = np.repeat(cell[None], continuations, axis=0)
         tokens = np.full(continuations, token)
@@ -166,9 +166,18 @@ class IntentPredictor:
                 missed &= is_target[tokens] == 0
         return by_step
 
-    def _read(self, tokens: Sequence[int]) -> tuple[Floats, Floats, int]:
+    def _latest(self, history: Sequence[int]) -> list[int]:
+        """Return the latest tokens of a history, the boundary for none.
+
+        Raises:
+            VocabularyError: A token lies outside the vocabulary.
+        """
+        tokens = list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY]
         if not all(0 <= token < self.vocabulary_size for token in tokens):
             raise VocabularyError(f"the history has a token outside 0..{self.vocabulary_size - 1}")
+        return tokens
+
+    def _read(self, tokens: Sequence[int]) -> tuple[Floats, Floats, int]:
         state = cell = np.zeros(self.hidden, dtype=np.float32)
         for token in tokens:
             state, cell = self._advance(state, cell, np.array(token))

@@ -251,9 +251,22 @@ def weights_digest(weights: Vector) -> bytes:
 
 def terms_digest(terms: object) -> bytes:
     """Return the digest of a plan or an invitation, equal before and after it was stored."""
-    encoded = msgspec.msgpack.encode(terms)
-    # Decoded by type: 2 in a field of type float is 2.0 on a device that read it from a file.
-    return _digest("terms", encode(msgspec.msgpack.decode(encoded, type=type(terms))))
+    # Converted by type: 2 in a field of type float is 2.0 on a device that read it from a file.
+    typed = msgspec.convert(_values_of(terms), type=type(terms))
+    return _digest("terms", encode(_packable(_values_of(typed))))
+
+
+def _values_of(terms: object) -> object:
+    return msgspec.to_builtins(terms, builtin_types=(bytes,))
+
+
+def _packable(value: object) -> object:
+    """Replace integers of more than 64 bits, which MessagePack lacks, by their decimal text."""
+    if isinstance(value, dict):
+        return {key: _packable(part) for key, part in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
 
 
 def poll_text(enrolment: bytes, time_ms: int) -> bytes:

@@ -6,15 +6,21 @@ Without these files generated shoppers are used, to try the apps without data.
 
 If `epsilon` is above 0, the run is private and also needs `population`, `delta` and `directory`:
 the server reads single updates (`ClearCollector`), adds the noise, and resumes in the directory
-after a stop. It does not evaluate devices, since single counts are not private.
+after a stop.
+
+Accuracy is that on generated shoppers outside the population, or on the baskets of the operator in
+`evaluation-file`, never that on devices: a device with a `history-file` refuses to evaluate, since
+exact counts are not private. `tactful federated evaluate` asks devices within a budget.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +34,13 @@ from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, extra, require
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.scores import Score, Scores
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import Updates, Vector
 from tactful_federated.secagg.collectors import ClearCollector
 from tactful_federated.serving.rounds import initial_weights
-from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
+from tactful_federated.transport.flower_clear import FlowerPopulation, Trainee, client_app
 from tactful_privacy.decoding import DECODE_ERRORS
 
 with extra():
@@ -45,6 +52,9 @@ _log = logging.getLogger("flwr.tactful_federated")
 
 _ATTEMPTS = 3
 """Largest number of rounds per release of a private run."""
+
+_FIRST_SCORED, _SCORED = 1 << 20, 20
+"""Generated shoppers that weights are scored on; nodes of a simulation have lower numbers."""
 
 
 def device_of(context: Context) -> Device:
@@ -61,7 +71,33 @@ def device_of(context: Context) -> Device:
     return Device(history, vocabulary, widths=_widths(context.run_config), seed=seed + node)
 
 
-client = client_app(device_of)
+def _trainee(context: Context) -> Trainee:
+    """Return the device of a node; one with a history of its own is not evaluated."""
+    device = device_of(context)
+    return _Unevaluated(device) if context.node_config.get("history-file") else device
+
+
+@dataclass(frozen=True)
+class _Unevaluated:
+    """Device that trains and refuses to evaluate."""
+
+    _device: Device
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._device.vocabulary
+
+    def train(self, weights: Vector, round_number: int) -> Vector:
+        return self._device.train(weights, round_number)
+
+    def evaluate(self, weights: Vector) -> Score:
+        raise HistoryError(
+            "counts of right answers on a history are not private: score weights on your own data,"
+            " by evaluation-file, or ask devices by `tactful federated evaluate`"
+        )
+
+
+client = client_app(_trainee)
 """The Flower ClientApp."""
 
 server = ServerApp()
@@ -74,8 +110,9 @@ def main(grid: Grid, context: Context) -> None:
 
     The run configuration has `seed`, `rounds`, `cohort`, `report-goal`, `minimum-reports`,
     `timeout-s` (of an exchange and of the wait for devices), `embedding` and `hidden` (widths of
-    the model, 32 by default), `catalogue-file` and `weights-file` (.npy file of the released
-    weights; empty: none). A private run also has `epsilon`, `delta`, `directory` and `population`
+    the model, 32 by default), `catalogue-file`, `evaluation-file` (JSON list of baskets of the
+    operator's, to score weights on) and `weights-file` (.npy file of the released weights); empty
+    ones are not used. A private run also has `epsilon`, `delta`, `directory` and `population`
     (devices that can ever take part).
 
     Raises:
@@ -98,12 +135,42 @@ def main(grid: Grid, context: Context) -> None:
         released = _run_privately(population, initial, config, timeout)
     else:
         first, rounds = start(initial), int(config["rounds"])
-        state, _ = run_rounds(
-            population, first, settings, rounds=rounds, seed=seed, progress=_report
-        )
+        scored = _ScoredHere(population, _own_devices(config, vocabulary))
+        state, _ = run_rounds(scored, first, settings, rounds=rounds, seed=seed, progress=_report)
         released = state.model.release()
     if path := str(config["weights-file"]):
         np.save(path, released)
+
+
+@dataclass(frozen=True)
+class _ScoredHere:
+    """Population that trains on devices, and whose weights are scored on data of the operator."""
+
+    _population: FlowerPopulation
+    _own: Sequence[Device]
+
+    def ids(self) -> Sequence[int]:
+        return self._population.ids()
+
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
+        return self._population.train(ids, weights, round_number)
+
+    def evaluate(self, ids: Sequence[int], weights: Vector, round_number: int) -> Scores:
+        return {number: device.evaluate(weights) for number, device in enumerate(self._own)}
+
+
+def _own_devices(config: Mapping[str, Any], vocabulary: Vocabulary) -> list[Device]:
+    """Return what weights are scored on: the operator's baskets, or generated shoppers."""
+    path = str(config.get("evaluation-file", ""))
+    if path:
+        histories = [_read_history(Path(path))]
+    elif not config["catalogue-file"]:
+        numbers = range(_FIRST_SCORED, _FIRST_SCORED + _SCORED)
+        histories = [sample_history(number, seed=int(config["seed"])) for number in numbers]
+    else:
+        return []  # generated shoppers buy nothing of this catalogue
+    half = TrainerSettings(held_out=0.5)
+    return [Device(baskets, vocabulary, half, widths=_widths(config)) for baskets in histories]
 
 
 def _run_privately(
@@ -141,6 +208,8 @@ def _run_privately(
 
 def _report(result: RoundResult) -> None:
     figures = f"loss {result.loss:.3f}, top-1 {result.top1:.3f}, top-5 {result.top5:.3f}"
+    if math.isnan(result.loss):
+        figures = "not scored: give baskets of your own as evaluation-file"
     _log.info("round %d: %s%s", result.round, figures, " (void)" if result.void else "")
 
 

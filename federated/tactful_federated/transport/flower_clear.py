@@ -14,10 +14,11 @@ a Flower array would be three objects, each with its own request to the SuperLin
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, cast
 
@@ -106,6 +107,19 @@ def training_app(vocabulary: Vocabulary, train: Callable[[Vector, int], Vector])
         return _trained(message, train)
 
     return app
+
+
+@contextlib.contextmanager
+def only_kind_of_errors() -> Iterator[None]:
+    """Raise `RuntimeError` with the kind of an error alone, and log the error.
+
+    A stock node sends the text of errors to its server, and a text could contain visits.
+    """
+    try:
+        yield
+    except Exception as error:
+        _log.exception("the device did not answer")
+        raise RuntimeError(type(error).__name__) from None
 
 
 class FlowerPopulation:

@@ -24,6 +24,7 @@ from tactful.errors import ModelError, UnsupportedForest
 from tactful.ranking.calibration import Calibration
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.forest import BinnedForest, bin_forest
+from tactful.ranking.intent_effect import Trust
 from tactful.ranking.xgboost_file import check_model
 from tactful.recall.index import RecallIndex
 from tactful.util.signing import check_directory
@@ -74,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     # share of the places for items that are new to the user, where neither request nor settings
     # name one
     discovery: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    trust: Trust = Trust()  # in the intents of requests
     format: int = _FORMAT
 
 

@@ -134,9 +134,9 @@ def gather(
 ) -> Candidates:
     """Query every channel and merge their items; none when all are silent or filtered.
 
-    At least `least` candidates come, whatever the quotas, if so many are allowed: the most popular
-    fill up. A read-only array `allowed`, shape (len(catalogue),), is prepared once and kept for the
-    next search.
+    The items of the intent are not among them, see `with_intended`. At least `least` candidates
+    come, whatever the quotas, if so many are allowed: the most popular fill up. A read-only array
+    `allowed`, shape (len(catalogue),), is prepared once and kept for the next search.
     """
     scored = _score(view, context, intent)
     proposals = [*_proposals(view, context, scored, quotas, allowed)]
@@ -164,6 +164,8 @@ def by_channel(
     scored = _score(view, context, intent)
     for channel, rows in _proposals(view, context, scored, quotas, allowed):
         proposals[channel].append(rows)
+    if intended := _intended(scored.intent or {}, view, allowed, quotas.intent):
+        proposals["intent"] += intended
     found = {}
     for channel, groups in proposals.items():
         rows = np.concatenate(groups)
@@ -296,9 +298,6 @@ def _proposals(
         yield "popular", first(view.leading, quotas.popular)
     if quotas.sessions and len(scored.similar_sessions.rows):
         yield "sessions", first(scored.similar_sessions.ranked, quotas.sessions)
-    if scored.intent:
-        for rows in _intended(scored.intent, view, allowed, quotas.intent):
-            yield "intent", rows
     if len(catalogue.in_campaign):
         shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
         yield "campaign", popular.best(shown, quotas.campaign)
@@ -336,13 +335,24 @@ def extended(candidates: Candidates, channel: str, rows: NDArray[np.int64]) -> C
     return candidates.with_rows(every[order], np.concatenate([candidates.channel, added])[order])
 
 
+def with_intended(
+    candidates: Candidates, view: CatalogueView, allowed: NDArray[np.bool_], quota: int
+) -> Candidates:
+    """Add the most popular items of each intended category; they crowd out no other candidate.
+
+    A larger weight never takes an item of its category away, nor adds one of another.
+    """
+    groups = _intended(candidates.intent or {}, view, allowed, quota)
+    return extended(candidates, "intent", np.concatenate(groups)) if groups else candidates
+
+
 def _intended(
     intent: Mapping[str, float], view: CatalogueView, allowed: NDArray[np.bool_], quota: int
 ) -> list[NDArray[np.int64]]:
     """Return the most popular items of each intended category, by its weight."""
     catalogue = view.catalogue
     weights = {
-        catalogue.category_numbers[name]: weight
+        catalogue.category_numbers[name]: min(weight, 1.0)
         for name, weight in intent.items()
         if name in catalogue.category_numbers and weight > 0.0
     }

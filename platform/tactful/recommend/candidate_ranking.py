@@ -11,6 +11,7 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.ranking.features import ASKED, assemble, hide_rare
 from tactful.ranking.fusion import fused, rare_last
 from tactful.ranking.heuristic import heuristic_scores
+from tactful.ranking.intent_effect import Trust, chances_of, intent_effect
 from tactful.ranking.own_columns import OwnColumn
 from tactful.recall.popularity import is_in
 from tactful.recommend.request_state import HEURISTIC, RequestState
@@ -42,15 +43,36 @@ def rank(
             scores = model.score(state.features)
     else:
         scores = heuristic_scores(candidates, context, view, source, learned=not state.fresh)
+    if candidates.intent:
+        scores = _intended(state, scores)
     state.values = scores = _without_visits(state, scores)
     if candidates.asked is not None:
         trained = model is not None and state.learned and model.ranks_by(ASKED)
         if not trained:
-            state.values = fused(scores, candidates.asked, personal=not unknown)
+            state.values = fused(
+                scores, candidates.asked, personal=not unknown or state.intent is not None
+            )
     if state.policy.objective != PLAIN:
         state.values = state.policy.objective.value(
             scores, candidates.rows, view.catalogue, context, view.popular
         )
+
+
+def _intended(state: RequestState, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores that the intent has changed: margins by a sum, others by a product."""
+    model = state.serving.model
+    trust = Trust() if model is None else model.manifest.trust
+    state.intent = intent_effect(
+        state.candidates,
+        state.serving.view.catalogue,
+        chances_of(scores) if state.learned else scores,
+        trust,
+        known=state.context.known,
+    )
+    if state.intent is None:
+        return scores
+    factors = state.intent.factors
+    return scores + np.log(factors) if state.learned else scores * factors
 
 
 def _without_visits(state: RequestState, scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from tactful.recall.candidates import (
     extended,
     gather,
     named,
+    with_intended,
 )
 from tactful.recommend.request_state import RequestState
 from tactful.rerank.frequency_caps import Shown, exhausted
@@ -42,6 +43,9 @@ def recall(state: RequestState, shown: Shown | None) -> None:
         state.candidates = with_demanded(
             state.candidates, state.rules, view, allowed, state.recommendation_id
         )
+    if request.intent:
+        intended = _quotas(state).intent
+        state.candidates = with_intended(state.candidates, view, personal, intended)
 
 
 def channel_items(state: RequestState, shown: Shown | None, most: int) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.impressions import as_impression
+from tactful.ranking.intent_effect import LoggedIntent
 from tactful.ranking.model import Manifest, checked_version, load_trees, read_manifest, start_of
 from tactful.schemas.recommendations import ExplainedItem, Explanation
 from tactful_streaming.contract.log_entries import Event
@@ -28,7 +29,7 @@ _VERSIONS = 2
 _NOT_RULES = frozenset(
     {
         *("applied", "arm", "channels", "experiment", "features", "forced"),
-        *("items", "layout", "model_version", "propensity", "scores", "took_ms"),
+        *("intent", "items", "layout", "model_version", "propensity", "scores", "took_ms"),
     }
 )
 """Properties of an impression; all others are rules that took part."""
@@ -70,11 +71,14 @@ class Explainer:
                     contributions[:, place] += start_of(shown.features, manifest.start, names)
             except ModelError as error:
                 note = f"the contributions of features are no longer known: {error}"
+        intent = LoggedIntent.read(properties.get("intent"))
+        factors = None if intent is None else intent.factors
         items = [
             ExplainedItem(
                 item_id=item,
                 channel=_at(properties.get("channels"), place),
                 score=_at(properties.get("scores"), place),
+                intent=_at(factors, place),
                 margin=None if contributions is None else float(contributions[place].sum()),
                 features=_row(names, shown.features, place),
                 contributions=_row(names, contributions, place),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tactful.bandits.decisions import Decision
 from tactful.catalogue.request_context import RequestContext
 from tactful.experiments.serving import Drawn
+from tactful.ranking.intent_effect import IntentEffect
 from tactful.recall.candidates import Candidates
 from tactful.recall.popularity import CommonItems
 from tactful.recommend.served_models import ServingState
@@ -49,6 +50,7 @@ class RequestState:
     learned: bool = field(init=False)
     features: NDArray[np.float32] | None = None
     trial_failed: bool = False
+    intent: IntentEffect | None = None  # None without an intent, or one of no candidate
     values: NDArray[np.float32] = field(init=False)
     recommendation_id: str = field(init=False)
     arrangement: Arrangement = field(init=False)

@@ -65,6 +65,8 @@ def encode_response(state: RequestState, answer: Recommendation, layout: str) ->
     parts |= state.drawn.to_log_fields()
     if state.decision is not None:
         parts |= state.decision.to_log_fields()
+    if state.intent is not None:
+        parts["intent"] = state.intent.logged(order).write()
     if state.trial_failed:
         parts["failed"] = True
     rows = candidates.rows[order].tolist()

@@ -65,7 +65,8 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         exclude_seen: leave out the items of this visit, the user's latest 50, and all taken ones.
         exclude_taken: leave out all items that the user put into a cart or bought.
         intent: weight by category, at most 32: categories that a device predicts its user is
-            looking for. It adds candidates, and restricts nothing.
+            looking for. It adds candidates, raises items of these categories by their weight, and
+            restricts nothing. More than 1 in all is scaled to 1.
         timestamp: time to answer for, not in the future. With an admin key and in ``--dev`` it is a
             replay, and the answer is logged as shown then; otherwise the answer is not logged.
         as_of: ``last``: answer for the time of the latest event, where data end long ago. The
@@ -150,6 +151,8 @@ class ExplainedItem(msgspec.Struct, kw_only=True, frozen=True):
         item_id: the item.
         channel: recall channel that found it.
         score: value that items were ordered by.
+        intent: factor by which the intent of the request changed the chance of the item; a score
+            by a model contains its logarithm. None without an intent.
         margin: output of the model; the sum of `base` and the contributions.
         features: features by name; None for a value that does not exist.
         contributions: contribution of each feature to the margin, by name.
@@ -158,6 +161,7 @@ class ExplainedItem(msgspec.Struct, kw_only=True, frozen=True):
     item_id: str
     channel: str | None = None
     score: float | None = None
+    intent: float | None = None
     margin: float | None = None
     features: dict[str, float | None] | None = None
     contributions: dict[str, float | None] | None = None

@@ -14,6 +14,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import START, start_of
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
@@ -23,6 +24,8 @@ from tactful.util.process_tuning import return_free_pages
 _BLOCK = 10
 _BINS = 64
 _MEASURED = {"objective": "rank:ndcg", "eval_metric": "ndcg@20"}
+# A larger weight of an intent never lowers an item of its category, nor raises another one.
+_DIRECTIONS = {"intent_weight": 1, "intent_place": -1}
 _PART = 256  # lists that are given to XGBoost at once
 
 
@@ -99,6 +102,7 @@ def _grow(
     start = len(curve)
     parameters = {
         **fixed_parameters(),
+        "monotone_constraints": _directions(training.num_col()),
         "max_depth": options.depth,
         "eta": options.learning_rate,
         "nthread": options.threads,
@@ -114,6 +118,12 @@ def _grow(
         if _ended(curve, options):
             break
     return bytes(forest.save_raw("ubj"))
+
+
+def _directions(columns: int) -> str:
+    """Return the direction in which each column may move a score, 0 for both."""
+    names = RANKING_FEATURES[:columns]
+    return f"({','.join(str(_DIRECTIONS.get(name, 0)) for name in names)})"
 
 
 class _Judged:

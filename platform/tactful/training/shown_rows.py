@@ -24,6 +24,8 @@ from tactful.event_log.batches import Record, read_batches
 from tactful.event_log.impressions import Impression, decode_impression
 from tactful.event_log.recipients import LOGINS, Recipients, is_of_earlier_version
 from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.intent_effect import LoggedIntent
+from tactful.training.intent_trust import IntendedList
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
 from tactful_streaming.contract.log_entries import PERSONALISATION, Event, decode_entry, event_for
@@ -147,6 +149,7 @@ class ShownReading:
         self._types = types
         self._marks = [*(name.encode() for name in types), *LOGINS]
         self._lists: dict[str, Impression] = {}
+        self._intended: dict[str, Impression] = {}
         self._outcomes: dict[str, list[Event]] = {}
         self._recipients = Recipients()
 
@@ -162,14 +165,30 @@ class ShownReading:
         """Join the lists with their outcomes."""
         return _joined(self._lists, self._outcomes, self._recipients, self._lasts, self._columns)
 
+    def intended(self, looked: NDArray[np.float64]) -> list[IntendedList]:
+        """Return the lists of requests with an intent in which an item was taken.
+
+        A taken item counts by the inverse of how often its place is looked at (`examination`).
+        """
+        found = []
+        for identity, shown in self._intended.items():
+            events = self._outcomes.get(identity, ())
+            followed = _followed(shown, events, self._recipients, self._lasts)
+            held = _intended(shown, followed, looked)
+            if held is not None:
+                found.append(held)
+        return found
+
     def _add_list(self, shown: Impression) -> None:
-        if (
-            _usable(shown, self._layout, self._columns)
-            and self._since <= shown.event.timestamp <= self._until
-        ):
-            self._lists.setdefault(shown.event.recommendation_id or "", shown)
-            if len(self._lists) > self._most:
-                del self._lists[next(iter(self._lists))]
+        if not self._since <= shown.event.timestamp <= self._until:
+            return
+        usable = _usable(shown, self._layout, self._columns)
+        told = "intent" in shown.event.properties and not shown.forced
+        for is_kept, lists in ((usable, self._lists), (told, self._intended)):
+            if is_kept:
+                lists.setdefault(shown.event.recommendation_id or "", shown)
+                if len(lists) > self._most:
+                    del lists[next(iter(lists))]
 
     def _add_outcome(self, payload: bytes) -> None:
         event = _decoded(payload)
@@ -208,14 +227,7 @@ def _joined(
     features: list[NDArray[np.float32]] = [np.zeros((0, columns), np.float32)]
     taken: list[bool] = []
     for identity, shown in ordered:
-        at, user_id, device_id = shown.event.timestamp, shown.event.user_id, shown.event.device_id
-        if is_of_earlier_version(shown.event):  # outcomes of any user are learned from, as then
-            user_id = device_id = None
-        followed = {
-            event.item_id
-            for event in outcomes.get(identity, ())
-            if at <= event.timestamp < at + lasts and recipients.includes(user_id, device_id, event)
-        }
+        followed = _followed(shown, outcomes.get(identity, ()), recipients, lasts)
         assert shown.features is not None
         features.append(shown.features)
         taken.extend(item in followed for item in shown.items)
@@ -227,6 +239,35 @@ def _joined(
         sizes=np.array(sizes, np.int64),
         at=np.array([shown.event.timestamp for _, shown in ordered], np.int64),
     )
+
+
+def _followed(
+    shown: Impression, events: Sequence[Event], recipients: Recipients, lasts: int
+) -> set[str | None]:
+    """Return the items of a list that its user took in time."""
+    at, user_id, device_id = shown.event.timestamp, shown.event.user_id, shown.event.device_id
+    if is_of_earlier_version(shown.event):  # outcomes of any user are learned from, as then
+        user_id = device_id = None
+    return {
+        event.item_id
+        for event in events
+        if at <= event.timestamp < at + lasts and recipients.includes(user_id, device_id, event)
+    }
+
+
+def _intended(
+    shown: Impression, followed: Collection[str | None], looked: NDArray[np.float64]
+) -> IntendedList | None:
+    """Return the items of a request with an intent; None if none was taken, or it is damaged."""
+    told = LoggedIntent.read(shown.event.properties["intent"])
+    if told is None:
+        return None
+    places = np.minimum(np.arange(len(shown.items)), len(looked) - 1)
+    is_taken = np.array([item in followed for item in shown.items], np.bool_)
+    ratios, chances = np.array(told.ratios), np.array(told.chances)
+    if len(ratios) != len(is_taken) or len(chances) != len(is_taken) or not is_taken.any():
+        return None
+    return IntendedList(chances, ratios, told.total, is_taken / looked[places], told.known)
 
 
 def examination(

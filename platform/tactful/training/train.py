@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,12 @@ from tactful.schemas.interactions import at_least
 from tactful.schemas.models import Loss
 from tactful.schemas.positions import Position
 from tactful.training.ablation import losses
+from tactful.training.beliefs import with_beliefs
 from tactful.training.boosting import fit
 from tactful.training.discovery import choose_discovery
 from tactful.training.evaluation import NdcgByTree
 from tactful.training.history import History
+from tactful.training.intent_trust import INTENDED, IntendedList, fit_trust, replayed_lists
 from tactful.training.judging import calibrated, intervals, measure
 from tactful.training.kept_rows import Asked, Keeper, Kept
 from tactful.training.options import TrainingOptions
@@ -77,7 +79,6 @@ class _Work:
     identity: Identity | None
     checkpoint: Checkpoint | None
     keeper: Keeper | None
-    as_asked: Callable[[Question], Question]
     progress: Progress
 
 
@@ -87,9 +88,11 @@ class _LaidOut:
 
     learn: Rows
     judge: Rows
+    intended: NDArray[np.float32]  # made-up intents of `judge`: their columns, shape (n, 2)
     asked: Asked
     held_back: int  # number of questions in `learn`; the others are in `judge`
     shown: ShownLists
+    reading: ShownReading  # of the log, for the intents of requests
     index: RecallIndex
     label: str
     until: int  # time at which the log ends, epoch milliseconds
@@ -105,6 +108,8 @@ class _Sets:
     shown_judge: Rows
     later: ShownLists  # those of the later ones that were shown
     looked: NDArray[np.float64]  # chance with which each place is looked at
+    intended: NDArray[np.float32]  # made-up intents of `judge`: their columns
+    logged: Sequence[IntendedList]  # shown lists of requests with an intent
 
 
 def train(
@@ -116,7 +121,6 @@ def train(
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
     keeper: Keeper | None = None,
-    as_asked: Callable[[Question], Question] = lambda question: question,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -132,13 +136,12 @@ def train(
         identity: rules by which the server joins devices to users.
         checkpoint: keeps finished steps: after a kill, the same training goes on to the same end.
         keeper: what the last training kept, and where this one keeps it for the next.
-        as_asked: changes each replayed request to what would have been asked, as without the user.
         progress: called with stage, done and total.
 
     Raises:
         ModelError: if the log holds too little to learn from; the message names what is missing.
     """
-    work = _Work(definitions, options, identity, checkpoint, keeper, as_asked, progress)
+    work = _Work(definitions, options, identity, checkpoint, keeper, progress)
     reach, resumed = _begin(log, definitions, options, checkpoint)
     laid = _lay_out(log, reach if isinstance(reach, int) else log.end, work)
     judge, asked, held_back = laid.judge, laid.asked, laid.held_back
@@ -178,7 +181,6 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
         work.keeper.copy_state()
         kept = work.keeper.load(about, columns, begin=log.begin).still_in(history, since)
     kept, questions = _sample(history, since, options, taking, kept)
-    questions = [*map(work.as_asked, questions)]
     reading = ShownReading(meaning, since, until, options, taking, columns=columns)
     shared = SharedReading(log, reading.add, end)
     shared.finish(kept.offset)
@@ -186,6 +188,7 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
     past, index = _indexes(history, work, first=first)
     asked = kept.asked.then(Asked.of(questions))
     held_back = max(int(len(asked) * (1.0 - options.validation)), kept.whole)
+    of_new = max(held_back - len(kept.asked), 0)
     learn, judge = kept.divided(held_back, options)
     if past is not None:
         opened = partial(replay_engine, definitions, state=kept.state)
@@ -193,8 +196,8 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
             shared,
             opened,
             past,
-            questions,
-            max(held_back - len(kept.asked), 0),
+            with_beliefs(questions, history, of_new),
+            of_new,
             options,
             work.identity,
             work.progress,
@@ -205,8 +208,22 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
     shared.finish()
     if work.keeper is not None:
         work.keeper.save(about, end, asked, learn, judge)
-    shown = reading.close()
-    return _LaidOut(learn, judge, asked, held_back, shown, index, label, until, kept.offset)
+    intended = judge.features[:, INTENDED].copy()
+    for rows in (learn, judge):  # made-up intents teach what intents are worth, and nothing else
+        rows.features[:, INTENDED] = np.nan
+    return _LaidOut(
+        learn,
+        judge,
+        intended,
+        asked,
+        held_back,
+        reading.close(),
+        reading,
+        index,
+        label,
+        until,
+        kept.offset,
+    )
 
 
 def _columns(definitions: Definitions) -> tuple[str, int]:
@@ -281,6 +298,7 @@ def _manifest(
         looked=sets.looked.tolist(),
         metrics=metrics,
         discovery=discovery.share,
+        trust=fit_trust(replayed_lists(judge, sets.intended, margins), sets.logged),
         gains=dict(gains(forest, names)),
         calibration=calibrated(forest, sets.later, sets.judge),
         **facts,
@@ -332,7 +350,8 @@ def _split(laid: _LaidOut, options: TrainingOptions) -> _Sets:
         seen = (earlier.features, earlier.taken, earlier.place)
         looked = examination(*seen, threads=options.threads, seed=options.seed)
     learn = [laid.learn, earlier.rows(looked)]
-    return _Sets(learn, laid.judge, later.rows(looked), later, looked)
+    logged = laid.reading.intended(looked)
+    return _Sets(learn, laid.judge, later.rows(looked), later, looked, laid.intended, logged)
 
 
 def _begin(

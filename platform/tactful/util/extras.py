@@ -20,7 +20,7 @@ EXTRAS = {
     "accounting": ("dp_accounting",),
     "two-tower": ("torch",),
     "tuner": ("torch", "gymnasium"),
-    "onnx": ("onnx",),
+    "onnx": ("onnx", "onnxruntime"),
     "ray": ("ray",),
     "oidc": ("joserfc",),
     "noise": ("opendp", "diffprivlib"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import strategy
 
 from tactful_federated.device.flower_strategies import arrays_app, as_arrays, as_weights
@@ -86,6 +87,21 @@ def test_a_strategy_of_ones_own_plugs_in(shop: Any) -> None:
     whole = strategy.FedAvg().start(grid, as_arrays(weights), 1)
     assert np.allclose(as_weights(result.arrays) * 2, as_weights(whole.arrays), atol=1e-6)
     assert set(result.evaluate_metrics_clientapp[1]) == {"loss", "top1", "top5"}
+
+
+def test_errors_of_a_node_reach_the_server_as_their_kind_alone(shop: Any, tmp_path: Path) -> None:
+    (tmp_path / "visits.json").write_text('[["bread", 7]]')
+    context = Context(1, 1, {"history": str(tmp_path / "visits.json")}, RecordDict(), {})
+    arrays = as_arrays(initial_weights(shop.VOCABULARY))
+    for kind in ("train", "evaluate"):
+        content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})})
+        message = Message(content, dst_node_id=1, message_type=kind)
+        message.metadata.__dict__["_message_id"] = "1"
+        with pytest.raises(RuntimeError, match=r"^HistoryError$"):
+            shop.client(message, context)
+        (tmp_path / "good.json").write_text('[["bread", "milk"], ["cheese"]]')
+        good = Context(1, 1, {"history": str(tmp_path / "good.json")}, RecordDict(), {})
+        assert not shop.client(message, good).has_error()
 
 
 def test_other_arrays_are_refused() -> None:

@@ -111,6 +111,9 @@ def test_each_process_trains_on_the_device_and_charges_it(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match=r"^ConsentError$"):
         ask(tmp_path / "second", invitation, 1)
     second.close()
+    (tmp_path / "second" / "node.key").write_text("bread")  # its error repeats what it read
+    with pytest.raises(RuntimeError, match=r"^ValueError$"):
+        ask(tmp_path / "second", invitation, 2)
     with pytest.raises(RuntimeError, match=r"^SettingsError$"):
         ask(tmp_path / "nowhere", invitation, 9)
     assert not (tmp_path / "nowhere").exists()

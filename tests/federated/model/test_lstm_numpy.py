@@ -227,6 +227,26 @@ def test_an_onnx_graph_says_what_the_numpy_runner_says() -> None:
         to_onnx(weights, 9, embedding=4, hidden=5, temperature=0.0)
 
 
+def test_onnx_runtime_says_what_numpy_says() -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from tactful_federated.model.lstm_onnx import OnnxPredictor
+
+    plain = PREDICTOR.replaced(PREDICTOR.weights, temperature=1.5)
+    fast = OnnxPredictor.of(plain)
+    long = VOCABULARY.sequence(sample_history(1, baskets=200)).tolist()
+    assert len(long) > 256, "more than is read"
+    for history in ([], [1], long[:7], long):
+        said = fast.predict(history)
+        assert said.dtype == np.float64 and np.abs(said - plain.predict(history)).max() < 1e-6
+    for outside in ([SIZE], [-1]):
+        with pytest.raises(VocabularyError, match="outside"):
+            fast.predict(outside)
+    assert fast.loss(ASKED) == plain.loss(ASKED)
+    assert type(fast.replaced(HALF)) is IntentPredictor
+    with pytest.raises(WeightsError):
+        OnnxPredictor(HALF[1:], SIZE)
+
+
 def test_it_is_the_trace_of_the_hessian_where_that_is_known() -> None:
     """At weights of zero only the last bias matters: its softmax has a Hessian of p (1 - p)."""
     size = MODEL.size

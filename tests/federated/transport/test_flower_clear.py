@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -345,6 +346,47 @@ def test_the_apps_run_against_each_other(tmp_path: Path) -> None:
     initial = IntentModel(VOCABULARY.size, seed=7).vector()
     assert released.dtype == np.float32 and released.shape == initial.shape
     assert not np.array_equal(released, initial) and np.isfinite(released).all()
+
+
+def test_accuracy_is_measured_on_data_of_the_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No message asks a device for counts, and a device with a history would not answer."""
+    history, catalogue = tmp_path / "history.json", tmp_path / "catalogue.txt"
+    history.write_text(json.dumps([["milk", "bread"]] * 20))
+    catalogue.write_text("milk\nbread\n")
+    asked: list[str] = []
+
+    class Watched(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            kept = list(messages)
+            asked.extend(message.metadata.message_type for message in kept)
+            return super().push_messages(kept)
+
+    files: dict[str, Any] = {"catalogue-file": str(catalogue)}
+    for more, told in (
+        ({}, "round 2: loss "),
+        (files, "round 2: not scored"),
+        (files | {"evaluation-file": str(history)}, "round 2: loss "),
+    ):
+        caplog.clear()
+        config = _config(**more)
+        with caplog.at_level("INFO", "flwr.tactful_federated"):
+            server(Watched(client, 4, run_config=config), _context(config))
+        assert told in caplog.text and "nan" not in caplog.text
+    assert set(asked) == {MessageType.TRAIN}
+    config = _config(**files)
+    context = _context(config, {"history-file": str(history)})
+    vocabulary = device_of(context).vocabulary
+    weights = IntentModel(vocabulary.size, seed=7).vector()
+    population = FlowerPopulation(LocalGrid(client, 1, run_config=config), vocabulary)
+    train, evaluate = (
+        next(iter(population.requests(kind, [1], weights, 1)))
+        for kind in (MessageType.TRAIN, MessageType.EVALUATE)
+    )
+    assert not client(train, context).has_error()
+    with pytest.raises(HistoryError, match="not private"):
+        client(evaluate, context)
 
 
 def test_a_private_run_goes_on_in_its_directory(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
-from tactful.recall.candidates import Candidates, CatalogueView, Quotas, allowed_rows, gather
+from tactful.recall.candidates import (
+    Candidates,
+    CatalogueView,
+    Quotas,
+    allowed_rows,
+    gather,
+    with_intended,
+)
 from tactful.recall.index import CHANNELS
 from tactful.recall.neighbours import NeighbourTable, score_neighbours
 from tactful.recall.popularity import Popularity
@@ -64,14 +71,9 @@ def found(
     least: int = 0,
 ) -> Candidates:
     popularity = Popularity.of(np.array(popular, np.int64), len(CATALOGUE))
-    return gather(
-        CatalogueView(INDEX, SEARCH, CATALOGUE, popularity),
-        context,
-        quotas=quotas,
-        allowed=allowed,
-        intent=intent,
-        least=least,
-    )
+    view = CatalogueView(INDEX, SEARCH, CATALOGUE, popularity)
+    gathered = gather(view, context, quotas=quotas, allowed=allowed, intent=intent, least=least)
+    return with_intended(gathered, view, allowed, quotas.intent)
 
 
 def best(scores: Mapping[int, float], allowed: set[int], quota: int) -> list[int]:
@@ -165,11 +167,6 @@ def test_the_union_is_what_the_channels_say_by_hand(
     if not session and not history:
         leading = [row for row in INDEX.leading.tolist() if row in permitted]
         lists.append(("popular", leading[:7]))
-    intent = {name: weight for name, weight in intent.items() if name != "none" and weight > 0}
-    for name, weight in intent.items():
-        number = CATALOGUE.category_numbers[name]
-        of_category = [r for r in popular if r in permitted and CATALOGUE.category[r] == number]
-        lists.append(("intent", of_category[: round(8 * weight / sum(intent.values()))]))
     lists.append(("campaign", [r for r in popular if r in permitted and r in (10, 20, 30)][:2]))
     places: dict[int, tuple[int, int]] = {}
     for channel, ranked in lists:
@@ -177,6 +174,12 @@ def test_the_union_is_what_the_channels_say_by_hand(
             held = places.get(row)
             if held is None or place < held[0]:
                 places[row] = (place, CHANNELS.index(channel))
+    intent = {name: weight for name, weight in intent.items() if name != "none" and weight > 0}
+    for name, weight in intent.items():
+        number = CATALOGUE.category_numbers[name]
+        of_category = [r for r in popular if r in permitted and CATALOGUE.category[r] == number]
+        for row in of_category[: round(8 * weight / sum(intent.values()))]:
+            places.setdefault(row, (0, CHANNELS.index("intent")))
     got = candidates.rows.tolist()
     near = {row for row, channel in zip(got, candidates.channel, strict=True) if channel == 2}
     assert got == sorted(set(got))
@@ -232,6 +235,28 @@ def test_the_popular_fill_a_long_list_whatever_the_quotas() -> None:
     assert {*popular[:20], *short.rows.tolist()} == set(filled.rows.tolist())
     assert len(filled.rows) >= 20
     assert len(found(asked([], []), everything, popular, least=900).rows) == COUNT + 2
+
+
+@given(
+    st.dictionaries(st.sampled_from(["c0", "c1", "c2", "none"]), st.floats(0, 1), max_size=4),
+    st.floats(0, 1),
+    st.integers(0, 9),
+)
+@settings(deadline=None)
+def test_a_larger_weight_only_adds_items_of_its_category(
+    intent: dict[str, float], weight: float, total: int
+) -> None:
+    everything, quotas = np.ones(COUNT + 2, bool), msgspec.structs.replace(QUOTAS, total=total)
+    less, more = (
+        found(asked([1], [2]), everything, [*SHUFFLED], quotas=quotas, intent=intent | {"c1": it})
+        for it in sorted((intent.get("c1", 0.0), weight))
+    )
+    number = CATALOGUE.category_numbers["c1"]
+    before, after = set(less.rows.tolist()), set(more.rows.tolist())
+    assert {row for row in before if CATALOGUE.category[row] == number} <= after
+    assert all(CATALOGUE.category[row] == number for row in after - before)
+    chosen = less.channel != CHANNELS.index("intent")
+    assert set(less.rows[chosen].tolist()) <= after  # no other candidate is crowded out
 
 
 def test_a_quota_of_nothing_silences_a_channel() -> None:

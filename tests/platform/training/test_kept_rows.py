@@ -288,7 +288,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.identity.resolver import Identity
 from tactful.config.settings import Settings
 definitions = load_definitions(Settings().features)
-work = _Work(definitions, TrainingOptions(), Identity(), None, None, None, None)
+work = _Work(definitions, TrainingOptions(), Identity(), None, None, None)
 print(msgspec.json.encode(_about(work, "view", ordered=True)).decode())
 """
     found = {

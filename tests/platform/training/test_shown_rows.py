@@ -18,12 +18,19 @@ from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_sho
 
 from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.intent_effect import LoggedIntent
 from tactful.ranking.model import START, read_manifest
 from tactful.schemas.interactions import STRENGTH, at_least
 from tactful.training.boosting import fit
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Rows
-from tactful.training.shown_rows import LEAST, ShownLists, examination, read_shown
+from tactful.training.shown_rows import (
+    LEAST,
+    ShownLists,
+    ShownReading,
+    examination,
+    read_shown,
+)
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event
 
@@ -404,3 +411,34 @@ def test_the_forest_takes_weights_of_lists() -> None:
     for weights, first in ((heavy, 0), (heavy[::-1].copy(), 1)):
         scores = forest(weights).inplace_predict(probe, predict_type="margin")
         assert int(np.argmax(scores)) == first
+
+
+def test_intents_are_read_with_what_followed(tmp_path: Path) -> None:
+    """Also of lists without features, which no model ranked."""
+    told = LoggedIntent(known=False, trust=0.5, total=0.9, ratios=[3.0, 0.0], chances=[0.25, 0.125])
+    intent = told.write()
+    heuristic: dict[str, Any] = {"features": None, "intent": intent}
+    what = [
+        shown("r", BEGIN, ["i1", "i2"], **heuristic),
+        outcome("r", BEGIN + HOUR, "i2"),
+        shown("nothing taken", BEGIN, ["i1", "i2"], intent=intent),
+        shown("late", BEGIN, ["i1", "i2"], **heuristic),
+        outcome("late", BEGIN + 2 * HOUR, "i2"),
+        shown("forced", BEGIN, ["i1", "i2"], forced=True, **heuristic),
+        outcome("forced", BEGIN + HOUR, "i1"),
+        shown("other length", BEGIN, ["i1"], features=None, intent=intent),
+        outcome("other length", BEGIN + HOUR, "i1"),
+        shown("damaged", BEGIN, ["i1", "i2"], intent="{}"),
+        outcome("damaged", BEGIN + HOUR, "i1"),
+        shown("without", BEGIN, ["i1", "i2"]),
+        outcome("without", BEGIN + HOUR, "i1"),
+    ]
+    reading = ShownReading(LAYOUT, BEGIN, BEGIN + DAY, OPTIONS, TAKEN)
+    with write_log(tmp_path / "log", what) as log:
+        reading.add([*log.read(log.begin, len(what))])
+    [held] = reading.intended(np.array([1.0, 0.25]))
+    assert not held.known and held.total == 0.9
+    assert held.chances.tolist() == told.chances and held.ratios.tolist() == told.ratios
+    assert held.taken.tolist() == [0.0, 4.0]  # seldom looked at
+    wanted = 4 * np.log(1 - 0.9 * 0.5) - 4 * np.log(0.25 * (1 - 0.45 + 1.5) + 0.125 * (1 - 0.45))
+    assert held.likelihood(np.array([0.5])).tolist() == pytest.approx([wanted])

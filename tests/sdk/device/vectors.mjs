@@ -89,6 +89,7 @@ same("weights", hex(weightsDigest(bytes(given.weights.bytes))), given.weights.di
 same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.digest);
 const grouped = readInvitation(given.terms.grouped);
 same("terms with groups", hex(grouped.terms), given.terms.grouped_digest);
+same("terms with noise of 65 bits", hex(readInvitation(given.terms.noisy).terms), given.terms.noisy_digest);
 same("fewest of a group", [grouped.fewest, readInvitation(given.terms.invitation).fewest], [3, 3]);
 
 const floats = (text) => new Float32Array(bytes(text).buffer);

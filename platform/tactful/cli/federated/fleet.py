@@ -73,6 +73,11 @@ class _Method:
             with cli.reported_as(ConfigError, SettingsError):
                 require_clear(tier)
 
+    @property
+    def proxy(self) -> str:
+        """Configuration of the proxy, by its path in the source tree."""
+        return f"deploy/fleet-proxy{'-stock' if self.stock else ''}.conf"
+
     def server_optimizer(self) -> Optimizer:
         """Return the optimiser of the server; adaptive ones have a default rate of 0.003."""
         rate = 1.0 if self.optimizer == "fedavg" else 0.003
@@ -254,8 +259,8 @@ def serve_command(
             reporter.add_lost(read_status(directory))
         runs.resume(logged, reporter.rounds)
         click.echo(
-            f"SuperLink on {superlink.address}; put the proxy of deploy/fleet-proxy.conf before"
-            f" it, and give devices {directory / 'invitation.json'} and {tls.authority}",
+            f"SuperLink on {superlink.address}; put the proxy of {method.proxy} before it, and give"
+            f" devices {directory / 'invitation.json'} and {tls.authority}",
             err=True,
         )
         if method.buffered:

@@ -173,7 +173,10 @@ function convert(value: unknown, kind: Kind, place: string): Value {
   if (kind === "groups") return typed(object(value), GROUPS, "the division into groups");
   if (kind === "float" && typeof value === "number") return new Double(value);
   if (kind === "int" && typeof value === "number" && Number.isSafeInteger(value)) return value;
-  if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) return BigInt(value);
+  if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) {
+    const whole = BigInt(value); // one of more than 64 bits is packed as its text
+    return whole >= -(2n ** 63n) && whole < 2n ** 64n ? whole : value;
+  }
   if (kind === "text" && typeof value === "string") return value;
   if (kind === "bytes" && typeof value === "string") return fromBase64(value);
   if (kind === "texts" && Array.isArray(value) && value.every((text) => typeof text === "string")) {
