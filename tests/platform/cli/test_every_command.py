@@ -248,9 +248,14 @@ def _module(distribution: str) -> str:
 
 
 def test_extras_are_those_of_the_distribution() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    project, device = (
+        tomllib.loads((ROOT / place / "pyproject.toml").read_text("utf-8"))["project"]
+        for place in (".", "device")
+    )
     wanted = dict(project["optional-dependencies"])
     del wanted["all"]
+    # These are extras of the device's distribution, under the same name.
+    wanted |= device["optional-dependencies"]
     found = {
         name: {_module(re.split(r"[\[>]", it)[0]) for it in requirements}
         for name, requirements in wanted.items()

@@ -40,6 +40,7 @@ from tactful_federated.transport.superlink_grid import SuperLinkGrid
 class _Run:
     """Options of `serve` that define the run."""
 
+    catalogue: Path
     name: str
     epsilon: float
     rounds: int
@@ -200,7 +201,6 @@ _directory = click.argument("directory", type=cli.any_directory)
 @cli.grouped("results", options.Results)
 def serve_command(
     directory: Path,
-    catalogue: Path,
     run: _Run,
     cohort: options.Cohort,
     method: _Method,
@@ -214,7 +214,7 @@ def serve_command(
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
     pages.check(run.tier, sparse=cohort.corrupt > 0)
-    categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
+    categories = [line for line in run.catalogue.read_text("utf-8").splitlines() if line]
     widths.check(categories)
     tls = link.tls(directory, hosts)
     with cli.reported_as(ConfigError, SettingsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,6 +23,24 @@ from tactful_federated.device.triggers import Foresight, TriggerFile, read_trigg
 from tactful_federated.errors import FederatedError, SettingsError
 from tactful_federated.transport.certificates import secret_file
 from tactful_privacy.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class _Foresight:
+    """Categories whose probability is asked, and the time to look ahead."""
+
+    about: tuple[str, ...]
+    steps: int
+    days: float | None
+
+
+@dataclass(frozen=True)
+class _Firing:
+    """Triggers, and the user's part in their events."""
+
+    triggers: Path | None
+    user: str | None
+    tell: Telling | None
 
 
 @click.command(
@@ -55,19 +74,17 @@ from tactful_privacy.errors import ParameterError
     default="head",
     help="Part of the model that is fitted to this person.",
 )
+@cli.grouped("foresight", _Foresight)
+@cli.grouped("firing", _Firing)
 def intent_command(
     directory: Path,
     invitation: Path,
     model: Path | None,
     count: int,
     randomise: str | None,
-    about: tuple[str, ...],
-    steps: int,
-    days: float | None,
-    triggers: Path | None,
-    user: str | None,
-    tell: Telling | None,
     own: Part | str,
+    foresight: _Foresight,
+    firing: _Firing,
 ) -> None:
     """Print the intent that the device in DIRECTORY would send with a request.
 
@@ -79,11 +96,12 @@ def intent_command(
     """
     with cli.reported_as(TactfulError, FederatedError):
         invited = read_invitation(invitation)
-        unknown = set(about) - set(invited.vocabulary.categories)
+        categories = invited.vocabulary.categories
+        unknown = set(foresight.about) - set(categories)
         if unknown:
             raise ConfigError(f"--about {min(unknown)}: the catalogue lists no such category")
         with cli.reported_as(ConfigError, SettingsError):
-            given = read_triggers(triggers, invited.vocabulary.categories) if triggers else None
+            given = read_triggers(firing.triggers, categories) if firing.triggers else None
         signer = Ed25519PublicKey.from_public_bytes(invited.signer)
         events = EventStore(
             directory / "events.db", secret_file(directory / "store.key"), now=time.time
@@ -103,12 +121,15 @@ def intent_command(
             except ParameterError as error:
                 raise ConfigError(f"--randomise {randomise}: {error}") from error
             told: dict[str, object] = {"intent": intent}
-            if about:
-                told["about_to"] = round(device.about_to(about, steps=steps, days=days), 3)
-            if tell is not None:
-                events.allow_telling(tell)
+            if foresight.about:
+                likely = device.about_to(
+                    foresight.about, steps=foresight.steps, days=foresight.days
+                )
+                told["about_to"] = round(likely, 3)
+            if firing.tell is not None:
+                events.allow_telling(firing.tell)
             if given is not None:
-                told |= _fire(device, given, user)
+                told |= _fire(device, given, firing.user)
     cli.print_json(told)
 
 
