@@ -74,7 +74,7 @@ def fit_isotonic(probabilities: ArrayLike, came: ArrayLike, source: str) -> Cali
     Blocks of equal value are reduced to their two ends, and to 200 knots at most.
 
     Args:
-        probabilities: Of the model, any order.
+        probabilities: Predictions of the model, in any order.
         came: Whether the foreseen came.
         source: Name of the data.
 
@@ -110,7 +110,7 @@ def fit_sigmoid(probabilities: ArrayLike, came: ArrayLike, source: str) -> Calib
     The slope is at least 0: a model that is wrong the other way round gets the base rate.
 
     Args:
-        probabilities: Of the model, any order.
+        probabilities: Predictions of the model, in any order.
         came: Whether the foreseen came.
         source: Name of the data.
 

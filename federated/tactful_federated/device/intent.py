@@ -227,9 +227,9 @@ class DeviceIntent:
     ) -> list[Foresight]:
         """Act on the triggers that fire now, and tell a server if the user consents to it.
 
-        Call it after each stored visit, and now and then. What fired is saved first: after a kill
-        an action may be missing, but is never taken twice. An event waits until the server has
-        taken it, and its id counts once there.
+        Call it after each stored visit, and now and then. Firings are saved first: after a kill an
+        action may be missing, but is never taken twice. An event waits until the server has taken
+        it, and its id counts once there.
 
         Args:
             triggers: Triggers, with names of their own.

@@ -375,7 +375,7 @@ def _still_open(
 def _bucket(seed: str, unit: str) -> float:
     """Return the position of a unit in [0, 1), as `tactful_bandits` does on a server.
 
-    That package is not on devices. Hash version 2 of GrowthBook: FNV-1a over UTF-16 code units,
+    Devices do not have that package. Hash version 2 of GrowthBook: FNV-1a over UTF-16 code units,
     and again over the decimal digits.
     """
     return _fnv1a(str(_fnv1a(seed + unit))) % 10_000 / 10_000

@@ -12,7 +12,7 @@ from tactful_federated.secagg.messages import ring_place, threshold_of
 
 @dataclass(frozen=True)
 class Ring:
-    """Who shares secrets with whom in a session.
+    """Members of a session, and the neighbours that each shares secrets with.
 
     Attributes:
         circles: Each member, with its neighbours and itself in ascending order: holder i of its

@@ -214,22 +214,10 @@ def serve_command(
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
     pages.check(run.tier, sparse=cohort.corrupt > 0)
-    categories = [line for line in run.catalogue.read_text("utf-8").splitlines() if line]
-    widths.check(categories)
-    tls = link.tls(directory, hosts)
     with cli.reported_as(ConfigError, SettingsError):
         optimizer = method.server_optimizer()
-        invitation = rounds.invite(
-            directory,
-            cohort.wishes(epsilon=run.epsilon, rounds=run.rounds),
-            categories,
-            run=run.name,
-            tier=run.tier,
-            learning_rate=method.device_rate,
-            proximal=method.proximal,
-            stock=method.stock,
-            **asdict(widths),
-        )
+        invitation = _invite(directory, run, cohort, method, widths)
+    tls = link.tls(directory, hosts)
     bar = cli.progress_bar(quiet=results.as_json, total=run.rounds, unit="release")
     runs = FederatedRuns(directory, tracking_uri=results.tracking_uri)
     logged = runs.begin(invitation)
@@ -282,6 +270,28 @@ def serve_command(
     runs.show_plot(logged, reporter.rounds)
     version = runs.finish(logged)
     click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
+
+
+def _invite(
+    directory: Path,
+    run: _Run,
+    cohort: options.Cohort,
+    method: _Method,
+    widths: options.Widths,
+) -> Invitation:
+    categories = [line for line in run.catalogue.read_text("utf-8").splitlines() if line]
+    widths.check(categories)
+    return rounds.invite(
+        directory,
+        cohort.wishes(epsilon=run.epsilon, rounds=run.rounds),
+        categories,
+        run=run.name,
+        tier=run.tier,
+        learning_rate=method.device_rate,
+        proximal=method.proximal,
+        stock=method.stock,
+        **asdict(widths),
+    )
 
 
 def _figures(outcome: Outcome, view: rounds.LiveView) -> FederatedRound:
