@@ -261,11 +261,10 @@ def test_traits_complete_a_description(locked: Live, key: str) -> None:
     def identify(**traits: Any) -> dict[str, Any]:
         return {"type": "identify", "userId": "traits", "traits": traits}
 
-    locked.http.put(
-        "/v1/users",
-        json={"user_id": "traits", "properties": {"city": "Bath", "consent.marketing": True}},
-        headers={"x-api-key": locked.create_key("ingest")},
-    )
+    user = {"user_id": "traits", "properties": {"city": "Bath", "consent.marketing": True}}
+    headers = {"x-api-key": locked.create_key("ingest")}
+    # The server refuses entries until it has caught up with the many events of other tests.
+    wait_until(lambda: locked.http.put("/v1/users", json=user, headers=headers).is_success)
     wait_until(lambda: locked.platform.sources._traits._described("traits") != {})
     batch = [identify(age=36, email="ada@example.com"), identify(plan="gold")]
     assert post(locked, BATCH, {"batch": batch}, key).json()["accepted"] == 2

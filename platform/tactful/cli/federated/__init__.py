@@ -17,8 +17,8 @@ _HELP = {
     "device": "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
     "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",
-    "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
-    "status": "Print rounds, privacy loss and state of a run, from its directory or its reports.",
+    "plan": "Compute privacy, noise, expected loss and costs of a training run before it starts.",
+    "status": "Print rounds, privacy loss and state of the run in DIRECTORY, or of those reported to --url.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
     "superlink": "Lead the runs that `flwr run` submits of the projects --app, refuse all others.",
 }
