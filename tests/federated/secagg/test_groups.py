@@ -302,8 +302,9 @@ def main() -> None:
 @pytest.mark.slow  # two processes that import the package
 @pytest.mark.parametrize("stage", [3, 5])
 def test_kill_9_between_groups_keeps_the_charges(tmp_path: Path, stage: int) -> None:
-    command = [sys.executable, __file__, str(tmp_path), str(stage)]
-    died = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", __name__, str(tmp_path), str(stage)]
+    died = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert died.returncode == -9, died.stderr
     (told,) = died.stdout.splitlines()
     run, terms = grouped_run(tmp_path)
