@@ -18,7 +18,7 @@ _HELP = {
     "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",
     "plan": "Compute privacy, noise, expected loss and costs of a training run before it starts.",
-    "status": "Print rounds, privacy loss and state of the run in DIRECTORY, or of those reported to --url.",
+    "status": "Print rounds, privacy loss and state of the run in DIRECTORY, or of --url.",
     "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
     "superlink": "Lead the runs that `flwr run` submits of the projects --app, refuse all others.",
 }

@@ -44,7 +44,7 @@ _TIMEOUT_S = 10.0
 def status_command(
     directory: Path | None, url: str | None, name: str | None, key_file: Path | None, as_json: bool
 ) -> None:
-    """Print rounds, privacy loss and state of the run in DIRECTORY, or of those reported to --url.
+    """Print rounds, privacy loss and state of the run in DIRECTORY, or of --url.
 
     It changes nothing, also while the run is led. Numbers of devices are printed as the quarter of
     those asked that answered at least.
