@@ -44,7 +44,7 @@ _DEADLINE_S = 120.0  # for the living; nobody waits so long for the killed
 _LINGER_S = 0.5  # what a device sent before it was killed is on its way for no longer
 
 
-def wishes(devices: int) -> Wishes:
+def wishes(devices: int, minimum_reports: int = 3) -> Wishes:
     """Return the requirements of a run in which every device may answer each round."""
     return Wishes(
         epsilon=8.0,
@@ -53,7 +53,7 @@ def wishes(devices: int) -> Wishes:
         rounds=100,
         report_goal=devices,
         over_selection=1.0,
-        minimum_reports=3,
+        minimum_reports=minimum_reports,
         availability=1.0,
         most_bands=1,
     )

@@ -36,7 +36,7 @@ def inference_time(quick: bool) -> list[Figure]:
         from tactful_federated.model.lstm_onnx import OnnxPredictor
 
         begun = time.thread_time()
-        predictors["device_inference_onnx_ms"] = OnnxPredictor.of(plain).predict
+        predictors["device_inference_onnx_ms"] = OnnxPredictor(plain).predict
     except MissingExtraError as error:
         absent = str(error)
     started = time.thread_time() - begun

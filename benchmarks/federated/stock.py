@@ -16,10 +16,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from benchmarks.federated.fleet import wishes
 from benchmarks.figures import Figure
 from benchmarks.ports import free_port
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.plan import Wishes
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.serving.rounds import collector_for, initial_weights, invite
@@ -35,22 +35,12 @@ _NO_TORCH = 'raise ModuleNotFoundError("a node has no torch", name="torch")\n'
 def round_time(quick: bool) -> list[Figure]:
     """Measure rounds of stock nodes, from the question to the last update."""
     categories = [*SAMPLE_CATALOGUE, *(f"category {number}" for number in range(85))]
-    wishes = Wishes(
-        epsilon=8.0,
-        delta=1e-3,
-        population=NODES,
-        rounds=100,
-        report_goal=NODES,
-        over_selection=1.0,
-        minimum_reports=NODES,
-        availability=1.0,
-        most_bands=1,
-    )
+    asked = wishes(NODES, minimum_reports=NODES)
     now, spent = datetime.datetime.now(datetime.UTC), []
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         tls = make_tls(folder / "tls", ["localhost", "127.0.0.1"], now=now)
-        invitation = invite(folder, wishes, categories, run="bench", tier="clear", stock=True)
+        invitation = invite(folder, asked, categories, run="bench", tier="clear", stock=True)
         weights = initial_weights(invitation.vocabulary)
         with (
             SuperLink(folder, tls) as link,

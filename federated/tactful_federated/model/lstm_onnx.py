@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tactful_federated.errors import extra
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.onnx import to_onnx
-from tactful_federated.model.vectors import Vector
 
 with extra("onnx"):
     import onnxruntime
@@ -26,49 +25,19 @@ class OnnxPredictor(IntentPredictor):
     predictors of `replaced`, use numpy.
 
     Args:
-        weights: Flat float32, in the order of `IntentModel.vector`.
-        vocabulary_size: Number of tokens, including reserved ones.
-        embedding: Width of a token's vector.
-        hidden: Width of the LSTM state.
-        temperature: Divisor of the logits, above 0; see `fit_temperature`.
+        predictor: Same model in numpy, for example of `ModelSlot.predictor`.
     """
 
-    def __init__(
-        self,
-        weights: Vector,
-        vocabulary_size: int,
-        *,
-        embedding: int = 32,
-        hidden: int = 32,
-        temperature: float = 1.0,
-    ) -> None:
-        """Compile the model.
-
-        Raises:
-            WeightsError: The vector does not fit.
-            SettingsError: The temperature is not above 0.
-        """
-        super().__init__(
-            weights, vocabulary_size, embedding=embedding, hidden=hidden, temperature=temperature
-        )
-        graph = to_onnx(
-            weights, vocabulary_size, embedding=embedding, hidden=hidden, temperature=temperature
-        )
+    def __init__(self, predictor: IntentPredictor) -> None:
+        """Compile the model."""
+        weights, size = predictor.weights, predictor.vocabulary_size
+        widths = {"embedding": predictor.embedding, "hidden": predictor.hidden}
+        super().__init__(weights, size, **widths, temperature=predictor.temperature)
+        graph = to_onnx(weights, size, **widths, temperature=predictor.temperature)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
-        )
-
-    @classmethod
-    def of(cls, predictor: IntentPredictor) -> OnnxPredictor:
-        """Return the same model in ONNX Runtime, for example of `ModelSlot.predictor`."""
-        return cls(
-            predictor.weights,
-            predictor.vocabulary_size,
-            embedding=predictor.embedding,
-            hidden=predictor.hidden,
-            temperature=predictor.temperature,
         )
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:

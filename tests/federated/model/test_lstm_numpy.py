@@ -232,7 +232,7 @@ def test_onnx_runtime_says_what_numpy_says() -> None:
     from tactful_federated.model.lstm_onnx import OnnxPredictor
 
     plain = PREDICTOR.replaced(PREDICTOR.weights, temperature=1.5)
-    fast = OnnxPredictor.of(plain)
+    fast = OnnxPredictor(plain)
     long = VOCABULARY.sequence(sample_history(1, baskets=200)).tolist()
     assert len(long) > 256, "more than is read"
     for history in ([], [1], long[:7], long):
@@ -244,7 +244,7 @@ def test_onnx_runtime_says_what_numpy_says() -> None:
     assert fast.loss(ASKED) == plain.loss(ASKED)
     assert type(fast.replaced(HALF)) is IntentPredictor
     with pytest.raises(WeightsError):
-        OnnxPredictor(HALF[1:], SIZE)
+        OnnxPredictor(IntentPredictor(HALF[1:], SIZE))
 
 
 def test_it_is_the_trace_of_the_hessian_where_that_is_known() -> None:
