@@ -3,10 +3,15 @@
 A decision records the answers of a person about some purposes, with time and place. Decisions never
 change: for each purpose the latest decision applies. A person without a decision gets the default
 of the deployment, which denies unless configured otherwise.
+
+A crossing is a purpose of its own for each ordered pair of domains: `shop>magazine` lets the
+profile of a person cross from the shop to the magazine. No default and no claim allows it, only a
+decision.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import cache
@@ -44,14 +49,14 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         version: number of the decision in the installation; later decisions have larger numbers.
         person: key of the person: a user id, or ``device:`` and a device id.
-        purposes: agreement (true) or refusal (false) by purpose.
+        purposes: agreement (true) or refusal (false) by purpose, a `Purpose` or a crossing.
         at: time of the decision, epoch milliseconds.
         source: origin of the decision: a dialogue, a form, a letter.
     """
 
     version: int
     person: str
-    purposes: dict[Purpose, bool]
+    purposes: dict[str, bool]
     at: int
     source: str = ""
 
@@ -62,6 +67,10 @@ class Consents:
     Two bit masks for each person, with one bit for each `Purpose`:
 
         {"u1": (agreed 0b00011, refused 0b10000)}
+
+    The few people who decided about crossings have their answers beside it:
+
+        {"u1": {"shop>magazine": True}}
 
     Attributes:
         default: allowed purposes of people without a decision.
@@ -80,6 +89,7 @@ class Consents:
         self.default = frozenset(default)
         self.version = 0
         self._answers: dict[str, tuple[int, int]] = {}
+        self._crossings: dict[str, dict[str, bool]] = {}
 
     def take(self, decisions: Iterable[Decision]) -> None:
         """Apply decisions in the order of their versions; skip applied ones."""
@@ -89,6 +99,9 @@ class Consents:
             self.version = decision.version
             agreed, refused = self._answers.get(decision.person, (0, 0))
             for purpose, agrees in decision.purposes.items():
+                if purpose not in _BIT:
+                    self._crossings.setdefault(decision.person, {})[purpose] = agrees
+                    continue
                 bit = _BIT[purpose]
                 agreed = agreed | bit if agrees else agreed & ~bit
                 refused = refused & ~bit if agrees else refused | bit
@@ -97,13 +110,32 @@ class Consents:
     def forget(self, person: str) -> None:
         """Delete the decisions of a person."""
         self._answers.pop(person, None)
+        self._crossings.pop(person, None)
 
-    def said(self, person: str) -> dict[Purpose, bool]:
+    def said(self, person: str) -> dict[str, bool]:
         """Return the answers of a person by purpose, without undecided purposes."""
         agreed, refused = self._answers.get(person, (0, 0))
-        return {
+        answers: dict[str, bool] = {
             purpose: bool(agreed & bit) for purpose, bit in _BIT.items() if (agreed | refused) & bit
         }
+        return answers | self._crossings.get(person, {})
+
+    def crosses(self, pair: str, *keys: str, claimed: frozenset[Purpose] | None = None) -> bool:
+        """Return whether the profile under the first of a person's keys may cross.
+
+        It takes an agreement to the pair, see `crossing`, under that key itself: the agreement of a
+        device does not stand for the user who logs in there later. A refusal under any key wins.
+        The profile is personalisation, which must be allowed, too; `claimed` as for `allowed`.
+        """
+        answers = [self._crossings.get(key, {}).get(pair) for key in keys]
+        agreed = answers[:1] == [True] and False not in answers
+        return agreed and Purpose.PERSONALISATION in self.allowed(*keys, claimed=claimed)
+
+    def held(self, person: str, crossings: Collection[str] = ()) -> list[str]:
+        """Return what a person allows now, sorted: purposes, and those of some crossings."""
+        return sorted(
+            [*self.allowed(person), *(pair for pair in crossings if self.crosses(pair, person))]
+        )
 
     def allowed(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
         """Return the allowed purposes of a person with several keys.
@@ -128,8 +160,13 @@ class Consents:
         return _allowed(agreed, refused, default)
 
 
-_BIT: Mapping[Purpose, int] = {purpose: 1 << number for number, purpose in enumerate(Purpose)}
+_BIT: Mapping[str, int] = {purpose: 1 << number for number, purpose in enumerate(Purpose)}
 _KNOWN = tuple(purpose.value for purpose in Purpose)
+
+DOMAIN_PATTERN = r"[^\W_][\w-]{0,31}"
+"""Names of domains: up to 32 letters of any language, digits, - and _."""
+
+_CROSSING = re.compile(f"{DOMAIN_PATTERN}>{DOMAIN_PATTERN}")
 
 
 @cache
@@ -143,7 +180,7 @@ def _allowed(agreed: int, refused: int, default: frozenset[Purpose]) -> frozense
     if refused & _BIT[Purpose.SERVICE]:
         return NOTHING
     chosen = {
-        purpose
+        Purpose(purpose)
         for purpose, bit in _BIT.items()
         if not refused & bit and (agreed & bit or purpose in default)
     }
@@ -157,3 +194,34 @@ def parse_purposes(names: Iterable[str]) -> frozenset[Purpose]:
         if name not in _KNOWN:
             raise ParameterError(f"there is no purpose {name!r}: give {', '.join(_KNOWN)}")
     return frozenset(Purpose(name) for name in chosen)
+
+
+def crossing(releasing: str, receiving: str) -> str:
+    """Name the purpose of letting a profile cross from one domain to another.
+
+    >>> crossing("shop", "magazine")
+    'shop>magazine'
+    """
+    return f"{releasing}>{receiving}"
+
+
+def is_crossing(name: str) -> bool:
+    """Return whether a text has the form of a crossing."""
+    return _CROSSING.fullmatch(name) is not None
+
+
+def parse_decision(answers: Mapping[str, bool], crossings: Collection[str] = ()) -> dict[str, bool]:
+    """Check the purposes of a decision: of `Purpose`, or crossings of this installation.
+
+    Any crossing may be refused, so that a user can still withdraw after a domain was removed from
+    the settings.
+
+    Raises:
+        ParameterError: for another name.
+    """
+    for name, agrees in answers.items():
+        if agrees and is_crossing(name) and name not in crossings:
+            known = f"there are {', '.join(sorted(crossings))}" if crossings else "there are none"
+            raise ParameterError(f"no profiles cross as in {name!r}: by [domains] {known}")
+    parse_purposes(name for name in answers if not is_crossing(name))
+    return dict(answers)

@@ -43,6 +43,7 @@ _MAX_DEPTH = 4
 CUSTOM_TYPE = r"x\.[a-z0-9_.-]{1,62}"
 _CUSTOM_TYPE = re.compile(CUSTOM_TYPE)
 _NAMED = re.compile("Object contains unknown field `[A-Za-z_][A-Za-z0-9_]{0,39}`")
+_AROUND = re.compile("Object contains unknown field `(batch|data|events|items|users)`")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -107,6 +108,7 @@ class _WireItem(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fiel
     price: float | UnsetType | None = UNSET
     available: bool | UnsetType = UNSET
     properties: Properties | UnsetType = UNSET
+    image: str | UnsetType | None = UNSET
 
 
 class _WireUser(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -218,6 +220,7 @@ def decode_items(
             price=price,
             available=wire.available is not False,
             properties=wire.properties or {},
+            image=wire.image or UNSET,
         )
         if not plain:
             _check_ids(item, ("item_id", "category"))
@@ -337,6 +340,8 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
         code = next((code for code, sign in _VALIDATION_CODES if sign in text), "wrong_type")
         if code == "unknown_field" and not _NAMED.fullmatch(text):
             text = "Object contains an unknown field"  # its name may be personal data
+        elif _AROUND.fullmatch(text):
+            text += "; send a list as it is, without an object around it"
         raise _RejectedError(code, text) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         # msgspec raises UnicodeDecodeError before 0.23, and DecodeError since.

@@ -86,6 +86,7 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
         price: in the currency of the shop, not negative.
         available: whether it can be bought now.
         properties: anything else.
+        image: its picture: ``sha256:`` and the hash of its content, or its address.
         import_id: the import that brought the description. Only the server writes it.
     """
 
@@ -96,6 +97,7 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
     price: float | None = None
     available: bool = True
     properties: dict[str, Property] = {}
+    image: str | UnsetType = UNSET
     import_id: str | UnsetType = UNSET
 
 

@@ -280,9 +280,21 @@ class Definitions:
         return tuple(feature for feature in self.features if feature.entity == entity)
 
 
+DAY: Final = "day"
+"""Source of the UTC day of an event, such as ``2026-12-01``."""
+
 CUSTOM_PREFIX = "x."
 CUSTOM_EVENTS = f"{CUSTOM_PREFIX}*"
 """Event type of a feature that stands for all types of a customer's own but emitted ones."""
+
+STAGE_EVENTS: Final = (
+    "x.stage_known",
+    "x.stage_new",
+    "x.stage_active",
+    "x.stage_lapsing",
+    "x.stage_lost",
+)
+"""Types of the events that a platform writes about the stage of a user; not part of ``x.*``."""
 
 
 def emitted_types(definitions: Definitions) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Final
 import yaml
 
 from tactful_streaming.definitions import model as d
-from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Step
+from tactful_streaming.definitions.model import DAY, Definition, Definitions, Feature, Join, Step
 from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, read_text
 from tactful_streaming.errors import DefinitionError
 
@@ -38,7 +38,7 @@ _DECIMAL = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_N = 1000
 _MAX_GROUPS = 100_000
 
-_TEXT_SOURCES = ("item_id", "category", "session_id", "user_id")
+_TEXT_SOURCES = ("item_id", "category", "session_id", "user_id", DAY)
 _PROPERTY = re.compile(r"properties\.[^\s.]{1,64}")
 _ITEM = re.compile(r"item\.[^\s.]{1,64}")
 _EMITTED = re.compile(r"[a-z0-9_.-]{1,62}")

@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Floats
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.decode.projection import PROPERTIES, Projection
-from tactful_streaming.definitions.model import CUSTOM_EVENTS, CUSTOM_PREFIX, Feature
+from tactful_streaming.definitions.model import (
+    CUSTOM_EVENTS,
+    CUSTOM_PREFIX,
+    DAY,
+    STAGE_EVENTS,
+    Feature,
+)
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.shared_aggregate import Source
 
 _ITEM = "item."
+_DAY_MS = 86_400_000
+_DAYS_TABLE = 1_000  # days between the first and the last event of a batch
 _TOO_LARGE = 1 << 1023
 
 
@@ -66,9 +74,10 @@ class Plan:
         """Prepare for the tables of each entity, for sequences and joins, and what these emit."""
         stores = {entity: table.aggregates for entity, table in tables.items()}
         named = {t for of in stores.values() for store in of for t in store.source.events}
-        types = sorted({*named, CUSTOM_EVENTS, *emitted})
+        created = {*emitted, *STAGE_EVENTS}
+        types = sorted({*named, CUSTOM_EVENTS, *created})
         self.codes: Mapping[str, int] = _Codes(types)
-        custom = {t for t in types if t.startswith(CUSTOM_PREFIX)} - {*emitted}
+        custom = {t for t in types if t.startswith(CUSTOM_PREFIX)} - created
         self.of_store: dict[tuple[str, int], tuple[Source, NDArray[np.bool_]]] = {}
         self.of_entity: dict[str, NDArray[np.bool_]] = {}
         for entity, of in stores.items():
@@ -149,12 +158,24 @@ class Columns:
         """Return the text of `source` for each event; None if it has none."""
         if source == "user_id":
             return self.batch.users
+        if source == DAY:
+            return self._days
         if source not in self._texts:
             values = self._read(source)
             if source not in ("item_id", "session_id", "category"):
                 values = [value if type(value) is str else _text(value) for value in values]
             self._texts[source] = values
         return self._texts[source]
+
+    @cached_property
+    def _days(self) -> list[str | None]:
+        """UTC day of each event, such as ``2026-12-01``."""
+        numbers = self.timestamps // _DAY_MS
+        first, end = int(numbers.min()), int(numbers.max()) + 1
+        if end - first > _DAYS_TABLE:
+            return list(_day_texts(numbers).tolist())
+        days = np.array(_day_texts(np.arange(first, end)).tolist(), object)
+        return list(days[numbers - first].tolist())
 
     def amounts(self, source: str) -> Floats:
         """Return the number of `source` for each event; NaN if it has none."""
@@ -197,6 +218,11 @@ def _of_item(version: Item | None, source: str) -> Any:
     if name in ("price", "category", "available", "title"):
         return getattr(version, name)
     return version.properties.get(name)
+
+
+def _day_texts(numbers: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Return days since the epoch as texts such as ``2026-12-01``."""
+    return np.datetime_as_string(numbers.astype("datetime64[D]"))
 
 
 def _text(value: object) -> str | None:

@@ -63,7 +63,8 @@ def _counted(events: Sequence[str]) -> str:
     named = [type_ for type_ in events if type_ != d.CUSTOM_EVENTS]
     conditions = [sql.one_of("type", named)] if named else []
     if d.CUSTOM_EVENTS in events:
-        conditions.append(f"type LIKE '{d.CUSTOM_PREFIX}%'")
+        stages = sql.one_of("type", d.STAGE_EVENTS)
+        conditions.append(f"(type LIKE '{d.CUSTOM_PREFIX}%' AND NOT {stages})")
     return f"({' OR '.join(conditions)})" if len(conditions) > 1 else conditions[0]
 
 

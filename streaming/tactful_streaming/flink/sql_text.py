@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tactful_streaming.definitions.model import DAY
+
 _ITEM = "item."
 _PROPERTIES = "properties."
+_DAY_OF = "DATE_FORMAT(et, 'yyyy-MM-dd')"  # the time zone of a job is UTC
 _LONGEST_DAYS = 999
 
 
@@ -67,7 +70,7 @@ def text_of(source: str) -> str:
         raise CannotCompile("item.available is neither text nor number")
     if source.startswith(_ITEM):
         return f"json_text(item_properties, {literal(source.removeprefix(_ITEM))})"
-    return source
+    return _DAY_OF if source == DAY else source
 
 
 def number_of(source: str) -> str:

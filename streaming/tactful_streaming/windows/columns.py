@@ -226,7 +226,8 @@ class LastTimes(StateColumn):
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Keep the newest timestamps; no event is late."""
-        np.fmax.at(self._times, cells, events.timestamps)
+        times = events.timestamps.astype(np.float64)  # of one type, `at` is thirty times as fast
+        np.fmax.at(self._times, cells, times)
         return NO_ROWS
 
     def read_one(self, cell: int, feature: Feature, at: int) -> float | None:

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
-from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
+from tactful_streaming.definitions.model import (
+    DAY,
+    Feature,
+    ForwardDecay,
+    SessionWindow,
+    Window,
+)
 from tactful_streaming.windows.columns import DecayedTotals, LastTimes, RecentValues, Selection
 from tactful_streaming.windows.groups import CELL_BYTES, EvictedGroup, GroupIndex
 from tactful_streaming.windows.packed_entity import (
@@ -103,7 +109,9 @@ class SharedAggregate:
         self.features: list[Feature] = []
         self.columns: dict[str, AnyColumn] = {}  # state columns by the key of their packed state
         # Cells of groups; None: each row is a cell.
-        self.groups = GroupIndex(source.max_groups) if source.grouped else None
+        self.groups: GroupIndex | None = None
+        if source.grouped:
+            self.groups = GroupIndex(source.max_groups, repeats=source.texts == DAY)
         # Time after its newest event in which a cell counts, milliseconds; None: no limit.
         self.memory_ms: int | None = None
         self._emits = emits

@@ -19,6 +19,7 @@ def verdict(guardrail: Guardrail, control: Sample, treatment: Sample) -> str:
     return look.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.12, 0.03])
 def test_harmless_canaries_are_rarely_rolled_back(rate: float) -> None:
     # At 5 %, more than 33 of 400 come once in five hundred seeds; this is one fixed seed.

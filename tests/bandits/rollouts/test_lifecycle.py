@@ -209,6 +209,7 @@ def test_any_sequence_keeps_the_log_true(asked: list[str]) -> None:
     assert all(a.after == b.before and a.at <= b.at for a, b in pairwise(chain))
 
 
+@pytest.mark.slow
 def test_a_harmless_ramp_is_seldom_rolled_back() -> None:
     rng = np.random.default_rng(21)
     plan = replace(PLAN, guardrails=(Guardrail("ctr"),), stages=(0.1, 0.5, 1.0))

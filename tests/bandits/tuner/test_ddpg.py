@@ -65,7 +65,14 @@ def test_an_untrained_agent_is_the_champion() -> None:
         assert not agent.export().act(state).any() and agent.export().covers(state)
 
 
-@pytest.mark.parametrize("changes", [{}, {"critics": 2, "actor_delay": 2, "smoothing": 0.1}])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"critics": 2, "actor_delay": 2, "smoothing": 0.1},
+    ],
+)
 def test_it_finds_the_action_that_pays(changes: dict[str, float]) -> None:
     settings = replace(SMALL, discount=0.0, centre_rewards=True, **changes)  # type: ignore[arg-type]
     agent = DdpgAgent(1, 1, settings=settings, seed=1)

@@ -74,6 +74,7 @@ def test_tails_are_those_of_all_pairs_of_draws(
     assert found == pytest.approx((float(upper), float(lower)), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clicks", "others", "panes"), [(30, 970, 1), (3, 60, 1), (0, 400, 1), (90, 10, 4)]
 )

@@ -95,6 +95,7 @@ def test_estimates_are_the_weighted_least_squares_solution(
             assert sum(it.values[key] for it in parts) == pytest.approx(period.values[key])
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say() -> None:
     """300 seeded calendars at 95 %: fewer than 265 covered of one estimate has probability 1e-5.
 

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.privacy.ledger import run_apart
 
 
+@pytest.mark.slow
 def test_writers_that_are_killed_overspend_nothing(location: str) -> None:
     found = run_apart(location, writers=12, kills=25, seed=3)
     assert found.overspends == found.failed == 0
@@ -15,6 +16,7 @@ def test_writers_that_are_killed_overspend_nothing(location: str) -> None:
     assert found.refused > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["shows its own draw", "looks before it locks"])
 def test_mistakes_of_a_ledger_are_caught(mistake: str, tmp_path: Path) -> None:
     found = run_apart(str(tmp_path / "ledger.db"), 12, 25, 3, mistake)

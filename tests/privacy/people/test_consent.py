@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,8 @@ from tactful_privacy.people.consent import (
     Consents,
     Decision,
     Purpose,
+    crossing,
+    parse_decision,
     parse_purposes,
 )
 
@@ -26,9 +31,9 @@ words = st.lists(
 )
 
 
-def decisions(said: list[tuple[str, dict[Purpose, bool]]]) -> list[Decision]:
+def decisions(said: Sequence[tuple[str, Mapping[Any, bool]]]) -> list[Decision]:
     return [
-        Decision(version=number, person=person, purposes=purposes, at=number)
+        Decision(version=number, person=person, purposes={**purposes}, at=number)
         for number, (person, purposes) in enumerate(said, 1)
     ]
 
@@ -88,10 +93,10 @@ def test_decisions_that_are_known_change_nothing(
 def test_agreement_includes_and_refusal_excludes_service() -> None:
     """An agreement includes the service, and a refused service refuses everything."""
     consents = Consents()
-    agreed = {Purpose.PERSONALISATION: True}
+    agreed: dict[str, bool] = {Purpose.PERSONALISATION: True}
     consents.take([Decision(version=1, person="ada", purposes=agreed, at=0)])
     assert consents.allowed("ada") == {Purpose.PERSONALISATION, Purpose.SERVICE}
-    refused = {Purpose.SERVICE: False}
+    refused: dict[str, bool] = {Purpose.SERVICE: False}
     consents.take([Decision(version=2, person="ada", purposes=refused, at=1)])
     assert consents.allowed("ada") == NOTHING
     consents.take([Decision(version=3, person="bob", purposes=agreed, at=2)])
@@ -104,3 +109,57 @@ def test_an_unknown_purpose_is_refused_by_name() -> None:
     assert parse_purposes(["marketing"]) == {Purpose.MARKETING}
     with pytest.raises(ParameterError, match=r"'profit'.*personalisation"):
         parse_purposes(["service", "profit"])
+
+
+PAIR = crossing("shop", "magazine")
+answers = st.lists(
+    st.tuples(
+        st.sampled_from(PEOPLE),
+        st.dictionaries(
+            st.sampled_from([*Purpose, PAIR, crossing("magazine", "shop")]),
+            st.booleans(),
+            min_size=1,
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(
+    answers, st.sampled_from([NOTHING, EVERYTHING]), st.lists(st.sampled_from(PEOPLE), max_size=3)
+)
+def test_a_profile_crosses_by_decision_alone(
+    said: list[tuple[str, dict[str, bool]]], default: frozenset[Purpose], keys: list[str]
+) -> None:
+    """It takes the first key's own agreement, and a refusal under any key wins.
+
+    No default allows a crossing, and the other purposes stay as they are.
+    """
+    consents, plain = Consents(default), Consents(default)
+    consents.take(decisions(said))
+    others = [
+        (person, {it: agrees for it, agrees in purposes.items() if it in EVERYTHING})
+        for person, purposes in said
+    ]
+    plain.take(decisions(others))
+    latest = {person: purposes[PAIR] for person, purposes in said if PAIR in purposes}
+    answers = [latest.get(key) for key in keys]
+    agreed = bool(keys) and answers[0] is True and False not in answers
+    personal = Purpose.PERSONALISATION in plain.allowed(*keys)
+    assert consents.allowed(*keys) == plain.allowed(*keys)
+    assert consents.crosses(PAIR, *keys) == (agreed and personal)
+    for person in keys:
+        consents.forget(person)
+    assert not consents.crosses(PAIR, *keys)
+
+
+def test_only_crossings_of_the_settings_are_agreed_to() -> None:
+    """Any may be refused: its domain may have been removed from the settings since."""
+    assert parse_decision({PAIR: True, "service": True}, {PAIR}) == {PAIR: True, "service": True}
+    with pytest.raises(ParameterError, match=r"'shop>forum'.*there are shop>magazine"):
+        parse_decision({"shop>forum": True}, {PAIR})
+    with pytest.raises(ParameterError, match="there are none"):
+        parse_decision({PAIR: True})
+    assert parse_decision({PAIR: False}) == {PAIR: False}
+    with pytest.raises(ParameterError, match="no purpose 'shop>'"):
+        parse_decision({"shop>": True}, {PAIR})

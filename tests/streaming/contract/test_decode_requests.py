@@ -126,6 +126,15 @@ def test_a_bad_event_spares_its_neighbours(text: str, code: str) -> None:
         assert len(rejected[0].message) > 10
 
 
+@pytest.mark.parametrize("name", ["events", "items", "users", "batch", "data"])
+def test_a_list_inside_an_object_is_refused_with_the_cure(name: str) -> None:
+    body = json.dumps({name: [GOOD]}).encode()
+    accepted, (rejected,) = decode_events(body, now=NOW)
+    assert not accepted
+    assert (rejected.index, rejected.code) == (0, "unknown_field")
+    assert "send a list as it is" in rejected.message
+
+
 @pytest.mark.parametrize("form", ["[%s, %s, %s]", "%s\n%s\n%s"])
 def test_bytes_that_are_not_utf8_spoil_one_event_only(form: str) -> None:
     bad = raw(user_id='"@"').encode().replace(b"@", b"\xff")

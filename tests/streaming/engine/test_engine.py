@@ -129,6 +129,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "count"),
     [(4, 2000), *(pytest.param(seed, 4000, marks=pytest.mark.slow) for seed in range(5, 10))],

@@ -83,6 +83,7 @@ class Cluster:
         return sum(engine.read_columns(entity, [key], [name], at).item() for engine in self.engines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 4)])
 def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> None:
     entries: list[Entry] = [*random_entries(before, 6000)]

@@ -10,6 +10,10 @@ from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 
 OPTIONS = FlinkOptions("kafka:9092", "events")
+OWN_TYPES = (
+    "(type LIKE 'x.%' AND NOT type IN "
+    "('x.stage_known', 'x.stage_new', 'x.stage_active', 'x.stage_lapsing', 'x.stage_lost'))"
+)
 COUNT = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
 
 
@@ -274,9 +278,9 @@ def test_empty_definitions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("event", "condition"),
     [
-        ("x.*", "WHERE type LIKE 'x.%'"),
-        ("[view, x.*]", "WHERE (type = 'view' OR type LIKE 'x.%')"),
-        ("[view, click, x.*]", "WHERE (type IN ('view', 'click') OR type LIKE 'x.%')"),
+        ("x.*", f"WHERE {OWN_TYPES}"),
+        ("[view, x.*]", f"WHERE (type = 'view' OR {OWN_TYPES})"),
+        ("[view, click, x.*]", f"WHERE (type IN ('view', 'click') OR {OWN_TYPES})"),
     ],
 )
 def test_all_custom_types_are_a_pattern(event: str, condition: str) -> None:
@@ -284,3 +288,8 @@ def test_all_custom_types_are_a_pattern(event: str, condition: str) -> None:
         f"- {{name: n, entity: user, event: {event}, aggregate: count, window: {{size: 1h}}}}"
     )
     assert condition in text
+
+
+def test_a_feature_is_grouped_by_the_day_of_the_event() -> None:
+    text = compiled("- {name: n, entity: user, event: view, aggregate: last_time, group_by: day}")
+    assert "DATE_FORMAT(et, 'yyyy-MM-dd') AS group_key" in text

@@ -241,6 +241,7 @@ def test_topics_are_read_with_any_compression(
     assert [row["feature_value"] for row in read_rows(kafka_servers, features, 1)] == [50.0]
 
 
+@pytest.mark.slow
 def test_a_script_that_flink_refuses_is_an_error(flink: LocalFlink) -> None:
     with pytest.raises(AssertionError, match="nowhere"):
         flink.run("INSERT INTO nowhere SELECT 1;")

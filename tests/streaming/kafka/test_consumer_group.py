@@ -144,6 +144,7 @@ def test_a_member_without_state_begins_at_the_groups_offset(log: KafkaLog) -> No
     assert set(fresh.values()) == {0}
 
 
+@pytest.mark.slow
 def test_rebalances_lose_and_repeat_no_record(log: KafkaLog) -> None:
     state: dict[int, list[bytes]] = {}
     expected = filled(log, 500)
@@ -268,6 +269,7 @@ def test_a_topic_made_after_its_reader(kafka_servers: str) -> None:
     group.close()
 
 
+@pytest.mark.slow
 def test_a_state_ahead_of_the_log_is_refused() -> None:
     with brokers.mock_cluster() as servers, KafkaLog(brokers.mock_topic(servers)) as log:
         log.append([b"x"], [None])

@@ -295,6 +295,7 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
     return True
 
 
+@pytest.mark.slow
 @BOTH_BROKERS
 def test_appends_fail_fast_without_broker_and_recover(
     broker_and_proxy: Proxied, monkeypatch: pytest.MonkeyPatch
@@ -350,6 +351,7 @@ def test_a_producer_that_fails_beside_answering_brokers_is_replaced(
         patiently(lambda: appended(log, b"y"), 30.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "message"),
     [(None, "restore it from a backup"), (10, "had 4 partitions and has 10 now")],
@@ -495,6 +497,7 @@ def test_reading_goes_on_after_an_outage(broker_and_proxy: Proxied) -> None:
         partition.close()
 
 
+@pytest.mark.slow
 @BOTH_BROKERS
 def test_reads_wait_for_records_of_other_writers(broker_and_proxy: Proxied) -> None:
     broker, proxy = broker_and_proxy
@@ -537,6 +540,7 @@ def test_an_undelivered_record_is_an_error(broker_and_proxy: Proxied) -> None:
         partition.close()
 
 
+@pytest.mark.slow
 def test_an_unknown_partition_is_verified_before_it_is_gone(
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def settings(certificates: Path) -> Iterator[KafkaSettings]:
         broker.kill()
 
 
+@pytest.mark.slow
 def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     ensure_topic(settings, consumer_threads=1)
     producer = TransactionalProducer(settings, "owner")

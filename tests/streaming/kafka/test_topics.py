@@ -15,6 +15,7 @@ from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.partition_job import PartitionJob
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 def test_each_created_topic_has_its_own_id(kafka_servers: str) -> None:
     from confluent_kafka.admin import AdminClient

@@ -77,6 +77,7 @@ assert hit()
 """
 
 
+@pytest.mark.slow
 def test_bit_flips_of_the_cache_kill_nobody(folder: Path, tmp_path: Path) -> None:
     """5 of 46 flips of one bit ended the process; each file is checked before it is unpickled."""
     (tmp_path / "damage.py").write_text(DAMAGE)

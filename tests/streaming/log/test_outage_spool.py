@@ -254,6 +254,7 @@ def cut_for(proxy: Proxy, seconds: float) -> None:
     proxy.restore()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broker_and_proxy", ["memory", pytest.param("apache", marks=pytest.mark.slow)], indirect=True
 )

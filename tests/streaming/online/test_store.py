@@ -70,6 +70,7 @@ def store(opener: Opener) -> OnlineStore:
     return opener()
 
 
+@pytest.mark.slow
 def test_blobs_are_put_replaced_removed_and_returned_in_order(store: OnlineStore) -> None:
     store.put_many({"a": b"1", "b": b"", "é\n": bytes(range(256))})
     assert [bytes(range(256)), None, b"1", b"", b"1"] == store.get_many(["é\n", "x", "a", "b", "a"])

@@ -319,6 +319,7 @@ def test_committed_blobs_are_not_kept_in_memory(gate: Gate) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.service("redis")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: int) -> None:

@@ -67,6 +67,7 @@ def sizes(definitions: str, made: Callable[[int], list[Entry]]) -> list[int]:
     return [taken(definitions, made(count)) for count in (COUNT, COUNT, 2 * COUNT)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("definitions", "made", "most"),
     [

@@ -201,6 +201,7 @@ def test_beginnings_are_bounded_and_the_oldest_give_way() -> None:
     assert [match.events for match in shop.take()] == [("u2", "u5")]
 
 
+@pytest.mark.slow
 def test_a_match_without_bound_ends_somewhere() -> None:
     shop = operator("sequence: [{event: view, times: [1, null]}, leave], within: 300d")
     events = [E(str(n), "view", START + n) for n in range(MAX_EVENTS + 50)]

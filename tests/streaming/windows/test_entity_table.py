@@ -6,6 +6,7 @@ import random
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ TEXT = """
 """
 
 
+@cache
 def features(*names: str) -> tuple[Feature, ...]:
     every = load_definitions(TEXT).features
     return tuple(f for f in every if not names or f.name in names)

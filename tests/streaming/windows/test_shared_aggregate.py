@@ -356,6 +356,7 @@ def check_fired(seed: int, texts: Sequence[str], lateness: int, delay: int) -> i
     return len(naive.fired)
 
 
+@pytest.mark.slow
 def test_all_windows_are_emitted() -> None:
     assert check_fired(1, every_text(), 0, 10_000) > 5000
 

@@ -193,6 +193,7 @@ def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
     assert read_topic(shard.kafka)[1] == [(0, b"a"), (1, b"b")]
 
 
+@pytest.mark.slow
 def test_what_is_committed_is_found_behind_what_was_given_up(shard: Shard) -> None:
     """Two owners are replaced in the middle of overlapping transactions."""
     from confluent_kafka import Producer
@@ -227,6 +228,7 @@ def test_what_is_committed_is_found_behind_what_was_given_up(shard: Shard) -> No
     assert [value for value in found if value != b"given up"] == [b"1", b"2"]
 
 
+@pytest.mark.slow
 def test_one_worker_computes_what_an_uninterrupted_run_does(shard: Shard) -> None:
     worker = new_worker(shard)
     work_to([worker], append(shard, random_entries(1, 3_000)))
@@ -286,6 +288,7 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shared",
     [pytest.param(True, id="checkpoint"), pytest.param(False, marks=pytest.mark.slow, id="replay")],
@@ -332,6 +335,7 @@ def test_a_state_that_is_further_than_the_checkpoint_is_kept(tmp_path: Path, sha
     again.close()
 
 
+@pytest.mark.slow
 def test_a_zombie_cannot_write(shard: Shard, tmp_path: Path) -> None:
     """A process that was asleep while its partition moved to another host, wakes up."""
     append(shard, random_entries(6, 2_000))
@@ -355,6 +359,7 @@ def test_a_zombie_cannot_write(shard: Shard, tmp_path: Path) -> None:
     owner.close()
 
 
+@pytest.mark.slow
 def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
     """Timers are triggered although no event comes."""
     clock = START + 10_000
@@ -376,6 +381,7 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 def test_a_pause_in_history_loses_no_event(shard: Shard) -> None:
     """With a clock of events alone, a pause between two parts of history makes nothing late."""
     entries = random_entries(8, 1_500)
@@ -388,6 +394,7 @@ def test_a_pause_in_history_loses_no_event(shard: Shard) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 def test_a_leading_partition_waits(shard: Shard) -> None:
     """One partition is a day ahead of another one, which is not idle."""
     times = [START + n * 1_000 * (n % 2) for n in range(4_000)]
@@ -411,6 +418,7 @@ def test_a_leading_partition_waits(shard: Shard) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 def test_a_worker_stops_when_told(shard: Shard) -> None:
     stop = threading.Event()
     seen = []
@@ -431,6 +439,7 @@ def test_a_worker_stops_when_told(shard: Shard) -> None:
         job.close()
 
 
+@pytest.mark.slow
 def test_a_worker_writes_late_events_with_the_features_they_miss(
     kafka_servers: str, tmp_path: Path
 ) -> None:
