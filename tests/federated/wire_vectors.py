@@ -6,47 +6,35 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
+from tests.federated.sum_vectors import GRAPH, enrolment_of, session_vectors, sparse_vectors
+from tests.federated.trigger_vectors import trigger_vectors
+from tests.federated.wire_terms import DEVICES, INVITATION, draws, signing_key
 
 from tactful_federated.core.compression import to_bytes
 from tactful_federated.core.groups import Groups
-from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.device.limits import latest
 from tactful_federated.device.model_package import pack_model
 from tactful_federated.device.personalise import _epochs
-from tactful_federated.errors import SecureSumError
 from tactful_federated.model.lstm_batched import StackedModel
 from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import BOUNDARY, Vocabulary, split_by_time, windows
 from tactful_federated.model.vectors import FixedPoint, Vector, clip_to_norm
-from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.messages import (
-    Agreements,
-    Boxes,
-    Enrolment,
-    Roster,
-    Session,
-    Survivors,
     agree,
     answer_text,
-    decode,
     encode,
-    enrol,
     own_mask,
     pair_mask,
     poll_text,
@@ -54,71 +42,17 @@ from tactful_federated.secagg.messages import (
     weights_digest,
 )
 from tactful_federated.secagg.secret_sharing import split
-from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
 from tactful_federated.transport.pages import Answer, Poll, Question
 from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "secure-sum-vectors.json"
-DEVICES = (3, 20, 300, 70_000, 2**64 - 5)
-DROPPED = 300
-"""The device whose masked vector does not arrive, so its mask key is opened."""
-
-
-def draws(label: str) -> Callable[[int], bytes]:
-    """Return a source of bytes that are a function of the label."""
-    stream, position = hashlib.shake_256(label.encode()).digest(1 << 13), 0
-
-    def draw(length: int) -> bytes:
-        nonlocal position
-        position += length
-        assert position <= len(stream)
-        return stream[position - length : position]
-
-    return draw
-
-
-def signing_key(label: str) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(draws(label)(32))
-
-
-AUTHORITY = signing_key("authority")
-INVITATION = Invitation(
-    run="autumn 秋",
-    tier="secret",
-    plan=TrainingPlan(
-        epsilon=2,  # a whole number in a field of type float is 2.0 on the wire
-        delta=1e-6,
-        rho=0.1005,
-        noise_multiplier=2.2305,
-        participations=6,
-        separation=3,
-        bands=2,
-        rounds=18,
-        cohort=7,
-        report_goal=5,
-        minimum_reports=3,
-        update_norm=2.0,
-        units=1 << 20,
-        parameters=168,
-        sigma_squared=2**60 + 1,  # has no exact float64
-        step_noise=0.5,
-        model_noise=0.25,
-        independent_model_noise=0.75,
-    ),
-    categories=["drinks", "soap", "tea", "茶"],
-    authority=AUTHORITY.public_key().public_bytes_raw(),
-    signer=signing_key("signer").public_key().public_bytes_raw(),
-    learning_rate=1.5,
-    embedding=4,
-    hidden=3,
-    difference=3,
-)
 
 
 def wire_vectors() -> dict[str, Any]:
     """Return all vectors; bytes are hexadecimal."""
     weights = np.random.default_rng(1).normal(0, 0.5, 168).astype(np.float32)
     grouped = replace(INVITATION, groups=Groups(size=4, fewest=3))
+    sparse = replace(INVITATION, groups=Groups(size=9, fewest=5, graph=GRAPH))
     noisy = replace(INVITATION, plan=dataclasses.replace(INVITATION.plan, sigma_squared=2**64 + 1))
     return {
         "protocol": 2,
@@ -127,18 +61,22 @@ def wire_vectors() -> dict[str, Any]:
             "digest": terms_digest(INVITATION).hex(),
             "grouped": msgspec.json.encode(grouped).decode(),
             "grouped_digest": terms_digest(grouped).hex(),
+            "sparse": msgspec.json.encode(sparse).decode(),
+            "sparse_digest": terms_digest(sparse).hex(),
             "noisy": msgspec.json.encode(noisy).decode(),
             "noisy_digest": terms_digest(noisy).hex(),
         },
         "weights": {"bytes": to_bytes(weights).hex(), "digest": weights_digest(weights).hex()},
         "shares": _shares(),
         "masks": _masks(),
-        "session": _session(weights_digest(weights)),
+        "session": session_vectors(weights_digest(weights)),
+        "sparse": sparse_vectors(weights_digest(weights)),
         "tokens": _tokens(),
         "grid": _grid(),
         "model": _model(weights),
         "package": _package(weights),
         "intent": _intent(weights),
+        "triggers": trigger_vectors(weights),
         "noise": [_noise(sigma_squared) for sigma_squared in (49, 16_384, 16_385, 2**60 + 1)],
         "pages": _pages(),
     }
@@ -207,7 +145,7 @@ def _package(weights: Vector) -> dict[str, Any]:
 def _pages() -> dict[str, Any]:
     """Return the requests of a page to the two routes of its server."""
     number, time_ms, ticket = DEVICES[0], 1_790_000_000_000, draws("ticket")(16)
-    identity, enrolment = signing_key(f"identity {number}"), encode(_enrolment(number))
+    identity, enrolment = signing_key(f"identity {number}"), encode(enrolment_of(number))
     question, data = Question(ticket, 1, b"question", b"weights"), b"answer"
     polled = identity.sign(poll_text(enrolment, time_ms))
     answered = identity.sign(answer_text(enrolment, ticket, data))
@@ -335,109 +273,6 @@ def _masks() -> dict[str, Any]:
         "agreed": agree(key, public, "box 3 20", context).hex(),
         "pair": to_bytes(pair_mask(key, public, context, 40)).hex(),
     }
-
-
-def _session(weights: bytes) -> dict[str, Any]:
-    """Return a session of five devices, one of which drops out before its vector arrives."""
-    random = np.random.default_rng(2)
-    session = Session("autumn 秋", 4, draws("nonce")(32), 12, weights, terms_digest(INVITATION))
-    documents: dict[int, dict[str, Any]] = {}
-    devices = {number: _device(number, session) for number in DEVICES}
-    for number in DEVICES:
-        documents[number] = {
-            "device": str(number),
-            "identity": signing_key(f"identity {number}").private_bytes_raw().hex(),
-            "enrolment": encode(_enrolment(number)).hex(),
-            # Two keys and the seed, then the coefficients of both polynomials.
-            "random": draws(f"device {number}")(3 * 32 + 2 * 3 * 41).hex(),
-            "vector": random.integers(-(1 << 20), 1 << 20, 12).tolist(),
-            "questions": [],
-            "answers": [],
-        }
-
-    def ask(stage: int, questions: Payloads) -> Payloads:
-        answers = {}
-        for number, question in questions.items():
-            vector = np.asarray(documents[number]["vector"], dtype=np.int64)
-            answer = _answer(devices[number], stage, question, vector)
-            documents[number]["questions"].append(question.hex())
-            documents[number]["answers"].append(answer.hex())
-            if stage != 3 or number != DROPPED:
-                answers[number] = answer
-        return answers
-
-    server = SecureSumServer(session, AUTHORITY.public_key())
-    total = sum_in_secret(server, dict.fromkeys(DEVICES, encode(session)), ask)
-    return {
-        "authority": AUTHORITY.public_key().public_bytes_raw().hex(),
-        "devices": list(documents.values()),
-        "survivors": [str(number) for number in sorted(total.devices)],
-        "sum": total.values.tolist(),
-        "refused": _refused(session, documents[DEVICES[0]]),
-    }
-
-
-def _enrolment(number: int) -> Enrolment:
-    return enrol(AUTHORITY, number, signing_key(f"identity {number}").public_key())
-
-
-def _device(number: int, session: Session) -> SecureSumDevice:
-    return SecureSumDevice(
-        session,
-        _enrolment(number),
-        signing_key(f"identity {number}"),
-        AUTHORITY.public_key(),
-        claim=lambda _: None,
-        random=draws(f"device {number}"),
-    )
-
-
-def _refused(session: Session, document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return questions that the first device refuses at a stage, after right ones before it."""
-    right = [bytes.fromhex(question) for question in document["questions"]]
-    roster, boxes = decode(right[1], Roster).adverts, decode(right[2], Boxes).sealed
-    survivors = decode(right[3], Survivors).devices
-    agreements = decode(right[4], Agreements).signatures
-    forged, first = replace(roster[1], signature=roster[2].signature), DEVICES[0]
-    lies: list[tuple[str, int, object]] = [
-        ("too few members", 2, Roster(roster[:2])),
-        ("not in ascending order", 2, Roster(roster[::-1])),
-        ("without this device", 2, Roster(roster[1:])),
-        ("another key of this device", 2, Roster([replace(roster[0], box_key=b"k" * 32), *roster])),
-        ("a signature of another", 2, Roster([roster[0], forged, *roster[2:]])),
-        ("a member twice", 2, Roster([roster[0], roster[1], *roster[1:]])),
-        ("an unknown sender", 3, Boxes({**boxes, 4: b"box"})),
-        ("a box of its own", 3, Boxes({**boxes, first: b"box"})),
-        ("too few senders", 3, Boxes(dict(list(boxes.items())[:2]))),
-        ("without this device", 4, Survivors(survivors[1:])),
-        ("a survivor twice", 4, Survivors([*survivors, survivors[-1]])),
-        ("too few survivors", 4, Survivors(survivors[:3])),
-        ("an unknown survivor", 4, Survivors([*survivors, 9])),
-        ("too few signatures", 5, Agreements(dict(list(agreements.items())[:3]))),
-        ("a wrong signature", 5, Agreements({**agreements, first: b"s" * 64})),
-        ("not a message", 2, ["a roster"]),
-        ("one more field", 4, [survivors, 1]),
-    ]
-    refused = []
-    for name, stage, lie in lies:
-        device, vector = _device(first, session), np.asarray(document["vector"], dtype=np.int64)
-        for number, question in enumerate(right[: stage - 1], 1):
-            _answer(device, number, question, vector)
-        try:
-            _answer(device, stage, encode(lie), vector)
-        except SecureSumError:
-            refused.append({"reason": name, "stage": stage, "question": encode(lie).hex()})
-        else:
-            raise AssertionError(f"a device accepted: {name}")
-    return refused
-
-
-def _answer(device: SecureSumDevice, stage: int, question: bytes, vector: Any) -> bytes:
-    if stage == 1:
-        return device.advertise()
-    if stage == 3:
-        return device.mask(question, vector)
-    return {2: device.share, 4: device.confirm, 5: device.open}[stage](question)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Answer of a device to an evaluation: three bounded shares, from the counts of its questions."""
+"""Answer of a device to an evaluation: three bounded shares, from the counts of its questions.
+
+They are noised within a budget. Requests for exact counts are refused.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,12 @@ ANSWER_SIZE: Final = 3
 
 ANSWER_NORM: Final = math.sqrt(ANSWER_SIZE)
 """Divisor of an answer, which bounds its Euclidean norm by 1."""
+
+EXACT_REFUSED: Final = (
+    "counts of right answers on a history are not private: score weights on your own data, or ask"
+    " devices by `tactful federated evaluate`"
+)
+"""Refusal of a device to count its right answers for a server."""
 
 
 def evaluator(evaluate: Callable[[Vector], Score]) -> Callable[[Vector, int], Vector]:

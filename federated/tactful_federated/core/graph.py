@@ -90,6 +90,16 @@ def sparse_graph(
     return None
 
 
+def check_graph(graph: Graph) -> None:
+    """Raise `SettingsError` unless a graph is safe, whoever the server says dropped out."""
+    neighbours, threshold = graph.neighbours, graph.threshold
+    require(
+        neighbours >= 2 and neighbours % 2 == 0 and neighbours < 2 * threshold <= 2 * neighbours,
+        f"a graph of {neighbours} neighbours and threshold {threshold} is not safe: the neighbours"
+        " must be even, and the threshold more than half of them, at most all",
+    )
+
+
 def require_sparse(graph: Graph | None, members: int) -> Graph:
     """Return a graph.
 

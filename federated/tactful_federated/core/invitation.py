@@ -9,7 +9,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful_federated.core.checkpoint import write_whole
-from tactful_federated.core.graph import Graph
+from tactful_federated.core.graph import Graph, check_graph
 from tactful_federated.core.groups import Groups
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SettingsError
@@ -107,9 +107,12 @@ def read_invitation(path: Path) -> Invitation:
     """Read an invitation.
 
     Raises:
-        SettingsError: The file is missing or not an invitation.
+        SettingsError: The file is missing or not an invitation, or its graph is not safe.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Invitation)
+        invitation = msgspec.json.decode(path.read_bytes(), type=Invitation)
     except (OSError, *DECODE_ERRORS) as error:
         raise SettingsError(f"{path} is not an invitation to a run: {error}") from error
+    if invitation.graph:
+        check_graph(invitation.graph)
+    return invitation

@@ -9,7 +9,7 @@ strategy nothing to choose from, so the private tiers take none.
 
     training request     arrays; config: server-round, and proximal-mu of FedProx
     training reply       arrays; metrics: num-examples (1)
-    evaluation reply     metrics: num-examples (questions), loss, top1, top5 (means)
+    evaluation request   refused: a strategy scores weights on the server (`evaluate_fn`)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from tactful_federated.core.evaluation_answer import EXACT_REFUSED
 from tactful_federated.device.trainer import Device
-from tactful_federated.errors import WeightsError, extra
+from tactful_federated.errors import HistoryError, WeightsError, extra
 from tactful_federated.model.vectors import Vector
 from tactful_federated.transport.flower_clear import only_kind_of_errors
 
@@ -52,11 +53,7 @@ def arrays_app(device_of: Callable[[Context], Device]) -> ClientApp:
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         with only_kind_of_errors():
-            score = device_of(context).evaluate(_weights(message))
-        metrics: dict[str, Any] = {"num-examples": score.steps}
-        means = {"loss": score.mean_loss, "top1": score.top1_rate, "top5": score.top5_rate}
-        metrics |= {name: mean if score.steps else 0.0 for name, mean in means.items()}
-        return Message(RecordDict({_METRICS: MetricRecord(metrics)}), reply_to=message)
+            raise HistoryError(EXACT_REFUSED)
 
     return app
 

@@ -24,6 +24,7 @@ from tactful_federated.model.vectors import Vector, check_vector, parameter_coun
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.secagg.rounds import Account, SecureRounds, Trainer
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
+from tactful_privacy.durable_files import exclusive
 
 with extra():
     from flwr.clientapp import ClientApp
@@ -122,7 +123,9 @@ class DeviceHome:
     def withdraw(self) -> None:
         """Withdraw consent; delete visits and fired triggers."""
         self.events.withdraw_consent()
-        (self._directory / FIRED).unlink(missing_ok=True)
+        fired = self._directory / FIRED
+        with exclusive(fired):  # another process that decides now would write it again
+            fired.unlink(missing_ok=True)
 
     def app(self, trainer: Trainer | None = None) -> ClientApp:
         """Return the Flower app that answers requests of the invitation, in its tier.

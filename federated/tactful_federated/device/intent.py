@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.firing import Moment, TriggerState, decide, of_store
 from tactful_federated.device.foresee import foresee
 from tactful_federated.device.model_package import ModelSlot
 from tactful_federated.device.pace import DAY_S
@@ -31,20 +32,16 @@ from tactful_federated.device.triggers import (
     MOST_UNTOLD,
     Foresight,
     Likely,
-    Moment,
     Trigger,
     TriggerLimits,
-    TriggerState,
     about_to_event,
-    decide,
     foresight_of,
-    of_store,
 )
 from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_privacy.durable_files import create_file
+from tactful_privacy.durable_files import create_file, exclusive
 from tactful_privacy.mechanisms.local import RandomizedResponse
 
 _T = TypeVar("_T")
@@ -248,40 +245,58 @@ class DeviceIntent:
         """
         names = [trigger.name for trigger in triggers]
         require(len({*names}) == len(names), "two triggers have one name: give each its own")
-        if not self._events.consent:
-            self._fired_path.unlink(missing_ok=True)
-            return []
+        with exclusive(self._fired_path):  # else two processes would both use up the same limit
+            if not self._events.consent:
+                self._fired_path.unlink(missing_ok=True)
+                return []
+            fired, untold = self._decide(triggers, user_id, limits, keep=tell is not None)
+        for foresight in fired:
+            if not foresight.held_out:
+                act(foresight)
+        if tell is not None:
+            self._tell(untold, tell, user_id)
+        return fired
+
+    def _decide(
+        self,
+        triggers: Sequence[Trigger],
+        user_id: str | None,
+        limits: TriggerLimits,
+        *,
+        keep: bool,
+    ) -> tuple[list[Foresight], list[Foresight]]:
+        """Save and return the foresights that fire now, and those that a server is to be told."""
         likely, before, moment = self.foresee(triggers), self._state(), self._moment()
         state, fired = of_store(before, self._events.generation), list[Foresight]()
         for trigger, each in zip(triggers, likely, strict=False):
             state, fires = decide(state, trigger, each, moment, limits)
             if fires:
                 unit = self._secret().hex() if user_id is None else user_id
-                fired.append(
-                    foresight_of(trigger, each, moment.now, held_out=trigger.holds_out(unit))
-                )
-        untold = state.untold if tell is None else [*state.untold, *fired]
+                held_out = trigger.holds_out(unit)
+                fired.append(foresight_of(trigger, each, moment.now, held_out=held_out))
+        untold = [*state.untold, *fired] if keep else state.untold
         if self._events.telling == "nothing":
             untold = []
         state = msgspec.structs.replace(state, untold=untold[-MOST_UNTOLD:])
         if state != before:
             self._save(state)
-        for foresight in fired:
-            if not foresight.held_out:
-                act(foresight)
-        if tell is not None:
-            self._tell(state, tell, user_id)
-        return fired
+        return fired, state.untold
 
     def _tell(
-        self, state: TriggerState, tell: Callable[[dict[str, Any]], bool], user_id: str | None
+        self,
+        untold: Sequence[Foresight],
+        tell: Callable[[dict[str, Any]], bool],
+        user_id: str | None,
     ) -> None:
-        for foresight in state.untold:
+        for foresight in untold:
             event = about_to_event(foresight, self._events.telling, user_id)
             if event is not None and not tell(event):
                 return  # the next call tries again
-            state = msgspec.structs.replace(state, untold=state.untold[1:])
-            self._save(state)
+            with exclusive(self._fired_path):
+                state = self._state()
+                rest = [other for other in state.untold if other.id != foresight.id]
+                if rest != state.untold:  # else another process told it too, or it was wiped
+                    self._save(msgspec.structs.replace(state, untold=rest))
 
     def _state(self) -> TriggerState:
         try:

@@ -17,6 +17,7 @@ from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_privacy.decoding import DECODE_ERRORS
+from tactful_privacy.durable_files import exclusive
 
 _LABEL = b"tactful intent model 1\0"
 
@@ -159,6 +160,10 @@ class ModelSlot:
         Raises:
             PackageError: The model is refused; the installed one is unchanged.
         """
+        with exclusive(self._current):
+            self._install(data, accept)
+
+    def _install(self, data: bytes, accept: Callable[[IntentPredictor], bool]) -> None:
         package = open_package(data, self._key)
         if package.version <= self.withdrawn:
             raise PackageError(
@@ -191,6 +196,10 @@ class ModelSlot:
         Raises:
             PackageError: There is no previous model, or it is installed already.
         """
+        with exclusive(self._current):
+            self._roll_back()
+
+    def _roll_back(self) -> None:
         previous = self._load(self._previous)
         if previous is None or previous.version >= self.version > 0:
             raise PackageError("there is no earlier model to roll back to")

@@ -1,4 +1,4 @@
-"""Triggers of foresights: when one fires, how often, for whom, and what a server is told.
+"""Triggers of foresights, for whom they act, and the event that a server is told.
 
     probability >= threshold -> quiet time, caps -> saved -> held out?  no: action on the device
                                                                        consent: event for a server
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,8 +20,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from tactful_federated.device.calibration import Calibration
-from tactful_federated.device.event_store import StoredVisit, Telling
-from tactful_federated.device.pace import DAY_S
+from tactful_federated.device.event_store import Telling
 from tactful_federated.errors import SettingsError, require
 from tactful_privacy.decoding import DECODE_ERRORS
 
@@ -206,95 +205,12 @@ class Foresight(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
 
 
-class OpenForesight(msgspec.Struct, frozen=True):
-    """Foresight that is not over, or was wrong and is not rearmed."""
-
-    at: float
-    visit: int  # number of the latest visit when it fired
-    low: bool = False  # whether the probability fell below `rearm` since
-
-
-class TriggerState(msgspec.Struct, frozen=True):
-    """State of the triggers of a device, saved before any action."""
-
-    day: int = 0  # local day of `today`
-    today: dict[str, int] = {}  # foresights of the day by trigger
-    noticed: int = 0  # noticed ones of the day
-    noticed_at: float = 0.0
-    open: dict[str, OpenForesight] = {}
-    untold: list[Foresight] = []  # that a server has not taken
-    generation: str = ""  # of the store of visits that `open` and `untold` are about
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Present of a device.
-
-    Attributes:
-        now: Seconds since the epoch.
-        day: Number of the local day.
-        hour: Hour of the local day.
-        visits: Visits by time.
-        latest: Highest number of a visit; 0 without visits.
-    """
-
-    now: float
-    day: int
-    hour: float
-    visits: Sequence[StoredVisit]
-    latest: int
-
-    def since(self, number: int) -> list[StoredVisit]:
-        """Return visits that were stored after the visit of a number."""
-        return [visit for visit in self.visits if visit.number > number]
-
-
 @dataclass(frozen=True)
 class Likely:
     """Calibrated probability of a trigger, and its likeliest category."""
 
     probability: float
     category: str
-
-
-def of_store(state: TriggerState, generation: str) -> TriggerState:
-    """Return the state without what belongs to visits that were wiped; counts of the day stay."""
-    if state.generation == generation:
-        return state
-    return msgspec.structs.replace(state, open={}, untold=[], generation=generation)
-
-
-def decide(
-    state: TriggerState,
-    trigger: Trigger,
-    likely: Likely,
-    moment: Moment,
-    limits: TriggerLimits,
-) -> tuple[TriggerState, bool]:
-    """Return the next state, and whether the trigger fires now."""
-    state = _today(state, moment)
-    opened = state.open.get(trigger.name)
-    if opened is not None:
-        opened = _still_open(trigger, opened, likely, moment)
-        rest = {name: other for name, other in state.open.items() if name != trigger.name}
-        if opened is not None:
-            rest[trigger.name] = opened
-        state = msgspec.structs.replace(state, open=rest)
-    if opened is not None or likely.probability < trigger.threshold:
-        return state, False
-    if state.today.get(trigger.name, 0) >= trigger.most_per_day:
-        return state, False
-    if trigger.is_noticed and not _may_notice(state, moment, limits):
-        return state, False
-    count = state.today.get(trigger.name, 0) + 1
-    state = msgspec.structs.replace(
-        state,
-        today={**state.today, trigger.name: count},
-        noticed=state.noticed + trigger.is_noticed,
-        noticed_at=moment.now if trigger.is_noticed else state.noticed_at,
-        open={**state.open, trigger.name: OpenForesight(moment.now, moment.latest)},
-    )
-    return state, True
 
 
 def foresight_of(trigger: Trigger, likely: Likely, now: float, *, held_out: bool) -> Foresight:
@@ -338,38 +254,6 @@ def about_to_event(
         "properties": properties,
     }
     return event if user_id is None else event | {"user_id": user_id}
-
-
-def _today(state: TriggerState, moment: Moment) -> TriggerState:
-    """Return the state with the counts of the day; a clock that goes back keeps the old ones."""
-    if moment.day <= state.day:
-        return state
-    return msgspec.structs.replace(state, day=moment.day, today={}, noticed=0)
-
-
-def _may_notice(state: TriggerState, moment: Moment, limits: TriggerLimits) -> bool:
-    gap = moment.now - state.noticed_at
-    return (
-        not limits.is_quiet(moment.hour)
-        and state.noticed < limits.most_per_day
-        and not 0 <= gap < 60 * limits.gap_minutes
-    )
-
-
-def _still_open(
-    trigger: Trigger, opened: OpenForesight, likely: Likely, moment: Moment
-) -> OpenForesight | None:
-    """Return the foresight, or None if its trigger may fire again."""
-    wanted, later = set(trigger.categories), moment.since(opened.visit)
-    if any(wanted.intersection(visit.categories) for visit in later):
-        return None
-    if likely.probability < trigger.rearm and not opened.low:
-        opened = msgspec.structs.replace(opened, low=True)
-    if trigger.days is None:
-        is_over = sum(len(set(visit.categories)) for visit in later) >= trigger.steps
-    else:
-        is_over = moment.now >= opened.at + trigger.days * DAY_S
-    return None if is_over and opened.low else opened
 
 
 def _bucket(seed: str, unit: str) -> float:

@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tactful_federated.core.evaluation_answer import EXACT_REFUSED
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.core.plan import Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
@@ -91,10 +92,7 @@ class _Unevaluated:
         return self._device.train(weights, round_number)
 
     def evaluate(self, weights: Vector) -> Score:
-        raise HistoryError(
-            "counts of right answers on a history are not private: score weights on your own data,"
-            " by evaluation-file, or ask devices by `tactful federated evaluate`"
-        )
+        raise HistoryError(EXACT_REFUSED)
 
 
 client = client_app(_trainee)

@@ -60,7 +60,9 @@ class SubmittedRuns:
         self._led: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> SubmittedRuns:
-        """Open the client of tasks."""
+        """Open the client of tasks; delete what a process that was killed has left."""
+        for token in self._link.directory.glob("run-*.token"):
+            token.unlink()
         self._tasks = self._link.tasks()
         return self
 

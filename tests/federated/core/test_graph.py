@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from tests.federated.sum_vectors import GRAPH, UNSAFE
 
-from tactful_federated.core.graph import Graph, require_sparse, sparse_graph
+from tactful_federated.core.graph import Graph, check_graph, require_sparse, sparse_graph
 from tactful_federated.errors import SettingsError
 
 
@@ -156,3 +157,11 @@ def test_simulated_rings_fail_no_more_often_than_the_bounds_say() -> None:
         ended += bool((near[left] < t).any())
     assert corrupted / runs <= 2**-3 and ended / runs <= 2**-2
     assert corrupted > 0
+
+
+@pytest.mark.parametrize(("neighbours", "threshold"), UNSAFE)
+def test_no_device_accepts_a_graph_that_is_not_safe(neighbours: int, threshold: int) -> None:
+    """A server could drop one side of a member's neighbours, and know the masks of the other."""
+    with pytest.raises(SettingsError, match="not safe"):
+        check_graph(Graph(neighbours, threshold))
+    check_graph(GRAPH)

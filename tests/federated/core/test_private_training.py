@@ -219,6 +219,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -
     assert np.array_equal(rounds(tmp_path / "a", 99), rounds(tmp_path / "b", 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["training", "saving", "recording"])
 def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
     program = Path(__file__).parents[1] / "private_run.py"

@@ -34,10 +34,10 @@ def favouring(category: str, by: float = 8.0) -> Vector:
 class Phone:
     """A device with a clock to be set."""
 
-    def __init__(self, directory: Path, *, consent: bool = True) -> None:
+    def __init__(self, directory: Path, *, consent: bool = True, models: str = "models") -> None:
         self.time = 1_000 * DAY
         self.events = EventStore(directory / "events.db", bytes(32), now=lambda: self.time)
-        self.slot = ModelSlot(directory / "models", KEY.public_key(), VOCABULARY)
+        self.slot = ModelSlot(directory / models, KEY.public_key(), VOCABULARY)
         self.directory = directory
         if consent:
             self.events.give_consent()

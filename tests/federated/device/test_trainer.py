@@ -95,6 +95,7 @@ def test_settings_out_of_range_are_refused() -> None:
             TrainerSettings(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_rounds_learn_a_planted_chain_as_well_as_pooled_counts_do() -> None:
     devices = {number: make(number, seed=number) for number in range(16)}
     settings = RoundSettings(cohort=8, report_goal=8, minimum_reports=4)

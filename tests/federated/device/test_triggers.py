@@ -1,6 +1,9 @@
 """When a device acts on a foresight, how often, for whom, and what it tells a server."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
@@ -12,35 +15,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.federated.device.test_intent import VOCABULARY, Phone, favouring
+from tests.federated.trigger_vectors import REFUSED
+from tests.federated.wire_terms import INVITATION
 
 from tactful_bandits.assignment.eligibility import Holdout
 from tactful_federated import Foresight, Trigger, TriggerLimits
 from tactful_federated.device.calibration import Calibration
 from tactful_federated.device.event_store import Telling
+from tactful_federated.device.firing import Moment, TriggerState, decide
 from tactful_federated.device.intent import FIRED, DeviceIntent
 from tactful_federated.device.pace import DAY_S, public_pace, steps_within
 from tactful_federated.device.personalise import personalise
-from tactful_federated.device.triggers import (
-    WITHHELD,
-    Likely,
-    Moment,
-    TriggerState,
-    decide,
-)
+from tactful_federated.device.triggers import WITHHELD, Likely, read_triggers
 from tactful_federated.errors import ConsentError, SettingsError
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.settings import TrainerSettings
 
 NOON = 1_000 * DAY_S + DAY_S / 2
+ROOT = Path(__file__).resolve().parents[3]
 ALWAYS = TriggerLimits(most_per_day=1_000, gap_minutes=0, quiet=None)
 
 
 class Foreteller(Phone):
     """A device at noon whose model expects one category."""
 
-    def __init__(self, directory: Path, expects: str = "c1") -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, expects: str = "c1", models: str = "models") -> None:
+        super().__init__(directory, models=models)
         self.time, self.version = NOON, 0
         self.acts: list[Foresight] = []
         self.told: list[dict[str, Any]] = []
@@ -140,6 +141,85 @@ def test_caps_gaps_and_quiet_time_hold_also_after_a_restart(tmp_path: Path) -> N
     phone.time -= 3 * DAY_S  # a clock that goes back empties no count
     assert phone.fire(*offers, limits=limits) == ["o1"]
     assert phone.fire(*offers, limits=limits) == []
+
+
+def test_a_clock_that_was_far_ahead_blocks_no_later_day() -> None:
+    limits = TriggerLimits(most_per_day=2, gap_minutes=0, quiet=None)
+    state, far = TriggerState(), 3_000
+
+    def fires(name: str, day: int, likely: float = 1.0) -> bool:
+        nonlocal state
+        trigger = Trigger(name, ("c1",), action="offer", days=7)
+        moment = Moment(day * DAY_S, day, 12.0, [], 0)
+        state, fires = decide(state, trigger, Likely(likely, "c1"), moment, limits)
+        return fires
+
+    assert fires("a", 1)
+    assert fires("b", far) and fires("c", far) and not fires("d", far)
+    assert not fires("d", 1)  # set right: the actions of this day count
+    assert not fires("d", far) and not fires("d", 1)  # and wrong once more
+    assert fires("d", 2)  # the next day is free
+    assert not fires("b", 2, likely=0.0)  # wrong, but its seven days begin now
+    assert not fires("b", 8)
+    assert fires("b", 9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=60))
+def test_no_day_has_more_actions_than_its_caps_with_a_wrong_clock(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Days may come in any order, and again."""
+    limits = TriggerLimits(most_per_day=4, gap_minutes=0, quiet=None)
+    state, fired, seen = TriggerState(), list[tuple[int, int]](), set[int]()
+    for number, day in steps:
+        trigger = Trigger(f"t{number}", ("c1",), action="remind", most_per_day=2)
+        moment = Moment(day * DAY_S, day, 12.0, [], 0)
+        state, fires = decide(state, trigger, Likely(1.0, "c1"), moment, limits)
+        state = msgspec.structs.replace(state, open={})
+        state = msgspec.json.decode(msgspec.json.encode(state), type=TriggerState)
+        if day > max(seen, default=-1):
+            assert fires  # a new day owes nothing to those before
+        seen.add(day)
+        fired += [(number, day)] * fires
+    for day in seen:
+        assert sum(on == day for _, on in fired) <= 4
+        assert all(fired.count((number, day)) <= 2 for number in range(5))
+
+
+MOST_25 = TriggerLimits(most_per_day=25, gap_minutes=0, quiet=None)
+
+
+def fire_all(directory: Path, models: str) -> list[str]:
+    """Fire many offers one after the other; the actions taken."""
+    phone = Foreteller(directory, models=models)
+    for number in range(30):
+        phone.fire(Trigger(f"o{number}", ("c1",), action="offer"), limits=MOST_25)
+    return [act.trigger for act in phone.acts]
+
+
+def test_threads_share_the_caps(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(fire_all, [tmp_path] * 2, ["one", "other"])
+    assert len(one) + len(other) == len({*one, *other}) == 25
+
+
+@pytest.mark.slow  # two processes import torch
+def test_processes_share_the_caps(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from {__name__} import fire_all
+print(*fire_all(Path({str(tmp_path)!r}), sys.argv[1]))
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        )
+        for name in ("one", "other")
+    ]
+    acts = " ".join(process.communicate()[0] for process in processes).split()
+    assert all(process.returncode == 0 for process in processes)
+    assert len(acts) == len({*acts}) == 25
 
 
 @settings(max_examples=60, deadline=None)
@@ -360,3 +440,12 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
             TriggerLimits(**{name: wrong})  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="one name"):
         Foreteller(tmp_path).fire(SOON, SOON)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_files_of_triggers_that_no_device_reads(text: str, tmp_path: Path) -> None:
+    """Pages refuse the same ones, by the published vectors."""
+    path = tmp_path / "triggers.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(SettingsError):
+        read_triggers(path, INVITATION.categories)

@@ -267,6 +267,10 @@ def test_an_invitation_names_its_groups_and_others_stay_as_they_were(tmp_path: P
     )
     assert sparse.graph and sparse.graph.neighbours < 300 and sparse.fewest == 266
     assert read_invitation(tmp_path / "sparse/invitation.json") == sparse
+    weak = msgspec.structs.replace(sparse, groups=Groups(9, 5, Graph(neighbours=6, threshold=3)))
+    (tmp_path / "weak.json").write_bytes(msgspec.json.encode(weak))
+    with pytest.raises(SettingsError, match="not safe"):
+        read_invitation(tmp_path / "weak.json")
     with pytest.raises(SettingsError, match="larger sums"):
         invite(tmp_path / "dense", replace(wishes, corrupt=0.3), ["milk"], run="r", tier="secret")
     with pytest.raises(SettingsError, match="go with secret sums"):

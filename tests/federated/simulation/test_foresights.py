@@ -62,6 +62,7 @@ def test_questions_begin_at_the_start() -> None:
 TRIGGER = Trigger("t", ("a",), steps=1)
 
 
+@pytest.mark.slow
 def test_calibration_is_fitted_to_what_came() -> None:
     """A model that knows nothing says a third; a comes in a fifth of the visits."""
     predictor = IntentPredictor(

@@ -14,6 +14,7 @@ from tactful_federated.simulation.private import PrivateSimulationSettings, simu
 SMALL = PrivateSimulationSettings(devices=60, rounds=3, report_goal=8, epsilon=8.0)
 
 
+@pytest.mark.slow
 def test_enough_devices_learn_through_the_noise(tmp_path: Path) -> None:
     seen: list[Outcome] = []
     found = simulate_privately(
