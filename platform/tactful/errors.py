@@ -52,6 +52,10 @@ class DatasetError(TactfulError, ValueError):
     """A data set is missing or is not what it should be."""
 
 
+class PictureError(TactfulError, ValueError):
+    """A picture is too large, animated, damaged or of a format that is not read."""
+
+
 class ApiKeyError(TactfulError, ValueError):
     """An API key cannot be made or revoked as asked."""
 

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ import sqlalchemy as sa
 from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, small_settings
 
-from tactful.config.settings import Settings
+from tactful.alerts import rules
+from tactful.alerts.rules import AlertFile, read_alerts
+from tactful.config.settings import PACKAGED_MAPPING, Settings
 from tactful.metadata import store as metadata
 from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.server import sources
 from tactful.server.platform import Platform
+from tactful.sources.mapping import Mappings
+from tactful.sources.read_mapping import read_mappings
 
 
 @pytest.fixture
@@ -86,6 +92,23 @@ def tracking_uri(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packaged_files_read_once() -> Iterator[None]:
+    """Keep what the packaged files of sources and alerts say: most tests open several servers."""
+    mappings, alerts = cache(read_mappings), cache(read_alerts)
+
+    def kept_mappings(source: Path | str) -> Mappings:
+        return (mappings if source == PACKAGED_MAPPING else read_mappings)(source)
+
+    def kept_alerts(path: Path) -> AlertFile:
+        return (alerts if path == rules.PACKAGED else read_alerts)(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "read_mappings", kept_mappings)
+        patch.setattr(rules, "read_alerts", kept_alerts)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,12 @@ and no user takes an item twice in one visit.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import shutil
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +40,13 @@ CATEGORIES = 8
 SERVICE = "service-0"
 """An item that is taken often and may not be recommended."""
 
+TRAINED = "TACTFUL_TEST_TRAINED"
+"""Variable with the folder of models that all processes of a run of the tests share."""
+
 KINDS = ("add_to_cart", "purchase", "return", "view")
 
 
+@cache
 def definitions() -> Definitions:
     """Return the packaged feature definitions."""
     return load_definitions(Settings().features)
@@ -138,9 +147,24 @@ def write_log(path: Path, what: Iterable[Entry]) -> EmbeddedLog:
 
 
 def train_version(log: EmbeddedLog, models: Path, version: str = "1", rounds: int = 15) -> Path:
-    """Train a model from a log, as a version in `models`; return its directory."""
+    """Train a model from a log, as a version in `models`; return its directory.
+
+    One log is learned from once in a run of the tests: each other call gets a copy of that model.
+    """
     place = version_directory(models, version)
-    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=rounds, threads=1))
+    options = TrainingOptions(label_days=15, rounds=rounds, threads=1)
+    about = hashlib.sha256(repr((options, definitions().fingerprint)).encode())
+    for _, payload in log.read(log.begin, log.end - log.begin):
+        about.update(payload)
+    kept = Path(os.environ[TRAINED]) / about.hexdigest()
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            draft = kept.with_suffix(".draft")
+            shutil.rmtree(draft, ignore_errors=True)  # a killed process left it
+            train(log, definitions(), draft, options)
+            draft.rename(kept)
+    shutil.copytree(kept, place)
     rename_version(place, version)
     return place
 

@@ -79,6 +79,8 @@ class TinyRecommender:
     counted_at = 0.0
     latest_event = 0
     observe: Callable[[Stage, float], None] | None = None
+    crossed: Any = None
+    trained_index = empty_index()
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -142,6 +144,11 @@ class TinyRecommender:
         search = Snapshot.of(index.item_ids, index.nearest)
         yield ItemLists(CatalogueView(index, search, catalogue, popular), 10)
 
+    @property
+    def catalogue(self) -> Catalogue:
+        with self.lists() as lists:
+            return lists.view.catalogue
+
     def explain(self, impression: Event) -> Explanation:
         return Explanation(
             recommendation_id=impression.recommendation_id or "",
@@ -172,9 +179,7 @@ def small_settings(directory: Path) -> Settings:
     features = directory / "features.yaml"
     features.write_text(FEATURES)
     return Settings(
-        server=ServerSettings(
-            port=0, dev=True, header_timeout_s=2, body_timeout_s=2, after_wait_s=60
-        ),
+        server=ServerSettings(port=0, dev=True, after_wait_s=60),
         storage=StorageSettings(
             data=directory / "data", reports=directory / "reports", durability="process"
         ),
@@ -187,9 +192,17 @@ def small_settings(directory: Path) -> Settings:
 class Live:
     """Server in a thread of this process, on a real socket; with `workers` they answer."""
 
-    def __init__(self, platform: Platform, *, ready: bool = True, workers: int = 0) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        *,
+        ready: bool = True,
+        workers: int = 0,
+        build: str = "support:build",  # makes the recommender of a worker
+    ) -> None:
         self.platform = platform
         self.workers = workers
+        self._build = build
         self._ready = ready
         self._serving = threading.Event()
         self._stopping = threading.Event()
@@ -198,6 +211,7 @@ class Live:
         self.port = self._listener.getsockname()[1]
         self.url = f"http://{server.host}:{self.port}"
         self._server: Server = make_server(make_application(platform), server)
+        self._server.main_loop = self._until_stopped  # type: ignore[method-assign]
         self._thread = threading.Thread(
             target=self._run_pool if workers else lambda: self._server.run([self._listener]),
             daemon=True,
@@ -211,6 +225,11 @@ class Live:
         assert not self._ended
         wait_until(lambda: not self._ready or self.platform.health().status == "ok")
         return self
+
+    async def _until_stopped(self) -> None:
+        """Wait as uvicorn does, but look ten times as often: a test stops its server soon."""
+        while not self._server.should_exit:
+            await asyncio.sleep(0.01)
 
     @property
     def _ended(self) -> bool:
@@ -230,7 +249,7 @@ class Live:
 
     def _run_pool(self) -> None:
         async def serve() -> None:
-            state = StateServer(self.platform, "support:build", Counts())
+            state = StateServer(self.platform, self._build, Counts())
             await self.platform.start(refresh=state.refresh)
             pool = WorkerPool(self.platform, state, self._listener, count=self.workers)
             try:

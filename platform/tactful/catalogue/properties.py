@@ -20,6 +20,9 @@ _Key = tuple[Any, ...]
 MOST_PROPERTIES = 64
 """Properties that can be filtered by, in the order in which they first came."""
 
+MOST_COUNTED = 5_000
+"""Different values of a property, or lists of them, that `PropertyColumns.counts` counts."""
+
 _UNKNOWN = -1
 _SPARE = 1_000
 
@@ -152,6 +155,27 @@ class PropertyColumns:
             return [None] * len(rows)
         values = column.values.values
         return [None if code < 0 else values[code] for code in column.codes[rows].tolist()]
+
+    def counts(self, name: str, rows: NDArray[np.int64]) -> dict[str, int]:
+        """Count rows by the values of a property as texts; a row counts for each of a list.
+
+        Rows without the property count for the empty text. Only the most frequent values or
+        lists are counted if there are more than `MOST_COUNTED`.
+        """
+        column = self._columns.get(name)
+        if column is None:
+            return {"": len(rows)} if len(rows) else {}
+        values, counts = column.values.values, dict[str, int]()
+        items = np.bincount(column.codes[rows] - _UNKNOWN)
+        held = np.flatnonzero(items)
+        if len(held) > MOST_COUNTED:
+            held = held[np.argsort(-items[held], kind="stable")[:MOST_COUNTED]]
+        for at, count in zip(held.tolist(), items[held].tolist(), strict=True):
+            value = values[at - 1] if at else ""  # the first number is that of no value
+            for part in dict.fromkeys(value) if isinstance(value, tuple) else (value,):
+                text = str(part).lower() if isinstance(part, bool) else str(part)
+                counts[text] = counts.get(text, 0) + count
+        return counts
 
     def known(self, name: str) -> NDArray[np.bool_]:
         """Return whether each row has a property."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,14 @@ class FeatureSource(Protocol):
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
+class CrossedVector(NamedTuple):
+    """A profile that crossed from another domain."""
+
+    releasing: str  # name of that domain
+    embedding: str  # version of its directions
+    vector: tuple[float, ...]
+
+
 VISIT_PAUSE_MS = 1_800_000
 """A pause of this length ends a visit that has no id."""
 
@@ -87,6 +95,7 @@ class RequestContext:
     properties: Values = field(default_factory=dict)
     visit: Values = field(default_factory=dict)  # features of the visit; empty without its id
     asked: Values = field(default_factory=dict)  # context that the request names: page, device…
+    crossed: Sequence[CrossedVector] = ()  # profiles that the user lets cross from other domains
 
     @property
     def known(self) -> bool:

@@ -63,19 +63,23 @@ def query_of(text: str) -> Query:
     """
     whole: dict[str, None] = {}
     begun: dict[str, None] = {}
-    runs = [*_runs(fold(text))]
-    for place, (run, is_unspaced) in enumerate(runs, 1):
+    found = [*runs(text)]
+    for place, (run, is_unspaced) in enumerate(found, 1):
         if is_unspaced and len(run) > 1:
             whole |= dict.fromkeys(_terms(run, is_unspaced)[:-1])
-        elif is_unspaced or place == len(runs):
+        elif is_unspaced or place == len(found):
             begun[run] = None
         else:
             whole[run] = None
     return Query(tuple(whole), tuple(begun))
 
 
+def runs(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the folded runs of letters and digits, and whether their script writes no spaces."""
+    return _runs(fold(text))
+
+
 def _runs(folded: str) -> Iterator[tuple[str, bool]]:
-    """Yield the runs of letters and digits, and whether their script writes no spaces."""
     for match in _RUNS.finditer(folded):
         yield match[0], match["unspaced"] is not None
 

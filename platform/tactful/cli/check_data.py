@@ -54,6 +54,7 @@ def check_data(
     check fails.
     """
     job = prepare(file, given.checked(), "", ProgressStore(None), restart=True)
+    job.folder = file.parent
     reader, scale = job.reader, job.reader.unit == "B"
     with cli.progress_bar(
         quiet=as_json, total=reader.total, unit=reader.unit, unit_scale=scale, desc=file.name

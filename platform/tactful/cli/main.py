@@ -67,6 +67,8 @@ _HELP = {
     "features": "Propose and check feature definitions, and migrate a state to new ones.",
     "federated": "Plan, simulate and run private training on devices.",
     "privacy": "Audit, report and manage private statistics.",
+    "speech": "Prepare a model for questions by voice, and try it.",
+    "domains": "Manage keys of this domain, and find people that another domain knows, too.",
     "rules": "Test cleaning rules, and list or resend dead letters.",
     "sources": "Check mappings of other programs' messages, and try them.",
     "experiment": "Check, plan, roll out and evaluate experiments.",
@@ -95,6 +97,8 @@ _MODULES = {
     "worker": "serve",
     "check-data": "check_data",
     "flags": "flags.files",
+    "domains": "domains.keys",
+    **{name: f"streaming.{name}" for name in ("sink", "flink")},
 }
 _ATTRIBUTES = {"import": "import_", "check-data": "check_data"}  # other names in Python
 _COMMANDS = {

@@ -36,7 +36,7 @@ from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.people.consent import parse_purposes
+from tactful_privacy.people.consent import parse_decision
 from tactful_streaming.errors import StreamingError
 
 
@@ -76,12 +76,13 @@ def consent(
     PERSON is a user id, or device: and a device id.
     """
     with cli.reported_as(ConfigError, ParameterError):
-        agreed, refused = parse_purposes(allowed), parse_purposes(denied)
-    if both := sorted(agreed & refused):
+        agreed = parse_decision(dict.fromkeys(allowed, True), settings.domains.pairs)
+        refused = parse_decision(dict.fromkeys(denied, False), settings.domains.pairs)
+    if both := sorted(agreed.keys() & refused):
         raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
     with _metadata(settings) as metadata:
         default = served_purposes(settings)
-        store = ConsentStore(metadata, default, clock=now_ms)
+        store = ConsentStore(metadata, default, clock=now_ms, domains=settings.domains)
         suppression = open_suppression(settings, metadata, clock=now_ms)
         if person in suppression.suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
@@ -89,10 +90,9 @@ def consent(
         decides: Access = "decide" if agreed or refused else "consent"
         accesses.record(person, decides, by=login_and_host())
         if agreed or refused:
-            said = dict.fromkeys(agreed, True) | dict.fromkeys(refused, False)
-            store.record(person, said, source=source)
+            store.record(person, agreed | refused, source=source)
         history = store.history(person)
-        holds = sorted(store.consents.allowed(person))
+        holds = store.consents.held(person, crossings=settings.domains.pairs)
         decided = store.consents.said(person)
     assumed = [purpose for purpose in holds if purpose in default and purpose not in decided]
     if as_json:

@@ -112,6 +112,8 @@ class AsyncClient:
     """`Client.item` as a coroutine."""
     find_items = _awaited(Calls.find_items)
     """`Client.find_items` as a coroutine."""
+    search = _awaited(Calls.search)
+    """`Client.search` as a coroutine."""
     similar = _awaited(Calls.similar)
     """`Client.similar` as a coroutine."""
     together = _awaited(Calls.together)

@@ -14,6 +14,7 @@ import msgspec
 from tactful.client.exchange import Call, Policy, Send, Work, exchange, get, segment
 from tactful.client.item_calls import ItemCalls
 from tactful.client.offline_queue import OfflineQueue, Waiting
+from tactful.client.picture_url import with_picture_url
 from tactful.errors import ApiError, ClientError, QueueError
 from tactful.schemas.fields import Scalar
 from tactful.schemas.health import Health
@@ -118,8 +119,8 @@ class Calls(ItemCalls):
         )
 
     def items(self, items: Iterable[Record]) -> Call[Upserted]:
-        """Insert or replace items, up to 500 or 1 MiB a request."""
-        return self._upsert("items", items)
+        """Insert or replace items, up to 500 or 1 MiB a request; `image` may be bytes."""
+        return self._upsert("items", map(with_picture_url, items))
 
     def users(self, users: Iterable[Record]) -> Call[Upserted]:
         """Insert or replace users, up to 500 or 1 MiB a request."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
-from tactful.client.exchange import Call, Policy, get, segment
+import msgspec
+
+from tactful.client.exchange import Call, Policy, Send, exchange, get, segment
+from tactful.schemas.fields import Scalar
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
 from tactful.schemas.positions import Position
+from tactful.schemas.search import SearchAnswer
 
 
 class ItemFilter(TypedDict, total=False):
@@ -30,6 +35,30 @@ class ListOptions(TypedDict, total=False):
     category: str
 
 
+class SearchFields(TypedDict, total=False):
+    """The fields of `tactful.schemas.search.SearchRequest` beside the query, as keywords."""
+
+    audio: bytes | None
+    language: str | None
+    picture: bytes | None
+    user_id: str | None
+    device_id: str | None
+    session_id: str | None
+    context: Mapping[str, Scalar]
+    category: str | None
+    filter: Mapping[str, Any] | None
+    min_price: float | None
+    max_price: float | None
+    unavailable: bool
+    facets: Sequence[str]
+    limit: int
+    cursor: str
+    explain: bool
+    record: bool
+    trial: bool
+    after: Position | None
+
+
 class ItemCalls:
     """Calls about items of one client."""
 
@@ -44,6 +73,15 @@ class ItemCalls:
     def find_items(self, **wanted: Unpack[ItemFilter]) -> Call[ItemPage]:
         """Request one page of the catalogue."""
         return get(self._policy, "/v1/items", ItemPage, **wanted)
+
+    def search(self, query: str, **fields: Unpack[SearchFields]) -> Call[SearchAnswer]:
+        """Request the items that a text, a phrase or a picture finds, the best first.
+
+        A phrase is sent once: the server finishes it also for a caller that is gone.
+        """
+        send = Send("POST", "/v1/search", content=msgspec.json.encode({"query": query, **fields}))
+        retries = None if fields.get("audio") is None else 0
+        return exchange(self._policy, send, SearchAnswer, retries=retries)
 
     def similar(self, item_id: str, **options: Unpack[ListOptions]) -> Call[ItemList]:
         """Request items similar to an item."""

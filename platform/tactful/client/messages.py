@@ -75,6 +75,9 @@ from tactful.schemas.operations import SystemInfo as SystemInfo
 from tactful.schemas.recommendations import ExplainedItem as ExplainedItem
 from tactful.schemas.recommendations import RecommendRequest as RecommendRequest
 from tactful.schemas.reports import ModelChanges as ModelChanges
+from tactful.schemas.search import SearchAnswer as SearchAnswer
+from tactful.schemas.search import SearchHit as SearchHit
+from tactful.schemas.search import WordMatch as WordMatch
 from tactful.schemas.trials import ChannelList as ChannelList
 from tactful.schemas.trials import MadeUpPerson as MadeUpPerson
 from tactful.schemas.trials import PastEvent as PastEvent

@@ -16,7 +16,7 @@ import httpx
 from tactful.client import live_stream
 from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, error_of, headers, limits
-from tactful.client.item_calls import ItemFilter, ListOptions
+from tactful.client.item_calls import ItemFilter, ListOptions, SearchFields
 from tactful.client.live_stream import live_message, stream_options
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request, call_of
@@ -34,6 +34,7 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.schemas.reports import ReportInfo
+from tactful.schemas.search import SearchAnswer
 from tactful.schemas.statistics import StatisticInfo, StatisticsPage
 from tactful.schemas.users import Consent, UserFeatures
 from tactful.util.addresses import with_scheme
@@ -132,7 +133,7 @@ class Client:
         return self._run(self._calls.events(events))
 
     def items(self, items: Iterable[Record]) -> Upserted:
-        """Insert or replace items, up to 500 or 1 MiB a request."""
+        """Insert or replace items, up to 500 or 1 MiB a request; `image` may be bytes of a file."""
         return self._run(self._calls.items(items))
 
     def users(self, users: Iterable[Record]) -> Upserted:
@@ -222,6 +223,15 @@ class Client:
                 that the page before returned, `limit`, and a position `after` to wait for.
         """
         return self._run(self._calls.find_items(**wanted))
+
+    def search(self, query: str, **fields: Unpack[SearchFields]) -> SearchAnswer:
+        """Search items by text, voice or picture.
+
+        Args:
+            query: words, of which the last may be unfinished; empty with `audio`, or `picture`.
+            fields: other fields of `tactful.schemas.search.SearchRequest`.
+        """
+        return self._run(self._calls.search(query, **fields))
 
     def similar(self, item_id: str, **options: Unpack[ListOptions]) -> ItemList:
         """Request items similar to an item: by description, and by what was taken with them."""

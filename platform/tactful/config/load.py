@@ -114,10 +114,14 @@ def _convert(section: str, key: str, value: Any, where: str, *, strict: bool) ->
             raise ConfigError(f"{where}: must be a path, got {value!r}")
         return Path(value).expanduser()
     try:
+        if not strict and typing.get_origin(kind) is dict:
+            return msgspec.json.decode(value, type=kind)  # a variable holds a table as JSON
         return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:  # of JSON, or of another type
         message = str(error).replace("`", "")
-        raise ConfigError(f"{where} = {value!r}: {message[:1].lower()}{message[1:]}") from error
+        if not message.startswith("JSON"):
+            message = message[:1].lower() + message[1:]
+        raise ConfigError(f"{where} = {value!r}: {message}") from error
 
 
 def _sections() -> dict[str, Any]:

@@ -57,6 +57,23 @@ class BanditSettings:
 
 
 @dataclass(frozen=True)
+class LifecycleSettings:
+    """Settings of the life cycle of users."""
+
+    # days within which a return is predicted
+    horizon_days: Annotated[int, Meta(ge=1, le=365)] = 30
+    # a user is lapsing, or lost, when a return is less likely than this share of the probability
+    # just after the last visit
+    lapsing_below: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
+    lost_below: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.25
+    # minutes from the begin of one pass over all users, which finds changes of stage, to the next,
+    # if the pass is not longer; 0: none, and no fit
+    every_minutes: Annotated[float, Meta(ge=0.0, le=1_440.0)] = 15.0
+    # hours between two fits of the model
+    fit_hours: PositiveFloat = 24.0
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """Settings of periodic training of the ranking model; off by default."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tactful.config.alerts import AlertSettings
+from tactful.config.domains import DomainSettings
 from tactful.config.engine import EngineSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
@@ -26,6 +27,7 @@ from tactful.config.privacy import (
 from tactful.config.recommendation import (
     BanditSettings,
     CouponSettings,
+    LifecycleSettings,
     RecommendSettings,
     TrainingSettings,
 )
@@ -38,7 +40,9 @@ from tactful.config.server import (
     SourceSettings,
     WorkerSettings,
 )
+from tactful.config.speech import SpeechSettings
 from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings, StorageSettings
+from tactful.config.understanding import UnderstandingSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 from tactful.schemas.interactions import STRENGTH, is_interaction
@@ -48,6 +52,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 PACKAGED_FEATURES = _PACKAGE / "features.yaml"
 """Packaged feature definitions, which recommendations use."""
+
+DOMAIN_KEYS = "domain.keys"
+"""File of the keys of a domain in a data directory, unless the settings name another."""
 
 PACKAGED_MAPPING = _PACKAGE / "sources.yaml"
 """Packaged mappings of messages of other programs."""
@@ -80,8 +87,12 @@ class Settings:
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
     coupons: CouponSettings = field(default_factory=CouponSettings)
     bandits: BanditSettings = field(default_factory=BanditSettings)
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    understanding: UnderstandingSettings = field(default_factory=UnderstandingSettings)
+    speech: SpeechSettings = field(default_factory=SpeechSettings)
+    domains: DomainSettings = field(default_factory=DomainSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
@@ -104,6 +115,11 @@ class Settings:
     def vault(self) -> Path:
         """File of the keys that encrypt personal data."""
         return _chosen(self.privacy.vault, self.storage.data / "vault.db")
+
+    @property
+    def domain_keys(self) -> Path:
+        """File of the keys of this domain."""
+        return _chosen(self.domains.keys, self.storage.data / DOMAIN_KEYS)
 
     @property
     def experiments(self) -> Path:
@@ -137,10 +153,16 @@ class Settings:
         except ValueError as error:
             raise ConfigError(f"server.cors_origins: {error}") from None
         self._check_oidc()
+        self.domains.check()
         if self.limits.pending_bytes < self.limits.body_bytes:
             raise ConfigError(
                 f"limits.pending_bytes ({self.limits.pending_bytes}) must not be smaller than "
                 f"limits.body_bytes ({self.limits.body_bytes}): the largest body would never fit"
+            )
+        if self.lifecycle.lost_below >= self.lifecycle.lapsing_below:
+            raise ConfigError(
+                f"lifecycle.lost_below ({self.lifecycle.lost_below:g}) must be smaller than "
+                f"lifecycle.lapsing_below ({self.lifecycle.lapsing_below:g})"
             )
         if self.log.kind == "kafka" and not self.log.brokers:
             raise ConfigError("log.brokers is missing: log.kind = kafka needs their addresses")

@@ -30,6 +30,7 @@ from tactful.bandits.definitions import BanditDefinition
 from tactful.coupons.values import Offer, require_values
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import read_entries, require_distinct
+from tactful.lifecycle.profile import DAYS, NAME
 from tactful_bandits.assignment.conditions import attribute_names, require_condition
 from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
@@ -155,12 +156,13 @@ def _unknown_name(campaign: CouponDefinition, definitions: Definitions) -> str:
         there = f"there are {', '.join(actions)}" if actions else "there are no actions"
         return f"nothing emits {campaign.action!r}; {there}"
     known = sorted(each.name for each in definitions.all if each.entity == "user")
+    derived = [NAME] if DAYS in known else []
     for field, names in (
         ("eligible", attribute_names(campaign.eligible)),
         ("gain", campaign.gain.keys() - {"constant"}),
         ("features", campaign.features),
     ):
-        for name in sorted({*names} - {*known}):
+        for name in sorted({*names} - {*known, *(derived if field == "eligible" else ())}):
             near = suggestion(name, known) or f"; there are {', '.join(known) or 'none'}"
             return f"{field}: users have no feature {name!r}{near}"
     return ""

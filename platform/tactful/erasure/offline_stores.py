@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -333,6 +333,11 @@ def purge_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
 def purge_arms(arms: StickyArms, result: SearchResult) -> ErasureStep:
     """Delete the arms that users keep in sticky experiments; tokens of devices are not stored."""
     return ErasureStep(place="flags", removed=arms.erase(result.traces.people))
+
+
+def purge_profiles(erase: Callable[[Collection[str]], int], result: SearchResult) -> ErasureStep:
+    """Delete the profiles that users let cross from other domains."""
+    return ErasureStep(place="domains", removed=erase(result.traces.people))
 
 
 def ask_owners(installation: Installation, receipt: str, result: SearchResult) -> ErasureStep:

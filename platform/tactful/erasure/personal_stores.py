@@ -16,11 +16,13 @@ from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
 from tactful.experiments.controller import RolloutController
 from tactful.flags.sticky import StickyArms
+from tactful.metadata.crossed_profiles import erase_profiles
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
 from tactful.schemas.users import ErasureStep
 from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
+from tactful.subjects.crossings import CrossedProfiles
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
@@ -73,7 +75,6 @@ def personal_stores(
     definitions = load_definitions(settings.features)
     in_files = settings.log.in_files
     purge_state = partial(offline.purge_state, settings, definitions)
-    consents = partial(ConsentStore, installation.metadata, NOTHING, clock=installation.clock)
     stores = [
         PersonalStore("models", lambda result: offline.purge_training(settings), recorded=False),
         PersonalStore(
@@ -117,25 +118,34 @@ def personal_stores(
         stores.append(PersonalStore("online store", purge_online))
     if is_sealed(settings):
         stores.append(PersonalStore("keys", partial(offline.delete_keys, installation)))
-    stores.append(
-        PersonalStore(
-            "consent",
-            lambda result: offline.purge_consent(consents(), result),
-            lambda result: export.decisions_in(consents(), result),
-        )
-    )
-    arms = StickyArms(installation.metadata)
-    stores.append(
-        PersonalStore(
-            "flags",
-            partial(offline.purge_arms, arms),
-            partial(export.arms_in, installation.metadata),
-        )
-    )
+    stores += _in_metadata(installation)
     if not in_files:
         purge_partitions = partial(offline.ask_owners, installation, receipt)
         stores.append(PersonalStore("partitions", purge_partitions))
     return [*({store.place: store for store in (*stores, *live)}.values())]
+
+
+def _in_metadata(installation: Installation) -> list[PersonalStore]:
+    """List the stores in the metadata."""
+    metadata = installation.metadata
+    consents = partial(ConsentStore, metadata, NOTHING, clock=installation.clock)
+    return [
+        PersonalStore(
+            "consent",
+            lambda result: offline.purge_consent(consents(), result),
+            lambda result: export.decisions_in(consents(), result),
+        ),
+        PersonalStore(
+            "flags",
+            partial(offline.purge_arms, StickyArms(metadata)),
+            partial(export.arms_in, metadata),
+        ),
+        PersonalStore(
+            "domains",
+            partial(offline.purge_profiles, partial(erase_profiles, metadata)),
+            partial(export.profiles_in, metadata),
+        ),
+    ]
 
 
 @dataclass(eq=False)
@@ -157,6 +167,7 @@ class LiveStores:
     drop_recommendations: Callable[[SearchResult], int]
     rollouts: RolloutController
     arms: StickyArms  # of sticky experiments
+    profiles: CrossedProfiles  # of other domains
     bandits: BanditLearner
 
     def settle(self) -> None:
@@ -178,6 +189,7 @@ class LiveStores:
             PersonalStore(BANDITS, self._purge_bandits, recorded=False),
             PersonalStore("consent", partial(offline.purge_consent, self.consents)),
             PersonalStore("flags", partial(offline.purge_arms, self.arms)),
+            PersonalStore("domains", partial(offline.purge_profiles, self.profiles.erase)),
         ]
 
     def purge(self) -> None:

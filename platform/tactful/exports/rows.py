@@ -11,6 +11,7 @@ import msgspec
 from tactful.client import Client
 from tactful.errors import ApiError, ConfigError
 from tactful.exports.run import Row, Rows
+from tactful.lifecycle.profile import NAME, NO_CONSENT
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.conditions import Condition, matches
 
@@ -92,8 +93,12 @@ def _names(condition: object) -> set[str]:
 
 def _features(client: Client, user: str) -> Mapping[str, Any] | None:
     try:
-        return client.features(user).features
+        known = client.features(user)
     except ApiError as error:
         if error.status == _NOT_FOUND:  # erased
             return None
         raise
+    if known.lifecycle is None:  # a server of an earlier version
+        return known.features
+    refused = known.lifecycle.reason == NO_CONSENT
+    return {**known.features, NAME: {} if refused else msgspec.to_builtins(known.lifecycle)}

@@ -11,6 +11,7 @@ import msgspec
 
 from tactful.errors import ConfigError
 from tactful.flags.differences import experiment_rules, phase_of
+from tactful.lifecycle.profile import NAME as LIFE_CYCLE
 from tactful_bandits.assignment.yaml_source import YamlSource
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.flags import FlagSet, compile_features, load_flags, public_payload
@@ -61,6 +62,9 @@ def read_definitions(text: str, name: str) -> FlagDefinitions:
         flag_set = load_flags(source)
         for key, flag in flag_set.flags.items():
             _require_usable(source, key, flag)
+        if LIFE_CYCLE in flag_set.public_attributes:
+            problem = f"{LIFE_CYCLE} is computed by the server, so pages cannot read it: remove it"
+            raise source.error(("public_attributes",), problem)
     except DefinitionError as error:
         raise ConfigError(str(error)) from error
     payload = compile_features(flag_set)

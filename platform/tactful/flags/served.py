@@ -10,6 +10,7 @@ from tactful.flags.definitions import FlagDefinitions, read_definitions
 from tactful.flags.payloads import Envelope, PayloadSigner
 from tactful.flags.store import FlagVersion
 from tactful.schemas.experiments.flags import FlagKill
+from tactful_bandits.assignment.conditions import attribute_names
 from tactful_bandits.flags import Features
 
 
@@ -26,6 +27,7 @@ class ServedFlags:
     killed: Mapping[str, FlagKill]
     remote: Collection[str]  # flags that browsers cannot evaluate
     kept_by: Collection[str] = field(default=())  # attributes that identify units of sticky arms
+    reads: Collection[str] = field(default=())  # attributes that conditions of rules read
 
 
 def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> ServedFlags:
@@ -50,6 +52,12 @@ def serve(version: FlagVersion | None, signer: PayloadSigner, salt: str) -> Serv
             key for key, feature in public["features"].items() if feature.get("remote")
         ),
         kept_by=_kept_by(features),
+        reads=frozenset(
+            name
+            for feature in features.by_key.values()
+            for rule in feature.rules
+            for name in attribute_names(rule.condition or {})
+        ),
     )
 
 

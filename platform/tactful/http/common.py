@@ -14,6 +14,8 @@ from msgspec import Meta
 from tactful.http.asgi import Call, Host
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import RecommendRequest
+from tactful.subjects.permissions import without_claim
 from tactful.util.addresses import sender_of
 from tactful.util.fresh_values import StillComputing
 from tactful_privacy.errors import LedgerError
@@ -96,6 +98,13 @@ def opts_out(host: Host, call: Call) -> bool:
     return (consent.honour_gpc and _is_set(call, b"sec-gpc")) or (
         consent.honour_dnt and _is_set(call, b"dnt")
     )
+
+
+def prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
+    """Return a request without what the settings or its browser exclude from its context."""
+    if host.minimise is not None:
+        request = host.minimise(request)
+    return without_claim(request) if opts_out(host, call) else request
 
 
 def _is_set(call: Call, header: bytes) -> bool:

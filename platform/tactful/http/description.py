@@ -11,7 +11,7 @@ import msgspec
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.docs_page import render
 from tactful.http.openapi import document
-from tactful.schemas.links import ApiLinks
+from tactful.schemas.health import ApiLinks
 
 _HTML = b"text/html; charset=utf-8"
 _PAGE_HEADERS = (

@@ -37,8 +37,10 @@ async def _get_neighbours(platform: Platform, call: Call) -> Reply:
     described = await platform.search.run(
         lambda search: search.alike(item, None, count, available=None)
     )
+    alike = await platform.searches.alike(item)
     with platform.lists() as lists:
-        return json_reply(NeighbourReader(lists.view, count).read(item.item_id, described))
+        reader = NeighbourReader(lists.view, count)
+        return json_reply(reader.read(item.item_id, described, *alike))
 
 
 async def _get_trend(platform: Platform, call: Call) -> Reply:
@@ -67,7 +69,8 @@ ITEM_DETAIL_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_neighbours,
         details=(
             "As recall uses them: by vectors, of the same visits, right after it, and by words in "
-            "common, available or not. They have exact numbers also of few people: it needs the "
+            "common, available or not; with encoders, those whose words mean alike or whose "
+            "pictures are alike, too. They have exact numbers also of few people: it needs the "
             "scope `admin`."
         ),
         scope="admin",

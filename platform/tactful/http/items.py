@@ -172,6 +172,7 @@ def described_item(item: Item) -> CatalogueItem:
         price=item.price,
         available=item.available,
         properties=item.properties,
+        image=item.image,
     )
 
 

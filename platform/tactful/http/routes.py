@@ -19,6 +19,7 @@ from tactful.http.common import (
     moment_of,
     opts_out,
     person_of,
+    prepared,
     stored,
 )
 from tactful.http.data.dead_letters import DEAD_LETTER_ENDPOINTS
@@ -38,9 +39,11 @@ from tactful.http.items import ITEM_ENDPOINTS
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.resource import Application, route
+from tactful.http.search import SEARCH_ENDPOINTS
 from tactful.http.sources import SOURCE_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.http.subjects.audit import AUDIT_ENDPOINTS, looked_at
+from tactful.http.subjects.domains import DOMAIN_ENDPOINTS
 from tactful.http.subjects.people import PEOPLE_ENDPOINTS
 from tactful.http.subjects.privacy import PRIVACY_ENDPOINTS
 from tactful.http.subjects.rights import RIGHTS_ENDPOINTS
@@ -63,7 +66,6 @@ from tactful.schemas.recommendations import (
 )
 from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
-from tactful.subjects.permissions import without_claim
 from tactful_streaming.contract.log_entries import BROWSER, subject_key
 
 if TYPE_CHECKING:
@@ -146,13 +148,6 @@ async def _explained_to(
         await looked_at(platform, call, person, "explain")
 
 
-def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
-    """Return a request without what the settings or its browser exclude from its context."""
-    if host.minimise is not None:
-        request = host.minimise(request)
-    return without_claim(request) if opts_out(host, call) else request
-
-
 async def recommend_one(
     host: Host, call: Call, request: RecommendRequest, recommend: Recommend
 ) -> Reply:
@@ -160,7 +155,7 @@ async def recommend_one(
     if call.public:
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
-    answer = await recommend(_prepared(host, call, request))
+    answer = await recommend(prepared(host, call, request))
     _count_list(host, request, answer)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
@@ -168,7 +163,8 @@ async def recommend_one(
 def _count_list(host: Host, request: RecommendRequest, answer: Recommendation) -> None:
     """Count a recommendation that is shown to somebody now."""
     if request.as_of is None and request.timestamp is None:
-        host.metrics.listed(request.count, [item.score for item in answer.items])
+        first = answer.items[0].score if answer.items else None
+        host.metrics.listed(request.count, len(answer.items), first)
 
 
 async def recommend_each(
@@ -178,7 +174,7 @@ async def recommend_each(
     results = []
     for request in batch.requests:
         try:
-            answer = await recommend(_prepared(host, call, request))
+            answer = await recommend(prepared(host, call, request))
             _count_list(host, request, answer)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
@@ -336,6 +332,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
         problems=("invalid", "not_ready"),
     ),
     *TRIAL_ENDPOINTS,
+    *SEARCH_ENDPOINTS,
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
@@ -367,6 +364,7 @@ _ENDPOINTS: tuple[Endpoint, ...] = (
     *ITEM_DETAIL_ENDPOINTS,
     *PEOPLE_ENDPOINTS,
     *RIGHTS_ENDPOINTS,
+    *DOMAIN_ENDPOINTS,
     *PRIVACY_ENDPOINTS,
     *AUDIT_ENDPOINTS,
     *STATISTICS_ENDPOINTS,

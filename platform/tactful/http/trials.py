@@ -8,9 +8,8 @@ import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.items import described_item
-from tactful.http.subjects.audit import looked_at
+from tactful.http.subjects.audit import try_for
 from tactful.schemas.items import CatalogueItem
-from tactful.schemas.problems import ProblemError
 from tactful.schemas.trials import Trial, TrialRequest, TriedVariant
 
 if TYPE_CHECKING:
@@ -22,9 +21,7 @@ _decoder = msgspec.json.Decoder(TrialRequest)
 async def _post_trial(platform: Platform, call: Call) -> Reply:
     trial = await call.json(_decoder)
     if (person := trial.request.subject) is not None:
-        if platform.permissions.is_erased(person):
-            raise ProblemError("not_found", "this user was erased")
-        await looked_at(platform, call, person, "try")
+        await try_for(platform, call, person)
     at, variants = await platform.recommendations.attempt(trial)
     return json_reply(Trial(at=at, variants=variants, items=_items(platform, variants)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tactful.client.calls import chunks
 from tactful.imports.convert import Converter
@@ -23,6 +24,7 @@ class Source:
 
     reader: Reader
     plan: Plan
+    folder: Path | None = None  # holds the pictures that cells name
 
 
 @dataclass
@@ -69,7 +71,7 @@ def _raw_batches(
 def _converted_batches(source: Source, start: Place, count: int, counts: Count) -> Generator[Batch]:
     """Yield elements in the order of the file."""
     reader = source.reader
-    convert = Converter(source.plan, reader.columns, reader.types)
+    convert = Converter(source.plan, reader.columns, reader.types, source.folder)
     reached = 0
     for rows in reader.rows(start, count):
         converted = convert(rows)
@@ -91,7 +93,7 @@ def _sorted_batches(
     Reading and sending are each half of the progress.
     """
     reader = source.reader
-    convert = Converter(source.plan, reader.columns, reader.types)
+    convert = Converter(source.plan, reader.columns, reader.types, source.folder)
     size = total = 0
     end = Place()
 

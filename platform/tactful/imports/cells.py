@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from tactful.imports.amounts import NumberFormat, currency_of, read_number
@@ -12,6 +13,7 @@ from tactful.imports.event_types import type_of
 from tactful.imports.formats.rows import Column
 from tactful.imports.moments import MomentReader
 from tactful.imports.names import normal, normal_words
+from tactful.imports.picture_cells import picture_reader
 from tactful.imports.plan import Mapped, Plan
 
 SKIPPED = ""
@@ -71,11 +73,17 @@ def is_flag(value: Any) -> bool:
 class CellReader:
     """Reads the cells of one column, and remembers those that repeat."""
 
-    def __init__(self, read: Callable[[Any], Any], code: str, column: str) -> None:
-        """Read with `read`; a `ValueError` of it rejects a row with `code`."""
+    def __init__(
+        self, read: Callable[[Any], Any], code: str, column: str, most: int = _MOST_REMEMBERED
+    ) -> None:
+        """Read with `read`; a `ValueError` of it rejects a row with `code`.
+
+        At most `most` different cells are remembered.
+        """
         self._read = read
         self._code = code
         self._column = column
+        self._most = most
         self._known: dict[Any, Any] = {}
 
     def __call__(self, values: Column) -> tuple[list[Any], Problems]:
@@ -99,14 +107,18 @@ class CellReader:
                 continue
             found.append(result)
             if not isinstance(value, list):
-                if len(known) >= _MOST_REMEMBERED:
+                if len(known) >= self._most:
                     known.clear()
                 known[value] = result
         return found, problems
 
 
-def reader_of(mapped: Mapped, plan: Plan, zone: dt.tzinfo) -> CellReader:
-    """Return the reader of a field."""
+def reader_of(
+    mapped: Mapped, plan: Plan, zone: dt.tzinfo, folder: Path | None = None
+) -> CellReader:
+    """Return the reader of a field; `folder` may hold the pictures that cells name."""
+    if mapped.read == "picture":
+        return CellReader(picture_reader(folder), "bad_picture", mapped.columns[0], most=1)
     limit = LONGEST.get(mapped.target.removeprefix("properties."), 2048)
     number = mapped.number or NumberFormat()
     readers: Mapping[str, tuple[Callable[[], Callable[[Any], Any]], str]] = {

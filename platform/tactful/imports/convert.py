@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -48,8 +49,16 @@ class Converted:
 class Converter:
     """Converts rows of one file by a plan."""
 
-    def __init__(self, plan: Plan, columns: Sequence[str], types: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        columns: Sequence[str],
+        types: Mapping[str, str],
+        folder: Path | None = None,
+    ) -> None:
         """Prepare for rows with these columns; `types` are those of `Reader.types`.
+
+        `folder` may hold the pictures that cells name.
 
         Raises:
             ConfigError: if the time zone of the plan is unknown.
@@ -61,7 +70,7 @@ class Converter:
             (
                 mapped.target,
                 [places[name] for name in mapped.columns],
-                _reader(mapped, plan, types, zone),
+                _reader(mapped, plan, types, zone, folder),
             )
             for mapped in plan.fields
         ]
@@ -191,12 +200,12 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
 
 
 def _reader(
-    mapped: Mapped, plan: Plan, types: Mapping[str, str], zone: Any
+    mapped: Mapped, plan: Plan, types: Mapping[str, str], zone: Any, folder: Path | None
 ) -> Callable[[Column], tuple[list[Any], Problems]]:
     """Return the reader of a field; times in milliseconds need none but their zone."""
     type_ = types.get(mapped.columns[0])
     if mapped.read != "moment" or type_ not in (LOCAL_MS, UTC_MS) or mapped.moment is None:
-        return reader_of(mapped, plan, zone)
+        return reader_of(mapped, plan, zone, folder)
     if type_ == UTC_MS:
         return lambda column: ([*column], {})
     return CellReader(MomentReader(mapped.moment, zone).to_utc, "bad_timestamp", mapped.columns[0])

@@ -24,6 +24,7 @@ _READ: dict[str, Read] = {
     "category": "text",
     "price": "number",
     "available": "flag",
+    "image": "picture",
     "properties.price": "number",
     "properties.quantity": "number",
     "properties.rating": "number",

@@ -29,7 +29,7 @@ FIELDS: Mapping[Kind, tuple[str, ...]] = {
         "event_id",
         "recommendation_id",
     ),
-    "items": ("item_id", "title", "category", "price", "available", "timestamp"),
+    "items": ("item_id", "title", "category", "price", "available", "timestamp", "image"),
     "users": ("user_id", "timestamp"),
 }
 """Fields of each kind that are no properties."""

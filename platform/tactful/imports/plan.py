@@ -12,7 +12,7 @@ from tactful.client import Kind
 from tactful.imports.amounts import NumberFormat
 from tactful.imports.moments import MomentFormat
 
-Read = Literal["id", "text", "number", "moment", "type", "flag", "currency", "value"]
+Read = Literal["id", "text", "number", "moment", "type", "flag", "currency", "value", "picture"]
 """Ways to read the values of a column."""
 
 

@@ -56,6 +56,7 @@ class Job:
         start: place behind what an earlier run has sent.
         notes: remarks on the earlier run.
         import_id: id of the import at the server, the same in every run; empty before `begin`.
+        folder: folder whose pictures cells may name; None: no file is read but the imported one.
     """
 
     reader: Reader
@@ -66,6 +67,7 @@ class Job:
     start: Place = field(default_factory=Place)
     notes: list[str] = field(default_factory=list)
     import_id: str = ""
+    folder: Path | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +164,7 @@ def preview(job: Job, most: int = _PREVIEWED) -> tuple[list[msgspec.Raw], Reject
     found: list[msgspec.Raw] = []
     rejections = RejectedRows()
     plan = msgspec.structs.replace(job.guess.plan, by_time=False)
-    source = Source(job.reader, plan)
+    source = Source(job.reader, plan, job.folder)
     with (
         readable(job.reader.path),
         closing(batches_of(source, Place(), 100, Count(), lambda _: None)) as batches,
@@ -286,7 +288,7 @@ async def _run(
         import_id=job.import_id,
     )
     try:
-        source = Source(job.reader, job.guess.plan)
+        source = Source(job.reader, job.guess.plan, job.folder)
         for ready in batches_of(source, job.start, batch, counts, advanced):
             counts.sent += len(ready.lines)
             await sender.send(ready)

@@ -10,16 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
-from tactful.config.settings import Settings
+from tactful.config.settings import DOMAIN_KEYS, Settings
 from tactful.errors import BackupError
+from tactful.lifecycle.stored import FILE as LIFE_CYCLE
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.file_identity import MARK
 from tactful.metrics.history import FILE as METRICS
+from tactful.understanding.vector_store import FOLDER as UNDERSTANDING
 from tactful.util.jobs import FOLDER as JOBS
 from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY
 
-# Files of unfinished jobs, and charts. The progress of retention may be ahead of the copied log.
-_JOBS = ("backfill", "erasures", JOBS, PROGRESS, METRICS)
+# Files of unfinished jobs, charts, vectors that are made anew from the items, and the fit of life
+# cycles. The progress of retention may be ahead of the copied log.
+_JOBS = ("backfill", "erasures", JOBS, PROGRESS, METRICS, UNDERSTANDING, LIFE_CYCLE)
 _CURE = "use another backup"
 _CODE = (".nbc", ".nbi", ".pyc", ".pyo")
 
@@ -30,7 +33,7 @@ def is_left_out(path: PurePath) -> bool:
     return (
         parts[0] in _JOBS
         or "training" in parts[:2]
-        or path.name.casefold() in ("lock", SIGNING_KEY, ADOPTED_MODELS)
+        or path.name.casefold() in ("lock", SIGNING_KEY, ADOPTED_MODELS, DOMAIN_KEYS)
         or path.name.endswith((".new", "-wal", "-shm", "-journal", f".db{MARK}"))
         or any(part.startswith(".") for part in parts)
     )
@@ -50,10 +53,11 @@ def secret_files(settings: Settings) -> frozenset[Path]:
         settings.log.password_file,
         settings.log.key_file,
         settings.actions.secret_file,
+        settings.domain_keys,
     )
     inside = (path.absolute() for path in named if path != Path())
     within = {path.relative_to(data.absolute()) for path in inside if _is_in(path, data)}
-    own = (Path(SIGNING_KEY), Path(ADOPTED_MODELS))
+    own = (Path(SIGNING_KEY), Path(ADOPTED_MODELS), Path(DOMAIN_KEYS))
     return frozenset(data / path for path in {*within, *own})
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
 from tactful.models.audit_log import ModelChange, open_model_log
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import Manifest, read_manifest, read_pointer, version_directory
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -39,7 +40,7 @@ def check_model(settings: Settings, *, now: int) -> tuple[Literal["ok", "warning
         _ended(changes, "rollback", pointer.version),
     )
     said = _serving(manifest, pointer.version, trained_at, since, now)
-    if manifest.definitions != load_definitions(settings.features).fingerprint:
+    if manifest.definitions != columns_fingerprint(load_definitions(settings.features)):
         return "warning", f"{said}; it does not fit the present features: `tactful train --promote`"
     if now - trained_at > _OLD_DAYS * _DAY_MS:
         return "warning", f"{said}; it is old: `tactful train --promote --if-better`"

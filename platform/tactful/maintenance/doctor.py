@@ -21,7 +21,9 @@ from tactful.config.settings import Settings, secret
 from tactful.errors import ClientError, ModelError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.experiment_metrics.definitions import load_metrics
+from tactful.maintenance.check_encoders import check_picture_encoder, check_text_encoder
 from tactful.maintenance.check_model import check_model
+from tactful.maintenance.check_speech import check_speech
 from tactful.maintenance.retention import PROGRESS, read_progress
 from tactful.metadata.connections import kafka_settings, open_keys, open_redis
 from tactful.metadata.directory_lock import exclusive, open_directory
@@ -102,6 +104,12 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     yield "model", _model
     if settings.statistics.ledger_url_env:
         yield "ledger", _ledger
+    if settings.understanding.text_model:
+        yield "encoder", check_text_encoder
+    if settings.understanding.picture_model:
+        yield "picture encoder", check_picture_encoder
+    if settings.speech.model:
+        yield "speech", check_speech
     yield "retention", _retention
     if settings.privacy.sealed_log or settings.vault.exists():
         yield "sealing", _sealing

@@ -9,6 +9,7 @@ from sqlalchemy.dialects import mysql
 
 _long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_profile = sa.LargeBinary(2048).with_variant(mysql.VARBINARY(2048), "mysql", "mariadb")
 _number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # allows autoincrement in SQLite
 
 tables = sa.MetaData()  # all tables after the newest migration
@@ -323,4 +324,19 @@ flag_uses = _table(
     sa.Column("last_at", sa.BigInteger, nullable=False),
     sa.Column("varied_at", sa.BigInteger, nullable=False),
     sa.Column("value", sa.String(32), nullable=False),
+)
+crossed_profiles = _table(
+    "crossed_profiles",
+    sa.Column("person", sa.String(300), primary_key=True),
+    sa.Column("releasing", sa.String(64), primary_key=True),
+    sa.Column("number", _number, nullable=False, unique=True),
+    sa.Column("embedding", sa.String(64), nullable=False),
+    sa.Column("crossed_at", sa.BigInteger, nullable=False),
+    sa.Column("profile", _profile, nullable=False),
+)
+used_tokens = _table(
+    "used_tokens",
+    sa.Column("token_id", sa.String(64), primary_key=True),
+    sa.Column("number", _number, nullable=False, unique=True),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
 )

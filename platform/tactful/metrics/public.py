@@ -52,7 +52,6 @@ _RECORDS = "tactful_engine_records"
 _LETTERS = "tactful_dead_letters"
 _SOURCED = "tactful_source_messages"
 _REJECTIONS = "tactful_rejections"
-_RECOMMENDED = "tactful_recommendations"
 
 
 class PublicMetrics:
@@ -88,7 +87,18 @@ class PublicMetrics:
                 yield _failures(family)
         yield from _shares(grown)
         yield _rejection_shares(grown)
-        yield _recommendation_shares(grown)
+        family = GaugeMetricFamily(
+            "tactful_recommendations_share",
+            "Share of recommendations that are not complete, rounded up",
+            labels=["kind"],
+        )
+        yield _other_shares(grown, "tactful_recommendations", "kind", "complete", family)
+        family = GaugeMetricFamily(
+            "tactful_phrases_share",
+            "Share of spoken questions that were not heard, by reason, rounded up",
+            labels=["result"],
+        )
+        yield _other_shares(grown, "tactful_phrases", "result", "heard", family)
         yield _source_shares(grown)
 
     def _grown(self, now: _Numbers) -> _Numbers:
@@ -199,19 +209,16 @@ def _rejection_shares(grown: _Numbers) -> Metric:
     return shares
 
 
-def _recommendation_shares(grown: _Numbers) -> Metric:
-    """Return the incomplete recommendations, as shares of all."""
-    shares = GaugeMetricFamily(
-        "tactful_recommendations_share",
-        "Share of recommendations that are not complete, rounded up",
-        labels=["kind"],
-    )
-    counts = _of(grown, _RECOMMENDED)
+def _other_shares(
+    grown: _Numbers, counter: str, label: str, usual: str, family: GaugeMetricFamily
+) -> Metric:
+    """Return all values of a label but the usual one, as shares of the whole counter."""
+    counts = _of(grown, counter)
     whole = sum(value for _, value in counts)
     for labels, value in counts:
-        if labels["kind"] != "complete":
-            shares.add_metric([labels["kind"]], level(value, whole))
-    return shares
+        if labels[label] != usual:
+            family.add_metric([labels[label]], level(value, whole))
+    return family
 
 
 def _of(grown: _Numbers, name: str) -> list[tuple[dict[str, str], float]]:

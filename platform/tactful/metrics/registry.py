@@ -62,6 +62,7 @@ _STAGE_BUCKETS = (*(x / 10_000 for x in (1, 2, 5, 10, 20, 50, 100, 200, 500)), 0
 _LOW_SCORES = (-10.0, -5.0, -2.0, -1.0, -0.5, -0.2, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
 _SCORE_BUCKETS = (*_LOW_SCORES, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0)
 _STAGE_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
+_PHRASE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 
 
@@ -147,6 +148,9 @@ class Metrics:
         self._series_of_stage = functools.cache(self._stages.labels)
         self._series_of_list = functools.cache(self._lists.labels)
         self._series_of_step = functools.cache(self._steps.labels)
+        text = "Spoken questions: heard, refused with a reason, or unavailable"
+        self._phrases = counter("tactful_phrases_total", text, "result")
+        self._phrase_seconds = _phrase_seconds(registry)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
@@ -168,6 +172,11 @@ class Metrics:
         if self.traces is not None:
             self.traces.stage(stage, seconds)
 
+    def phrase(self, result: str, seconds: float) -> None:
+        """Count a spoken question: ``heard``, ``unavailable``, or the reason why it is refused."""
+        self._phrases.labels(result).inc()
+        self._phrase_seconds.observe(seconds)
+
     def failed(self, task: str) -> None:
         """Count a failed attempt of a background task, by its name in the code."""
         self._failed.labels(task).inc()
@@ -181,13 +190,16 @@ class Metrics:
         if count:
             self._series_of_applied(result).inc(count)
 
-    def listed(self, asked: int, scores: Sequence[float]) -> None:
-        """Count a recommendation of `asked` items by the scores of those that were found."""
-        result = "whole" if len(scores) >= asked else "short" if scores else "empty"
+    def listed(self, asked: int, found: int, score: float | None = None) -> None:
+        """Count a recommendation of `asked` items, of which some were found.
+
+        `score` is that of the first item, None where scores are no margins of the ranking.
+        """
+        result = "whole" if found >= asked else "short" if found else "empty"
         self._series_of_list(result).inc()
         self._series_of_step("recommendation").inc()
-        if scores:
-            self._scores.observe(scores[0])
+        if score is not None:
+            self._scores.observe(score)
 
     def stepped(self, types: Iterable[str]) -> None:
         """Count events that are steps of a visit, by their types."""
@@ -224,6 +236,15 @@ class Metrics:
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""
         return generate_latest(self._public)
+
+
+def _phrase_seconds(registry: CollectorRegistry) -> Histogram:
+    return Histogram(
+        "tactful_phrase_seconds",
+        "Time of a spoken question until its text is known or it is refused",
+        buckets=_PHRASE_BUCKETS,
+        registry=registry,
+    )
 
 
 def _rows(collector: Collector) -> list[SampleRow]:

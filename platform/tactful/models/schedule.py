@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import sys
@@ -245,15 +246,17 @@ class RecallLearner:
         self._next_at = ended + (ended - began) / _SHARE
 
 
-async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
+async def run_command(
+    command: list[str], environ: Mapping[str, str], *, given: bytes | None = None
+) -> tuple[int, str]:
     """Run a command, and return its exit code and the last line of its stderr.
 
-    It ends with this process.
+    It reads `given` from its standard input, and ends with this process.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
         env=dict(environ),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -261,7 +264,7 @@ async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[i
         with contextlib.suppress(ProcessLookupError):  # it ended at once
             own = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, process.pid, max(own, _NICENESS))
-        _, errors = await process.communicate()
+        _, errors = await process.communicate(given)
     except asyncio.CancelledError:
         # A training is resumed when the server runs again.
         with contextlib.suppress(ProcessLookupError):
@@ -283,7 +286,7 @@ def environment(settings: Settings) -> dict[str, str]:
         held = getattr(settings, section.name)
         for field in dataclasses.fields(held):
             value: Any = getattr(held, field.name)
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+            text = json.dumps(value) if isinstance(value, (bool, dict)) else str(value)
             if isinstance(value, Path) and value != Path():  # which stands for none
                 text = str(value.absolute())
             variables[f"TACTFUL_{section.name}__{field.name}".upper()] = text

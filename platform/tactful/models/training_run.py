@@ -24,7 +24,7 @@ from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.models.training_plots import plot_training
 from tactful.models.training_record import TrainingRecord
-from tactful.ranking.features import column_names, layout
+from tactful.ranking.features import column_names, columns_fingerprint, layout
 from tactful.ranking.model import (
     checked_version,
     load_trees,
@@ -33,16 +33,23 @@ from tactful.ranking.model import (
     read_pointer,
 )
 from tactful.ranking.own_columns import own_columns
+from tactful.recall.index import RecallIndex
 from tactful.schemas.models import Bounds, ServedDrift
+from tactful.subjects.consent import open_consents
 from tactful.subjects.consented_log import PermittedLog, training_permissions
+from tactful.subjects.crossings import training_profiles
 from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.permissions import Permissions
+from tactful.subjects.suppression import open_suppression
 from tactful.training.baselines import doubts
 from tactful.training.boosting import fixed_parameters
+from tactful.training.crossings import CrossingData
 from tactful.training.evaluation import list_metrics
 from tactful.training.kept_rows import Keeper
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
+from tactful.understanding.item_vectors import working_item_vectors
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
 from tactful.util.jobs import Job, tracked
@@ -66,6 +73,7 @@ class _Run:
     definitions: Definitions
     identity: Identity | None  # rules by which the server joins devices to users
     checkpoint: Checkpoint
+    begun: int  # epoch milliseconds, before the log was opened
     trusted: Collection[str]  # public keys whose signature a model needs
     say: Progress
 
@@ -93,6 +101,7 @@ def run_training(
         TrainingBusy: if the same model is being trained.
     """
     return_large_pieces()
+    begun = now_ms()
     identity = identity_of(settings.identity)
     author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
@@ -108,10 +117,10 @@ def run_training(
         registry = Registry(options.name, settings.models, audit=audit, by=author, key=key)
         registry.check_store()
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
-        begun, parameters = now_ms(), _parameters(options)
+        parameters = _parameters(options)
         stack.enter_context(registry.run(parameters=parameters, checkpoint=checkpoint))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
-        run = _Run(settings, log, definitions, identity, checkpoint, trusted, say)
+        run = _Run(settings, log, definitions, identity, checkpoint, begun, trusted, say)
         trained = _train(run, scratch / "model", options)
         skew = _skew(run, trained)
         served = _served(settings, log, definitions, skew)
@@ -137,7 +146,10 @@ def _train(run: _Run, model: Path, options: TrainingOptions) -> Trained:
     if run.settings.log.in_files:
         state = run.settings.storage.data / "state"
         keeper = Keeper(run.checkpoint, state, run.definitions)
-    with run.checkpoint.cleared_on_failure(but=LogUnreachableError):
+    with (
+        working_item_vectors(run.settings, progress=partial(run.say, "encode")) as encoded,
+        run.checkpoint.cleared_on_failure(but=LogUnreachableError),
+    ):
         return train(
             run.log,
             run.definitions,
@@ -146,8 +158,39 @@ def _train(run: _Run, model: Path, options: TrainingOptions) -> Trained:
             identity=run.identity,
             checkpoint=run.checkpoint,
             keeper=keeper,
+            encoded=encoded,
+            crossing=crossing_data(run.settings, run.trusted, run.begun),
             progress=run.say,
         )
+
+
+def crossing_data(settings: Settings, trusted: Collection[str], begun: int) -> CrossingData | None:
+    """Read the profiles of users who consent, and the champion, whose directions may stay.
+
+    Users without a decision about personalisation have the default of a running server. The
+    training began at `begun`, epoch milliseconds.
+    """
+    if not settings.domains.name:
+        return None
+    with contextlib.closing(open_installation(settings)) as metadata:
+        consents = open_consents(settings, metadata, clock=now_ms, beside=True).consents
+        erased = open_suppression(settings, metadata, clock=now_ms).suppressed
+        permissions = Permissions(consents, suppressed=erased)
+        profiles = training_profiles(metadata, permissions, settings.domains)
+        erased_at = ErasureJobs(metadata, clock=now_ms).latest()
+    previous = None
+    if (pointer := read_pointer(settings.models)) is not None:
+        with contextlib.suppress(ModelError):
+            place = checked_version(settings.models, pointer.version, trusted)
+            previous = RecallIndex.load(place / "index")
+    return CrossingData(
+        settings.domains,
+        profiles,
+        previous,
+        trained_at=begun,
+        erased_at=erased_at,
+        crosses=permissions.crosses,
+    )
 
 
 def _skew(run: _Run, trained: Trained) -> Skew:
@@ -260,7 +303,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
     def drift() -> Drift | None:
         with open_training_log(settings, latest=LATEST) as (log, definitions):
             names = column_names(own_columns(definitions))
-            meaning = layout(definitions.fingerprint)
+            meaning = layout(columns_fingerprint(definitions))
             return measure_drift(log, champion or "", meaning, names=names)
 
     with open_model_log(settings) as audit:
@@ -323,7 +366,7 @@ def _served(
     names = column_names(own_columns(definitions))
     moved = None
     if version and settings.log.in_files:
-        meaning = layout(definitions.fingerprint)
+        meaning = layout(columns_fingerprint(definitions))
         moved = measure_drift(log, version, meaning, names=names, latest=LATEST)
     return ServedDrift(
         version=version,

@@ -15,6 +15,7 @@ from tactful.models.training_run import open_training_log
 from tactful.ranking.model import read_pointer, untrained_recall
 from tactful.recall.index import RecallIndex, build_index
 from tactful.training.history import History
+from tactful.understanding.item_vectors import working_item_vectors
 
 _FEWEST = 20
 
@@ -36,12 +37,14 @@ def learn_recall(
         history = History.read(log, progress=progress)
     if len(history.item) < _FEWEST:
         return None
-    index = build_index(
-        history.item_ids,
-        history.interactions(),
-        items=history.descriptions(),
-        cohorts=history.cohorts(),
-    )
+    with working_item_vectors(settings) as encoded:
+        index = build_index(
+            history.item_ids,
+            history.interactions(),
+            items=history.descriptions(),
+            encoded=encoded,
+            cohorts=history.cohorts(),
+        )
     index = replace(index, pairs=history.common_pairs(settings.recommend.anonymous_minimum))
     index.save(untrained_recall(settings.models))
     return index

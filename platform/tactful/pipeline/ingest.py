@@ -60,6 +60,11 @@ Decoded = tuple[Sequence[tuple[int, _T]], Sequence[wire.Rejection]]
 """Valid elements of a body with their indexes, and the rejected ones."""
 
 
+async def without_pictures(items: Sequence[tuple[int, Item]]) -> Decoded[Item]:
+    """Return the items without their pictures."""
+    return [(at, msgspec.structs.replace(item, image=msgspec.UNSET)) for at, item in items], []
+
+
 @dataclass(frozen=True)
 class IngestOptions:
     """Limits and rules of ingestion."""
@@ -83,6 +88,9 @@ class IngestOptions:
     minimise: Minimiser | None = None
     # Receives users before they are appended; returns the ids of which nothing may be kept
     describe: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None
+    # Keeps the pictures of items, before these are appended with references to them; returns the
+    # items, and refusals of those whose picture cannot be read
+    pictures: Callable[[Sequence[tuple[int, Item]]], Awaitable[Decoded[Item]]] = without_pictures
 
 
 class EventIngest:
@@ -257,7 +265,11 @@ class EventIngest:
         import_id: str | None = None,
     ) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""
-        return await self._upserts("item", wire.decode_items, body, content_type, place, import_id)
+        await self._order.reach(place.after)
+        decoded, refused = self._decode(wire.decode_items, body, content_type, import_id)
+        taken, unread = await self._options.pictures(decoded)
+        items = [item for _, item in taken]
+        return await self._upserted("item", items, [*refused, *unread], place)
 
     async def users(
         self,
@@ -268,29 +280,21 @@ class EventIngest:
         import_id: str | None = None,
     ) -> Upserted:
         """Accept the users of one body; the last version of a user counts; see `events`."""
-        return await self._upserts("user", wire.decode_users, body, content_type, place, import_id)
+        await self._order.reach(place.after)
+        decoded, refused = self._decode(wire.decode_users, body, content_type, import_id)
+        describe, users = self._options.describe, [user for _, user in decoded]
+        unwanted = await describe(users) if users and describe is not None else ()
+        kept = [user for user in users if user.user_id not in unwanted]
+        unkept = [_no_consent(index) for index, user in decoded if user.user_id in unwanted]
+        return await self._upserted("user", kept, [*refused, *unkept], place)
 
-    async def _upserts(
+    async def _upserted(
         self,
         kind: str,
-        decode: Callable[..., Decoded[Item | User]],
-        body: bytes,
-        content_type: str | None,
+        entries: Sequence[Item | User],
+        refusals: Sequence[wire.Rejection],
         place: Place,
-        import_id: str | None,
     ) -> Upserted:
-        await self._order.reach(place.after)
-        decoded, refused = self._decode(decode, body, content_type, import_id)
-        describe = self._options.describe
-        users = [entry for _, entry in decoded if isinstance(entry, User)]
-        unwanted = await describe(users) if users and describe is not None else ()
-        entries: list[Entry] = []
-        refusals = [*refused]
-        for index, entry in decoded:
-            if isinstance(entry, User) and entry.user_id in unwanted:
-                refusals.append(_no_consent(index))
-            else:
-                entries.append(entry)
         writes = {self._append(entries, ())} if entries else set()
         self._order.note(place.batch)
         position = await self._writes.written(writes)

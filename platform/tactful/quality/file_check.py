@@ -35,7 +35,7 @@ def check(job: Job, *, now: int, advanced: Callable[[int], object] = lambda unit
     profile, counts, done = Profile(), Count(), 0
     plan = msgspec.structs.replace(job.guess.plan, by_time=False)
     total = job.reader.total or 0
-    source = Source(job.reader, plan)
+    source = Source(job.reader, plan, job.folder)
     with (
         readable(job.reader.path),
         closing(batches_of(source, Place(), _BATCH, counts, advanced)) as batches,

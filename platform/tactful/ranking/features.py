@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import repeat
 from statistics import median
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
-from tactful.config.settings import PACKAGED_FEATURES
-from tactful.ranking.own_columns import OwnColumn, fill_own
+from tactful.lifecycle.sources import SOURCES
+from tactful.ranking.own_columns import OwnColumn, fill_own, packaged_features
 from tactful.ranking.rates import CLICKS, OF_CATEGORIES, RATES, rates_of
 from tactful.ranking.request_columns import (
     MATCHES,
@@ -34,7 +35,6 @@ from tactful.recall.neighbours import NeighbourScores
 from tactful.recall.popularity import NOW, SEEN, SOLD, CommonItems, is_in
 from tactful.recall.rejections import rejected_rows, similarity_to
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.definitions.reader import load_definitions
 
 RANKING_FEATURES: tuple[str, ...] = (
     *("next_last", "next_three", "next_session", "next_place"),
@@ -74,17 +74,29 @@ def column_names(own: Sequence[OwnColumn]) -> tuple[str, ...]:
 
 
 def layout(definitions: str) -> str:
-    """Return a hash of the meaning of feature rows; `definitions` is the engine's fingerprint."""
+    """Return a hash of the meaning of feature rows, see `columns_fingerprint`."""
     text = "\n".join((definitions, *RANKING_FEATURES))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def columns_fingerprint(definitions: Definitions) -> str:
+    """Return the fingerprint of definitions without packaged features that no column reads.
+
+    These are the features of the life cycle. An installation of a version before them has the same
+    fingerprint, so its models still fit.
+    """
+    unread = frozenset(feature for feature in packaged_features() if feature.name in SOURCES)
+    read = tuple(feature for feature in definitions.features if feature not in unread)
+    return replace(definitions, features=read).fingerprint
 
 
 def absent_features(definitions: Definitions) -> tuple[str, ...]:
     """Return the packaged features that `definitions` lack: each counts as 0."""
     defined = {(feature.entity, feature.name) for feature in definitions.features}
-    packaged = load_definitions(PACKAGED_FEATURES).features
     return tuple(
-        feature.name for feature in packaged if (feature.entity, feature.name) not in defined
+        feature.name
+        for feature in packaged_features()
+        if (feature.entity, feature.name) not in defined
     )
 
 

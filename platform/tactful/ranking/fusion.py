@@ -31,6 +31,15 @@ def fused(
     return total
 
 
+def caller_orders(asked: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the orders that a caller asks for: its scores, if every candidate has one, else all.
+
+    Args:
+        asked: `score`, `text_match` and `vector_match` of the candidates, shape (3, n).
+    """
+    return asked if np.isnan(asked[0]).any() else asked[:1]
+
+
 def rare_last(
     scores: NDArray[np.float32],  # shape (n,)
     rare: NDArray[np.bool_],  # whether an item was taken by too few people to say so, shape (n,)

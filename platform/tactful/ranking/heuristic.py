@@ -28,10 +28,10 @@ def heuristic_scores(
 ) -> NDArray[np.float32]:
     """Score candidates by the blend of all evidence, larger is better, shape (len(rows),)."""
     rows, places = candidates.rows, view.popular.places_of(candidates.rows)
-    cold = coldness(context)
-    if candidates.lift is not None and cold and len(places):
-        # Votes of the user's cohorts replace those of all users.
-        lift = np.float32(cold) * candidates.lift.of(rows)
+    cold, lifts = coldness(context), candidates.lifts()
+    if lifts is not None and cold and len(places):
+        # Votes of the user's cohorts, or of a crossed profile, replace those of all users.
+        lift = np.float32(cold) * lifts
         items = view.catalogue.item_ids.of_rows(rows)
         names = WINDOWS[candidates.window]
         if names:
@@ -42,7 +42,7 @@ def heuristic_scores(
             expected = lift - np.log(places + np.float32(1.0))
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     known = view.popular.known
-    if candidates.lift is None and learned and not context.known:
+    if lifts is None and learned and not context.known:
         leading = view.leading
         found, at = np.isin(rows, leading), np.argsort(leading)
         places += np.int32(len(leading))

@@ -51,7 +51,7 @@ class OwnColumn:
 
 def own_columns(definitions: Definitions) -> tuple[OwnColumn, ...]:
     """Return the columns that definitions add to the packaged ones, at most 64, in their order."""
-    packaged = _packaged()
+    packaged = frozenset(packaged_features())
     columns = [
         OwnColumn(feature)
         for feature in definitions.features
@@ -68,8 +68,9 @@ def _has_place(feature: Feature) -> bool:
 
 
 @functools.cache
-def _packaged() -> frozenset[Feature]:
-    return frozenset(load_definitions(PACKAGED_FEATURES).features)
+def packaged_features() -> tuple[Feature, ...]:
+    """Return the features of the packaged file, which a process reads once."""
+    return load_definitions(PACKAGED_FEATURES).features
 
 
 def fill_own(

@@ -1,4 +1,4 @@
-"""The candidates of a request: filters, and at most a thousand items of all channels."""
+"""Candidates of a request: at most a thousand items of all channels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.item_filter import passing_rows
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.blend import Blend, Own, Window, kinds
 from tactful.recall.cohorts import coldness
+from tactful.recall.crossings import Taste
 from tactful.recall.index import CHANNELS, RecallIndex
 from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
 from tactful.recall.popularity import CommonItems, Popularity, is_in
-from tactful.recall.rejections import hidden_rows
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -71,6 +70,7 @@ class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intent: Quota = 60  # popular items of the categories in the request's intent
     campaign: Quota = 20  # items of a running campaign, the most popular first
     cohort: Quota = 100  # items of the user's cohorts, while little else is known
+    crossed: Quota = 100  # items by profiles that crossed, while little else is known
     trending: Quota = 60
     # limit for all channels together; the items placed highest by a channel stay
     total: Quota = 1_000
@@ -100,6 +100,7 @@ class Candidates:
     # difference in log-odds of taking an item, between the user's cohorts and all users; None where
     # no cohort is known
     lift: Scores | None = None
+    taste: Taste | None = None  # by profiles that crossed; None where none did
     # weight by category, as a device sent it; None where it sent none
     intent: Mapping[str, float] | None = None
     blend: Blend = field(default_factory=Blend)  # weights of the evidence
@@ -117,6 +118,14 @@ class Candidates:
     def kinds(self, own: Own) -> Sequence[Scores]:
         """Return the scores of each kind of evidence for a user who dealt with `own`."""
         return kinds(self.neighbours, self.similar_sessions, own)
+
+    def lifts(self) -> NDArray[np.float32] | None:
+        """Return the lifts of the candidates by cohorts and profiles, shape (n,); None for none."""
+        by_cohort = None if self.lift is None else self.lift.of(self.rows)
+        if self.taste is None:
+            return by_cohort
+        by_profile = self.taste.lift.of(self.rows)
+        return by_profile if by_cohort is None else by_cohort + by_profile
 
     def vectors(self) -> NDArray[np.float32]:
         """Read the vectors of the candidates, or zero, shape (n, dimensions)."""
@@ -203,44 +212,6 @@ def named(
     return replace(scored.with_rows(rows, channels), asked=columns.T)
 
 
-def allowed_rows(
-    request: RecommendRequest, catalogue: Catalogue, context: RequestContext
-) -> NDArray[np.bool_]:
-    """Return whether each row passes the request's filters, shape (len(catalogue),), read-only.
-
-    An unknown price passes no limit of price. Candidates that the request names pass also while
-    they are not available.
-    """
-    hidden = [row for row in map(catalogue.rows.get, request.exclude) if row is not None]
-    if request.item_id is not None and (page := catalogue.rows.get(request.item_id)) is not None:
-        hidden.append(page)
-    if not request.candidates:
-        hidden += hidden_rows(context, catalogue)
-    if request.exclude_seen:
-        hidden += [*context.session, *context.history]
-    if request.exclude_seen or request.exclude_taken:
-        taken = [*context.grouped("taken_last"), *context.grouped("taken_364d")]
-        hidden += [row for row in catalogue.rows.of_many(taken) if row is not None]
-    lowest, highest = request.min_price, request.max_price
-    limited = (request.category, lowest, highest, request.filter) != (None,) * 4
-    if not hidden and not limited and not request.candidates:
-        return catalogue.available
-    passing = (
-        np.ones(len(catalogue), np.bool_) if request.candidates else catalogue.available.copy()
-    )
-    if request.category is not None:
-        passing &= catalogue.category == catalogue.category_numbers.get(request.category, -2)
-    if lowest is not None:
-        passing &= catalogue.price >= lowest
-    if highest is not None:
-        passing &= catalogue.price <= highest
-    if request.filter is not None:
-        passing &= passing_rows(request.filter, catalogue)
-    passing[hidden] = False
-    passing.flags.writeable = False
-    return passing
-
-
 def _score(
     view: CatalogueView, context: RequestContext, intent: Mapping[str, float] | None
 ) -> Candidates:
@@ -262,6 +233,7 @@ def _score(
         session_vector=direction(vectors[: len(session)], session),
         history_vector=direction(vectors[len(session) :], history),
         lift=index.cohorts.lift(context.properties) if context.properties else None,
+        taste=index.crossings.taste(context.crossed) if context.crossed else None,
         intent=intent or None,
     )
 
@@ -303,6 +275,8 @@ def _proposals(
         yield "campaign", popular.best(shown, quotas.campaign)
     if scored.lift is not None and quotas.cohort and coldness(context):
         yield "cohort", first(view.index.cohorts.expected(scored.lift), quotas.cohort)
+    if scored.taste is not None and quotas.crossed and coldness(context):
+        yield "crossed", first(scored.taste.ranked, quotas.crossed)
     if len(view.trending.rows):
         yield "trending", first(view.trending.rows, quotas.trending)
 

@@ -5,8 +5,9 @@ followed these before (``next``), were bought together with them (``together``),
 visits (``sessions``) or lie near in vector space (``vectors``); items that the user buys again and
 again (``repeat``), that sell best now (``popular``) or in the categories of a device's intent
 (``intent``), belong to a running campaign (``campaign``) or rise in published statistics
-(``trending``). For users without a history come items of their cohorts (``cohort``), and for
-placement rules the items they demand (``rule``). A request may name the candidates (``asked``).
+(``trending``). For users without a history come items of their cohorts (``cohort``) and of profiles
+that crossed from other domains (``crossed``), and for placement rules the items they demand
+(``rule``). A request may name the candidates (``asked``).
 
 A `RecallIndex` is built from sessions by `build_index`, saved as a sealed directory of arrays and
 loaded memory-mapped, so that processes share it.
@@ -29,6 +30,7 @@ from tactful.recall.blend import Blends
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.common_pairs import CommonPairs
 from tactful.recall.coverage import covering_rows
+from tactful.recall.crossings import Crossings
 from tactful.recall.fit_blend import fit_blend
 from tactful.recall.neighbours import (
     NeighbourTable,
@@ -40,7 +42,7 @@ from tactful.recall.tables import Interactions, Tables, learn_tables, rows_by_po
 from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.build_index import Queries, build_vector_index
-from tactful.vectors.content import ContentVectors
+from tactful.vectors.content import ContentVectors, EncodedItems
 from tactful.vectors.ivf_index import VectorIndex
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_streaming.contract.log_entries import Item
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 CHANNELS = (
     *("next", "together", "vectors", "repeat", "popular", "sessions"),
-    *("intent", "campaign", "rule", "cohort", "trending", "asked"),
+    *("intent", "campaign", "rule", "cohort", "trending", "asked", "crossed"),
 )
 
 
@@ -58,6 +60,8 @@ _FORMAT = 3
 _QUERIES = 512
 _FEWEST_QUERIES = 128
 _QUERY_LENGTH = 20
+# half-life of popularity, where the whole history does not order events better
+_POPULAR_DAYS = 28.0
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     built_until: int = 0
     visit_weights: VisitWeights = VisitWeights()
     blends: Blends = Blends()
+    encoder: str = ""  # whose vectors `content` reads, too
     minimum_people: int | None = None  # of `CommonPairs`; None: an earlier version wrote none
 
 
@@ -86,6 +91,7 @@ class RecallIndex:
     # less than a month: by the next training they would be old
     leading: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     pairs: CommonPairs = field(default_factory=CommonPairs.empty)  # what anybody may see
+    crossings: Crossings = field(default_factory=Crossings)  # profiles to and from other domains
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -99,6 +105,7 @@ class RecallIndex:
                 format=_FORMAT,
                 built_until=self.built_until,
                 visit_weights=self.sessions.weights,
+                encoder=self.content.encoder,
                 blends=self.blends,
                 minimum_people=self.pairs.least if len(self.pairs.people) else None,
             )
@@ -107,6 +114,7 @@ class RecallIndex:
             for name, array in self._arrays().items():
                 np.save(scratch / f"{name}.npy", array)
             self.cohorts.save(scratch)
+            self.crossings.save(scratch)
             if len(self.pairs.people):
                 self.pairs.save(scratch)
             self.nearest.save(scratch / "vectors")
@@ -148,13 +156,14 @@ class RecallIndex:
             together=NeighbourTable.load(directory, "together", count),
             sessions=SessionNeighbours.load(directory, count, about.visit_weights),
             nearest=nearest,
-            content=ContentVectors(content),
+            content=_load_content(directory, content, about.encoder),
             cohorts=Cohorts.load(directory, count),
             popular=popular,
             leading=leading,
             built_until=about.built_until,
             blends=about.blends,
             pairs=pairs,
+            crossings=Crossings.load(directory, count),
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -165,10 +174,31 @@ class RecallIndex:
             "together_weights": self.together.weights,
             **self.sessions.arrays(),
             "content": self.content.weights,
+            **_encoded_arrays(self.content),
             **self.cohorts.arrays(),
+            **self.crossings.arrays(),
             "popular": self.popular,
             "leading": self.leading,
         }
+
+
+def _encoded_arrays(content: ContentVectors) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a map that reads an encoder's vectors; none of other maps."""
+    if not content.encoder:
+        return {}
+    return {"content_projection": content.projection, "content_centre": content.centre}
+
+
+def _load_content(directory: Path, weights: NDArray[np.float32], encoder: str) -> ContentVectors:
+    if not encoder:
+        return ContentVectors(weights)
+    projection = map_array(path := directory / "content_projection.npy", np.float32, 2)
+    fits = projection.shape[1] == weights.shape[1] and is_finite(projection)
+    require(fits, path, "dimensions of the vectors")
+    centre = map_array(path := directory / "content_centre.npy", np.float32, 2)
+    fits = centre.shape == (1, len(projection)) and is_finite(centre)
+    require(fits, path, "dimensions of the encoder")
+    return ContentVectors(weights, encoder, projection, centre)
 
 
 Improve = Callable[[Interactions, NDArray[np.float32]], NDArray[np.float32]]
@@ -188,11 +218,10 @@ def build_index(
     # description of each row of the catalogue, None where there is none. Items without events get
     # vectors by them, now and later.
     items: Sequence[Item | None] = (),
+    encoded: EncodedItems | None = None,  # vectors of `items` by an encoder
     cohorts: Cohorts | None = None,  # lifts of items by properties of users; None for none
     neighbours: int = 60,  # neighbours to keep of each item
     dimensions: int = 64,  # length of the item vectors
-    # half-life of popularity in days, where the whole history does not order events better
-    popular_days: float = 28.0,
     improve: Improve | None = None,  # improves the item vectors of co-occurrence; None keeps these
     threads: int = 1,
     seed: int = 0,
@@ -206,14 +235,14 @@ def build_index(
     tables, together = learn(interactions)
     weights, blends = fit_blend(interactions, lambda part: learn(part)[0], count, seed=seed)
     whole = blends.popular == "ever"
-    half_life = np.inf if whole else popular_days
+    half_life = np.inf if whole else _POPULAR_DAYS
     leads = whole or blends.popular == "month"
     vectors = _vectors(together, dimensions, seed)
     if improve is not None:
         vectors = improve(interactions, vectors)
     queries = _visit_queries(interactions, vectors, seed)
-    content = ContentVectors.fit(items, vectors)
-    content.fill(items, vectors)
+    content = ContentVectors.fit(items, vectors, encoded=encoded)
+    content.fill(items, vectors, encoded)
     return RecallIndex(
         item_ids=ItemIds.of(item_ids),
         following=tables.following,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ from tactful.recall.index import RecallIndex
 from tactful.recall.popularity import Popularity, count_popular
 from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Rising, Trending
-from tactful.vectors.ivf_index import Snapshot
+from tactful.vectors.content import EncodedItems
+from tactful.vectors.ivf_index import Changes, Snapshot
 from tactful.vectors.updatable_index import LiveIndex
 from tactful_streaming.contract.log_entries import Item
 
@@ -37,7 +38,23 @@ _LOG = logging.getLogger(__name__)
 
 _POPULAR_S = 10.0
 _SETTLED_S = 60.0
+_REST = 20  # times as long as placing encoded items took, until it is done again
 _FEW = 2_000
+_UNREAD = -1  # in place of the version of a store that could not be read
+
+
+class StoredVectors(EncodedItems, Protocol):
+    """Vectors of items in a store that another process fills."""
+
+    def version(self) -> int:
+        """Return a number that changes when vectors are added."""
+
+    def close(self) -> None:
+        """Close the store."""
+
+
+OpenVectors = Callable[[str], StoredVectors]
+"""Opens the vectors by the encoders of this name."""
 
 
 class LiveCatalogue:
@@ -63,6 +80,8 @@ class LiveCatalogue:
         # held while a few items are written into the columns of the latest view; None where no
         # other thread reads it
         changing: AbstractContextManager[object] | None = None,
+        # opens the vectors of items by the encoders of a name; None for none
+        encoded: OpenVectors | None = None,
     ) -> None:
         """Start with the index alone, or with the items of views of another index."""
         self._index = index
@@ -72,6 +91,12 @@ class LiveCatalogue:
         self._changing = changing or nullcontext()
         self._trained = Snapshot.of(index.item_ids, index.nearest)
         self._live = None if directory is None else _open(directory, index, writes)
+        content = index.content
+        self._encoded: StoredVectors | None = None
+        if encoded is not None and content.encoder:
+            self._encoded = encoded(content.encoder)
+        self._encoded_version = 0
+        self._encoded_from = -math.inf  # when items that were encoded are placed again
         self._feed: ItemFeed | None = None
         self.counted_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
@@ -125,9 +150,11 @@ class LiveCatalogue:
         }
 
     def close(self) -> None:
-        """Release the directory; the last view may still be used."""
+        """Release the directory and the vectors; the last view may still be used."""
         if self._live is not None:
             self._live.close()
+        if self._encoded is not None:
+            self._encoded.close()
 
     def _refreshed(
         self, feed: ItemFeed, source: FeatureSource, reading: AbstractContextManager[object] | None
@@ -136,10 +163,8 @@ class LiveCatalogue:
         catalogue = held.catalogue
         if self._live is not None:
             self._live.follow()
-            if self._live.writes and self._followed:
-                with reading or nullcontext():
-                    untouched = [source.items[item] for item in _untouched(self._index, catalogue)]
-                self._learn(untouched)
+            if self._live.writes and (self._newly_encoded() or self._followed):
+                self._place_again(_untouched(self._index, catalogue), source, reading)
             self._followed = False
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
@@ -195,7 +220,55 @@ class LiveCatalogue:
         """Give items without training data a row, and a vector by their description."""
         assert self._live is not None
         if self._live.writes and changed:
-            self._live.update(unlearned(self._index, self._live.snapshot, changed))
+            self._live.update(self._unlearned(self._live.snapshot, changed))
+
+    def _place_again(
+        self,
+        item_ids: Sequence[str],
+        source: FeatureSource,
+        reading: AbstractContextManager[object] | None,
+    ) -> None:
+        """Give items the vectors of their descriptions, some thousand at a time."""
+        assert self._live is not None
+        begun, held = self._monotonic(), self._live.snapshot
+        found: dict[str, NDArray[np.float32] | None] = {}
+        for start in range(0, len(item_ids), _FEW):
+            with reading or nullcontext():
+                items = [source.items[item_id] for item_id in item_ids[start : start + _FEW]]
+            found.update(self._unlearned(held, items))
+        self._live.update(found)
+        ended = self._monotonic()
+        self._encoded_from = ended + _REST * (ended - begun)
+
+    def _unlearned(self, held: Snapshot, items: Sequence[Item]) -> Changes:
+        """Return the vectors of items without training data that a snapshot lacks.
+
+        If the store cannot be read, items that have a vector keep it until it can.
+        """
+        try:
+            return unlearned(self._index, held, items, self._encoded)
+        except StorageError as error:
+            if self._encoded_version != _UNREAD:
+                _LOG.warning("new items are placed by their words alone: %s", error)
+            self._encoded_version = _UNREAD
+        places = held.rows_of([item.item_id for item in items])
+        new = [item for item, row in zip(items, places, strict=True) if row is None]
+        return unlearned(self._index, held, new)
+
+    def _newly_encoded(self) -> bool:
+        """Return whether items were encoded meanwhile; it is asked as often as sales are counted.
+
+        A store that cannot be read is left until it can: words place new items without it.
+        """
+        now = self._monotonic()
+        if self._encoded is None or now < max(self.counted_at + _POPULAR_S, self._encoded_from):
+            return False
+        before = self._encoded_version
+        try:
+            self._encoded_version = self._encoded.version()
+        except StorageError as error:
+            _LOG.warning("new items are placed by their words alone: %s", error)
+        return self._encoded_version != before
 
     def _search(self) -> Snapshot:
         return self._trained if self._live is None else self._live.snapshot
@@ -212,25 +285,20 @@ class LiveCatalogue:
 
 
 def unlearned(
-    index: RecallIndex, snapshot: Snapshot, items: Iterable[Item]
-) -> dict[str, NDArray[np.float32]]:
+    index: RecallIndex,
+    snapshot: Snapshot,
+    items: Iterable[Item],
+    encoded: EncodedItems | None = None,
+) -> Changes:
     """Return content vectors of items without training data that the snapshot lacks."""
     items = [*items]
     rows = index.item_ids.rows_of([item.item_id for item in items])
     taught = index.nearest.holds(np.array([-1 if row is None else row for row in rows], np.int64))
     fresh = [item for item, learned in zip(items, taught.tolist(), strict=True) if not learned]
     fresh.sort(key=lambda item: item.item_id)
-    ids, vectors = [item.item_id for item in fresh], index.content.vectors(fresh)
-    there = snapshot.rows_of(ids)
-    same = np.array([row is not None for row in there], np.bool_)
-    held = snapshot.vectors_of(np.array([row for row in there if row is not None], np.int64))
+    ids, vectors = [item.item_id for item in fresh], index.content.vectors(fresh, encoded)
     # After a restart every item is new to this process, but few are to the index.
-    same[same] = (held == vectors[same]).all(axis=1)
-    return {
-        item_id: vector
-        for item_id, vector, is_held in zip(ids, vectors, same.tolist(), strict=True)
-        if not is_held
-    }
+    return snapshot.differing(dict(zip(ids, vectors, strict=True)))
 
 
 def _untouched(index: RecallIndex, catalogue: Catalogue) -> list[str]:

@@ -10,6 +10,7 @@ from tactful.bandits.serving import FILE as BANDITS
 from tactful.config.settings import Settings
 from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE
+from tactful.ranking.features import columns_fingerprint
 from tactful.recall.latest_event import NAME as LATEST
 from tactful.recall.latest_event import LatestEvent
 from tactful.recall.takers import NAME as TAKERS
@@ -20,6 +21,7 @@ from tactful.recommend.served_models import RecommenderOptions
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.rerank.frequency_caps import Shown, ShownToday
 from tactful.rerank.placement_rules import load_placement
+from tactful.understanding.item_vectors import stored_vectors
 from tactful.util.signing import trusted_keys
 from tactful_streaming.engine.options import CoCommittedConsumer
 
@@ -73,10 +75,11 @@ def build(
     """
     options = RecommenderOptions(
         models=settings.models,
-        definitions=engine.definitions.fingerprint,
+        definitions=columns_fingerprint(engine.definitions),
         trusted=trusted_keys(settings.storage.data, settings.models),
         experiment=ranking_experiment(settings.experiments),
         placement=load_placement(settings.placement),
+        encoded=stored_vectors(settings),
         shown=shown,
         rising=rising,
         takers=takers,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.request_context import FeatureSource
 from tactful.ranking.features import ASKED, assemble, hide_rare
-from tactful.ranking.fusion import fused, rare_last
+from tactful.ranking.fusion import caller_orders, fused, rare_last
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.ranking.intent_effect import Trust, chances_of, intent_effect
 from tactful.ranking.own_columns import OwnColumn
@@ -50,7 +50,9 @@ def rank(
         trained = model is not None and state.learned and model.ranks_by(ASKED)
         if not trained:
             state.values = fused(
-                scores, candidates.asked, personal=not unknown or state.intent is not None
+                scores,
+                caller_orders(candidates.asked),
+                personal=not unknown or state.intent is not None,
             )
     if state.policy.objective != PLAIN:
         state.values = state.policy.objective.value(
@@ -81,4 +83,5 @@ def _without_visits(state: RequestState, scores: NDArray[np.float32]) -> NDArray
         return scores
     rare = ~is_in(state.candidates.rows, common.rows)
     chance = generator_of(state.recommendation_id, "rare")
-    return rare_last(scores, rare, state.candidates.asked, chance)
+    asked = state.candidates.asked
+    return rare_last(scores, rare, None if asked is None else caller_orders(asked), chance)

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from tactful.recall.candidates import (
     Quotas,
-    allowed_rows,
     by_channel,
     extended,
     gather,
     named,
     with_intended,
 )
+from tactful.recall.limits import allowed_rows
 from tactful.recommend.request_state import RequestState
 from tactful.rerank.frequency_caps import Shown, exhausted
 from tactful.rerank.placement_rules import with_demanded

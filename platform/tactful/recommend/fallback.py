@@ -32,6 +32,7 @@ def fallback_reason(
     trained: bool,  # whether a model serves
     known: bool,  # whether the user has a history
     cohorts: bool,  # whether an unknown user is in cohorts
+    crossed: bool,  # whether the items follow from a profile that crossed
     quiet_since: int,  # time of the latest event if none is recent, epoch milliseconds, else 0
 ) -> str | None:
     """Return the reasons in one text; None for a personal list of full length."""
@@ -52,6 +53,7 @@ def fallback_reason(
         reasons.append("no user is named: not personal")
     elif not known:
         by = "the cohorts of the user" if cohorts else "popularity"
+        by = "a profile that crossed from another domain" if crossed else by
         reasons.append(f"this user has no history yet: ordered by {by}")
     if not request.candidates and count < request.count:
         reasons.append(

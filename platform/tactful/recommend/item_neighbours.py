@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tactful.catalogue.words import words
@@ -16,6 +17,9 @@ from tactful.recall.candidates import CatalogueView
 from tactful.recall.common_pairs import PairTable
 from tactful.recall.neighbours import NeighbourTable
 from tactful.schemas.item_details import ItemNeighbours, Neighbour
+
+Near = Iterable[tuple[str, float]]
+"""Ids of items with their similarity, the nearest first."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +29,43 @@ class NeighbourReader:
     view: CatalogueView
     count: int  # number of neighbours of each kind
 
-    def read(self, item_id: str, described: Iterable[tuple[str, float]]) -> ItemNeighbours:
-        """Return the neighbours of an item; `described` has ids with their similarity."""
+    def read(
+        self,
+        item_id: str,
+        described: Near,
+        meaning: Near | None = None,
+        pictures: Near | None = None,
+    ) -> ItemNeighbours:
+        """Return the neighbours of an item.
+
+        Args:
+            item_id: the item.
+            described: ids of items with words in common, and their similarity.
+            meaning: those near by encoded words, likewise; None without an encoder.
+            pictures: those near by encoded pictures, likewise.
+        """
         index, row = self.view.index, self.view.catalogue.rows.get(item_id)
         pairs = index.pairs
         least = pairs.least or 2
-        alike = self._described(item_id, described)
-        if row is None:  # it came a moment ago
-            return ItemNeighbours(
-                item_id=item_id,
-                minimum_people=least,
-                vectors=[],
-                together=[],
-                following=[],
-                described=alike,
-            )
-        people = int(pairs.people[row]) if row < len(pairs.people) else 0
-        return ItemNeighbours(
+        found = ItemNeighbours(
             item_id=item_id,
-            people=people or None,
             minimum_people=least,
+            vectors=[],
+            together=[],
+            following=[],
+            described=self._described(item_id, described),
+            meaning=self._encoded(item_id, meaning),
+            pictures=self._encoded(item_id, pictures),
+        )
+        if row is None:  # it came a moment ago
+            return found
+        people = int(pairs.people[row]) if row < len(pairs.people) else 0
+        return replace(
+            found,
+            people=people or None,
             vectors=self._near(row),
             together=self._table(index.together, pairs.together, row),
             following=self._table(index.following, pairs.following, row),
-            described=alike,
         )
 
     def _near(self, row: int) -> list[Neighbour]:
@@ -72,7 +89,18 @@ class NeighbourReader:
         people = dict(zip(pairs.items[span].tolist(), pairs.people[span].tolist(), strict=True))
         return self._listed(rows, weights.tolist(), [people.get(it) for it in rows.tolist()])
 
-    def _described(self, item_id: str, described: Iterable[tuple[str, float]]) -> list[Neighbour]:
+    def _encoded(self, item_id: str, near: Near | None) -> list[Neighbour] | None:
+        """Return the items near by an encoder, without the item itself."""
+        if near is None:
+            return None
+        others = [pair for pair in near if pair[0] != item_id][: self.count]
+        titles = self._titles([other for other, _ in others])
+        return [
+            Neighbour(item_id=other, title=title, score=round(cosine, 4))
+            for (other, cosine), title in zip(others, titles, strict=True)
+        ]
+
+    def _described(self, item_id: str, described: Near) -> list[Neighbour]:
         """Return items with words in common, and these."""
         nearest = [*described][: self.count]
         titles = self._titles([item_id, *(other for other, _ in nearest)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tactful.catalogue.request_context import FeatureSource, build_context
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import CrossedVector, FeatureSource, build_context
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import CONTROL, HOLDOUT, experiment_at
 from tactful.metrics.registry import Stage
 from tactful.ranking.features import layout
 from tactful.ranking.own_columns import own_columns
+from tactful.recall.index import RecallIndex
 from tactful.recommend.assignments import (
     ask_bandit,
     assign_arm,
@@ -81,6 +83,9 @@ class Recommender:
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(source, options, self._changing)
         self._rng = np.random.default_rng()
+        # returns the profiles that a user lets cross, by key, device of the request and time
+        self.crossed: Callable[[str, str | None, int], Sequence[CrossedVector]]
+        self.crossed = lambda key, device, at: ()
         # called with the name and the seconds of each step of a request
         self.observe: Callable[[Stage, float], None] | None = None
 
@@ -143,6 +148,16 @@ class Recommender:
     def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:
         """Load a new champion, new items and popularity; see `ServedModels.refresh`."""
         self._models.refresh(reading)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The present catalogue, whose rows may be looked up in any thread."""
+        return self._models.current.view.catalogue
+
+    @property
+    def trained_index(self) -> RecallIndex:
+        """Index of the present model, with directions and bridges of profiles that cross."""
+        return self._models.current.view.index
 
     @property
     def counted_at(self) -> float:
@@ -220,6 +235,9 @@ class Recommender:
             brought=request.brought,
             asked=request.context,
         )
+        if request.subject is not None:
+            crossed = self.crossed(request.subject, request.device_id, at)
+            context = replace(context, crossed=crossed) if crossed else context
         drawn = draw_rollouts(self._models, request, serving, at)
         if held is not None:
             drawn = replace(drawn, assignments=(held, *drawn.assignments))

@@ -99,5 +99,6 @@ def _fallback(state: RequestState, count: int) -> str | None:
         trained=state.serving.model is not None,
         known=state.context.known,
         cohorts=state.candidates.lift is not None,
+        crossed=state.candidates.taste is not None,
         quiet_since=quiet_since(state.latest, state.context.at),
     )

@@ -35,7 +35,7 @@ from tactful.ranking.model import (
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import RecallIndex, empty_index
-from tactful.recall.live_view import LiveCatalogue
+from tactful.recall.live_view import LiveCatalogue, OpenVectors
 from tactful.recall.takers import TakenByMany
 from tactful.recall.trending import Rising
 from tactful.rerank.frequency_caps import Shown
@@ -75,6 +75,7 @@ class RecommenderOptions:
     holdout: float = 0.0
     new_id: Callable[[], str] = _new_id
     ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
+    encoded: OpenVectors | None = None  # vectors of items by encoders; None for none
     # seconds that never go back; popularity is counted anew every so often
     monotonic: Callable[[], float] = time.monotonic
     # seconds, for the logged duration of a request
@@ -151,6 +152,7 @@ class ServedModels:
                 monotonic=self._options.monotonic,
                 after=before.live,
                 changing=self._changing,
+                encoded=self._options.encoded,
             )
         view = live.refresh(self._source, reading)
         self.current = ServingState(version=version, model=model, live=live, view=view)

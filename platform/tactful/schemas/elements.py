@@ -78,6 +78,8 @@ class NewItem(
         price: in the currency of the shop, not negative.
         available: whether it can be bought now.
         properties: further properties.
+        image: picture: a ``data:`` URL in base64 of a JPEG, PNG, WebP or GIF file; its address, if
+            the settings allow fetching; or ``sha256:`` and the hash of one that was sent before.
     """
 
     item_id: _Id
@@ -87,6 +89,7 @@ class NewItem(
     price: Annotated[float, Meta(ge=0)] | None = None
     available: bool = True
     properties: Properties = {}
+    image: str | None = None
 
 
 class NewUser(

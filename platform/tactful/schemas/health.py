@@ -39,3 +39,21 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     checks: dict[str, str] = {}
     workers: list[WorkerHealth] | None = None
+
+
+class ApiLinks(msgspec.Struct, kw_only=True, frozen=True):
+    """Addresses that describe the API.
+
+    Attributes:
+        name: name of the software.
+        version: its version.
+        documentation: page for readers.
+        openapi: OpenAPI document for programs.
+        health: readiness of the server.
+    """
+
+    name: str
+    version: str
+    documentation: str
+    openapi: str
+    health: str

@@ -55,7 +55,7 @@ class Neighbour(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         item_id: the item.
         title: its name, if it has one.
-        score: of vectors and descriptions the cosine, of visits the learned weight: 1 at most.
+        score: of visits the learned weight, otherwise the cosine: 1 at most.
         people: people who took both in one visit, or one right after the other; None for fewer
             than `minimum_people`, and where people are not counted.
         words: words that both titles have; of neighbours by description only.
@@ -79,6 +79,8 @@ class ItemNeighbours(msgspec.Struct, kw_only=True, frozen=True):
         together: of the same visits.
         following: came right after it.
         described: with words of the title or the category in common, where rare ones weigh more.
+        meaning: whose words mean alike to the encoder of texts; None without an encoder.
+        pictures: whose pictures are alike to the encoder of pictures; None without an encoder.
     """
 
     item_id: str
@@ -88,6 +90,8 @@ class ItemNeighbours(msgspec.Struct, kw_only=True, frozen=True):
     together: list[Neighbour]
     following: list[Neighbour]
     described: list[Neighbour]
+    meaning: list[Neighbour] | None = None
+    pictures: list[Neighbour] | None = None
 
 
 class ItemTrend(msgspec.Struct, kw_only=True, frozen=True):

@@ -22,6 +22,7 @@ class CatalogueItem(msgspec.Struct, kw_only=True, frozen=True):
         price: in the currency of the shop.
         available: whether it can be bought now.
         properties: further properties.
+        image: ``sha256:`` and the hash of its picture's content, or its address; absent without.
     """
 
     item_id: str
@@ -31,6 +32,7 @@ class CatalogueItem(msgspec.Struct, kw_only=True, frozen=True):
     price: float | None = None
     available: bool = True
     properties: dict[str, Any] = {}
+    image: str | UnsetType = UNSET
 
 
 class ItemPage(msgspec.Struct, kw_only=True, frozen=True):

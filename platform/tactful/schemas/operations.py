@@ -9,7 +9,15 @@ import msgspec
 from tactful.schemas.health import WorkerHealth
 
 JobKind = Literal[
-    "training", "backfill", "backup", "restore", "rescale", "key_rotation", "erasure", "import"
+    "training",
+    "backfill",
+    "backup",
+    "restore",
+    "rescale",
+    "key_rotation",
+    "erasure",
+    "import",
+    "encoding",
 ]
 JobState = Literal["running", "done", "failed", "killed"]
 

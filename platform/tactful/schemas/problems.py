@@ -40,6 +40,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("bad_query", 400, "A query parameter is wrong"),
         Kind("no_key", 401, "A valid API key is needed"),
         Kind("missing_scope", 403, "The API key lacks the scope"),
+        Kind("no_consent", 403, "The person does not consent"),
         Kind("wrong_origin", 403, "Pages of this origin are not served"),
         Kind("not_found", 404, "There is nothing here"),
         Kind("method_not_allowed", 405, "The method is not allowed here"),

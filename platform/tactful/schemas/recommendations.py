@@ -24,7 +24,8 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
     Attributes:
         item_id: the item.
-        score: the caller's score of any scale.
+        score: the caller's score of any scale; the caller's order, if every candidate has one, else
+            all three numbers are orders.
         text_match: how well a text matches.
         vector_match: how near a vector is.
     """

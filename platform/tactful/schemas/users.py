@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from tactful.schemas.fields import Moment, ShortText
 from tactful.schemas.positions import Position
+from tactful.schemas.subjects.domains import Crossed
 from tactful_privacy.people.consent import Purpose
 
 BY_PATTERN = r"^((user|device|session|event|recommendation)_id|(properties|context)\..{1,128})$"
 """Kinds of values by which users are found."""
 
-_Purpose = Annotated[str, Meta(extra_json_schema={"enum": [*Purpose]})]
+_NAMES = {"anyOf": [{"enum": [*Purpose]}, {"pattern": r"^[^\s>]{1,32}>[^\s>]{1,32}$"}]}
+_Purpose = Annotated[str, Meta(extra_json_schema=_NAMES)]
 
 
 class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -22,12 +24,13 @@ class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
     Attributes:
         purposes: whether each is agreed to: service, personalisation, measurement,
-            federated_training, marketing.
+            federated_training, marketing, or the crossing of profiles between two domains, such as
+            ``shop>magazine``.
         source: origin of the decision: a dialogue, a form, a letter.
         at: time of the decision; now, if not given.
     """
 
-    purposes: Annotated[dict[_Purpose, bool], Meta(min_length=1, max_length=16)]
+    purposes: Annotated[dict[_Purpose, bool], Meta(min_length=1, max_length=64)]
     source: ShortText = ""
     at: Moment | None = None
 
@@ -83,6 +86,7 @@ class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
         waiting_actions: actions that wait for a webhook.
         notes: data that are not included, and the reason.
         kept_arms: arms that sticky experiments keep.
+        crossed_profiles: profiles that crossed from other domains.
     """
 
     person: str
@@ -98,6 +102,7 @@ class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
     waiting_actions: list[dict[str, Any]]
     notes: list[str]
     kept_arms: list[dict[str, Any]] = []
+    crossed_profiles: list[dict[str, Any]] = []
 
 
 class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
@@ -242,8 +247,9 @@ class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
         id: grows with every access.
         action: `find`, `export`, `erase`, `decide` (consent), or what was read: `consent`,
             `features`, `timeline`, `devices`, `recommendations`, or a recommendation that was
-            explained as `explain`, or tried out as `try`; the value of a flag as `flag`; of all
-            users, `letters` or `stream`.
+            explained as `explain`, or tried out as `try`; the value of a flag as `flag`; a profile
+            that left for another domain as `release`, or arrived as `receive`; of all users,
+            `letters` or `stream`.
         at: time of the request, epoch milliseconds.
         by: a signed-in person, the API key by its public part, or login and host of a command.
     """
@@ -286,6 +292,44 @@ class FeatureMeaning(msgspec.Struct, kw_only=True, frozen=True):
     window_ms: int | None = None
 
 
+Stage = Literal["new", "active", "lapsing", "lost"]
+"""Stages of the life cycle of a user."""
+
+
+class LifeCycle(msgspec.Struct, frozen=True, kw_only=True):
+    """Stage, probability of a return, and value of a user at one time.
+
+    Attributes:
+        stage: `new` (events on one day only), `active`, `lapsing` or `lost`; None if unknown.
+        return_probability: probability of an event on a later day within `horizon_days`; None if
+            unknown.
+        horizon_days: days that the probability looks ahead.
+        visits: days with an event.
+        first_day: first of them, UTC, as ``2026-08-01``; None without any.
+        last_day: last of them.
+        value: value so far: sum of the prices of purchases in two years at most; where no user has
+            such a purchase, number of visits.
+        value_unit: `money` or `visits`.
+        calibrated: whether the probability was calibrated on later visits of this shop.
+        brier: mean squared error of such probabilities on these visits; None without calibration.
+        base_brier: that of one probability for everybody, the share of users who returned.
+        reason: why the stage is unknown; empty if it is known.
+    """
+
+    stage: Stage | None = None
+    return_probability: float | None = None
+    horizon_days: int
+    visits: int = 0
+    first_day: str | None = None
+    last_day: str | None = None
+    value: float = 0.0
+    value_unit: Literal["money", "visits"] = "visits"
+    calibrated: bool = False
+    brier: float | None = None
+    base_brier: float | None = None
+    reason: str = ""
+
+
 class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
     """Features of one user at one time.
 
@@ -295,6 +339,8 @@ class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
         position: log position up to which events had been applied.
         features: name to value: a number, a number per group, or the last values with their times.
         meanings: what each of them computes.
+        lifecycle: stage, probability of a return, and value so far.
+        crossed: profiles of other domains that recommendations may follow from.
     """
 
     user_id: str
@@ -302,3 +348,5 @@ class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
     position: Position
     features: dict[str, float | dict[str, float] | list[tuple[str, int]]]
     meanings: list[FeatureMeaning] = []
+    lifecycle: LifeCycle | None = None
+    crossed: list[Crossed] = []

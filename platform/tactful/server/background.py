@@ -11,19 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tactful.catalogue.changes import feed_of
+from tactful.config.privacy import retention_limits
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.experiment_metrics.watch import MetricWatch
 from tactful.maintenance.retention import Retention
 from tactful.metrics.history import STEP_S
+from tactful.models.encode_catalogue import CatalogueEncoder
 from tactful.models.quality_process import QualityMeasurer
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
 from tactful.util.changed_file import ChangedFile
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.yielding_lock import YieldingLock
 from tactful_bandits.errors import ExperimentError
+from tactful_streaming.contract.log_entries import encode_entry
 from tactful_streaming.errors import StreamingError
 
 if TYPE_CHECKING:
@@ -40,11 +45,14 @@ _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
 _COUPON_S = 0.25
 _BANDIT_S = 0.5
+_STAGES_S = 1.0
 _ROOT = "tactful"
 
 
 class BackgroundTasks:
     """Periodic work of one server.
+
+    Attribute `encoding` encodes items; None if no encoder is set, or the command does so.
 
     =========  ====================================================================
     every      task
@@ -52,6 +60,7 @@ class BackgroundTasks:
     0.25 s     read keys, consent, rollouts, models and items that have changed
     0.25 s     decide about coupons
     0.5 s      learn bandits from the log, and publish what was learnt
+    1 s        read the life cycles of some users on, and write changes of stage
     5 s        continue erasures and undos of imports; move rollouts to their next stage; record
                changed analyses of `metrics.yaml`, and once an hour judge their guardrails
     10 s       keep a point of the server's own metrics
@@ -59,6 +68,7 @@ class BackgroundTasks:
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time; note uses of flags
     60 min     measure the quality of logged recommendations
+    60 s       encode new items, if `understanding` names an encoder
     hours      train, if `training.every_hours` or `training.drift_psi` is set
     =========  ====================================================================
     """
@@ -68,6 +78,7 @@ class BackgroundTasks:
         self._platform = platform
         self._tasks: list[asyncio.Task[None]] = []
         self._retention: Retention | None = None
+        self.encoding = _catalogue_encoder(platform)
         self._reader = platform.metrics.reader()
         self._errors = ErrorCounter(platform.metrics.errors.inc)
         self._planned = False  # whether the file of rollouts was applied
@@ -146,6 +157,9 @@ class BackgroundTasks:
         yield again(_BANDIT_S, learn, learning, "no bandit was learnt", "bandits")
         if platform.coupons is not None:
             yield self._issue(platform.coupons)
+        if settings.lifecycle.every_minutes:
+            steps = (TactfulError, StreamingError, ProblemError, OSError)
+            yield again(_STAGES_S, self._follow_stages, steps, "no stage was followed", "lifecycle")
         if not settings.log.in_files or platform.notices.receivers:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
@@ -172,8 +186,18 @@ class BackgroundTasks:
                 "the live quality was not measured",
                 "quality",
             )
+        if self.encoding is not None:
+            failing = (TactfulError, StreamingError, OSError)
+            every = settings.understanding.every_s
+            encode = partial(self._encode_items, self.encoding)
+            yield again(every, encode, failing, "no item was encoded", "encode")
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
+
+    async def _encode_items(self, encoding: CatalogueEncoder) -> None:
+        """Encode once all items of the log are read: vectors and pictures of others are deleted."""
+        if self._platform.recommendations.ready and self._platform.applier.failure is None:
+            await encoding.run()
 
     async def _keep_metrics(self) -> None:
         """Add the present metrics to the history, on the disk in a thread."""
@@ -196,6 +220,7 @@ class BackgroundTasks:
         platform = self._platform
         platform.suppression.refresh()
         platform.consents.refresh()
+        platform.domains.stored.refresh()
         platform.keys.refresh()
         platform.imports.flush()
         platform.publish_rollouts()
@@ -224,6 +249,12 @@ class BackgroundTasks:
                 self._platform.metrics.failed("coupons")
                 coupons.rewind()
             await asyncio.sleep(_COUPON_S)
+
+    async def _follow_stages(self) -> None:
+        """Read some users on, and write their changes of stage to the log."""
+        changes = await asyncio.to_thread(self._platform.life_cycles.step)
+        writes = [self._platform.ingest.append_internal(encode_entry(it)) for it in changes]
+        await asyncio.gather(*writes)
 
     async def _control_rollouts(self, recorder: Recorder | None) -> None:
         """Evaluate rollouts, move them by the outcome, and record those that ended.
@@ -261,6 +292,9 @@ class BackgroundTasks:
                 letters.trim()
         if self._retention is not None:
             self._retention.run(self._needed)
+        platform = self._platform
+        limits = retention_limits(platform.settings.retention)
+        platform.domains.expire(limits.get("personalisation"))
         training = self._platform.settings.models / "training"
         if training.is_dir():
             with contextlib.suppress(TrainingBusy), Checkpoint.hold(training) as checkpoint:
@@ -286,6 +320,14 @@ class ErrorCounter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count one line."""
         self._count()
+
+
+def _catalogue_encoder(platform: Platform) -> CatalogueEncoder | None:
+    chosen = platform.settings.understanding
+    if not ((chosen.text_model or chosen.picture_model) and chosen.background):
+        return None
+    feed, reading = feed_of(platform.backend.source), YieldingLock(platform.lock.inner)
+    return CatalogueEncoder(platform.settings, partial(feed.changes, reading))
 
 
 async def _repeat(

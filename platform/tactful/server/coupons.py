@@ -23,7 +23,8 @@ def make_coupons(platform: Platform, ids: RecommendationIds) -> CouponIssuer | N
 
     def features(user: str, at: int) -> Mapping[str, Any]:
         with lock:
-            return dict(backend.source.read("user", user, at))
+            stored = dict(backend.source.read("user", user, at))
+        return platform.life_cycles.added(user, stored, at)
 
     def keys_of(event: Event) -> Collection[str]:
         """Return the keys of an event's user: as named, and by device links."""

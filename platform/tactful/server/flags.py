@@ -23,6 +23,7 @@ from tactful.flags.store import FlagStore
 from tactful.flags.streams import VersionStreams
 from tactful.flags.tokens import LIFETIME_MS, NewUnitLimit, UnitTokens
 from tactful.flags.uses import PAYLOAD, FlagUses
+from tactful.lifecycle.profile import NAME
 from tactful.metadata.flag_arms import StickyArm
 from tactful.schemas.experiments.flags import Assignment, AssignRequest, FlagWhy, UnitToken
 from tactful.schemas.problems import ProblemError
@@ -117,12 +118,30 @@ class ServerFlags:
 
     def unit_of(self, request: AssignRequest, now: int) -> Unit:
         """Return the unit of a request, with its consent to experiments at a time."""
-        consented = True
-        if request.subject is not None:
-            claim = claimed(request.context.get(CLAIM)) if request.context else None
-            of = self._platform.permissions.of
-            consented = Purpose.MEASUREMENT in of(request.user_id, request.device_id, now, claim)
-        return Unit(request.user_id, request.device_id, request.attributes, consented)
+        claim = claimed(request.context.get(CLAIM)) if request.context else None
+        user, device = request.user_id, request.device_id
+        allowed = self._platform.permissions.of(user, device, now, claim)
+        consented = request.subject is None or Purpose.MEASUREMENT in allowed
+        attributes = self._with_life_cycle(request.attributes, request.subject, allowed, now)
+        return Unit(user, device, attributes, consented)
+
+    def _with_life_cycle(
+        self,
+        attributes: Mapping[str, Any],
+        key: str | None,
+        allowed: frozenset[Purpose],
+        now: int,
+    ) -> Mapping[str, Any]:
+        """Return attributes with the life cycle of the unit, if a rule reads it.
+
+        A page cannot claim another one. It is empty if the request allows no personalisation.
+        """
+        if NAME not in self.service.served.reads:
+            return attributes
+        known = {}
+        if key is not None and Purpose.PERSONALISATION in allowed:
+            known = self._platform.life_cycles.read(key, now)
+        return {**attributes, NAME: known}
 
     def token(self, device_id: str, former: str | None, sender: Sender | None) -> UnitToken:
         """Return the token of a device; `former` is the one so far.
@@ -197,7 +216,9 @@ class ServerFlags:
         """
         device = person.removeprefix(DEVICE_PREFIX) if person.startswith(DEVICE_PREFIX) else None
         user = person if device is None else None
-        allowed = self._platform.permissions.of(user, device, self._clock())
+        now = self._clock()
+        allowed = self._platform.permissions.of(user, device, now)
+        attributes = self._with_life_cycle(attributes, person, allowed, now)
         unit = Unit(user, device, attributes, Purpose.MEASUREMENT in allowed)
         served = self.service.served
         try:

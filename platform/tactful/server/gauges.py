@@ -64,6 +64,11 @@ def add_gauges(platform: Platform) -> None:
         gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
     text = "Receivers of erasures whose last attempt failed"
     gauge("erasure_receivers_failing", text, lambda: platform.notices.failing)
+    if (encoding := platform.encoding) is not None:
+        text = "Items whose words or picture are not encoded yet"
+        gauge("items_unencoded", text, lambda: encoding.waiting)
+        text = "Whether the last encoding of items failed"
+        gauge("encoding_failed", text, lambda: bool(encoding.problem))
     if webhooks is not None:
         text = "Attempts that failed and are repeated"
         gauge("webhooks_failed", text, lambda: webhooks.failed)

@@ -51,6 +51,8 @@ class PersonData:
             position=position,
             features=dict(features),
             meanings=self._meanings,
+            lifecycle=platform.life_cycles.of(user, features, time),
+            crossed=platform.domains.shown(user, time),
         )
 
     @cached_property

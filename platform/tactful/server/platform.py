@@ -17,6 +17,7 @@ from importlib import metadata
 
 from prometheus_client import CollectorRegistry
 
+from tactful.catalogue.item_search import ItemSearch
 from tactful.config.settings import Settings
 from tactful.erasure.receivers import ErasureNotices
 from tactful.errors import StorageError
@@ -50,15 +51,18 @@ from tactful.server.alerts import make_alerts
 from tactful.server.background import BackgroundTasks
 from tactful.server.bandits import BanditService
 from tactful.server.coupons import make_coupons
+from tactful.server.domains import DomainProfiles
 from tactful.server.flags import ServerFlags
 from tactful.server.gauges import add_gauges
 from tactful.server.ingestion import make_applier, make_ingest
+from tactful.server.lifecycle import LifeCycles
 from tactful.server.people import PersonData
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.removal import make_erasures, make_undos
 from tactful.server.reports import make_reports
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
-from tactful.server.search_thread import SearchThread
+from tactful.server.search.search_thread import SearchThread
+from tactful.server.search.searches import Searches
 from tactful.server.sources import make_sources
 from tactful.server.system import check_health, describe_system, list_jobs
 from tactful.server.uploads import Uploads
@@ -112,6 +116,7 @@ class Platform:
         people: reads the data of persons.
         ingest: accepts events, items and users.
         search: finds items by words.
+        searches: answers searches by text, picture or voice.
         sources: accepts messages of other programs.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
@@ -126,9 +131,12 @@ class Platform:
         worth: measures what personal recommendations are worth.
         tuner_reports: reports the tuners of rollouts.
         campaigns: reports the coupon campaigns, if there are any.
+        life_cycles: stages of users, and how likely they return.
+        domains: profiles that cross from and to other domains.
         coupons: decides about coupons, if there are campaigns.
         flags: values of flags and experiments for units.
         bandits: decides by bandits, and learns them.
+        encoding: encodes items in a process; None if no encoder is set.
         started_at: time of the start, epoch milliseconds.
         alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
@@ -159,7 +167,7 @@ class Platform:
         self.lock = CountedLock()
         self.redriving, self.checking = asyncio.Lock(), asyncio.Lock()
         self.hash_secret = secrets.token_bytes(32)
-        self.search = SearchThread(backend.source, YieldingLock(self.lock.inner))
+        self.search = SearchThread(ItemSearch(backend.source, YieldingLock(self.lock.inner)))
         self.recommender = resources.recommender
         self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
@@ -178,6 +186,9 @@ class Platform:
         )
         self._ids = open_ids(settings, clock=clock)
         self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
+        self.life_cycles = LifeCycles(self)
+        self.domains = DomainProfiles(self)
+        self.recommender.crossed = self.domains.profiles_of
         self.coupons = make_coupons(self, self._ids)
         self.flags = ServerFlags(self)
         reports = make_reports(resources, self.permissions, self._ids, self.coupons)
@@ -206,6 +217,7 @@ class Platform:
             self.lock,
             self.metrics.recommended,
         )
+        self.searches = Searches(self)
         self.notices = ErasureNotices(self.settings)
         self.online_erasures = make_erasures(self)
         self.import_undos = make_undos(self)
@@ -213,6 +225,7 @@ class Platform:
         self.uploads = Uploads(self)
         self.alerts = make_alerts(self)
         self._background = BackgroundTasks(self)
+        self.encoding = self._background.encoding
         add_gauges(self)
 
     @classmethod
@@ -273,6 +286,7 @@ class Platform:
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.bandits.close()
         await self.backend.commit.close()
+        await self.searches.stop()
         await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.imports.flush)
         await asyncio.to_thread(self.close)
@@ -286,6 +300,7 @@ class Platform:
     def close(self) -> None:
         """Close all stores, as they are."""
         self.search.close()
+        self.searches.close()
         self.resources.closing.close()
 
     def check(self) -> None:

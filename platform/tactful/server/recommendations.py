@@ -161,17 +161,22 @@ class Recommendations:
         """Log position up to which everything is visible."""
         return self._backend.show(self._visibility.offsets)
 
-    async def recommend(self, request: RecommendRequest, *, trusted: bool) -> Recommendation:
+    async def recommend(
+        self, request: RecommendRequest, *, trusted: bool, trial: bool = False
+    ) -> Recommendation:
         """Answer one request; a `trusted` caller may choose arms, and replay.
+
+        A `trial` is neither logged nor counted.
 
         Raises:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
         self.check_ready()
-        now, logged = self._clock(), True
+        now, logged = self._clock(), not trial
         if request.force or request.explain or request.timestamp is not None or request.as_of:
-            request, logged = self._timed(request, now, trusted)
+            request, is_shown = self._timed(request, now, trusted)
+            logged &= is_shown
             now = now if request.timestamp is None else to_milliseconds(request.timestamp)
         if request.after is not None:
             await self.reach(request.after)
@@ -190,7 +195,8 @@ class Recommendations:
                 answer, _ = self._recommender.answer(cheaper, now=now)
                 position = self.position
             impression, fallback = None, OVERLOADED
-        self._count(kind_of(fallback))
+        if not trial:
+            self._count(kind_of(fallback))
         identifier, note = answer.recommendation_id, self._recent.note
         if impression is not None and request.explain:
             encoded = impression()

@@ -26,6 +26,7 @@ def make_erasures(platform: Platform) -> OnlineErasures:
         drop_recommendations=platform.recent.forget,
         rollouts=platform.rollout_controller,
         arms=platform.flags.sticky,
+        profiles=platform.domains.stored,
         bandits=platform.bandits.learner,
     )
     return OnlineErasures(installation, backend.written, running=stores)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import CrossedVector
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
 from tactful.erasure.erase import complete_erasures
@@ -29,11 +31,12 @@ from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
+from tactful.recall.index import RecallIndex
 from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.trials import Attempt, TrialOptions
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
 from tactful.statistics.service import PrivateStatistics
-from tactful.subjects.consent import ConsentStore, default_purposes, note_of_server
+from tactful.subjects.consent import ConsentStore, note_of_server, open_consents
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
@@ -66,8 +69,18 @@ class Recommender(Protocol):
     def lists(self) -> AbstractContextManager[ItemLists]:
         """Hold the items as they are, to list some of them; for a moment."""
 
+    # returns the profiles that a user lets cross, by key, device of the request and time
+    crossed: Callable[[str, str | None, int], Sequence[CrossedVector]]
     # called with the name and the seconds of each step of a request; None for nobody
     observe: Callable[[Stage, float], None] | None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The present catalogue, whose rows may be looked up in any thread."""
+
+    @property
+    def trained_index(self) -> RecallIndex:
+        """Index of the present model, with directions and bridges of profiles that cross."""
 
     @property
     def latest_event(self) -> int:
@@ -155,7 +168,7 @@ def open_resources(
             installation,
             backend,
             keys,
-            ConsentStore(metadata, default_purposes(settings), clock=now_ms),
+            open_consents(settings, metadata, clock=now_ms),
             rollouts,
             recommender,
             statistics,

@@ -37,6 +37,9 @@ def check_health(platform: Platform, status: str) -> Health:
         checks["online"] = shared.problem
     if missing := platform.engine.missing:
         checks["features"] = f"{len(missing)} are to be computed by a backfill"
+    if (encoding := platform.encoding) is not None:
+        failed = "the last encoding of items failed: see the log, and run `tactful doctor`"
+        checks["encoder"] = failed if encoding.problem else "ok"
     workers = None if platform.workers is None else platform.workers()
     if workers is not None:
         ready = sum(worker.state == "ready" for worker in workers)

@@ -31,6 +31,8 @@ Access = Literal[
     "devices",
     "recommendations",
     "try",
+    "release",
+    "receive",
     "flag",
     "letters",
     "stream",

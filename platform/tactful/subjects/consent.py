@@ -16,8 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tactful.config.domains import DomainSettings
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
+from tactful.metadata.crossed_profiles import delete_refused
 from tactful.metadata.directory_lock import note_of_holder
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import consent_decisions
@@ -29,6 +31,7 @@ from tactful_privacy.people.consent import (
     Consents,
     Decision,
     Purpose,
+    is_crossing,
     parse_purposes,
 )
 from tactful_streaming.contract.log_entries import User
@@ -48,18 +51,41 @@ _NOTE = b"allowed without a decision: "
 class ConsentStore:
     """The decisions of one installation; StorageError if the database cannot be used.
 
-    `consents` holds the decisions that this process has read.
+    Attributes:
+        consents: decisions that this process has read.
+        domains: settings of the crossings that users may agree to.
+        devices_of: returns the keys of the devices that a user holds now; a refusal of the user
+            deletes the profiles that crossed on them, too.
     """
 
     def __init__(
-        self, metadata: MetadataStore, default: frozenset[Purpose], *, clock: Callable[[], int]
+        self,
+        metadata: MetadataStore,
+        default: frozenset[Purpose],
+        *,
+        clock: Callable[[], int],
+        domains: DomainSettings | None = None,
     ) -> None:
-        """Read all decisions; `default` is allowed for users without one."""
+        """Read all decisions.
+
+        Args:
+            metadata: database with an up-to-date schema.
+            default: allowed purposes of users without a decision.
+            clock: epoch milliseconds.
+            domains: settings of the crossings that users may agree to; None for none.
+        """
         self.consents = Consents(default)
+        self.domains = DomainSettings() if domains is None else domains
+        self.devices_of: Callable[[str], Collection[str]] = lambda person: ()
         self._metadata = metadata
         self._clock = clock
         self._lock = threading.Lock()
+        self._followers: list[Callable[[Sequence[Decision]], None]] = []
         self.refresh()
+
+    def follow(self, take: Callable[[Sequence[Decision]], None]) -> None:
+        """Call `take` with new decisions, once they are in force; it must not raise."""
+        self._followers.append(take)
 
     def refresh(self) -> None:
         """Read the decisions of other processes; one query; the cache stays if it fails."""
@@ -69,23 +95,32 @@ class ConsentStore:
                 .where(_table.version > self.consents.version)
                 .order_by(_table.version)
             )
-            self.consents.take(map(_decision, self._metadata.fetch(query)))
+            decisions = [_decision(row) for row in self._metadata.fetch(query)]
+            self.consents.take(decisions)
+            for take in self._followers if decisions else ():
+                take(decisions)
 
     def record(
-        self, person: str, purposes: Mapping[Purpose, bool], *, source: str, at: int | None = None
+        self, person: str, purposes: Mapping[str, bool], *, source: str, at: int | None = None
     ) -> None:
         """Record one decision, durably; missing purposes stay unchanged.
 
-        The time `at` is in epoch milliseconds; None: now.
+        A refusal deletes the profiles that crossed by it. The time `at` is in epoch milliseconds;
+        None: now.
         """
         self.record_many({person: purposes}, source=source, at=at)
 
     def record_many(
-        self, decisions: Mapping[str, Mapping[Purpose, bool]], *, source: str, at: int | None = None
+        self, decisions: Mapping[str, Mapping[str, bool]], *, source: str, at: int | None = None
     ) -> None:
         """Record decisions of several users in one transaction; see :meth:`record`."""
         now = self._clock()
         highest = sa.select(sa.func.max(_table.version)).with_for_update()
+        refused = {
+            person: [person, *self.devices_of(person)]
+            for person, purposes in decisions.items()
+            if False in purposes.values()
+        }
 
         def insert(connection: sa.Connection) -> None:
             latest = connection.execute(highest).scalar() or 0
@@ -101,6 +136,8 @@ class ConsentStore:
                 for number, (person, purposes) in enumerate(decisions.items(), 1)
             ]
             connection.execute(sa.insert(consent_decisions), rows)
+            for person, keys in refused.items():
+                delete_refused(connection, keys, decisions[person], self.domains.name)
 
         if decisions:
             self._metadata.change(insert)
@@ -108,16 +145,20 @@ class ConsentStore:
 
     def new_decisions(
         self, properties: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, dict[Purpose, bool]]:
-        """Extract new decisions from user properties."""
-        changes: dict[str, dict[Purpose, bool]] = {}
+    ) -> dict[str, dict[str, bool]]:
+        """Extract new decisions from user properties; any crossing may be refused."""
+        pairs = self.domains.pairs
+        changes: dict[str, dict[str, bool]] = {}
         for person, described in properties.items():
             decided = {
-                Purpose(name): value
+                name: value
                 for key, value in described.items()
                 if key.startswith(PROPERTY)
-                and (name := key.removeprefix(PROPERTY)) in EVERYTHING
                 and isinstance(value, bool)
+                and (
+                    (name := key.removeprefix(PROPERTY)) in EVERYTHING
+                    or (is_crossing(name) if value is False else name in pairs)
+                )
             }
             known = self.consents.said(person) if decided else {}
             if any(known.get(purpose) is not agrees for purpose, agrees in decided.items()):
@@ -189,6 +230,17 @@ def default_purposes(settings: Settings) -> frozenset[Purpose]:
     return EVERYTHING if chosen == "assume" else NOTHING
 
 
+def open_consents(
+    settings: Settings, metadata: MetadataStore, *, clock: Callable[[], int], beside: bool = False
+) -> ConsentStore:
+    """Read all decisions, with the crossings and the default of the settings.
+
+    With `beside` the default is that of a server that runs on the data directory.
+    """
+    default = served_purposes(settings) if beside else default_purposes(settings)
+    return ConsentStore(metadata, default, clock=clock, domains=settings.domains)
+
+
 def served_purposes(settings: Settings) -> frozenset[Purpose]:
     """Return what a running server allows users without a decision, or else `default_purposes`.
 
@@ -211,7 +263,11 @@ def _decision(row: sa.Row[Any]) -> Decision:
         version=row.version,
         person=row.person,
         # Purposes of a later version are ignored.
-        purposes={Purpose(name): agrees for name, agrees in purposes.items() if name in EVERYTHING},
+        purposes={
+            name: agrees
+            for name, agrees in purposes.items()
+            if name in EVERYTHING or is_crossing(name)
+        },
         at=row.at,
         source=row.source,
     )

@@ -6,7 +6,7 @@ It uses the search of erasure, so an export holds the data that an erasure remov
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -16,21 +16,27 @@ import msgspec
 
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import open_seal
+from tactful.lifecycle.profile import NAME, life_cycle
+from tactful.lifecycle.sources import sources_of
+from tactful.lifecycle.stored import FittedFile
+from tactful.metadata.crossed_profiles import profiles_of
 from tactful.metadata.flag_arms import arms_of
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.elements import NewEvent
 from tactful.schemas.users import ConsentDecision, PersonExport
-from tactful.subjects.consent import ConsentStore
+from tactful.subjects.consent import ConsentStore, open_consents
 from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_privacy.people.consent import NOTHING
+from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
+from tactful_streaming.definitions.model import ENTITIES
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import stored_entities
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.redaction import matching_records
 from tactful_streaming.sinks.webhook import Delivery
+from tactful_streaming.state.key_layout import read_meta
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.entity_table import read_packed
 
@@ -69,20 +75,23 @@ def export_person(
         result = find_traces(search, store, [person])
         records = list(records_in(search, result))
     traces = result.traces
+    consents = open_consents(settings, metadata, clock=clock, beside=True)
+    features = features_in(settings, result, now)
     described = [record["properties"] for record in records if record["kind"] == "user"]
     return PersonExport(
         person=person,
         made_at=now,
-        consent=decisions_in(ConsentStore(metadata, NOTHING, clock=clock), result),
+        consent=decisions_in(consents, result),
         description=described[-1] if described else None,
         devices=sorted(traces.devices),
         shared_devices=sorted(traces.shared),
         sessions=sorted(traces.sessions),
         records=records,
-        features=dict(features_in(settings, result, now)),
+        features=dict(_with_life_cycle(features, settings, consents, now)),
         dead_letters=[r for name in LETTERS for r in letters_in(settings, name, result, clock)],
         waiting_actions=list(actions_in(data / "webhooks", result)),
         kept_arms=arms_in(metadata, result),
+        crossed_profiles=profiles_in(metadata, result),
         notes=list(NOTES),
     )
 
@@ -108,6 +117,11 @@ def arms_in(metadata: MetadataStore, result: SearchResult) -> list[dict[str, Any
     return [asdict(arm) for arm in arms_of(metadata, result.traces.people)]
 
 
+def profiles_in(metadata: MetadataStore, result: SearchResult) -> list[dict[str, Any]]:
+    """Return the profiles that users and their own devices let cross."""
+    return [profile._asdict() for profile in profiles_of(metadata, result.traces.people)]
+
+
 def records_in(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
     """Yield the records of users in a log."""
     for offset, payload in search(result.needles):
@@ -127,13 +141,40 @@ def records_in(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]
 def features_in(
     settings: Settings, result: SearchResult, now: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the features of users and their sessions in the state, at a time."""
+    """Yield the features of users and their sessions in the state, at a time.
+
+    Features that a backfill has to compute are left out.
+    """
     if not (path := settings.storage.data / "state").is_dir():
         return
     definitions = load_definitions(settings.features)
     with contextlib.closing(RocksState(path, read_only=True)) as store:
+        meta = read_meta(store)
+        missing = frozenset(() if meta is None else meta.missing)
+        computed = {
+            entity: [one for one in definitions.of_entity(entity) if one.name not in missing]
+            for entity in ENTITIES
+        }
         for entity, key, blob in stored_entities(store, result.traces):
-            yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
+            yield f"{entity} {key}", dict(read_packed(computed[entity], blob, now))
+
+
+def _with_life_cycle(
+    stored: Iterable[tuple[str, dict[str, Any]]],
+    settings: Settings,
+    consents: ConsentStore,
+    now: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Add the life cycle to the features of users who consent to personalisation."""
+    fitted = FittedFile(settings.storage.data).read()
+    sources = {feature.name for feature in sources_of(load_definitions(settings.features))}
+    for name, features in stored:
+        entity, _, key = name.partition(" ")
+        if entity == "user" and Purpose.PERSONALISATION in consents.consents.allowed(key):
+            usable = {name: value for name, value in features.items() if name in sources}
+            known = life_cycle(usable, now, fitted, settings.lifecycle)
+            features = {**features, NAME: msgspec.to_builtins(known)}
+        yield name, features
 
 
 def letters_in(
@@ -202,6 +243,7 @@ _SECTIONS = (
     ("What did not count, and why", "dead_letters"),
     ("Messages on their way to you", "waiting_actions"),
     ("Experiments that keep showing you the same", "kept_arms"),
+    ("Profiles that you let cross from other domains", "crossed_profiles"),
     ("What is not here", "notes"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,17 +42,33 @@ class Permissions:
         On a device that is linked to a user, refusals of that user apply, too. The time `at` is in
         epoch milliseconds; the event or request claims the purposes `claimed`.
         """
-        keys = [] if user_id is None else [user_id]  # under which they may have decided
+        return self._of_keys(*self.keys_of(user_id, device_id, at), claimed=claimed)
+
+    def keys_of(self, user_id: str | None, device_id: str | None, at: int) -> list[str]:
+        """Return the keys under which a user may have decided, the user before the device."""
+        keys = [] if user_id is None else [user_id]
         if device_id is not None:
             device = DEVICE_PREFIX + device_id
             if user_id is None and (holder := self.holder(device, at)) != device:
                 keys.append(holder)
             keys.append(device)
-        return self._of_keys(*keys, claimed=claimed)
+        return keys
+
+    def crosses(
+        self, pair: str, keys: Sequence[str], claimed: frozenset[Purpose] | None = None
+    ) -> bool:
+        """Return whether the profile of a user may cross, see `Consents.crosses`."""
+        if any(key in self.suppressed for key in keys):
+            return False
+        return self.consents.crosses(pair, *keys, claimed=claimed)
 
     def of_key(self, key: str) -> frozenset[Purpose]:
         """Return the allowed purposes of the history under a key."""
         return self._of_keys(key)
+
+    def held(self, key: str, crossings: Collection[str]) -> list[str]:
+        """Return what a user allows now, see `Consents.held`; nothing of an erased user."""
+        return [] if self.is_erased(key) else self.consents.held(key, crossings)
 
     def is_erased(self, key: str) -> bool:
         """Return whether a user was erased, or an erasure is in progress."""
@@ -91,9 +107,17 @@ class Permissions:
 
         The time `at` is in epoch milliseconds; the request may claim consent, see `claimed`.
         """
-        user = None if key.startswith(DEVICE_PREFIX) else key
-        device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id
-        return Purpose.PERSONALISATION in self.of(user, device, at, claimed(claim))
+        keys = self.keys_of_history(key, device_id, at)
+        return Purpose.PERSONALISATION in self._of_keys(*keys, claimed=claimed(claim))
+
+    def keys_of_history(self, key: str, device_id: str | None, at: int) -> list[str]:
+        """Return the keys that count for the history under a key, see `keys_of`.
+
+        The device is that of the request, unless the key names one itself.
+        """
+        if key.startswith(DEVICE_PREFIX):
+            return self.keys_of(None, key.removeprefix(DEVICE_PREFIX), at)
+        return self.keys_of(key, device_id, at)
 
 
 Claiming = TypeVar("Claiming", Event, RecommendRequest, AssignRequest)

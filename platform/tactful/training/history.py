@@ -113,17 +113,26 @@ class History:
         kept = self._visited[:end]
         session = self.session[:end][kept]
         return Interactions(
-            session, self.item[:end][kept], self.timestamp[:end][kept], self._person[session]
+            session,
+            self.item[:end][kept],
+            self.timestamp[:end][kept],
+            self.person_of_visit[session],
         )
 
     @cached_property
-    def _person(self) -> NDArray[np.int64]:
-        """Number of the person of each visit, -1 for an unknown one."""
+    def persons(self) -> dict[str, int]:
+        """Numbers of the persons by their keys."""
         numbers: dict[str, int] = {}
-        found = [
-            -1 if subject is None else numbers.setdefault(subject, len(numbers))
-            for subject in self.subjects
-        ]
+        for subject in self.subjects:
+            if subject is not None:
+                numbers.setdefault(subject, len(numbers))
+        return numbers
+
+    @cached_property
+    def person_of_visit(self) -> NDArray[np.int64]:
+        """Number of the person of each visit, -1 for an unknown one."""
+        numbers = self.persons
+        found = [-1 if subject is None else numbers[subject] for subject in self.subjects]
         return np.array(found, np.int64)
 
     @cached_property

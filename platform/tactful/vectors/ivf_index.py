@@ -360,6 +360,22 @@ class Snapshot:
             vectors[fresh] = self.vectors[places[fresh]]
         return vectors
 
+    def differing(self, changes: Changes) -> dict[str, NDArray[np.float32] | None]:
+        """Return the changes without those that the index has already."""
+        rows = self.rows_of([*changes])
+        known = np.array([row is not None for row in rows], np.bool_)
+        held = self.vectors_of(np.array([row for row in rows if row is not None], np.int64))
+        none = np.zeros(self.vectors.shape[1], np.float32)
+        given = [none if vector is None else vector for vector in changes.values()]
+        differs = np.array([vector is not None for vector in changes.values()], np.bool_)
+        if known.any():
+            differs[known] = (held != np.array(given, np.float32)[known]).any(axis=1)
+        return {
+            item_id: vector
+            for (item_id, vector), is_new in zip(changes.items(), differs.tolist(), strict=True)
+            if is_new
+        }
+
     def changed(self, changes: Changes) -> Snapshot:
         """Return the index after further changes.
 

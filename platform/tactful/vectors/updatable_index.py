@@ -42,7 +42,7 @@ from tactful_privacy.durable_files import replace_file
 _LOG = logging.getLogger(__name__)
 
 MERGE_ABOVE = 5_000
-"""Number of changes from which on a new build pays."""
+"""Number of changes from which on a new build saves time."""
 
 _HEADER = struct.Struct("<II")
 _ATTEMPTS = 5
@@ -100,7 +100,7 @@ class LiveIndex:
 
     @property
     def merge_due(self) -> bool:
-        """Whether a new build pays."""
+        """Whether a new build saves time."""
         return self.snapshot.changes > MERGE_ABOVE
 
     def update(self, changes: Changes) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tactful.catalogue.request_context import CrossedVector
 from tactful.metadata.key_cache import ApiKey
 from tactful.schemas.positions import Position
 from tactful.schemas.problems import ProblemError
@@ -169,6 +170,7 @@ class FeaturesResponse(msgspec.Struct, frozen=True, array_like=True):
     properties: dict[str, Any] | None = None  # described properties of a user, if there are any
     shown: dict[str, int] | None = None  # impressions of each item to a user today, if counted
     personal: bool = True  # False: consent does not allow to read this history; it was not read
+    crossed: list[CrossedVector] = []  # profiles that the user lets cross from other domains
 
 
 class NonZeroResponse(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.changes import Reading
-from tactful.catalogue.request_context import Values
+from tactful.catalogue.request_context import CrossedVector, Values
 from tactful.errors import NotPersonal
 from tactful.recall.trending import Rise
 from tactful.schemas.positions import Position
@@ -129,6 +129,11 @@ class RemoteFeatures:
         """Return today's impressions of each item to a user of the present request."""
         response = None if subject is None else self._users.get(subject)
         return {} if response is None else response.shown or {}
+
+    def crossed(self, subject: str, device: str | None, at: int) -> Sequence[CrossedVector]:
+        """Return the profiles that a user of the present request lets cross."""
+        response = self._users.get(subject)
+        return () if response is None else response.crossed
 
     def rises(self) -> Sequence[Rise]:
         """Return the latest rises in published statistics."""

@@ -318,6 +318,7 @@ def main(numbers: list[int]) -> int:
     if config.reads_latest:
         options["latest"] = source.latest
     recommender = build(engine=source, settings=settings, **options)
+    recommender.crossed = source.crossed
     rates = RateLimits(settings.limits, memory=memory)
     return run_loop(
         _serve(settings, recommender, source, refresh_client, rates, listener, loop_end)

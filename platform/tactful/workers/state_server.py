@@ -121,6 +121,7 @@ class StateServer:
                 position,
                 properties=dict(described(source, key, at)) or None,
                 shown=None if shown is None else dict(shown.of(key, at)),
+                crossed=[*platform.domains.profiles_of(key, request.device, at)],
             )
 
     async def respond_later(

@@ -77,6 +77,7 @@ def watched(tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield Watched(live, clock, tmp_path)
 
 
+@pytest.mark.slow
 def test_rejected_events_open_an_alert_that_clears(watched: Watched, shop: Shop) -> None:
     watched.pass_time(15)
     wrong = [{"type": "nonsense"}] * 250

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
 
 import httpx
@@ -64,6 +66,7 @@ def _learnt(live: Live, key: str) -> list[float]:
     return [round(value, 3) for value in (policy.parameters[0] - 1).tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bandit_lives(live: Live, workers: int) -> None:
     with _client(live) as client:
@@ -216,6 +219,15 @@ def test_analysts_see_no_number(locked: Live) -> None:
             assert client.post(path, json={}, headers=as_analyst).status_code == 403
 
 
+@pytest.fixture
+def erasing_often() -> Iterator[None]:
+    """A server that looks for erasures five times a second."""
+    with mock.patch("tactful.server.background._ERASE_S", 0.2):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("erasing_often")
 def test_an_erased_user_is_unlearnt_and_in_no_file(live: Live) -> None:
     with _client(live) as client:
         client.post("/v1/bandits", json=CHINESE)

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+from tests.platform.support import Live, now_ms
 
 from tactful.cli.main import main
+from tactful.config.server import ServerSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import (
     Pointer,
     load_model,
@@ -23,7 +28,9 @@ from tactful.ranking.model import (
     version_directory,
 )
 from tactful.recommend import recommender
+from tactful.recommend.build import build
 from tactful.schemas.recommendations import RecommendRequest
+from tactful.server.platform import Platform
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event, encode_entry
 from tactful_streaming.engine.engine import Engine
@@ -98,6 +105,7 @@ def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, str])
 # A registry
 
 
+@pytest.mark.slow
 def test_a_failed_training_reads_what_was_sent_since(tracking_uri: str, tmp_path: Path) -> None:
     shop = entries(make_shop(41, people=12, items=40, days=40))
     events = [it for it in shop if isinstance(it, Event)]
@@ -156,6 +164,7 @@ def doctor(data: Path) -> tuple[str, str]:
     return found["state"], found["said"]
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_which_champion_serves_and_its_age(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +191,7 @@ def test_the_doctor_tells_which_champion_serves_and_its_age(
     assert state == "warning" and "cannot be read as a model manifest" in said
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_of_a_champion_that_does_not_fit(data: Path) -> None:
     train(data, "--promote")
     run("models", "promote", "1", "--data", data)
@@ -193,6 +203,7 @@ def test_the_doctor_tells_of_a_champion_that_does_not_fit(data: Path) -> None:
     assert state == "warning" and "does not fit the present features" in said, said
 
 
+@pytest.mark.slow
 def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> None:
     assert run("models", "list", "--data", data).stdout == ""
     none = run("models", "rollback", "--reason", "worse", "--data", data)
@@ -279,6 +290,7 @@ def at_trained(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     return trained
 
 
+@pytest.mark.slow
 def test_training_tells_programs_how_far_it_is_and_what_came_out(trained: Trained) -> None:
     lines, result = trained.lines, trained.result
     stages = ["read", "index", "replay", "fit", "register"]
@@ -286,7 +298,7 @@ def test_training_tells_programs_how_far_it_is_and_what_came_out(trained: Traine
     assert all(0 <= line["done"] <= line["total"] for line in lines)
     assert (result["name"], result["version"], result["alias"]) == ("ranker", "1", "champion")
     place = version_directory(trained.data / "models", "1")
-    model = load_model(place, definitions=definitions().fingerprint)
+    model = load_model(place, definitions=columns_fingerprint(definitions()))
     assert model.manifest.run_id == result["run_id"]
     assert model.manifest.metrics == result["metrics"]
     assert (model.manifest.rows, model.manifest.questions) == (result["rows"], result["questions"])
@@ -334,6 +346,7 @@ def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_impressions_in_the_log_do_not_disturb_a_training(at_trained: Trained) -> None:
     """Lists that were shown are in the log, too; what is learned is what was taken."""
     shown: list[Entry] = []
@@ -358,6 +371,7 @@ def test_impressions_in_the_log_do_not_disturb_a_training(at_trained: Trained) -
         assert at_trained.result[key] == result[key]
 
 
+@pytest.mark.slow
 def test_a_training_compares_what_was_served_with_what_it_computes(at_trained: Trained) -> None:
     first = at_trained.result
     assert first["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}
@@ -381,7 +395,9 @@ def serve_lists(data: Path) -> None:
     ranked = recommender.Recommender(
         engine,
         recommender.RecommenderOptions(
-            models=data / "models", definitions=definitions().fingerprint, experiment=people
+            models=data / "models",
+            definitions=columns_fingerprint(definitions()),
+            experiment=people,
         ),
     )
     for number in range(20):
@@ -390,3 +406,61 @@ def serve_lists(data: Path) -> None:
         assert impression is not None
         log.append([impression])
     log.close()
+
+
+def ask(live: Live, number: int, known: bool, count: int = 15) -> tuple[dict[str, Any], list[str]]:
+    """A list for an intent by HTTP, and its items of the intended category, the best first."""
+    person = {"user_id": f"person-{number % 12:02d}"}
+    asked = {**(person if known else {"device_id": f"d{number}"}), "count": count}
+    kind = number % 8
+    answer = live.http.post("/v1/recommend", json=asked | {"intent": {f"kind-{kind}": 1.0}}).json()
+    items = [it["item_id"] for it in answer["items"]]
+    right = [it for it in items if it.startswith("item-") and int(it[-3:]) % 8 == kind]
+    return answer | asked | {"others": [it for it in items if it not in right]}, right
+
+
+def take(live: Live, number: int, known: bool) -> None:
+    """Let a known user take what was intended, and a new device something else."""
+    shown, right = ask(live, number, known)
+    event: dict[str, Any] = {
+        name: shown[name] for name in ("user_id", "device_id") if name in shown
+    }
+    event |= {"type": "add_to_cart", "event_id": f"taken-{number}", "timestamp": now_ms()}
+    event |= {"recommendation_id": shown["recommendation_id"]}
+    event |= {"item_id": right[0] if known else shown["others"][0]}
+    assert live.http.post("/v1/events", json=event).json()["accepted"] == 1
+
+
+def foreseen(live: Live) -> dict[bool, int]:
+    """How many of the first five items are of the intended category, over some lists."""
+    return {
+        known: sum(len(ask(live, number, known, 5)[1]) for number in range(24))
+        for known in (True, False)
+    }
+
+
+@pytest.mark.slow
+def test_the_trust_in_intents_is_learnt_from_requests_and_serves(at_trained: Trained) -> None:
+    data = Path(shutil.copytree(at_trained.data, "intended"))
+    storage = StorageSettings(data=data, durability="process")
+    settings = Settings(server=ServerSettings(port=0, dev=True), storage=storage)
+    with Live(Platform.open(settings, build)) as live:
+        before = foreseen(live)
+        for number in range(60):
+            take(live, number, known=number % 2 == 0)
+    log = EmbeddedLog(data / "log", durability="process")
+    later = now_ms() + 86_400_000 * 2  # the time for outcomes of the lists is over
+    event = Event(event_id="later", type="view", timestamp=later, item_id="item-000", user_id="u")
+    log.append([encode_entry(event)])
+    log.close()
+    # The shop is older than the requests.
+    told = train(data, "--label-days", "3000", "--promote", "--json").stdout.splitlines()
+    version = json.loads(told[-1])["version"]
+    first, second = (
+        read_manifest(version_directory(data / "models", it)).trust for it in ("1", version)
+    )
+    assert second.known > first.known + 0.1 and second.unknown < first.unknown - 0.1
+    with Live(Platform.open(settings, build)) as live:
+        after = foreseen(live)
+        assert ask(live, 0, known=True)[0]["model_version"] == version
+    assert after[True] > before[True] and after[False] < before[False]

@@ -63,6 +63,7 @@ def found(audited: tuple[AuditReport, Result]) -> AuditReport:
     return audited[0]
 
 
+@pytest.mark.slow
 def test_the_real_audit_runs(audited: tuple[AuditReport, Result]) -> None:
     document = json.loads(audited[1].stdout)
     assert Fraction(document["epsilon"]) == Fraction(3, 2)

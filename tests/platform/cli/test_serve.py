@@ -56,6 +56,7 @@ def test_no_broker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not isinstance(ran.exception, TactfulError)
 
 
+@pytest.mark.slow
 def test_only_the_first_start_compiles_and_says_what(tmp_path: Path) -> None:
     def started() -> list[str]:
         command = [sys.executable, "-m", "tactful", "serve", "--dev", "--port", "0", "--json"]

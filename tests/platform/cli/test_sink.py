@@ -58,6 +58,7 @@ def test_a_topic_is_moved_and_gone_on_with(kafka_servers: str, tmp_path: Path) -
     target.close()
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 def test_sigterm_ends_it_well(kafka_servers: str, tmp_path: Path) -> None:
     topic = f"test-{uuid.uuid4().hex}"
@@ -134,7 +135,7 @@ def test_what_may_pass_asks_for_another_start(
             pass
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tactful.cli.sink.open_rows", lambda *_: Rows())
+    monkeypatch.setattr("tactful.cli.streaming.sink.open_rows", lambda *_: Rows())
     ran = run("--kafka", "127.0.0.1:1", "--topic", "t", "--to", "sqlite:///rows.db")
     assert ran.exit_code == code
     assert str(failure) in ran.stderr

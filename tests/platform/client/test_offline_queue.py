@@ -237,6 +237,7 @@ for number in range(100_000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sender_loses_and_repeats_nothing(live: Live, tmp_path: Path) -> None:
     path, total = tmp_path / "queue", 0
     for lives in range(4):

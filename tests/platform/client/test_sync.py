@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from tactful.client import AsyncClient, Client, RecommendFields
-from tactful.client.routes import statistics
+from tactful.client.routes import items, statistics
 from tactful.errors import (
     BadRequest,
     Busy,
@@ -193,6 +193,18 @@ def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Scri
     )
     assert script.client().events([{}]).position == 5
     assert script.pauses == [0.05, 0.1, 2.2, 0.4]
+
+
+def test_a_phrase_is_sent_once_and_a_text_again(scripted: Script) -> None:
+    found = httpx.Response(200, json={"items": [], "total": 0})
+    script = scripted(problem(503), found, problem(503), problem(503))
+    client = script.client()
+    assert client.search("mug").total == 0
+    with pytest.raises(Busy):
+        client.search("", audio=b"RIFF")
+    with pytest.raises(Busy):
+        client.run(items.search_text("", audio=b"RIFF"))
+    assert len(script.requests) == 4
 
 
 def test_a_pause_that_is_too_long_is_told_instead_of_cut_short(scripted: Script) -> None:

@@ -235,7 +235,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away(tmp_path: Path) -> None:
         def between(self, work: Any) -> int:
             raise LedgerError("the ledger cannot be used, and nothing is released without it")
 
-    nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0)
+    nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0, erase=lambda *_: 0)
     nothing.erasure = SimpleNamespace(delete=lambda *_, **__: 0)
     away: Any = Away()
     stores = LiveStores(
@@ -249,6 +249,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away(tmp_path: Path) -> None:
         drop_recommendations=lambda found: 0,
         rollouts=nothing,
         arms=nothing,
+        profiles=nothing,
         bandits=nothing,
     )
     with pytest.raises(StateError, match="ledger"):

@@ -88,6 +88,11 @@ def test_a_variable_with_one_underscore_is_refused_and_others_are_not(tmp_path: 
         (("TACTFUL_SERVER__PORT", "many"), ["TACTFUL_SERVER__PORT = 'many'"]),
         (("TACTFUL_ENGINE__BATCH_MS", "-1"), ["TACTFUL_ENGINE__BATCH_MS"]),
         (("TACTFUL_LOGGING__LEVEL", "loud"), ["TACTFUL_", "loud"]),
+        (
+            ("TACTFUL_DOMAINS__PEERS", "{magazine"),
+            ["TACTFUL_DOMAINS__PEERS = '{magazine'", "malformed"],
+        ),
+        (("TACTFUL_DOMAINS__PEERS", '{"shop": 1}'), ["TACTFUL_DOMAINS__PEERS", "expected array"]),
     ],
 )
 def test_wrong_keys(tmp_path: Path, text: str | tuple[str, str], expected: list[str]) -> None:

@@ -278,6 +278,7 @@ def test_commands_and_servers_refuse_the_same(tmp_path: Path) -> None:
         assert live.http.post("/v1/bandits", json={**wrong, "key": "other"}).status_code == 201
 
 
+@pytest.mark.slow
 def test_a_bandit_chooses_values_over_a_real_server(tmp_path: Path) -> None:
     """From carts over offers and purchases to what is learnt."""
     settings = shop_settings(tmp_path)

@@ -128,6 +128,7 @@ def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_pat
     assert str(asked.directory / "tactful.toml") in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

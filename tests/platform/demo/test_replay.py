@@ -113,6 +113,7 @@ def items_of(impression: Event) -> list[str]:
     return [str(item) for item in items]
 
 
+@pytest.mark.slow
 def test_every_question_is_one_list_or_two_in_the_log(told: Told) -> None:
     lists = impressions(told)
     moments = [(ask.session_id, ask.at) for ask in told.replay.asks]

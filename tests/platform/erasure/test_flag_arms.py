@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tests.platform.support import Live, build, logged, small_settings, wait_until
@@ -27,9 +28,11 @@ def kept(settings: Settings, person: str) -> list[str]:
         return [arm.arm for arm in arms_of(metadata, [person])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "person", ["zoe-4711", pytest.param("device:phone-4711", marks=pytest.mark.slow)]
 )
+@mock.patch("tactful.server.background._ERASE_S", 0.2)
 def test_a_running_server_erases_arms_and_exposures(tmp_path: Path, person: str) -> None:
     settings = small_settings(tmp_path)
     name = "user_id" if person == "zoe-4711" else "device_id"

@@ -164,6 +164,7 @@ with contextlib.closing(open_installation(settings)) as metadata:
 """
 
 
+@pytest.mark.slow
 def test_killed_between_post_and_answer(tmp_path: Path, shop: Shop) -> None:
     """A process that is killed while the receiver has the notice sends it again."""
     settings = settings_of(tmp_path, shop)

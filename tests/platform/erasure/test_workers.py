@@ -285,6 +285,7 @@ def test_erased_records_have_no_effect(config: Path, redis: RedisServer, tmp_pat
     assert hits(needles, log), "Kafka holds them still"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_replay_leaves_out_the_erased(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     settings = load_settings(config)

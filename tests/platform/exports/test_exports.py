@@ -206,7 +206,7 @@ def test_a_feature_that_does_not_exist_is_named(live: Live, users: Path, tmp_pat
     for where in ('{"veiws": {"$gt": 1}}', '{"$or": [{"views": 1}, {"$not": {"veiws": 1}}]}'):
         done = segment(live, users, "http://127.0.0.1:9", tmp_path, "--where", where)
         assert done.exit_code == 2
-        assert "the server has no feature 'veiws'; it has by_category, recent" in done.output
+        assert "the server has no feature 'veiws'; it has by_category, lifecycle" in done.output
 
 
 @pytest.mark.service("redis")

@@ -89,6 +89,7 @@ def test_a_version_is_applied_once(
         ("- a\n- b", r"shop\.yaml"),
         (FLAGS.replace("serve: spring", "serve: autumn"), r"shop\.yaml:\d+.*banner"),
         ("flags:\n  payload: {default: off}\n", r"shop\.yaml:2.*paths of the API"),
+        (FLAGS.replace("[country]", "[lifecycle]"), r"shop\.yaml:\d.*computed by the server"),
         ("flags:\n  " + "x" * 129 + ": {default: off}\n", r"shop\.yaml:2.*at most 128"),
         ("flags: {a: {default: off}}\n\0", r"shop\.yaml"),
     ],

@@ -8,17 +8,20 @@ import math
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-from tests.platform.support import Live, now_ms, view, wait_until
+from tests.platform.support import Live, build, now_ms, view, wait_until
 
+from tactful.config.settings import Settings
 from tactful.http.asgi import ANY_KEY, Endpoint
 from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 from tactful.metadata.api_keys import SCOPES
+from tactful.server.platform import Platform
 
 PROBLEM = "application/problem+json"
 
@@ -300,11 +303,13 @@ def test_compressed_bodies_are_refused(shared: Live) -> None:
     assert problem_of(answer) == (415, "unsupported_encoding")
 
 
-def test_a_slow_head_is_cut_off_and_a_slow_body_gets_a_problem(shared: Live) -> None:
+def test_a_slow_head_is_cut_off_and_a_slow_body_gets_a_problem(settings: Settings) -> None:
+    server = replace(settings.server, header_timeout_s=0.5, body_timeout_s=0.5)
     with (
-        socket.create_connection(("127.0.0.1", shared.port), timeout=60) as silent,
-        socket.create_connection(("127.0.0.1", shared.port), timeout=60) as head,
-        socket.create_connection(("127.0.0.1", shared.port), timeout=60) as body,
+        Live(Platform.open(replace(settings, server=server), build)) as live,
+        socket.create_connection(("127.0.0.1", live.port), timeout=60) as silent,
+        socket.create_connection(("127.0.0.1", live.port), timeout=60) as head,
+        socket.create_connection(("127.0.0.1", live.port), timeout=60) as body,
     ):
         head.sendall(b"POST /v1/events HTTP/1.1\r\nhost: loc")
         body.sendall(b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[")
@@ -503,6 +508,7 @@ def _call(endpoint: Any, http: httpx.Client, key: str | None) -> httpx.Response:
     return answer
 
 
+@pytest.mark.slow
 def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
     scopes = [scope for scope in SCOPES if scope != "browser"]  # it has tests of its own
     keys = {scope: locked.create_key(scope) for scope in scopes}

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup
 from tactful.maintenance.backup import FILES, Trust, copy_database, make_backup, read_manifest
+from tactful.maintenance.backup_paths import is_left_out
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
@@ -104,6 +105,11 @@ def values_of(live: Live, people: int = 3) -> list[Any]:
 def log_of(settings: Settings) -> list[tuple[int, bytes]]:
     with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
         return log.read(log.begin, 100_000)
+
+
+def test_the_fit_of_life_cycles_is_in_no_backup() -> None:
+    assert is_left_out(PurePath("lifecycle.json"))
+    assert not is_left_out(PurePath("log/0.seg"))
 
 
 def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: Settings) -> None:
@@ -224,6 +230,7 @@ def erase(settings: Settings, person: str) -> None:
         complete_erasures(installation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_restore_erases_who_was_erased(tmp_path: Path, settings: Settings, lost: bool) -> None:
     tokens = Tokens(*FIELDS)
@@ -518,6 +525,7 @@ def steps() -> Iterator[int]:
         count += 1 + count // 4
 
 
+@pytest.mark.slow
 def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) -> None:
     fill(settings)
     target = tmp_path / "backup"
@@ -534,6 +542,7 @@ def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) ->
     check_backup(target)
 
 
+@pytest.mark.slow
 def test_a_killed_restore_is_the_old_or_the_new(tmp_path: Path, settings: Settings) -> None:
     fill(settings)
     backup = tmp_path / "backup"

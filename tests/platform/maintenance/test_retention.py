@@ -181,6 +181,7 @@ def work(count):
 """
 
 
+@pytest.mark.slow
 def test_a_job_killed_anywhere_goes_on(tmp_path: Path, settings: Settings) -> None:
     payloads = [entry(number % len(ENTRIES), number) for number in range(80)]
     with EmbeddedLog(settings.storage.data / "log", segment_bytes=1_024, clock=lambda: 0) as log:

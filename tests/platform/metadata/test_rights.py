@@ -53,7 +53,10 @@ def test_decisions_of_many_writers_are_all_followed_in_order(database: MetadataS
     writers = [ConsentStore(database, NOTHING, clock=now_ms) for _ in range(4)]
 
     def decide(number: int) -> None:
-        said = {Purpose.MARKETING: number % 2 == 0, Purpose.MEASUREMENT: True}
+        said: dict[str, bool] = {
+            Purpose.MARKETING: number % 2 == 0,
+            Purpose.MEASUREMENT: True,
+        }
         writers[number % 4].record(f"person-{number % 5}", said, source="form")
 
     with ThreadPoolExecutor(4) as pool:

@@ -183,6 +183,7 @@ def test_the_migrations_end_where_the_code_begins(store: MetadataStore, location
     assert store.change(differences) == []
 
 
+@pytest.mark.slow
 def test_many_processes_may_start_at_once(location: Location) -> None:
     code = (
         "import sys; from tactful.metadata.store import open_metadata\n"

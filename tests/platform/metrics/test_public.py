@@ -43,7 +43,7 @@ def busy(metrics: Metrics, people: int) -> None:
         answered(metrics, "/v1/recommend", 200, 0.004)
         metrics.freshness.observe(0.004)
         metrics.actions.inc()
-        metrics.listed(5, [0.3, 0.2])
+        metrics.listed(5, 2, 0.3)
         metrics.stepped(["click", "purchase"])
 
 

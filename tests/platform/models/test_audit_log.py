@@ -79,6 +79,7 @@ def audited(tracking_uri: str, tmp_path: Path) -> Iterator[tuple[Registry, Model
         yield registry, log
 
 
+@pytest.mark.slow
 def test_changes_are_recorded(audited: tuple[Registry, ModelLog], tmp_path: Path) -> None:
     registry, log = audited
     registry.promote("1", reason="the first")
@@ -100,6 +101,7 @@ def test_what_is_refused_before_it_begins_is_no_change(audited: tuple[Registry, 
     assert log.changes() == []
 
 
+@pytest.mark.slow
 def test_without_an_entry_nothing_is_changed(
     audited: tuple[Registry, ModelLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

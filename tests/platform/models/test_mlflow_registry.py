@@ -128,6 +128,7 @@ def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Pat
     assert theirs.input_example.shape == EXAMPLE.shape
 
 
+@pytest.mark.slow
 def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_path: Path) -> None:
     """Registering completes the manifest and keeps a copy; promoting makes it serve."""
     models = tmp_path / "models"
@@ -247,6 +248,7 @@ def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
     assert printed.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path: Path) -> None:
     """While a version is pulled over itself, a server that starts finds all of it or none."""
     register(registry, make_model(tmp_path / "m", 1))

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import typing
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,10 @@ def other_values(of: Settings) -> Settings:
     changed["minimise"] = replace(changed["minimise"], ipv4_bits=16, ipv6_bits=32)
     changed["recommend"] = replace(changed["recommend"], holdout=0.25)
     kept = 2 * changed["training"].label_days  # less would leave nothing to learn from
+    changed["lifecycle"] = replace(changed["lifecycle"], lapsing_below=0.7, lost_below=0.3)
+    changed["speech"] = replace(changed["speech"], seconds=7.0)
+    peers = {"杂志": [urlsafe_b64encode(bytes(64)).decode()]}
+    changed["domains"] = replace(changed["domains"], name="shop", peers=peers)
     changed["retention"] = replace(changed["retention"], impressions_days=kept)
     return replace(of, **changed)
 
@@ -331,6 +335,7 @@ def test_a_server_may_retrain(settings: Settings, monkeypatch: pytest.MonkeyPatc
     assert started == [due]
 
 
+@pytest.mark.slow
 def test_the_command_trains_only_when_it_is_due(tracking_uri: str, tmp_path: Path) -> None:
     what = entries(make_shop(41, people=12, items=40, days=40))
     write_log(tmp_path / "data" / "log", what).close()

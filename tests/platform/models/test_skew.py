@@ -16,7 +16,7 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.event_log.impressions import read_impressions
 from tactful.models.skew import Skew, measure_skew
-from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import (
     HEURISTIC,
@@ -70,7 +70,7 @@ def serve(
     log.append([encode_entry(entry) for entry in ENTRIES[:LEARNED_FROM]])
     engine = Engine(definitions(), MemoryState())
     engine.apply([record for record in log.read(0, LEARNED_FROM) if sees(decode_entry(record[1]))])
-    fingerprint = definitions().fingerprint
+    fingerprint = columns_fingerprint(definitions())
     served: dict[str, Any] = {"definitions": fingerprint, "experiment": MOSTLY_LEARNED}
     ranked = Recommender(engine, RecommenderOptions(models=models, **served))
     for number, entry in enumerate(ENTRIES[LEARNED_FROM:]):
@@ -113,7 +113,7 @@ def test_served_features_are_those_of_training(tmp_path: Path, models: Path, lag
 
 def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, models: Path) -> None:
     log = serve(tmp_path, models)
-    meaning = layout(definitions().fingerprint)
+    meaning = layout(columns_fingerprint(definitions()))
     until = int(SHOP.timestamp[-1])
     before = read_shown(log, meaning, 0, until, TrainingOptions(), TAKEN)
     assert len(before) > 10

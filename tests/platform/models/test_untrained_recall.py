@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+from tests.platform.understanding.tiny_picture_model import plain_picture, write_picture_model
 
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
+from tactful.config.understanding import UnderstandingSettings
 from tactful.erasure.offline_stores import purge_training
 from tactful.models.schedule import RecallLearner
 from tactful.models.untrained_recall import learn_recall
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import Pointer, untrained_recall, write_pointer
 from tactful.recall.takers import Takers
 from tactful.recommend.recommender import HEURISTIC, RANKING_EXPERIMENT, Recommender
 from tactful.recommend.served_models import RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server import background
+from tactful.understanding.picture_store import PictureStore, picture_path, reference_of
+from tactful.understanding.pictures import shrunk
+from tactful.understanding.vector_store import content_key
 from tactful_bandits.assignment.assign import Arm, Experiment
-from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import LogUnreachableError, StreamingError
 from tactful_streaming.state.store import MemoryState
@@ -46,7 +53,9 @@ def test_lists_follow_similar_visits_before_anything_is_trained(
     with write_log(tmp_path / "same", entries(SHOP)) as log:
         engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
     options = RecommenderOptions(
-        models=settings.models, definitions=definitions().fingerprint, experiment=EXPERIMENT
+        models=settings.models,
+        definitions=columns_fingerprint(definitions()),
+        experiment=EXPERIMENT,
     )
     serving = Recommender(engine, options)
     view = Event(
@@ -79,7 +88,7 @@ def test_an_anonymous_list_follows_no_visit_of_a_few(settings: Settings, tmp_pat
         engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
     options = RecommenderOptions(
         models=settings.models,
-        definitions=definitions().fingerprint,
+        definitions=columns_fingerprint(definitions()),
         experiment=EXPERIMENT,
         takers=Takers(3),
     )
@@ -160,3 +169,57 @@ def test_recall_is_learned_again_after_an_erasure(settings: Settings, tmp_path: 
     purge_training(settings)
     assert not place.exists()
     assert times(2) == 2
+
+
+HUES = ((200, 0, 0), (0, 180, 0), (0, 0, 200), (180, 180, 0))
+
+
+def colourful(data: Path, items: int, people: int) -> list[Entry]:
+    """Make a shop of pictures alone, where each user takes things of one hue."""
+    draw = np.random.default_rng(0)
+    store = PictureStore(picture_path(data), writes=True)
+    made: list[Entry] = []
+    for number in range(items + len(HUES)):  # nobody takes the last ones
+        red, green, blue = np.clip(HUES[number % 4] + draw.integers(-40, 41, 3), 0, 255).tolist()
+        file = plain_picture((red, green, blue))
+        content = content_key(file)
+        store.put({content: shrunk(file)}, 0)
+        made.append(Item(item_id=f"i{number}", timestamp=NOW, image=reference_of(content)))
+    store.close()
+    for person in range(people):
+        for number, place in enumerate(draw.choice(items // 4, 12, replace=False).tolist()):
+            made.append(
+                Event(
+                    event_id=f"e{person}-{number}",
+                    type="purchase",
+                    timestamp=NOW + person * 100_000 + number,
+                    user_id=f"u{person}",
+                    session_id=f"s{person}",
+                    item_id=f"i{4 * place + person % 4}",
+                )
+            )
+    return made
+
+
+@pytest.mark.parametrize(("model", "items"), [("colours", 320), ("absent", 60)])
+def test_a_new_picture_lands_among_its_like(
+    tmp_path: Path, model: str, items: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime")
+    write_picture_model(tmp_path / "colours")
+    made = Settings(
+        storage=StorageSettings(data=tmp_path / "data"),
+        understanding=UnderstandingSettings(picture_model=str(tmp_path / model)),
+    )
+    write_log(made.storage.data / "log", colourful(made.storage.data, items, items // 2)).close()
+    index = learn_recall(made)
+    assert index is not None
+    rows = index.item_ids.rows_of([f"i{number}" for number in range(items, items + 4)])
+    vectors = index.vectors[[row for row in rows if row is not None]]
+    if model == "absent":
+        assert "without one of their encoders" in caplog.text and not index.content.encoder
+        return
+    assert index.content.encoder.startswith("picture:colours-")
+    nearest = np.argsort(-vectors @ index.vectors.T, axis=1)[:, :20]
+    hue = np.array([int(str(item_id)[1:]) % 4 for item_id in index.item_ids])
+    assert (hue[nearest] == np.arange(4)[:, None]).mean() > 0.9

@@ -61,6 +61,7 @@ def test_a_batch_does_not_wait_for_ever() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_few_batches_wait_at_once(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that wait for a batch that never comes hold no place of others."""
     monkeypatch.setattr(live.platform.ingest, "_order", BatchOrder(wait_s=1.0, waiting=2))

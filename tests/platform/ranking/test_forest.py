@@ -374,6 +374,7 @@ def test_a_call_never_compiles(kernel: Kernel, binned: BinnedForest) -> None:
         kernel(np.zeros((COLUMNS, 3), np.float64), *arguments, np.empty(3, np.float32))
 
 
+@pytest.mark.slow
 def test_the_code_is_kept_for_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -393,6 +394,7 @@ def test_the_code_is_kept_for_the_next_process(
     assert_same_bits(forest, third, rows)
 
 
+@pytest.mark.slow
 def test_no_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -403,6 +405,7 @@ def test_no_cache_folder(
     assert_same_bits(some_forest(np.random.default_rng(8)), kernel, ODD[:, None].repeat(5, 1))
 
 
+@pytest.mark.slow
 def test_any_processor_gives_the_same_bits_without_xgboost(tmp_path: Path, kernel: Kernel) -> None:
     generator = np.random.default_rng(12)
     forest = some_forest(generator, max_depth=6, rounds=30)

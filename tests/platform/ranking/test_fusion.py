@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.ranking.fusion import fused
+from tactful.ranking.fusion import caller_orders, fused
 
 NUMBERS = st.sampled_from([None, -1.0, 0.0, 0.5, 2.0, 1e20])
 
@@ -33,3 +33,11 @@ def test_places_are_added_up(columns: list[list[float | None]], personal: bool) 
         orders.append([*ranking])
     wanted = [sum(1 / (60 + place(order, n)) for order in orders) for n in range(len(ranking))]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_the_scores_of_all_candidates_are_the_order_of_the_caller() -> None:
+    nothing = np.nan
+    asked = np.array([[1.0, 2.0], [nothing, 3.0], [4.0, 5.0]], np.float32)
+    assert caller_orders(asked).tolist() == [[1.0, 2.0]]
+    asked[0, 0] = nothing
+    assert caller_orders(asked) is asked

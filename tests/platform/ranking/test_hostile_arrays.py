@@ -265,6 +265,7 @@ def attack_binned_forest(tmp_path: Path) -> Counter[str]:
     return change_each()
 
 
+@pytest.mark.slow
 def test_hostile_arrays_of_a_binned_forest(tmp_path: Path) -> None:
     assert attacked(attack_binned_forest, tmp_path)["refused"] > 120
 

@@ -16,7 +16,14 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.errors import ModelError
-from tactful.ranking.features import RANKING_FEATURES, assemble, column_names, hide_rare
+from tactful.lifecycle.sources import SOURCES
+from tactful.ranking.features import (
+    RANKING_FEATURES,
+    assemble,
+    column_names,
+    columns_fingerprint,
+    hide_rare,
+)
 from tactful.ranking.model import (
     Pointer,
     load_model,
@@ -100,8 +107,8 @@ def table_of(engine: Engine, **asked: Any) -> dict[str, NDArray[np.float32]]:
     return dict(zip(column_names(own), table.T, strict=True))
 
 
-def engine_of() -> Engine:
-    engine = Engine(definitions(), MemoryState())
+def engine_of(defined: Definitions | None = None) -> Engine:
+    engine = Engine(defined or definitions(), MemoryState())
     did = partial(Event, event_id="", user_id="u", session_id="s")
     events = [
         did(type="rating", item_id="i01", timestamp=98 * DAY, properties={"stars": 4}),
@@ -173,6 +180,35 @@ def test_packaged_features_are_no_columns_of_their_own() -> None:
     assert len(own_columns(load_definitions(many))) == 64
 
 
+def without(names: tuple[str, ...], **others: str) -> Definitions:
+    """Return the definitions without some features; `others` are added in YAML."""
+    added = load_definitions("".join(others.values())).features if others else ()
+    kept = tuple(it for it in definitions().features if it.name not in names)
+    return Definitions((*kept, *added))
+
+
+def test_features_of_the_life_cycle_change_no_column() -> None:
+    """A model of a version before them fits: it reads the same columns and numbers."""
+    before = without(SOURCES)
+    assert len(before.features) + len(SOURCES) == len(definitions().features)
+    assert columns_fingerprint(definitions()) == columns_fingerprint(before) == before.fingerprint
+    old, new = (table_of(engine_of(it), subject="u", session_id="s") for it in (before, None))
+    assert old.keys() == new.keys()
+    for name, values in new.items():
+        np.testing.assert_array_equal(values, old[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "recent_items", "spent_7d"])
+def test_every_other_change_of_definitions_changes_the_fingerprint(name: str) -> None:
+    own = f"- {{name: {name}, entity: user, event: leave, aggregate: last_time}}\n"
+    changed = {columns_fingerprint(without((name,), own=own)), columns_fingerprint(definitions())}
+    assert len(changed) == 2
+    if name not in SOURCES:
+        changed.add(columns_fingerprint(without((name,))))
+        assert len(changed) == 3
+
+
+@pytest.mark.slow
 def test_a_planted_feature_is_learned_and_served(tmp_path: Path) -> None:
     """What is taken carries a badge that only the shop's own feature counts."""
     shop = make_shop(7, people=20, items=60, days=40)
@@ -205,7 +241,7 @@ def test_a_planted_feature_is_learned_and_served(tmp_path: Path) -> None:
     engine.apply(log.read(0, log.end))
     experiment = Experiment(RANKING_EXPERIMENT, (Arm("heuristic", 0.1), Arm(LEARNED, 0.9)))
     options = RecommenderOptions(
-        models=tmp_path / "models", definitions=defined.fingerprint, experiment=experiment
+        models=tmp_path / "models", definitions=columns_fingerprint(defined), experiment=experiment
     )
     ranked = Recommender(engine, options)
     request = RecommendRequest(user_id=shop.person[0], force={RANKING_EXPERIMENT: LEARNED})
@@ -213,4 +249,4 @@ def test_a_planted_feature_is_learned_and_served(tmp_path: Path) -> None:
     assert answer.model_version == "1"
     assert impression is not None
     with pytest.raises(ModelError, match="unknown"):
-        load_model(place, definitions=defined.fingerprint)
+        load_model(place, definitions=columns_fingerprint(defined))

@@ -27,7 +27,7 @@ from tests.platform.shop import (
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
-from tactful.ranking.features import RANKING_FEATURES, hide_rare
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint, hide_rare
 from tactful.ranking.model import Pointer, load_model, version_directory, write_pointer
 from tactful.ranking.rates import RATES, rates_of, smoothed
 from tactful.ranking.request_columns import MATCHES, PLAIN, matches_of, plain_values
@@ -228,7 +228,7 @@ def test_training_and_serving_compute_the_same(tmp_path: Path) -> None:
     with write_log(tmp_path / "part", what[: 2 * len(what) // 3]) as part:
         train_version(part, tmp_path / "models", rounds=3)
     write_pointer(tmp_path / "models", Pointer(version="1"))
-    fingerprint = definitions().fingerprint
+    fingerprint = columns_fingerprint(definitions())
     index = load_model(version_directory(tmp_path / "models", "1"), definitions=fingerprint).index
     experiment = Experiment(RANKING_EXPERIMENT, (Arm("heuristic", 0.1), Arm(LEARNED, 0.9)))
     live = Engine(definitions(), MemoryState())

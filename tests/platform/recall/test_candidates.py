@@ -20,11 +20,11 @@ from tactful.recall.candidates import (
     Candidates,
     CatalogueView,
     Quotas,
-    allowed_rows,
     gather,
     with_intended,
 )
 from tactful.recall.index import CHANNELS
+from tactful.recall.limits import allowed_rows
 from tactful.recall.neighbours import NeighbourTable, score_neighbours
 from tactful.recall.popularity import Popularity
 from tactful.schemas.recommendations import RecommendRequest

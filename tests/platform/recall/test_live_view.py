@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.platform.shop import definitions
 
 import tactful.recall.live_view
 import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
+from tactful.errors import StorageError
 from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.live_view import LiveCatalogue
 from tactful.recall.tables import Interactions
+from tactful.vectors.content import ContentVectors
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
@@ -111,6 +117,67 @@ def test_processes_agree(tmp_path: Path, engine: Engine, monkeypatch: pytest.Mon
         assert list(view.catalogue.item_ids) == ids
         assert near(view, "i0", 8) == {*(f"i{row}" for row in range(5)), "new0", "new2", "last"}
     again.close()
+
+
+class Encoded:
+    """A store of vectors that breaks and is mended."""
+
+    def __init__(self) -> None:
+        self.name = "text:mirror:1"
+        self.parts = [1]
+        self.is_broken = self.is_closed = False
+        self.number = 1
+
+    def of(self, items: Sequence[Item | None]) -> NDArray[np.float32]:
+        if self.is_broken:
+            raise StorageError("a damaged file")
+        return np.ones((len(items), 1), np.float32)
+
+    def version(self) -> int:
+        return self.number
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Mirrored:
+    """Content vectors that are turned round where they are encoded."""
+
+    encoder = "text:mirror:1"
+
+    def vectors(self, items: Sequence[Item], encoded: Encoded | None = None) -> NDArray[np.float32]:
+        rows = INDEX.content.vectors(items)
+        return rows if encoded is None else -rows * encoded.of(items)
+
+
+def test_items_keep_their_vectors_while_the_encoded_ones_cannot_be_read(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tactful.recall.live_view, "_FEW", 1)  # items are placed one by one
+    store, now = Encoded(), [0.0]
+    mirrored = replace(INDEX, content=cast(ContentVectors, Mirrored()))
+    live = LiveCatalogue(
+        mirrored, tmp_path / "live", monotonic=lambda: now[0], encoded=lambda _: store
+    )
+    live.refresh(engine)
+
+    def sides(*item_ids: str) -> list[bool]:
+        """Return whether items have their encoded vectors, ten seconds later."""
+        now[0] += 10.0
+        view = live.refresh(engine)
+        rows = np.array([view.catalogue.item_ids.index(it) for it in item_ids])
+        words = INDEX.content.vectors([engine.items[it] for it in item_ids])
+        return [bool(row) for row in (view.search.vectors_of(rows) * words).sum(axis=1) < 0.0]
+
+    send(engine, item("first", "green tea"))
+    assert sides("first") == [True]
+    store.is_broken, store.number = True, 2
+    send(engine, item("second", "green tea"))
+    assert sides("first", "second") == [True, False]
+    store.is_broken = False
+    assert sides("first", "second") == [True, True]
+    live.close()
+    assert store.is_closed
 
 
 def test_another_index(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.ranking.heuristic import heuristic_scores
-from tactful.recall.candidates import CatalogueView, Quotas, allowed_rows, gather
+from tactful.recall.candidates import CatalogueView, Quotas, gather
+from tactful.recall.limits import allowed_rows
 from tactful.recall.popularity import popular_rows
 from tactful.recall.rejections import rejected_rows, similarity_to
 from tactful.schemas.recommendations import Candidate, RecommendRequest

@@ -17,6 +17,7 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
+from tactful.ranking.features import columns_fingerprint
 from tactful.recall.candidates import Quotas
 from tactful.recall.trending import Rise, Trending, Trends, TrendSource, noise_variance, rises
 from tactful.recommend.recommender import Recommender, RecommenderOptions
@@ -223,7 +224,7 @@ def listed(engine: Engine, models: Path, **changes: Any) -> tuple[dict[str, str]
     arms = (Arm("heuristic", 0.5), Arm("learned", 0.5))
     options: dict[str, Any] = {"quotas": Quotas(popular=2, trending=COUNT), **changes}
     options["experiment"] = Experiment("ranking", arms)
-    fingerprint = definitions().fingerprint
+    fingerprint = columns_fingerprint(definitions())
     chosen = RecommenderOptions(models=models, definitions=fingerprint, **options)
     made = Recommender(engine, chosen)
     request = RecommendRequest(user_id="stranger", count=COUNT)

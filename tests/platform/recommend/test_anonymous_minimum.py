@@ -17,6 +17,7 @@ from tests.platform.support import Live, small_settings, wait_until
 
 from tactful.config.engine import EngineSettings
 from tactful.config.settings import Settings
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import Pointer, write_pointer
 from tactful.recall import live_view
 from tactful.recall.takers import DAYS, NAME, Takers, without_takers
@@ -96,7 +97,10 @@ def answers(takes: Sequence[Take], models: Path) -> list[Any]:
     """Return an anonymous list, one of a visit, and one of a category: scores and columns."""
     takers = Takers(LEAST)
     options = RecommenderOptions(
-        models=models, definitions=definitions().fingerprint, experiment=EXPERIMENT, takers=takers
+        models=models,
+        definitions=columns_fingerprint(definitions()),
+        experiment=EXPERIMENT,
+        takers=takers,
     )
     recommender = Recommender(engine_of(takes, takers), options)
     requests = (

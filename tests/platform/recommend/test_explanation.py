@@ -23,7 +23,7 @@ from tactful.client import Client
 from tactful.config.settings import Settings
 from tactful.errors import ModelError
 from tactful.event_log.impressions import RecentImpressions, as_impression, find_impression
-from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint, layout
 from tactful.ranking.model import version_directory
 from tactful.recommend.explanation import Explainer, contributions_of
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
@@ -49,6 +49,7 @@ def shown(ranked: Recommender, arm: str = LEARNED, **asked: Any) -> Event:
     return decoded(ranked.recommend(request, now=NOW)[1])
 
 
+@pytest.mark.slow
 def test_contributions_add_up_to_the_score(ranked: Recommender) -> None:
     event = shown(ranked)
     told = ranked.explain(event)
@@ -58,7 +59,7 @@ def test_contributions_add_up_to_the_score(ranked: Recommender) -> None:
     served = as_impression(event)
     assert served is not None
     assert served.features is not None
-    assert served.layout == layout(definitions().fingerprint)
+    assert served.layout == layout(columns_fingerprint(definitions()))
     for item, row in zip(told.items, served.features.tolist(), strict=True):
         assert item.features is not None
         assert item.contributions is not None

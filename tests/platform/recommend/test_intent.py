@@ -11,61 +11,37 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.platform.shop import (
-    definitions,
-    engine_at,
-    entries,
-    make_shop,
-    train_version,
-    write_log,
-)
+from tests.platform.recommend import test_recommender
+from tests.platform.recommend.test_recommender import ENTRIES, NOW, SHOP, Served, recommender
+from tests.platform.shop import definitions, engine_at, write_log
 
 from tactful.event_log.impressions import logged_event
 from tactful.ranking.intent_effect import LoggedIntent
-from tactful.ranking.model import Pointer, write_pointer
-from tactful.recommend.recommender import (
-    HEURISTIC,
-    LEARNED,
-    RANKING_EXPERIMENT,
-    Recommender,
-    RecommenderOptions,
-)
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.recommendations import RecommendRequest
-from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
 
-SHOP = make_shop(7, people=14, items=70, days=40)
-NOW = int(SHOP.timestamp[-1]) + 1
-ARMS = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
 ALL = 70
 WAYS = [(who, arm) for who in (None, SHOP.person[0]) for arm in (HEURISTIC, LEARNED)]
 
 
+trained = test_recommender.served  # the fixture
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    directory = tmp_path_factory.mktemp("intent")
-    log, models = write_log(directory / "log", entries(SHOP)), directory / "models"
-    train_version(log, models)
-    write_pointer(models, Pointer(version="1"))
-    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
-    options = RecommenderOptions(
-        models=models, definitions=definitions().fingerprint, experiment=ARMS
-    )
-    return Recommender(engine, options)
+def server(trained: Served) -> Recommender:
+    engine = engine_at(Engine(definitions(), MemoryState()), trained.log, trained.log.end)
+    return recommender(engine, trained.models)
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     """A new shop: items, and nothing that was done with them."""
     directory = tmp_path_factory.mktemp("empty")
-    log = write_log(directory / "log", entries(SHOP)[:ALL])
+    log = write_log(directory / "log", ENTRIES[:ALL])
     engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
-    fingerprint = definitions().fingerprint
-    models = directory / "models"
-    return Recommender(
-        engine, RecommenderOptions(models=models, definitions=fingerprint, experiment=ARMS)
-    )
+    return recommender(engine, directory / "models")
 
 
 def category_of(server: Recommender) -> Mapping[str, str | None]:

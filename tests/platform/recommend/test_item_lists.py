@@ -18,6 +18,7 @@ from tests.platform.shop import DAY, definitions, write_log
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.ids import ItemIds
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import untrained_recall
 from tactful.recall.candidates import CatalogueView
 from tactful.recall.common_pairs import CommonPairs, PairTable
@@ -331,7 +332,7 @@ def all_lists(path: Path, events: Iterable[Event]) -> dict[str, list[Any]]:
         engine,
         RecommenderOptions(
             models=path / "models",
-            definitions=definitions().fingerprint,
+            definitions=columns_fingerprint(definitions()),
             experiment=EXPERIMENT,
             takers=takers,
             minimum_people=LEAST,

@@ -88,3 +88,16 @@ def test_an_item_that_came_later_has_neighbours_by_its_words_alone(view: Catalog
         ("i04", 0.25, ["blue", "tea"]),
     ]
     assert NeighbourReader(view, 2).read("unknown", []).described == []
+
+
+def test_neighbours_by_encoders_are_others_with_their_titles(view: CatalogueView) -> None:
+    near = [("i02", 1.0), ("i03", 0.5), ("later", 0.4), ("i04", 0.25)]
+    read = NeighbourReader(view, 2).read("i02", [], meaning=near)
+    assert read.meaning is not None and read.pictures is None
+    assert [(it.item_id, it.title, it.score) for it in read.meaning] == [
+        ("i03", "Blue tea i03", 0.5),
+        ("later", "Blue tea later", 0.4),
+    ]
+    unknown = NeighbourReader(view, 2).read("unknown", [], meaning=[], pictures=near[1:])
+    assert unknown.meaning == [] and unknown.pictures is not None
+    assert [it.item_id for it in unknown.pictures] == ["i03", "later"]

@@ -12,7 +12,7 @@ import pytest
 from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, train_version
 from tests.platform.shop import write_log as write
 
-from tactful.ranking.features import ASKED, RANKING_FEATURES
+from tactful.ranking.features import ASKED, RANKING_FEATURES, columns_fingerprint
 from tactful.ranking.model import Pointer, write_pointer
 from tactful.recall.takers import Takers
 from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender, RecommenderOptions
@@ -42,7 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Path]:
 
 def recommender(trained: tuple[Engine, Path], **changes: Any) -> Recommender:
     engine, models = trained
-    options: dict[str, Any] = {"definitions": definitions().fingerprint, "experiment": EXPERIMENT}
+    options: dict[str, Any] = {
+        "definitions": columns_fingerprint(definitions()),
+        "experiment": EXPERIMENT,
+    }
     return Recommender(engine, RecommenderOptions(models=models, **options, **changes))
 
 

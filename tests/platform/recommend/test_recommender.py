@@ -16,7 +16,15 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
+from tests.platform.shop import (
+    SERVICE,
+    definitions,
+    engine_at,
+    entries,
+    make_shop,
+    train_version,
+    write_log,
+)
 from tests.platform.support import Live, small_settings
 
 from tactful.bandits.decisions import read_decision
@@ -30,7 +38,7 @@ from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import Served as ServedNow
-from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint
 from tactful.ranking.model import (
     Pointer,
     RankingModel,
@@ -57,7 +65,6 @@ from tactful.training.evaluation import CUTOFF
 from tactful.training.options import TrainingOptions
 from tactful.training.questions import Question
 from tactful.training.replay_rows import collect, replay_engine
-from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
@@ -83,15 +90,11 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     directory = tmp_path_factory.mktemp("served")
-    options = TrainingOptions(label_days=15, rounds=15, threads=1)
     log = write_log(directory / "log", ENTRIES)
     for version, share in (("1", 0.6), ("2", 1.0)):
         part = write_log(directory / f"part-{version}", ENTRIES[: int(share * len(ENTRIES))])
-        place = version_directory(directory / "models", version)
-        train(part, definitions(), place, options)
+        train_version(part, directory / "models", version)
         part.close()
-        manifest = msgspec.structs.replace(read_manifest(place), version=version)
-        (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     write_pointer(directory / "models", Pointer(version="1"))
     return Served(log, directory / "models")
 
@@ -108,7 +111,7 @@ def engine(served: Served) -> Engine:
 
 
 def recommender(engine: Engine, models: Path, **changes: Any) -> Recommender:
-    fingerprint = definitions().fingerprint
+    fingerprint = columns_fingerprint(definitions())
     options: dict[str, Any] = {"definitions": fingerprint, "experiment": SHIPPED, **changes}
     return Recommender(engine, RecommenderOptions(models=models, **options))
 
@@ -455,14 +458,23 @@ def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
 # No skew
 
 
+@pytest.mark.slow
 def test_no_training_serving_skew(served: Served, models: Path, tmp_path: Path) -> None:
     """Float for float: the list is logged before its event, and training replays to the same."""
-    index = load_model(version_directory(models, "1"), definitions=definitions().fingerprint).index
+    index = load_model(
+        version_directory(models, "1"), definitions=columns_fingerprint(definitions())
+    ).index
     live = Engine(definitions(), RocksState(tmp_path / "state"))
     draw = random.Random(1)
-    asks = draw.sample(SHOP.asks, 12)
-    options = TrainingOptions()
-    for number, ask in enumerate(sorted(asks, key=lambda ask: ask.before)):
+    asks = sorted(draw.sample(SHOP.asks, 12), key=lambda ask: ask.before)
+    questions = [
+        Question(UPSERTS + it.before, it.at, it.person, it.session_id, it.taken) for it in asks
+    ]
+    opened = partial(replay_engine, definitions())
+    _, replayed = collect(served.log, opened, index, questions, 0, TrainingOptions())
+    ends = np.cumsum(replayed.sizes)[:-1]
+    features, labels = np.split(replayed.features, ends), np.split(replayed.labels, ends)
+    for number, (ask, rows, taken) in enumerate(zip(asks, features, labels, strict=True)):
         offset = UPSERTS + ask.before
         engine_at(live, served.log, offset, chunk=draw.randint(1, 300))
         if number % 3 == 0:
@@ -477,14 +489,11 @@ def test_no_training_serving_skew(served: Served, models: Path, tmp_path: Path) 
             force={RANKING_EXPERIMENT: LEARNED},
         )
         answer, impression = recommender(live, models).recommend(request, now=0)
-        question = Question(offset, ask.at, ask.person, ask.session_id, ask.taken)
-        opened = partial(replay_engine, definitions())
-        _, rows = collect(served.log, opened, index, [question], 0, options)
         shown = features_of(decoded(impression))
         by_row = np.argsort([index.item_ids.index(it) for it in ids(answer)])
         assert shown.shape == (len(answer.items), len(RANKING_FEATURES))
-        assert np.array_equal(shown[by_row], rows.features, equal_nan=True)
-        assert {ids(answer)[place] for place in by_row[rows.labels]} == ask.taken & set(ids(answer))
+        assert np.array_equal(shown[by_row], rows, equal_nan=True)
+        assert {ids(answer)[place] for place in by_row[taken]} == ask.taken & set(ids(answer))
     live.close()
 
 
@@ -507,7 +516,9 @@ def test_an_impression_holds_the_list_as_it_was_shown(engine: Engine, models: Pa
     assert said["scores"] == [item.score for item in answer.items]
     assert said["channels"] == [item.channel for item in answer.items]
     assert said["model_version"] == answer.model_version == "1"
-    model = load_model(version_directory(models, "1"), definitions=definitions().fingerprint)
+    model = load_model(
+        version_directory(models, "1"), definitions=columns_fingerprint(definitions())
+    )
     assert model.score(features_of(event)).tolist() == said["scores"]
 
 

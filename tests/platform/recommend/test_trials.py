@@ -17,7 +17,7 @@ from tests.platform.shop import train_version as trained
 from tests.platform.support import Live, build, small_settings
 
 from tactful.errors import ModelError
-from tactful.ranking.features import column_names
+from tactful.ranking.features import column_names, columns_fingerprint
 from tactful.ranking.model import Pointer, load_model, version_directory, write_pointer
 from tactful.ranking.own_columns import own_columns
 from tactful.recommend.made_up import MADE_UP, made_up_engine
@@ -66,7 +66,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture
 def recommender(engine: Engine, models: Path) -> Recommender:
     options = RecommenderOptions(
-        models=models, definitions=definitions().fingerprint, experiment=EXPERIMENT
+        models=models, definitions=columns_fingerprint(definitions()), experiment=EXPERIMENT
     )
     return Recommender(engine, options)
 
@@ -135,7 +135,9 @@ def test_another_version_ranks_the_candidates_of_the_champion(
         assert tried.answer.model_version == version
         names = column_names(own_columns(definitions()))
         model = load_model(
-            version_directory(models, version), definitions=definitions().fingerprint, names=names
+            version_directory(models, version),
+            definitions=columns_fingerprint(definitions()),
+            names=names,
         )
         scores = model.score(features_of(decoded(tried.impression)))
         shown = [item.score for item in tried.answer.items]
@@ -153,7 +155,7 @@ def test_another_version_ranks_the_candidates_of_the_champion(
 
 def test_a_version_needs_a_champion_to_stand_in_for(engine: Engine, tmp_path: Path) -> None:
     options = RecommenderOptions(
-        models=tmp_path, definitions=definitions().fingerprint, experiment=EXPERIMENT
+        models=tmp_path, definitions=columns_fingerprint(definitions()), experiment=EXPERIMENT
     )
     with pytest.raises(ProblemError, match="no model serves"):
         Recommender(engine, options).attempt(

@@ -252,6 +252,7 @@ def test_until_it_and_its_lists_have_caught_up_it_is_not_ready(settings: Setting
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_stop_during_recovery_goes_on_at_the_next_start(settings: Settings) -> None:
     first = Platform.open(settings, build)
     first.backend.partitions()[0].append([encode_entry(it) for it in events(3000)])
@@ -343,6 +344,7 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         settings=SimpleNamespace(storage=SimpleNamespace(data=Path("/"))),
         started_at=0,
         rollouts=SimpleNamespace(all=lambda: []),
+        encoding=None,
     )
     add_gauges(platform)
     shown = metrics.render().decode()

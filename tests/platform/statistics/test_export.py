@@ -268,6 +268,7 @@ def test_what_cannot_be_published_is_said(tmp_path: Path) -> None:
     assert "--out" in refused.output
 
 
+@pytest.mark.slow
 def test_a_topic_of_kafka_holds_every_number(tmp_path: Path, kafka_servers: str) -> None:
     from tests.streaming.flink_cluster import make_topic
 
@@ -316,6 +317,7 @@ def marks_in(text: str) -> list[str]:
     return [what for what, mark in MARKS.items() if mark in text or mark[2:] in text]
 
 
+@pytest.mark.slow
 def test_leak_5_ids_and_counts_stay_in_their_places(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

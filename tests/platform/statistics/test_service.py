@@ -907,6 +907,7 @@ def test_what_an_event_is_counted_as(
     assert key is None or not made.catalogue or key in made.catalogue
 
 
+@pytest.mark.slow
 def test_periods_and_totals_are_released_beside_the_panes(quiet: None, tmp_path: Path) -> None:
     """Hours, days and totals since midnight from one count of each event, through crashes."""
     wanted = lines(epsilon="1/4", periods={"1d": "1/4"}, running_total="1/2")

@@ -218,6 +218,7 @@ def test_no_raw_value_is_stored(site: Site, caplog: pytest.LogCaptureFixture) ->
         assert cell_of(context["lat"], context["lon"], 10) == (context["lat"], context["lon"])
 
 
+@pytest.mark.slow
 @mock.patch("tactful.server.background._ERASE_S", 0.2)
 def test_measured_events_are_minimised(tmp_path: Path) -> None:
     """An event that may only be counted is stored without detail, too, and erased by its user."""

@@ -110,7 +110,10 @@ def server(tmp_path: Path) -> Process:
     return Process(tmp_path)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sign", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stop_commits_what_was_accepted(server: Process, sign: signal.Signals) -> None:
     server.start()
     writers = [Writer(server, number, again=False) for number in range(WRITERS)]
@@ -303,6 +306,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_refuses_events_and_loses_none(tmp_path: Path) -> None:
     _fill_and_free(tmp_path, "limited")
 
@@ -370,6 +374,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
         server.end(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_the_server_imports_no_torch_mlflow_or_streamlit(tmp_path: Path) -> None:
     code = (
         "import sys, tactful.cli.main, tactful.http.routes, tactful.http.uvicorn_server\n"

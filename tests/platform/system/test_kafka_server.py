@@ -198,6 +198,7 @@ def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
     Platform.open(other, build, rebuild=True).close()
 
 
+@pytest.mark.slow
 def test_a_topic_made_anew_is_not_the_topic_of_the_state(kafka: Settings) -> None:
     from confluent_kafka.admin import AdminClient
 
@@ -227,6 +228,7 @@ def proxied(
     return on_kafka(settings, broker.servers), proxy
 
 
+@pytest.mark.slow
 @BOTH_BROKERS
 def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     """They are accepted again afterwards."""
@@ -248,6 +250,7 @@ def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Pro
         assert live.views("u", after["position"]) == 3
 
 
+@pytest.mark.slow
 @BOTH_BROKERS
 def test_spooled_events_count_once_a_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     settings, proxy = proxied
@@ -307,6 +310,7 @@ def shared(kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch)
     return replace(kafka, online=OnlineSettings(kind="redis"))
 
 
+@pytest.mark.slow
 def test_people_are_read_from_redis(shared: Settings, redis: RedisServer, tmp_path: Path) -> None:
     settings = replace(shared, server=replace(shared.server, after_wait_s=50))
 

@@ -38,7 +38,7 @@ from tactful.event_log.merged_log import MergedLog
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.models.training_run import reason_to_train, run_training
-from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint, layout
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
 from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
@@ -92,7 +92,7 @@ def lists_shown(of: Sequence[Entry], count: int = 200) -> Iterator[Event]:
     people = sorted({it.user_id for it in events if it.user_id})
     end = max(it.timestamp for it in events)
     draw = np.random.default_rng(3)
-    meaning = layout(definitions().fingerprint)
+    meaning = layout(columns_fingerprint(definitions()))
     for number in range(count):
         features = draw.standard_normal((5, len(RANKING_FEATURES))).astype("<f4")
         # No other event has this time: partitions have no order at equal times.
@@ -165,6 +165,7 @@ def run(*arguments: object) -> Result:
 # Equal results
 
 
+@pytest.mark.slow
 def test_the_model_is_that_of_files(kafka_servers: str, tmp_path: Path) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)
@@ -427,6 +428,7 @@ def fill_up(settings: Settings) -> None:
                 log.append_to(number, [os.urandom(500_000)])
 
 
+@pytest.mark.slow
 def test_what_retention_has_dropped_before_is_not_missed(small_topic: Settings) -> None:
     what = entries(make_shop(3, people=12, items=40, days=30))
     put(small_topic, what[:100])
@@ -442,6 +444,7 @@ def test_what_retention_has_dropped_before_is_not_missed(small_topic: Settings) 
     assert history.offset.max() < reached
 
 
+@pytest.mark.slow
 def test_what_retention_drops_while_it_is_read_is_told(small_topic: Settings) -> None:
     put(small_topic, entries(make_shop(3, people=12, items=40, days=30)))
 

@@ -120,6 +120,7 @@ def load_on(live: Live) -> Iterator[Load]:
             thread.join(60)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> None:
     models = settings.models
     with Live(Platform.open(settings, build)) as live:

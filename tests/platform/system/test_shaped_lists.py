@@ -147,6 +147,7 @@ def shaped(shop: Shop, answer: dict[str, Any]) -> dict[str, Any]:
 # Cold start
 
 
+@pytest.mark.slow
 def test_the_first_click_is_used_at_once(shop: Shop) -> None:
     """In each arm, for new users with and without a description."""
     described = {"gender": "F", "member": True}
@@ -217,6 +218,7 @@ def test_a_new_item_is_recommended_within_a_minute(shop: Shop) -> None:
         assert len(gone) == 20
 
 
+@pytest.mark.slow
 def test_people_of_whom_nothing_is_known_are_shown_different_new_items(shop: Shop) -> None:
     """Each is drawn with one chance in twelve, and the impression says so."""
     new = [{"item_id": f"new-{number}", "category": f"kind-{number}"} for number in range(12)]

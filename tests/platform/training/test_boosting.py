@@ -89,6 +89,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / jud
 """
 
 
+@pytest.mark.slow
 def test_the_judged_rows_are_in_memory_once() -> None:
     """XGBoost's matrix of them took three times as much: 280 MB of a training of 1,000 MB."""
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=True)

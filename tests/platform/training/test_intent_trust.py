@@ -47,12 +47,14 @@ def test_a_planted_trust_is_found_again(trust: float, shown: int) -> None:
     assert found.unknown == pytest.approx(0.9, abs=0.08)
 
 
+@pytest.mark.slow
 def test_logged_intents_outweigh_many_replayed_ones() -> None:
     replayed, logged = planted(0.9, 3_000, 3, known=True), planted(0.1, 1_000, 4, known=True)
     assert fit_trust(replayed, []).known > 0.6
     assert fit_trust(replayed, logged).known < 0.35
 
 
+@pytest.mark.slow
 def test_the_default_holds_without_evidence_and_intents_always_count() -> None:
     found, default = fit_trust([], []), Trust()
     assert found.known == pytest.approx(default.known, abs=0.02)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_shop, write_log
 
 from tactful.ranking.calibration import calibrate
-from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint, layout
 from tactful.ranking.intent_effect import LoggedIntent
 from tactful.ranking.model import START, read_manifest
 from tactful.schemas.interactions import STRENGTH, at_least
@@ -325,7 +325,7 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
         best = int(np.argmax(features[:, price]))
         items = [f"i{n}" for n in range(10)]
         encoded = b64encode(features.tobytes()).decode()
-        meaning = layout(definitions().fingerprint)
+        meaning = layout(columns_fingerprint(definitions()))
         what.append(shown(f"r{number}", at, items, features=encoded, layout=meaning))
         what.append(outcome(f"r{number}", at + HOUR, f"i{best}"))
         if number % 2:
@@ -355,9 +355,10 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
     assert min(with_.looked) > 0.7, "an order of chance, and every place was looked at"
 
 
+@pytest.mark.slow
 def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what, end = past()
-    meaning = layout(definitions().fingerprint)
+    meaning = layout(columns_fingerprint(definitions()))
     for number in range(14 * 24):
         at = end - 14 * DAY + number * HOUR
         what.append(shown(f"r{number}", at, ["i1", "i2"], layout=meaning))

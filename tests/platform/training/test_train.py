@@ -23,7 +23,7 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
 from tactful.models.training_plots import plot_training
-from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.features import RANKING_FEATURES, columns_fingerprint
 from tactful.ranking.model import (
     Pointer,
     load_model,
@@ -171,12 +171,14 @@ def test_no_row_knows_what_came_after_its_question(share: float, seed: int, tied
     assert not knows_the_future(laid, int(share * len(laid[0])), seed, tied=tied)
 
 
+@pytest.mark.slow
 def test_an_index_of_everything_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = History.interactions
     monkeypatch.setattr(History, "interactions", lambda self, **_: honest(self))
     assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
+@pytest.mark.slow
 def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that arrive late carry an early time."""
     honest = History.interactions
@@ -191,6 +193,7 @@ def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch)
     assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
+@pytest.mark.slow
 def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = training_rows._replay
 
@@ -251,6 +254,7 @@ def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> 
     log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linked", [False, True])
 def test_rows_need_no_features_of_others(tmp_path: Path, linked: bool) -> None:
     """Only users and visits that are asked about are counted, with the devices they met."""
@@ -292,6 +296,7 @@ def test_a_training_reads_the_log_twice(tmp_path: Path) -> None:
     assert read == [*range(log.end)] * 2
 
 
+@pytest.mark.slow
 def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -> None:
     what = list(small_shop())
     history = history_of(tmp_path / "log", what)
@@ -404,6 +409,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
     shop = make_shop(0)
     log = EmbeddedLog(learned / "log", read_only=True)
@@ -426,7 +432,7 @@ def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
 
 def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
     place = version_directory(learned / "models", "1")
-    model = load_model(place, definitions=definitions().fingerprint)
+    model = load_model(place, definitions=columns_fingerprint(definitions()))
     manifest = model.manifest
     shop = make_shop(0)
     assert manifest.features == RANKING_FEATURES
@@ -445,6 +451,7 @@ def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
     assert list(manifest.gains.values()) == sorted(manifest.gains.values(), reverse=True)
 
 
+@pytest.mark.slow
 def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
 
@@ -488,6 +495,7 @@ def test_too_little_to_learn_from_says_what_is_missing(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_nothing_taken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = collect
 

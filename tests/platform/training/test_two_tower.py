@@ -21,7 +21,7 @@ from tactful.recall.neighbours import FADE, direction
 from tactful.recall.tables import Interactions
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions, Vectors
-from tactful.training.train import _index, train
+from tactful.training.train import _index, _Work, train
 from tactful.training.two_tower import (
     Steps,
     TowerOptions,
@@ -161,6 +161,7 @@ def test_pytorch_is_required_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train(log, definitions(), tmp_path / "model", TrainingOptions(vectors="two_tower"))
 
 
+@pytest.mark.slow
 def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
     with write_log(tmp_path / "log", entries(make_shop(7, people=20, items=40, days=40))) as log:
         history = History.read(log)
@@ -168,7 +169,17 @@ def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
     found = {}
     for vectors in get_args(Vectors):
         options = TrainingOptions(threads=1, vectors=vectors)
-        found[vectors] = _index(history, options, None, "past", lambda *told: stages.add(told[0]))
+        work = _Work(
+            definitions=definitions(),
+            options=options,
+            identity=None,
+            checkpoint=None,
+            keeper=None,
+            encoded=None,
+            crossing=None,
+            progress=lambda *told: stages.add(told[0]),
+        )
+        found[vectors] = _index(history, work, "past")
     assert stages == {"vectors of past"}
     first, second = (index.vectors for index in found.values())
     assert first.shape == second.shape

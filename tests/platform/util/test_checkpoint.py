@@ -101,6 +101,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_twice(folder: Path, killed_twice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = EmbeddedLog(folder / "log", read_only=True)
     train(log, definitions(), folder / "whole", OPTIONS)
@@ -116,6 +117,7 @@ def test_killed_twice(folder: Path, killed_twice: Path, monkeypatch: pytest.Monk
     assert (folder / "resumed/model.ubj").read_bytes() == (folder / "whole/model.ubj").read_bytes()
 
 
+@pytest.mark.slow
 def test_finished_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = [0]
 
@@ -134,6 +136,7 @@ def test_finished_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert number[0] + 10**6 == 120 - 3 * SMALL_PART
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "older_s", "kept"),
     [(OPTIONS, 0, True), (replace(OPTIONS, seed=1), 0, False), (OPTIONS, 90_000, False)],

@@ -129,6 +129,7 @@ class Differential(RuleBasedStateMachine):
             self.writer.close()
 
 
+@pytest.mark.slow
 def test_index_equals_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIVE_INDEX_TESTS", str(tmp_path))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing here cuts the power
@@ -152,6 +153,7 @@ def test_batched_look_ups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert live.snapshot.rows_of(["new-2", ids[2], "never-there"]) == [7, 2, None]
 
 
+@pytest.mark.slow
 def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
     ids, exact = base(3_000)
     made = build_vector_index(exact.vectors, exact_below=200, target=0.99)

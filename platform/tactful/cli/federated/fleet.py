@@ -92,7 +92,7 @@ class _Pages:
     page_port: int | None
     origins: tuple[str, ...]
 
-    def check(self, tier: Tier, *, sparse: bool) -> None:
+    def check(self, tier: Tier) -> None:
         """Raise ConfigError if pages cannot take part."""
         if self.page_port is None and not self.origins:
             return
@@ -103,8 +103,6 @@ class _Pages:
                 "--page-port goes with --tier secret or noise-in-sum: no page sends updates in the"
                 " clear"
             )
-        if sparse:
-            raise ConfigError("--page-port goes without --corrupt: pages know no sparse graph")
 
     @contextmanager
     def transport(self, invitation: Invitation, deadline: float) -> Iterator[PageTransport | None]:
@@ -213,7 +211,7 @@ def serve_command(
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
-    pages.check(run.tier, sparse=cohort.corrupt > 0)
+    pages.check(run.tier)
     with cli.reported_as(ConfigError, SettingsError):
         optimizer = method.server_optimizer()
         invitation = _invite(directory, run, cohort, method, widths)

@@ -115,6 +115,7 @@ def import_(
     store = ProgressStore(state_directory(os.environ, _home()))
     problem = None if sending.preview else store.problem()
     job = prepare(file, options, url, store, restart=sending.restart)
+    job.folder = file.parent
     if problem is not None:
         job.notes.append(f"progress is not kept, so an interrupted run begins anew: {problem}")
     if sending.preview:

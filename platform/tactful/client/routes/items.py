@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import Unpack
 
 from tactful.client.exchange import segment
-from tactful.client.item_calls import ItemFilter, ListOptions
+from tactful.client.item_calls import ItemFilter, ListOptions, SearchFields
 from tactful.client.request import Request
 from tactful.schemas.item_details import ItemNeighbours, ItemTrends
 from tactful.schemas.items import CatalogueItem, ItemList, ItemPage
 from tactful.schemas.positions import Position
+from tactful.schemas.search import SearchAnswer
 
 
 def search(**wanted: Unpack[ItemFilter]) -> Request[ItemPage]:
     """Request one page of the items that match; with `facets` also counts of all of them."""
     params = {name: _text(value) for name, value in wanted.items()}
     return Request("GET", "/v1/items", ItemPage, params=params)
+
+
+def search_text(query: str, **fields: Unpack[SearchFields]) -> Request[SearchAnswer]:
+    """Request the items that a text finds, the best first."""
+    body, is_text = {"query": query, **fields}, fields.get("audio") is None
+    return Request("POST", "/v1/search", SearchAnswer, body=body, repeatable=is_text)
 
 
 def read(item_id: str, *, after: Position | None = None) -> Request[CatalogueItem]:

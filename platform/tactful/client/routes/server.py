@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tactful.client.request import Request
-from tactful.schemas.health import Health
-from tactful.schemas.links import ApiLinks
+from tactful.schemas.health import ApiLinks, Health
 
 
 def links() -> Request[ApiLinks]:

@@ -37,6 +37,17 @@ async def looked_at(platform: Platform, call: Call, person: str, action: Access)
     await stored(record, _UNWRITTEN)
 
 
+async def try_for(platform: Platform, call: Call, person: str) -> None:
+    """Record that the caller tries an answer for a user, before it is computed.
+
+    Raises:
+        ProblemError: if the user was erased, or that cannot be written.
+    """
+    if platform.permissions.is_erased(person):
+        raise ProblemError("not_found", "this user was erased")
+    await looked_at(platform, call, person, "try")
+
+
 async def _get_audit(platform: Platform, call: Call) -> Reply:
     query = call.query(AuditQuery)
     read = partial(

@@ -27,7 +27,7 @@ from tactful.schemas.users import (
 )
 from tactful.subjects.look_up import Identifier
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.people.consent import Purpose, parse_purposes
+from tactful_privacy.people.consent import parse_decision
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -61,7 +61,7 @@ async def _put_consent(platform: Platform, call: Call) -> Reply:
     person = person_of(call)
     decision = await call.json(_new_consent)
     try:
-        parse_purposes(decision.purposes)
+        purposes = parse_decision(decision.purposes, platform.settings.domains.pairs)
         at = None if decision.at is None else to_milliseconds(decision.at)
     except (ParameterError, ValueError) as error:
         raise ProblemError("invalid", str(error), field="$") from None
@@ -69,7 +69,6 @@ async def _put_consent(platform: Platform, call: Call) -> Reply:
         raise ProblemError("invalid", "this user was erased: a user who returns needs a new id")
     if call.trusted:  # an operator; the shop's own server has a key with `ingest`
         await looked_at(platform, call, person, "decide")
-    purposes = {Purpose(name): agrees for name, agrees in decision.purposes.items()}
     record = partial(platform.consents.record, person, purposes, source=decision.source, at=at)
     await stored(record, "consent cannot be recorded now; send it again")
     return json_reply(await _consent(platform, person))
@@ -81,7 +80,7 @@ async def _consent(platform: Platform, person: str) -> Consent:
     history = await stored(read, "consent cannot be read now")
     return Consent(
         person=person,
-        allowed=sorted(platform.permissions.of_key(person)),
+        allowed=platform.permissions.held(person, platform.settings.domains.pairs),
         said={str(purpose): agrees for purpose, agrees in consents.said(person).items()},
         default=sorted(consents.default),
         history=msgspec.convert(history, list[ConsentDecision], from_attributes=True),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.federated.wire_vectors import AUTHORITY, INVITATION
+from tests.federated.wire_terms import AUTHORITY, INVITATION
 
 from tactful.cli.main import main
 from tactful_federated.core.invitation import save_invitation

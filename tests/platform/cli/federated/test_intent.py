@@ -120,6 +120,7 @@ def test_triggers_fire_once_and_tell_what_the_user_allows(
         assert found.exit_code == 2 and message in found.output, found.output
 
 
+@pytest.mark.slow
 def test_triggers_are_calibrated_to_public_histories(device: list[str], tmp_path: Path) -> None:
     """A model that knows nothing: every probability becomes the share that came."""
     ask(device, "--model", str(tmp_path / "model1"))

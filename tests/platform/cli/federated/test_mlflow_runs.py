@@ -52,6 +52,7 @@ def steps(client: MlflowClient, run: str, name: str) -> list[int]:
     return sorted(metric.step for metric in client.get_metric_history(run, name))
 
 
+@pytest.mark.slow
 def test_a_restart_logs_each_round_once(tmp_path: Path, uri: str, client: MlflowClient) -> None:
     runs, run, reporter = opened(tmp_path, uri)
     for number in (1, 2):

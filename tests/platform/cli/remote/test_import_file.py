@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -172,6 +174,7 @@ def parquet(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_killed_import_of_parquet_loses_and_doubles_nothing(live: Live, tmp_path: Path) -> None:
     count = 20_000
     file = parquet(tmp_path / "events.parquet", count)
@@ -311,3 +314,29 @@ def test_no_server_and_no_file(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (3, "")
     assert "does not answer" in result.stderr
     assert run("import", "nowhere.csv").exit_code == 2
+
+
+def test_pictures_beside_the_file_are_sent_and_nothing_else(live: Live, tmp_path: Path) -> None:
+    from tests.platform.understanding.tiny_picture_model import plain_picture
+
+    shop = tmp_path / "shop"
+    (shop / "photos").mkdir(parents=True)
+    blue = plain_picture((0, 0, 200))
+    (shop / "photos" / "蓝.png").write_bytes(blue)
+    (tmp_path / "outside.png").write_bytes(blue)
+    (shop / "secret.txt").write_bytes(blue)
+    (shop / "link.png").symlink_to(tmp_path / "outside.png")
+    (shop / "huge.png").write_bytes(bytes(2_500_001))
+    (shop / "broken.png").write_bytes(b"no picture")
+    cells = ["photos/蓝.png", "", "../outside.png", str(tmp_path / "outside.png"), "secret.txt"]
+    cells += ["link.png", "huge.png", "broken.png", "absent.png", "https://shop.example/a.png"]
+    rows = "".join(f"i{n},Item {n},{cell}\n" for n, cell in enumerate(cells))
+    (shop / "items.csv").write_text("item_id,title,photo\n" + rows)
+    done = run("import", shop / "items.csv", "--map", "image=photo", "--url", live.url, "--json")
+    assert done.exit_code == 6, done.output
+    outcome = json.loads(done.stdout)
+    assert (outcome["accepted"], outcome["rejected"]) == (2, 8)
+    assert outcome["rejected_by_code"] == {"bad_picture": 8}
+    items = [it for it in logged(live.platform.settings.storage.data) if isinstance(it, Item)]
+    digest = hashlib.sha256(blue).hexdigest()
+    assert [it.image for it in items] == [f"sha256:{digest}", msgspec.UNSET]

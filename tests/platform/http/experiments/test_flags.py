@@ -337,6 +337,7 @@ def test_a_wrong_file_is_refused_whole(shop: Live) -> None:
     assert ok(shop.http.get("/v1/flags"))["version"] == 1
 
 
+@pytest.mark.slow
 def test_worker_processes_forward_and_hold_streams(tmp_path: Path) -> None:
     with Live(Platform.open(small_settings(tmp_path), build), workers=1) as live:
         ok(live.http.post("/v1/flags", json={"definitions": FLAGS}))

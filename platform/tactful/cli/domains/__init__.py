@@ -1,0 +1,1 @@
+"""``tactful domains``: keys of a domain. Begin with `keys`."""

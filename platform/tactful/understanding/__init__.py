@@ -1,0 +1,4 @@
+"""Vectors of items and queries from their words and pictures.
+
+It may import `config`, `util`. Begin with `encoder`.
+"""
