@@ -183,6 +183,7 @@ def test_a_message_that_is_sent_again_counts_once(
     assert len(of_user(live, user)) == 1
 
 
+@pytest.mark.slow
 def test_a_message_changes_the_next_recommendation(
     send: Send, live: Live, request: pytest.FixtureRequest
 ) -> None:

@@ -454,6 +454,34 @@ def test_a_list_its_impressions_and_its_clicks(shop: Shop) -> None:
     assert {it["recommendation_id"] for it in events} == {listed["recommendation_id"]}
 
 
+def test_a_search_is_for_the_device_and_clicks_follow_from_it(shop: Shop) -> None:
+    pytest.importorskip("tantivy")
+    answer = shop.start(
+        "const found = await client.search('i 2', {limit: 4, facets: ['category']});"
+        "client.click(found, 'i-2'); await client.flush();"
+        "const none = await client.search('?!'); return {found, none, device: client.deviceId}",
+        consent=True,
+    )
+    assert [item["item_id"] for item in answer["found"]["items"]] == ["i-2"]
+    assert answer["none"]["note"]
+    body = shop.gate.seen[0].body
+    assert (body["query"], body["device_id"]) == ("i 2", answer["device"])
+    (click,) = shop.gate.events()
+    assert click["recommendation_id"] == answer["found"]["recommendation_id"]
+
+
+def test_a_profile_crosses_for_the_device_alone(shop: Shop) -> None:
+    """The server of this test knows no other domain, which its code says."""
+    calls = "const calls = [client.releaseProfile('a/b'), client.receiveProfile('shop', 'token')];"
+    codes = f"{calls} return Promise.all(calls.map((call) => call.catch((error) => error.code)))"
+    assert shop.start(codes) == ["no_consent"] * 2
+    assert shop.gate.seen == []
+    assert shop.start(codes, consent=True) == ["not_found"] * 2
+    device = shop.page.run("return client.deviceId")
+    bodies = sorted((it.body for it in shop.gate.seen), key=len)
+    assert bodies == [{"device_id": device}, {"device_id": device, "token": "token"}]
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_a_dislike_and_a_hide_name_the_list_if_there_is_one(shop: Shop, signed: bool) -> None:
     of = ", list" if signed else ""

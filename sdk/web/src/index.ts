@@ -6,6 +6,8 @@ import { Outbox } from "./outbox.js";
 import { Shelf } from "./storage.js";
 import { type Address, get, pauseMs, post, TactfulError, withScheme } from "./transport.js";
 import type { EventType, ItemList, ListRequest, PageEvent, Recommendation, RecommendRequest } from "./types.js";
+import type { Crossed, ProfileToken } from "./types.js";
+import type { SearchAnswer, SearchRequest, Shown } from "./types.js";
 
 export { randomizedResponse, type Weights } from "./randomized.js";
 export { TactfulError } from "./transport.js";
@@ -156,24 +158,24 @@ export class Tactful {
   }
 
   /** Say which items of a list came into sight; all, if left out. */
-  impression(list: Recommendation, itemIds?: string[]): void {
+  impression(list: Shown, itemIds?: string[]): void {
     for (const { item_id } of list.items) {
       if (itemIds === undefined || itemIds.includes(item_id)) this.follow("impression", list, item_id);
     }
   }
 
   /** Say that an item of a list was clicked. */
-  click(list: Recommendation, itemId: string): string | undefined {
+  click(list: Shown, itemId: string): string | undefined {
     return this.follow("click", list, itemId);
   }
 
   /** Say that the visitor does not like an item: it goes from their lists, and items like it lose. */
-  dislike(itemId: string, list?: Recommendation): string | undefined {
+  dislike(itemId: string, list?: Shown): string | undefined {
     return this.follow("dislike", list, itemId);
   }
 
   /** Say that the visitor hid an item; it counts as `dislike` does. */
-  hide(itemId: string, list?: Recommendation): string | undefined {
+  hide(itemId: string, list?: Shown): string | undefined {
     return this.follow("hide", list, itemId);
   }
 
@@ -183,16 +185,18 @@ export class Tactful {
    * @throws TactfulError with the code `no_consent` without consent and `anonymous`, `timeout`,
    *   `aborted`, `network`, or the code of the server's problem.
    */
-  async recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
-    const anonymous = options.anonymous ?? false;
-    const whom = anonymous ? {} : this.whom();
-    const dwell = this.dwell && { dwell_now: this.dwell.total };
-    const told = { ...dwell, ...request.context, consent: this.purposes };
-    const context = anonymous ? request.context : told;
-    const body = JSON.stringify({ ...request, ...whom, context });
-    return this.persist(options, (left, signal) =>
-      post<Recommendation>(this.address, "/v1/recommend", body, left, signal),
-    );
+  recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
+    return this.ask("/v1/recommend", request, options);
+  }
+
+  /**
+   * Search items by text, picture or voice, for this visitor. The server logs the query, unless
+   * `record` is false, and neither pictures nor audio.
+   *
+   * @throws TactfulError as `recommend`.
+   */
+  search(query: string, request: SearchRequest = {}, options: CallOptions = {}): Promise<SearchAnswer> {
+    return this.ask("/v1/search", request, options, { query });
   }
 
   /**
@@ -247,6 +251,31 @@ export class Tactful {
     return this.options.purposes ?? "personalisation measurement";
   }
 
+  /**
+   * Fetch the visitor's profile for another domain, which `receiveProfile` there takes within five
+   * minutes. The visitor must have agreed to the pair, such as `shop>magazine`, at your server.
+   *
+   * @throws TactfulError as `recommend`; `no_consent` also without that agreement.
+   */
+  releaseProfile(domain: string, options: ListOptions = {}): Promise<ProfileToken> {
+    return this.cross(`/v1/domains/${encodeURIComponent(domain)}/tokens`, {}, options);
+  }
+
+  /**
+   * Hand over the `token` of another domain: recommendations here follow the profile from now on.
+   *
+   * @throws TactfulError as `releaseProfile`; `invalid` for a token that expired or was used.
+   */
+  receiveProfile(domain: string, token: string, options: ListOptions = {}): Promise<Crossed> {
+    return this.cross(`/v1/domains/${encodeURIComponent(domain)}/profiles`, { token }, options);
+  }
+
+  private async cross<T>(path: string, more: { token?: string }, options: ListOptions): Promise<T> {
+    const { device_id } = this.whom();
+    const body = JSON.stringify({ ...more, device_id });
+    return post<T>(this.address, path, body, options.timeoutMs ?? 3_000, options.signal);
+  }
+
   private leave(): void {
     this.dwell?.hide(); // before the events that wait are sent
     this.outbox?.leave();
@@ -271,10 +300,26 @@ export class Tactful {
     return { device_id: this.outbox.deviceId, session_id: this.shelf.sessionId(Date.now()) };
   }
 
-  private follow(type: EventType, list: Recommendation | undefined, item: string): string | undefined {
+  private async ask<T>(
+    path: string,
+    request: RecommendRequest | SearchRequest,
+    options: CallOptions,
+    more?: { query: string },
+  ): Promise<T> {
+    const anonymous = options.anonymous ?? false;
+    const whom = anonymous ? {} : this.whom();
+    const dwell = this.dwell && { dwell_now: this.dwell.total };
+    const told = { ...dwell, ...request.context, consent: this.purposes };
+    const context = anonymous ? request.context : told;
+    const body = JSON.stringify({ ...request, ...more, ...whom, context });
+    return this.persist(options, (left, signal) => post<T>(this.address, path, body, left, signal));
+  }
+
+  private follow(type: EventType, list: Shown | undefined, item: string): string | undefined {
     if (!list) return this.track({ type, item_id: item });
     const position = list.items.findIndex(({ item_id }) => item_id === item);
-    const recommendation_id = list.recommendation_id;
+    const { recommendation_id } = list;
+    if (recommendation_id === null) return this.track({ type, item_id: item }); // a search without items
     return this.track({ type, item_id: item, recommendation_id, properties: { position } });
   }
 

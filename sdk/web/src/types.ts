@@ -118,6 +118,70 @@ export interface Recommendation {
   took_ms: number;
 }
 
+/** Items that a click may follow from: an answer of `recommend` or `search`. */
+export interface Shown {
+  recommendation_id: string | null;
+  items: { item_id: string }[];
+}
+
+/** Options of a search beside its query. The client adds the visitor. */
+export interface SearchRequest {
+  /** A JPEG, PNG, WebP or GIF file in base64: items that look like it, also without words. */
+  picture?: string;
+  /** A spoken question in base64, with an empty query: WAV, FLAC, OGG or MP3. */
+  audio?: string;
+  /** Language of `audio`, such as `en`. */
+  language?: string;
+  /** Only items of this category. */
+  category?: string;
+  /** Only items that pass. */
+  filter?: ItemFilter;
+  /** Only items that cost at least, and at most, so much. */
+  min_price?: number;
+  max_price?: number;
+  /** Items that cannot be bought now, too. */
+  unavailable?: boolean;
+  /** Count all matches by these fields: `category`, `price`, or names of properties. */
+  facets?: string[];
+  /** How many items a page has, 20 if left out. */
+  limit?: number;
+  /** `next_cursor` of the page before. */
+  cursor?: string;
+  /** Whether the server logs the query as a `search` event; true if left out. */
+  record?: boolean;
+  /** Where it will be shown, as of `recommend`. */
+  context?: Record<string, Scalar>;
+}
+
+export interface SearchAnswer extends Shown {
+  /** Best first. */
+  items: {
+    item_id: string;
+    score: number;
+    title: string | null;
+    /** BM25 score of the words; null for an item that has none of them. */
+    text_match: number | null;
+    /** Cosine of pictures or meanings; null for an item that is not near. */
+    vector_match: number | null;
+  }[];
+  total: number;
+  /** The text of `audio`, if there was any. */
+  heard: { text: string; confidence: number; language: string; alternatives: string[] } | null;
+  next_cursor: string | null;
+  facets: {
+    values: Record<string, { value: string; items: number }[]>;
+    prices: { low: number; high: number; items: number }[];
+  } | null;
+  /** Why there is no item, or why items do not have all words. */
+  note: string | null;
+  model_version: string;
+  /** Arm by experiment. */
+  variant: Record<string, string>;
+  /** Why the order is not personal, in words. */
+  fallback: string | null;
+  took_ms: number;
+}
+
 /** Which items of a list that is the same for everybody. */
 export interface ListRequest {
   /** How many items, 20 if left out. */
@@ -151,4 +215,23 @@ export interface EventsAccepted {
   accepted: number;
   duplicates: number;
   rejected: Rejection[];
+}
+
+/** A profile of the visitor, signed by one domain and encrypted for another. */
+export interface ProfileToken {
+  token: string;
+  releasing: string;
+  receiving: string;
+  /** From then on it is refused, epoch milliseconds. */
+  expires_at: number;
+}
+
+/** A profile that arrived from another domain. */
+export interface Crossed {
+  releasing: string;
+  embedding: string;
+  /** Epoch milliseconds. */
+  crossed_at: number;
+  /** Whether recommendations follow from it already. */
+  used: boolean;
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from tests.federated.wire_vectors import AUTHORITY
+from tests.federated.wire_terms import AUTHORITY
 from tests.platform.support import wait_until
 from tests.sdk.device.test_pages_train import WEIGHTS, invitation
 from tests.sdk.shop import pages
@@ -39,7 +39,8 @@ Date.now = () => realNow() + shift;
 window.fetch = (...given) => { sent += 1; return realFetch(...given); };
 window.charging = true;
 window.create = (more) => {
-  window.errors = []; window.stages = [];
+  window.device?.stop();
+  window.errors = []; window.stages = []; window.sent = 0;
   window.device = new PageDevice({
     ...options,
     ...more,

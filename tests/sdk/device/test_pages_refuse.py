@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
-from tests.federated.wire_vectors import AUTHORITY
+from tests.federated.wire_terms import AUTHORITY
 from tests.sdk.device.page_shop import INVITED, Shop, session, stored
 from tests.sdk.device.test_pages_train import WEIGHTS
 
@@ -94,6 +94,7 @@ def test_a_wrong_clock_is_corrected_within_a_day(shop: Shop) -> None:
         assert "more than a day off" in shop.page.evaluate("errors[0]")
 
 
+@pytest.mark.slow
 def test_a_spent_day_ends_rounds_until_the_next_one_or_a_charger(shop: Shop) -> None:
     shop.device(secondsPerDay=0.01)
     shop.page.run("window.charging = undefined; await device.record('tea')")
@@ -118,6 +119,7 @@ def test_a_spent_day_ends_rounds_until_the_next_one_or_a_charger(shop: Shop) -> 
     shop.page.run("performance.now = realPerformance")
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_once_consent_was_withdrawn_in_a_round(shop: Shop) -> None:
     options = shop.device()
     device = shop.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.federated.wire_vectors import AUTHORITY, INVITATION
+from tests.federated.wire_terms import AUTHORITY, INVITATION
 from tests.platform.support import wait_until
 from tests.sdk.shop import pages
 
@@ -52,14 +52,16 @@ class Fleet:
 
 
 @contextmanager
-def fleet(chromium: Path, bundle: Path, profile: Path, count: int) -> Iterator[Fleet]:
+def fleet(
+    chromium: Path, bundle: Path, profile: Path, count: int, invited: Invitation | None = None
+) -> Iterator[Fleet]:
     """Pages of as many origins, so that each is a device of its own, with their server."""
     with ExitStack() as stack:
         origins = [stack.enter_context(pages(bundle)) for _ in range(count)]
         opened = stack.enter_context(tabs(chromium, profile, count))
         transport = PageTransport(AUTHORITY.public_key(), timeout=60)
         address = stack.enter_context(serving_pages(PageApp(round_routes(transport), origins), 0))
-        invited = invitation(count)
+        invited = invited or invitation(count)
         for tab, origin in zip(opened, origins, strict=True):
             tab.open(f"{origin}/")
         for tab in opened:
@@ -107,6 +109,7 @@ def update_of(visit: list[str], invited: Invitation) -> Vector:
     return update
 
 
+@pytest.mark.slow
 def test_pages_complete_rounds(web_client: Path, chromium_path: Path, tmp_path: Path) -> None:
     count = 3
     with fleet(chromium_path, web_client, tmp_path / "profile", count) as devices:
@@ -132,6 +135,7 @@ def test_pages_complete_rounds(web_client: Path, chromium_path: Path, tmp_path: 
         assert "took part 2 times" in devices.pages[0].evaluate("errors.at(-1)")
 
 
+@pytest.mark.slow
 def test_nothing_is_stored_or_sent_without_consent(
     web_client: Path, chromium_path: Path, tmp_path: Path
 ) -> None:

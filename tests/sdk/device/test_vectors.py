@@ -14,6 +14,7 @@ from tests.federated.wire_vectors import PUBLISHED
 pytestmark = pytest.mark.service("web")
 
 
+@pytest.mark.slow
 def test_all_bytes_are_those_of_python(web_client: Path, tmp_path: Path) -> None:
     shutil.copy(web_client / "device-core.js", tmp_path)
     shutil.copy(Path(__file__).with_name("vectors.mjs"), tmp_path)

@@ -1,9 +1,11 @@
 // Checks the device of the browser against vectors; prints the parts that differ, as JSON.
 import { readFileSync } from "node:fs";
 import {
-  agree, batches, clipToNorm, coarse, Connection, decodeEnrolment, decodeSession, descend, fitTemperature, hex,
-  latest, likeliest, Model, NATIVE, openPackage, ownMask, pairMask, PERSONAL, PLAIN, readInvitation, repeatable,
-  SecureSum, SETTINGS, split, toGrid, train, training, Vocabulary, weightsDigest, WideGaussian, windows,
+  aboutToEvent, agree, batches, calibrated, clipToNorm, coarse, Connection, decide, decodeEnrolment, decodeSession,
+  descend, fitTemperature, foresee, hex, holdsOut, latest, likeliest, likelyWithin, Model, NATIVE, NOTHING_FIRED,
+  openPackage, ownMask, pairMask, PERSONAL, PLAIN, readInvitation, readTriggers, repeatable, SecureSum, SETTINGS,
+  sound, soundLimits, SparseSum, split, stepsWithin, toGrid, train, training, Vocabulary, weightsDigest,
+  WideGaussian, windows,
 } from "./device-core.js";
 
 const given = JSON.parse(readFileSync(0, "utf8"));
@@ -25,45 +27,43 @@ function tape(text) {
   };
 }
 
-async function refuses(name, call) {
-  const text = await call().then(() => "no refusal", (error) => error.name);
-  same(name, text, "DeviceError");
+async function refuses(name, call, message) {
+  const error = await call().then(() => new Error("no refusal"), (thrown) => thrown);
+  same(name, error.name, "DeviceError");
+  if (message) same(name, error.message, message);
 }
 
-async function stagesOf(each, primitives) {
+async function stagesOf(each, primitives, graph) {
   const of = decodeSession(bytes(each.questions[0]));
-  const sum = await SecureSum.begin(of, {
+  const sum = await (graph ? SparseSum : SecureSum).begin(of, {
     enrolment: decodeEnrolment(bytes(each.enrolment)),
     identity: await primitives.identity(bytes(each.identity)),
     authority: bytes(given.session.authority),
     fewest: 3,
     random: tape(each.random),
     primitives,
+    graph,
   });
   const vector = Int32Array.from(each.vector);
-  return [
-    () => sum.advertise(),
-    (question) => sum.share(question),
-    (question) => sum.mask(question, vector),
-    (question) => sum.confirm(question),
-    (question) => sum.open(question),
-  ];
+  return sum.steps.map((step) => (question) => sum[step](question, step === "mask" ? vector : undefined));
 }
 
-async function session(name, primitives) {
-  const { devices, refused } = given.session;
+async function session(name, primitives, { devices, refused = [], graph }) {
   for (const each of devices) {
-    const stages = await stagesOf(each, primitives);
+    const stages = await stagesOf(each, primitives, graph);
     for (const [at, question] of each.questions.entries()) {
       const answer = hex(await stages[at](bytes(question)));
       same(`${name}: answer ${at + 1} of ${each.device}`, answer, each.answers[at]);
     }
     await refuses(`${name}: repeated stage`, () => stages[0]());
   }
-  for (const { reason, stage, question } of refused) {
-    const stages = await stagesOf(devices[0], primitives);
-    for (let at = 0; at + 1 < stage; at++) await stages[at](bytes(devices[0].questions[at]));
-    await refuses(`${name}: ${reason}`, () => stages[stage - 1](bytes(question)));
+  const victim = devices.find(({ device }) => device === "3");
+  for (const { reason, stage, question, before = [], message } of refused) {
+    const stages = await stagesOf(victim, primitives, graph);
+    for (let at = 0; at + 1 < stage; at++) {
+      await stages[at](bytes(before[0] === at + 1 ? before[1] : victim.questions[at]));
+    }
+    await refuses(`${name}: ${reason}`, () => stages[stage - 1](bytes(question)), message);
     await refuses(`${name}: after ${reason}`, () => stages[stage - 1](bytes(question)));
   }
 }
@@ -81,7 +81,13 @@ async function masks(name, primitives) {
 
 for (const [name, primitives] of [["plain", PLAIN], ["native", NATIVE]]) {
   await masks(name, primitives);
-  await session(name, primitives);
+  await session(name, primitives, given.session);
+  await session(`${name}, sparse`, primitives, given.sparse);
+  const { graph, complete, withheld, devices: [first] } = given.sparse;
+  const stages = await stagesOf(first, primitives, graph);
+  for (let at = 0; at < 3; at++) await stages[at](bytes(first.questions[at]));
+  same(`${name}: a box withheld`, hex(await stages[3](bytes(withheld))), first.answers[3]);
+  await session(`${name}, small`, primitives, { ...complete, graph });
 }
 const { secret, threshold, holders, random, shares } = given.shares;
 same("shares", split(bytes(secret), threshold, holders, tape(random)).map(hex), shares);
@@ -90,6 +96,14 @@ same("terms", hex(readInvitation(given.terms.invitation).terms), given.terms.dig
 const grouped = readInvitation(given.terms.grouped);
 same("terms with groups", hex(grouped.terms), given.terms.grouped_digest);
 same("terms with noise of 65 bits", hex(readInvitation(given.terms.noisy).terms), given.terms.noisy_digest);
+const sparse = readInvitation(given.terms.sparse);
+same("terms with a graph", hex(sparse.terms), given.terms.sparse_digest);
+same("graph", [sparse.graph, grouped.graph ?? null], [given.sparse.graph, null]);
+for (const [neighbours, threshold] of given.sparse.unsafe) {
+  const invitation = JSON.parse(given.terms.sparse);
+  invitation.groups.graph = { neighbours, threshold };
+  await refuses("unsafe graph", async () => readInvitation(JSON.stringify(invitation)));
+}
 same("fewest of a group", [grouped.fewest, readInvitation(given.terms.invitation).fewest], [3, 3]);
 
 const floats = (text) => new Float32Array(bytes(text).buffer);
@@ -188,8 +202,10 @@ async function intent(of) {
   same("draws", of.draws.map(() => random()), of.draws);
   for (const { categories, steps, probability } of of.about) {
     const tokens = new Set(categories.map((name) => vocabulary.token(name)));
-    const settings = { steps, continuations: 1000, temperature };
-    const found = model.likelyWithin(weights, of.history, tokens, settings, repeatable());
+    const settings = { steps, continuations: 1000, ends: 0 };
+    const packaged = { model, weights, temperature };
+    const bySteps = await likelyWithin(packaged, of.history, [tokens], settings, repeatable());
+    const [found] = bySteps[steps - 1];
     // A draw at the border of two categories may fall to the other one by rounding.
     if (Math.abs(found - probability) > 0.002) different.push(["about", found, probability]);
   }
@@ -209,12 +225,54 @@ async function intent(of) {
   close("head", [...head], of.head);
 }
 
+async function triggers(of) {
+  const vocabulary = new Vocabulary(JSON.parse(given.terms.invitation).categories);
+  for (const { unit, held, ...rest } of of.holdouts) {
+    same("held out", holdsOut(sound({ ...rest, categories: ["tea"] }), unit), held);
+  }
+  for (const { times, steps, now, seconds, pace, shares } of of.pace) {
+    const visits = times.map((at, number) => {
+      return { number, at, categories: Array.from({ length: steps[number] }, (_, place) => `c${place}`) };
+    });
+    close("pace", stepsWithin(visits, now, seconds, pace), shares);
+  }
+  const { map, points } = of.calibration;
+  close("calibrated", points.map(([raw]) => calibrated(map, raw)), points.map(([, right]) => right));
+  for (const { triggers, limits, visits, walk, today, noticed, open } of of.decisions) {
+    let state = NOTHING_FIRED;
+    for (const [at, each] of walk.entries()) {
+      const { now, day, hour } = each;
+      const trigger = sound(triggers[each.trigger]);
+      const likely = { probability: each.probability, category: trigger.categories[0] };
+      const moment = { now, day, hour, visits: visits.slice(0, each.visits) };
+      const [next, fires] = decide(state, trigger, likely, moment, soundLimits(limits));
+      same(`decision ${at}`, fires, each.fires);
+      state = next;
+    }
+    same("today", Object.entries(state.today).sort(), Object.entries(today).sort());
+    same("noticed", [state.noticed, Object.keys(state.open).sort()], [noticed, open]);
+  }
+  const { vocabulary: size, embedding, hidden, temperature } = given.model;
+  const packaged = { model: new Model(size, embedding, hidden), weights: floats(given.model.weights), temperature };
+  const { visits, now, triggers, probabilities, categories } = of.foreseen;
+  const found = await foresee(packaged, vocabulary, { visits, open: false }, triggers.map(sound), now);
+  same("foreseen", found.map(({ category }) => category), categories);
+  // A draw at the border of two categories may fall to the other one by rounding.
+  const distance = Math.max(...found.map(({ probability }, at) => Math.abs(probability - probabilities[at])));
+  if (!(distance < 0.005)) different.push(["foreseen", distance]);
+  for (const { foresight, telling, event } of of.events) same("event", aboutToEvent(foresight, telling) ?? null, event);
+  for (const text of of.refused) {
+    await refuses(text, async () => readTriggers(text, (category) => vocabulary.has(category)));
+  }
+}
+
 for (const { sigma_squared, random, count, draws } of given.noise) {
   const noise = new WideGaussian(BigInt(sigma_squared), tape(random));
   same(`noise ${sigma_squared}`, [...noise.sample(count)], draws);
 }
 await pages(given.pages);
 await intent(given.intent);
+await triggers(given.triggers);
 await modelPackage(given.package);
 tokens(given.tokens);
 for (const { update, update_norm, units, clipped, whole } of given.grid) {

@@ -17,10 +17,24 @@ export { Double, pack, unpack } from "./msgpack.js";
 export { openPackage } from "./package.js";
 export { NATIVE, PLAIN, primitives } from "./primitives.js";
 export { SecureSum } from "./session.js";
+export { SparseSum } from "./sparse.js";
 export { split } from "./sharing.js";
 export { Model } from "./model.js";
 export { WideGaussian } from "./noise.js";
+export { likelyWithin } from "./ahead.js";
 export { repeatable } from "./draws.js";
+export { calibrated, foresee } from "./foresee.js";
+export { stepsWithin } from "./pace.js";
+export {
+  aboutToEvent,
+  decide,
+  foresightOf,
+  holdsOut,
+  NOTHING_FIRED,
+  readTriggers,
+  sound,
+  soundLimits,
+} from "./triggers.js";
 export { coarse, likeliest } from "./intent.js";
 export { fitTemperature, PERSONAL } from "./personalise.js";
 export { Rounds } from "./rounds.js";

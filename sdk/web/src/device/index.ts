@@ -2,7 +2,7 @@
 
 import { enrolAt } from "./connection.js";
 import { require } from "./errors.js";
-import { coarse, PageIntent, type Trigger } from "./intent.js";
+import { coarse, type FireOptions, PageIntent } from "./intent.js";
 import { type Invitation, readInvitation } from "./invitation.js";
 import { Meter, type Surroundings, watchPage } from "./limits.js";
 import { Model } from "./model.js";
@@ -11,12 +11,29 @@ import type { Part } from "./personalise.js";
 import { primitives } from "./primitives.js";
 import type { Random } from "./sharing.js";
 import { ModelSlot } from "./slot.js";
-import { DeviceStore } from "./store.js";
+import { DataDeleted, DeviceStore } from "./store.js";
 import { Vocabulary } from "./tokens.js";
+import {
+  type Foresight,
+  readTriggers,
+  TELLING,
+  type Telling,
+  type Trigger,
+  type TriggerFile,
+} from "./triggers.js";
 
 export { DeviceError } from "./errors.js";
-export type { Trigger } from "./intent.js";
+export type { FireOptions } from "./intent.js";
 export { type Surroundings, watchPage } from "./limits.js";
+export type {
+  AboutTo,
+  Calibration,
+  Foresight,
+  Telling,
+  Trigger,
+  TriggerFile,
+  TriggerLimits,
+} from "./triggers.js";
 
 export interface Options {
   /** Text of `invitation.json`, from the origin of the page or another one that you trust. */
@@ -42,7 +59,7 @@ export interface Options {
   surroundings?: Surroundings;
   /** Called with each refusal or outage in the background. */
   onError?: (error: Error) => void;
-  /** Called after each answered stage, from 1 to 5. */
+  /** Called after each answered stage, from 1 to 5, or to 6 over a sparse graph. */
   onStage?: (stage: number) => void;
 }
 
@@ -100,14 +117,16 @@ export class PageDevice {
 
   /** Store a category that the visitor looked at; without consent or outside the catalogue nothing. */
   async record(category: string): Promise<void> {
-    if (!this.consent || !this.vocabulary.has(category)) return;
-    await (await this.opened()).record(category);
+    if (!this.vocabulary.has(category)) return;
+    await this.consenting(undefined, async () => (await this.opened()).record(category));
   }
 
   /** Return the stored categories of each visit, oldest first, for a page that shows them. */
   async visits(): Promise<string[][]> {
-    const visits = this.consent ? await (await this.opened()).visits() : [];
-    return visits.map(({ categories }) => categories);
+    return this.consenting([], async () => {
+      const { visits } = await (await this.opened()).visits();
+      return visits.map(({ categories }) => [...categories]);
+    });
   }
 
   /** Install the bytes of a newer signed `model` of the run; throws a `DeviceError` to refuse it. */
@@ -123,7 +142,7 @@ export class PageDevice {
 
   /** Return the likeliest next categories with their probabilities; empty without consent or model. */
   async predict(count = 5): Promise<Record<string, number>> {
-    return this.consent ? (await this.intentOf()).likely(count) : {};
+    return this.consenting({}, async () => (await this.intentOf()).likely(count));
   }
 
   /** Return the `intent` of a request: some categories with weights in tenths of the likeliest. */
@@ -131,14 +150,29 @@ export class PageDevice {
     return coarse(await this.predict(count));
   }
 
-  /** Return the probability that one of some categories comes within the next steps; not sent. */
-  async aboutTo(categories: readonly string[], steps = 3): Promise<number> {
-    return this.consent ? (await this.intentOf()).aboutTo(categories, steps) : 0;
+  /** Return the probability that one of some categories comes within the next steps, or days; not sent. */
+  async aboutTo(categories: readonly string[], steps = 3, days?: number): Promise<number> {
+    return this.consenting(0, async () => (await this.intentOf()).aboutTo(categories, steps, days));
   }
 
-  /** Return the names of triggers that fire now; call it after `record`. Each fires once until rearmed. */
-  async fire(triggers: readonly Trigger[]): Promise<string[]> {
-    return this.consent ? (await this.intentOf()).fire(triggers) : [];
+  /** Read the shop's file of triggers; throws a `DeviceError` unless all is in range. */
+  readTriggers(json: string): TriggerFile {
+    return readTriggers(json, (category) => this.vocabulary.has(category));
+  }
+
+  /**
+   * Act on the triggers that fire now, and return their foresights, held-out ones too. Call it after
+   * `record`, and now and then. A foresight is open until it came or its time is over.
+   */
+  async fire(triggers: readonly Trigger[], options?: FireOptions): Promise<Foresight[]> {
+    return this.consenting([], async () => (await this.intentOf()).fire(triggers, options));
+  }
+
+  /** Allow a server to learn of foresights, by a level, or end it by `nothing`, as it is at first. */
+  async allowTelling(level: Telling): Promise<void> {
+    require(TELLING.includes(level), `telling is ${level}: give one of ${TELLING.join(", ")}`);
+    require(this.consent, "the visitor does not consent");
+    await (await this.intentOf()).allowTelling(level);
   }
 
   /** Take part in rounds until `stop`; one tab of the browser at a time does. */
@@ -146,6 +180,7 @@ export class PageDevice {
     if (!this.consent || this.working) return;
     const working = new AbortController();
     this.working = working;
+    window.addEventListener("pagehide", this.hidden);
     const { locks } = navigator as { locks?: LockManager };
     const work = (): Promise<void> => this.work(working.signal);
     const { signal } = working;
@@ -176,6 +211,13 @@ export class PageDevice {
     );
   }
 
+  /** Leave rounds with the page: the browser may keep it for the way back, with its lock. */
+  private readonly hidden = (): void => {
+    if (!this.working) return;
+    this.stop();
+    window.addEventListener("pageshow", () => this.start(), { once: true });
+  };
+
   /** Use nothing that is stored from now on; return the open database. */
   private async leave(): Promise<DeviceStore | undefined> {
     this.consent = false;
@@ -183,6 +225,19 @@ export class PageDevice {
     const opened = this.store;
     this.store = this.intents = undefined;
     return opened?.catch(() => undefined);
+  }
+
+  /** Return the result of work, or nothing without consent, also if it is withdrawn meanwhile. */
+  private async consenting<T>(nothing: T, work: () => Promise<T>): Promise<T> {
+    if (!this.consent) return nothing;
+    try {
+      return await work();
+    } catch (error) {
+      // A tab that was frozen has not been told that another one withdrew the consent.
+      if (error instanceof DataDeleted) (await this.leave())?.close();
+      if (!this.consent) return nothing;
+      throw error;
+    }
   }
 
   private refused(): boolean {
@@ -203,10 +258,16 @@ export class PageDevice {
   }
 
   private opened(): Promise<DeviceStore> {
-    return (this.store ??= DeviceStore.open(this.database()).catch((error: unknown) => {
-      this.store = this.intents = undefined; // the next call tries again
+    if (this.store) return this.store;
+    const again = (): void => {
+      if (this.store === opening) this.store = this.intents = undefined; // the next call tries again
+    };
+    const opening = DeviceStore.open(this.database(), { closed: again }).catch((error: unknown) => {
+      again();
       throw error;
-    }));
+    });
+    this.store = opening;
+    return opening;
   }
 
   private database(): string {

@@ -4,6 +4,7 @@ import { type Bytes, fromBase64 } from "./bytes.js";
 import { DeviceError, require } from "./errors.js";
 import { termsDigest } from "./messages.js";
 import { Double, pack, type Value } from "./msgpack.js";
+import { checkGraph, type Graph } from "./ring.js";
 
 /** Public parameters of a private run that a device needs; the digest covers all of them. */
 export interface Plan {
@@ -34,11 +35,13 @@ export interface Invitation {
   readonly difference: number;
   /** Smallest sum that a device takes part in: that of a group if a round is several sums. */
   readonly fewest: number;
+  /** Sparse graph of the sums; undefined if it is complete. */
+  readonly graph: Graph | undefined;
   /** Digest of the whole invitation, as the server computes it. */
   readonly terms: Bytes;
 }
 
-type Kind = "float" | "int" | "text" | "texts" | "bytes" | "plan" | "groups";
+type Kind = "float" | "int" | "text" | "texts" | "bytes" | keyof typeof PARTS;
 /** Name, type and default of a field; `null` leaves a missing field out. */
 type Field = readonly [name: string, kind: Kind, otherwise?: unknown];
 
@@ -84,7 +87,18 @@ const INVITATION: readonly Field[] = [
 const GROUPS: readonly Field[] = [
   ["size", "int"],
   ["fewest", "int"],
+  ["graph", "graph", null],
 ];
+const GRAPH: readonly Field[] = [
+  ["neighbours", "int"],
+  ["threshold", "int"],
+];
+/** Fields and name of each part that is a map. */
+const PARTS = {
+  plan: { fields: PLAN, place: "the plan" },
+  groups: { fields: GROUPS, place: "the division into groups" },
+  graph: { fields: GRAPH, place: "the graph of a sum" },
+} satisfies Record<string, { fields: readonly Field[]; place: string }>;
 
 const TIERS = ["secret", "noise-in-sum"];
 
@@ -95,6 +109,7 @@ export function readInvitation(json: string): Invitation {
   const of = <T>(name: string): T => plain(fields.get(name)) as T;
   const planned = (name: string): number => Number(plain(plan.get(name)));
   const groups = fields.get("groups") as Map<string, Value> | undefined;
+  const graph = groups?.get("graph") as Map<string, Value> | undefined;
   const tier = of<string>("tier");
   require(tier !== "clear", "a page sends no update in the clear: use the tier secret");
   require(TIERS.includes(tier), `the invitation has an unknown tier: ${tier}`);
@@ -120,6 +135,7 @@ export function readInvitation(json: string): Invitation {
     hidden: of<number>("hidden"),
     difference: of<number | undefined>("difference") ?? 0,
     fewest: groups ? Number(plain(groups.get("fewest"))) : planned("minimum_reports"),
+    graph: graph && graphOf(graph),
     terms: termsDigest(pack(fields)),
   };
   const { plan: bounds, embedding, hidden, batchSize } = invitation;
@@ -169,8 +185,7 @@ function typed(
 }
 
 function convert(value: unknown, kind: Kind, place: string): Value {
-  if (kind === "plan") return typed(object(value), PLAN, "the plan");
-  if (kind === "groups") return typed(object(value), GROUPS, "the division into groups");
+  if (isPart(kind)) return typed(object(value), PARTS[kind].fields, PARTS[kind].place);
   if (kind === "float" && typeof value === "number") return new Double(value);
   if (kind === "int" && typeof value === "number" && Number.isSafeInteger(value)) return value;
   if (kind === "int" && typeof value === "string" && /^-?\d+$/.test(value)) {
@@ -183,6 +198,17 @@ function convert(value: unknown, kind: Kind, place: string): Value {
     return value as string[];
   }
   throw new DeviceError(`${place} has a wrong type`);
+}
+
+function isPart(kind: Kind): kind is keyof typeof PARTS {
+  return kind in PARTS;
+}
+
+function graphOf(part: Map<string, Value>): Graph {
+  const of = (name: string): number => Number(part.get(name));
+  const graph = { neighbours: of("neighbours"), threshold: of("threshold") };
+  checkGraph(graph);
+  return graph;
 }
 
 function plain(value: Value | undefined): unknown {

@@ -1,4 +1,4 @@
-// Messages of a secure sum, protocol 2, and the keys derived in it: docs/reference/secure-sum.md.
+// Messages of a secure sum, protocols 2 and 3, and the keys derived in it: docs/reference/secure-sum.md.
 
 import { chacha20 } from "@noble/ciphers/chacha.js";
 import { hkdf } from "@noble/hashes/hkdf.js";
@@ -90,8 +90,13 @@ export function decodeRoster(data: Uint8Array): Advert[] {
 /** Decode Boxes or Agreements: byte strings by device. */
 export function decodeByDevice(data: Uint8Array): ByDevice {
   const [found] = fields(unpack(data), 1);
-  require(found instanceof Map, "a message has no map of devices");
-  return new Map([...found].map(([device, value]) => [deviceNumber(device), bytes(value)]));
+  return byDevice(found);
+}
+
+/** Decode Dealt: signatures over the dealers of shares, and boxes by sender. */
+export function decodeDealt(data: Uint8Array): { signatures: ByDevice; sealed: ByDevice } {
+  const [signatures, sealed] = fields(unpack(data), 2);
+  return { signatures: byDevice(signatures), sealed: byDevice(sealed) };
 }
 
 export function decodeSurvivors(data: Uint8Array): bigint[] {
@@ -122,6 +127,11 @@ function list(value: Value | undefined): Value[] {
 function bytes(value: Value | undefined): Bytes {
   require(value instanceof Uint8Array, "a field of a message does not hold bytes");
   return value as Bytes;
+}
+
+function byDevice(value: Value | undefined): ByDevice {
+  require(value instanceof Map, "a message has no map of devices");
+  return new Map([...value].map(([device, part]) => [deviceNumber(device), bytes(part)]));
 }
 
 function count(value: Value | undefined): number {
@@ -203,6 +213,8 @@ export const survivorsText = (
   dealers: Iterable<bigint>,
   survivors: Iterable<bigint>,
 ): Bytes => digest("survivors", context, pack(ascending(dealers)), pack(ascending(survivors)));
+export const dealersText = (context: Uint8Array, dealers: Iterable<bigint>): Bytes =>
+  digest("dealers", context, pack(ascending(dealers)));
 export const seedCommitment = (session: Session, seed: Uint8Array): Bytes =>
   digest("seed", encodeSession(session), seed);
 /** Return the digest of weights, little-endian float32. */

@@ -14,7 +14,8 @@ const CONTEXT_TOKENS = 256;
 
 export type Floats = Float32Array<ArrayBuffer>;
 
-interface Layers {
+/** Parts of a flat vector. */
+export interface Layers {
   readonly table: Floats;
   readonly input: Floats;
   readonly recurrent: Floats;
@@ -25,20 +26,12 @@ interface Layers {
 }
 
 /** Values after one token, kept for the way back. */
-interface Step {
+export interface Step {
   readonly token: number;
   readonly gates: Floats;
   readonly cell: Floats;
   readonly squashed: Floats;
   readonly state: Floats;
-}
-
-/** Next step after some past. */
-interface Next {
-  /** Probability of the wanted tokens. */
-  readonly wanted: number;
-  /** Running sums of the probabilities of all categories. */
-  readonly sums: Float64Array;
 }
 
 /** Widths of a model. */
@@ -58,8 +51,13 @@ export class Model {
   predict(weights: Floats, history: readonly number[], temperature = 1): Float64Array {
     const of = this.layers(weights);
     const likely = new Float64Array(this.vocabulary);
-    likely.set(softmax(this.logits(of, this.read(of, history)), temperature), FIRST_CATEGORY);
+    likely.set(this.likely(of, this.read(of, history), temperature), FIRST_CATEGORY);
     return likely;
+  }
+
+  /** Return the probability of each category to come next, from the values after the last token. */
+  likely(of: Layers, step: Step, temperature: number): Float64Array {
+    return softmax(this.logits(of, step), temperature);
   }
 
   /** Position of the first weight of the output layer. */
@@ -82,56 +80,6 @@ export class Model {
       }
     }
     return count ? total / count : 0;
-  }
-
-  /**
-   * Return the probability that one of some tokens comes within the next steps.
-   *
-   * The chance at a step is the mean of the model's probabilities after the drawn continuations that
-   * have missed so far, so the first step is exact; the standard error of the others is at most
-   * 0.5 / sqrt(continuations). Equal draws have equal pasts, so each past is computed once.
-   */
-  likelyWithin(
-    weights: Floats,
-    history: readonly number[],
-    tokens: ReadonlySet<number>,
-    { steps, continuations, temperature }: { steps: number; continuations: number; temperature: number },
-    random: () => number,
-  ): number {
-    const of = this.layers(weights);
-    const paths: string[] = Array.from({ length: continuations }, () => "");
-    const hit = new Set<number>();
-    let before = new Map<string, Step>([["", this.read(of, history)]]);
-    let survival = 1;
-    for (let step = 1; step <= steps; step++) {
-      const after = new Map<string, Step>();
-      const next = new Map<string, Next>();
-      let chance = 0;
-      let missed = 0;
-      for (const [at, path] of paths.entries()) {
-        const from = before.get(path)!;
-        let likely = next.get(path);
-        if (!likely) {
-          likely = nextOf(softmax(this.logits(of, from), temperature), tokens);
-          next.set(path, likely);
-        }
-        if (!hit.has(at)) {
-          missed++;
-          chance += likely.wanted;
-        }
-        if (step === steps) continue;
-        const { sums } = likely;
-        const drawn = random() * sums[sums.length - 1]!;
-        const category = Math.min(sums.filter((sum) => sum <= drawn).length, sums.length - 1);
-        const token = category + FIRST_CATEGORY;
-        if (tokens.has(token)) hit.add(at);
-        paths[at] = `${path},${token}`;
-        if (!after.has(paths[at]!)) after.set(paths[at]!, this.advance(of, token, from));
-      }
-      survival *= Math.min(1, Math.max(0, 1 - chance / Math.max(1, missed)));
-      before = after;
-    }
-    return 1 - survival;
   }
 
   /**
@@ -167,7 +115,8 @@ export class Model {
     this.embedded(to, PAD).fill(0);
   }
 
-  private read(of: Layers, history: readonly number[]): Step {
+  /** Return the values after a history. */
+  read(of: Layers, history: readonly number[]): Step {
     let step: Step | undefined;
     for (const token of history.length ? history.slice(-CONTEXT_TOKENS) : [BOUNDARY]) {
       require(token >= 0 && token < this.vocabulary, "the history has an unknown token");
@@ -176,7 +125,8 @@ export class Model {
     return step!;
   }
 
-  private advance(of: Layers, token: number, before?: Step): Step {
+  /** Return the values after one more token. */
+  advance(of: Layers, token: number, before?: Step): Step {
     const { hidden, embedding } = this;
     const from = this.embedded(of, token);
     const gates = new Float32Array(4 * hidden);
@@ -310,20 +260,14 @@ export class Model {
     return [vocabulary * embedding, ...inner, output, categories];
   }
 
-  private layers(vector: Floats): Layers {
+  /** Return the parts of a flat vector. */
+  layers(vector: Floats): Layers {
     require(vector.length === this.size, `the model has ${this.size} parameters`);
     let end = 0;
     const parts = this.lengths().map((length) => vector.subarray(end, (end += length)));
     const names = ["table", "input", "recurrent", "bias1", "bias2", "out", "outBias"];
     return Object.fromEntries(names.map((name, at) => [name, parts[at]])) as unknown as Layers;
   }
-}
-
-function nextOf(likely: Float64Array, tokens: ReadonlySet<number>): Next {
-  let wanted = 0;
-  for (const token of tokens) wanted += likely[token - FIRST_CATEGORY] ?? 0;
-  let total = 0;
-  return { wanted, sums: likely.map((value) => (total += value)) };
 }
 
 function softmax(logits: Float64Array, temperature: number): Float64Array {

@@ -57,6 +57,7 @@ export async function takePart(of: Participation, signal: AbortSignal): Promise<
         return;
       }
       const ticket = question.ticket.join();
+      let uncounted: unknown;
       if (last?.ticket !== ticket) {
         meter = new Meter(of.surroundings);
         let answer: Bytes = new Uint8Array();
@@ -66,12 +67,15 @@ export async function takePart(of: Participation, signal: AbortSignal): Promise<
           if (!signal.aborted) of.report(error); // the empty answer says that the device leaves
         }
         last = { ticket, answer };
-        open = answer.length > 0 && question.stage < 5;
-        if (!signal.aborted) await of.store.spend(meter.total());
+        open = answer.length > 0 && question.stage < rounds.stages;
+        if (!signal.aborted) await of.store.spend(meter.total()).catch((error: unknown) => {
+          uncounted = error;
+        });
       }
       // A question that comes again was answered, and its answer was lost.
       await connection.answer(question.ticket, last.answer, signal);
       if (last.answer.length > 0) of.onStage?.(question.stage);
+      if (uncounted) throw uncounted; // time that cannot be stored must not be spent
     });
   }
 }
@@ -112,12 +116,11 @@ function roundsOf(
     updateNorm: plan.updateNorm,
   };
   const model = new Model(vocabulary.size, invitation.embedding, invitation.hidden);
-  const { authority } = invitation;
-  const { fewest } = invitation;
-  const member = { enrolment, identity, authority, fewest, random, primitives: by };
+  const { authority, fewest, graph } = invitation;
+  const member = { enrolment, identity, authority, fewest, graph, random, primitives: by };
   return new Rounds(invitation, member, store, async (weights) => {
-    const stored = await store.visits();
-    const known = stored.map(({ categories }) => categories.filter((name) => vocabulary.has(name)));
+    const { visits } = await store.visits();
+    const known = visits.map(({ categories }) => categories.filter((name) => vocabulary.has(name)));
     const past = vocabulary.sequence(training(latest(known), settings.heldOut));
     const asked = windows(past, settings);
     const steps = batches(asked, settings, random);
@@ -129,8 +132,15 @@ async function identityKey(store: DeviceStore, by: Primitives) {
   const known = await store.get("identity");
   if (known) return known;
   const drawn = await by.newIdentity();
-  await store.put("identity", drawn);
-  return drawn;
+  try {
+    await store.put("identity", drawn);
+    return drawn;
+  } catch {
+    // Some private windows store no key that code cannot read.
+    const bytes = crypto.getRandomValues(new Uint8Array(32));
+    await store.put("identity", bytes);
+    return bytes;
+  }
 }
 
 /** Return the stored enrolment, or a new one if there is none of this authority. */

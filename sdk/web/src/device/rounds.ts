@@ -7,6 +7,7 @@ import { decodeSession, type Session, weightsDigest } from "./messages.js";
 import type { Floats } from "./model.js";
 import { WideGaussian } from "./noise.js";
 import { type Member, SecureSum } from "./session.js";
+import { SparseSum } from "./sparse.js";
 import { toGrid } from "./training.js";
 
 /** Account of a device; each function throws a `DeviceError` to refuse. */
@@ -38,14 +39,19 @@ export class Rounds {
     private readonly trainer: Trainer,
   ) {}
 
-  /** Answer the question of a stage from 1 to 5; the weights come at stage 1. */
+  /** Number of stages of a sum. */
+  get stages(): number {
+    return this.member.graph ? 6 : 5;
+  }
+
+  /** Answer the question of a stage, from 1 on; the weights come at stage 1. */
   async answer(stage: number, question: Bytes, weights: Bytes): Promise<Bytes> {
     if (stage === 1) return this.begin(question, weights);
     const { sum, session, update } = this;
     require(sum && session && update, "this device has no open session");
     this.sum = undefined; // an error ends the session
     const answer = await this.next(sum, session, update, stage, question);
-    if (stage < 5) this.sum = sum;
+    if (stage < this.stages) this.sum = sum;
     else this.update = undefined;
     return answer;
   }
@@ -58,20 +64,22 @@ export class Rounds {
     question: Bytes,
   ): Promise<Bytes> {
     const { plan, difference } = this.invitation;
-    switch (stage) {
-      case 2:
+    switch (sum.steps[stage - 1]) {
+      case "share":
         return sum.share(question);
-      case 3: {
+      case "settle":
+        return (sum as SparseSum).settle(question);
+      case "mask": {
         const answer = await sum.mask(question, update);
         await this.ledger.charge(session, plan);
         return answer;
       }
-      case 4:
+      case "confirm":
         return sum.confirm(question, (partners) => this.ledger.agree(session, partners, difference));
-      case 5:
+      case "open":
         return sum.open(question);
     }
-    throw new DeviceError(`a secure sum has stages 1 to 5, not ${stage}`);
+    throw new DeviceError(`a secure sum has stages 1 to ${this.stages}, not ${stage}`);
   }
 
   private async begin(question: Bytes, data: Bytes): Promise<Bytes> {
@@ -94,7 +102,8 @@ export class Rounds {
     const weights = new Float32Array(data.slice().buffer); // little-endian, as all browsers
     require(weights.every(Number.isFinite), "the weights hold a value that is not finite");
     await this.ledger.join(session, plan);
-    const sum = await SecureSum.begin(session, this.member);
+    const kind = this.member.graph ? SparseSum : SecureSum;
+    const sum = await kind.begin(session, this.member);
     this.update = this.withNoise(await this.train(weights));
     const answer = await sum.advertise();
     this.session = session;

@@ -1,4 +1,4 @@
-// Device side of a secure sum: it answers five questions in order, each once.
+// Device side of a secure sum: it answers the questions of the stages in order, each once.
 
 import { chacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { type Bytes, concat, equal } from "./bytes.js";
@@ -30,10 +30,14 @@ import {
   thresholdOf,
 } from "./messages.js";
 import type { AgreementKey, Identity, Primitives } from "./primitives.js";
+import { checkSurvivors, type Graph, type Ring, ringOf } from "./ring.js";
 import { type Random, SHARE_BYTES, split } from "./sharing.js";
 
 const NONCE = new Uint8Array(12);
 const ENDED = -9;
+
+/** Method that answers a stage. */
+export type Step = "advertise" | "share" | "settle" | "mask" | "confirm" | "open";
 
 export interface Member {
   readonly enrolment: Enrolment;
@@ -42,6 +46,8 @@ export interface Member {
   readonly authority: Bytes;
   /** Smallest sum that the device takes part in, 3 or more. */
   readonly fewest: number;
+  /** Sparse graph of the invitation; without one the graph is complete. */
+  readonly graph?: Graph | undefined;
   readonly random: Random;
   readonly primitives: Primitives;
 }
@@ -54,18 +60,22 @@ export interface Member {
  * once. An error in one ends the session and deletes its keys.
  */
 export class SecureSum {
-  private readonly me: bigint;
+  /** Methods that answer the stages, in order. */
+  readonly steps: readonly Step[] = ["advertise", "share", "mask", "confirm", "open"];
+  protected readonly me: bigint;
+  protected members = new Map<bigint, Advert>();
+  protected context: Bytes = new Uint8Array();
+  protected ring: Ring = { circles: new Map(), shares: 0, least: 0 };
+  protected dealers = new Set<bigint>();
   private advert: Advert | undefined;
-  private members = new Map<bigint, Advert>();
-  private context: Bytes = new Uint8Array();
-  private dealers = new Set<bigint>();
   private survivors = new Set<bigint>();
   private shares = new Map<bigint, [Bytes, Bytes]>();
   private answered = 0;
 
-  private constructor(
+  /** Use `begin`, which draws the keys. */
+  constructor(
     private readonly session: Session,
-    private readonly member: Member,
+    protected readonly member: Member,
     private boxKey: AgreementKey | undefined,
     private maskKey: AgreementKey | undefined,
     private readonly seed: Bytes,
@@ -74,18 +84,22 @@ export class SecureSum {
   }
 
   /** Draw the keys of a session that was claimed before. */
-  static async begin(session: Session, member: Member): Promise<SecureSum> {
+  static async begin<Sum extends SecureSum>(
+    this: new (...parts: ConstructorParameters<typeof SecureSum>) => Sum,
+    session: Session,
+    member: Member,
+  ): Promise<Sum> {
     const sound = session.nonce.length === 32 && session.size >= 1;
     require(sound, "a session needs a nonce of 32 bytes and at least one value");
     const { random, primitives } = member;
     const box = await primitives.agreementKey(random(32));
     const mask = await primitives.agreementKey(random(32));
-    return new SecureSum(session, member, box, mask, random(32));
+    return new this(session, member, box, mask, random(32));
   }
 
   /** Return the first answer: the signed keys of this session. */
   advertise(): Promise<Bytes> {
-    return this.stage(1, async () => {
+    return this.step("advertise", async () => {
       const { enrolment, identity } = this.member;
       const keys = {
         enrolment,
@@ -100,7 +114,7 @@ export class SecureSum {
 
   /** Return the second answer: encrypted shares of the secrets for each other member. */
   share(roster: Uint8Array): Promise<Bytes> {
-    return this.stage(2, async () => {
+    return this.step("share", async () => {
       const { authority, primitives, random } = this.member;
       const listed = decodeRoster(roster);
       this.members = await indexRoster(listed, (advert) =>
@@ -113,11 +127,14 @@ export class SecureSum {
       );
       this.checkSize(this.members.size, "members of the roster");
       this.context = rosterDigest(this.session, listed);
-      const count = this.members.size;
-      const seeds = split(this.seed, thresholdOf(count), count, random);
-      const keys = split(this.keys().mask.secret, thresholdOf(count), count, random);
+      this.ring = ringOf(this.context, [...this.members.keys()], this.member.graph);
+      const holders = this.ring.circles.get(this.me)!;
+      const secrets = [this.seed, this.keys().mask.secret];
+      const [seeds, keys] = secrets.map((secret) =>
+        split(secret, this.ring.shares, holders.length, random),
+      ) as [Bytes[], Bytes[]];
       const sealed: ByDevice = new Map();
-      for (const [at, device] of [...this.members.keys()].entries()) {
+      for (const [at, device] of holders.entries()) {
         const shares: [Bytes, Bytes] = [seeds[at]!, keys[at]!];
         if (device === this.me) this.shares.set(device, shares);
         else {
@@ -129,39 +146,29 @@ export class SecureSum {
     });
   }
 
-  /** Return the third answer: whole numbers of 32 bits plus all masks, modulo 2^32. */
+  /** Return the answer with whole numbers of 32 bits plus all masks, modulo 2^32. */
   mask(boxes: Uint8Array, vector: Int32Array): Promise<Bytes> {
-    return this.stage(3, async () => {
+    return this.step("mask", async () => {
       const received = decodeByDevice(boxes);
       const known = [...received.keys()].every((sender) => this.members.has(sender));
       require(
         known && !received.has(this.me),
         "shares are from a device that is not on the roster",
       );
-      const { size } = this.session;
-      require(vector.length === size, `the session sums vectors of ${size} values`);
+      this.checkVector(vector);
       this.dealers = new Set([...received.keys(), this.me]);
       this.checkSize(this.dealers.size, "dealers of shares");
-      for (const [sender, sealed] of received) await this.receive(sender, sealed);
-      const total = ownMask(this.seed, this.context, size);
-      for (let i = 0; i < size; i++) total[i]! += vector[i]!;
-      // A pair mask is added by the smaller number and subtracted by the other.
-      for (const sender of received.keys()) {
-        const public_ = this.members.get(sender)!.maskKey;
-        const pair = await pairMask(this.keys().mask, public_, this.context, size);
-        const sign = this.me < sender ? 1 : -1;
-        for (let i = 0; i < size; i++) total[i]! += sign * pair[i]!;
-      }
-      return encodeMasked(new Uint8Array(total.buffer as ArrayBuffer, total.byteOffset, 4 * size));
+      await this.keepShares(received);
+      return this.masked(vector, received.keys());
     });
   }
 
-  /** Return the fourth answer: the signature over the survivors. `agreed` may refuse them. */
+  /** Return the signature over the survivors. `agreed` may refuse them. */
   confirm(
     survivors: Uint8Array,
     agreed: (partners: Bytes[]) => Promise<void> = async () => {},
   ): Promise<Bytes> {
-    return this.stage(4, async () => {
+    return this.step("confirm", async () => {
       const listed = decodeSurvivors(survivors);
       this.survivors = new Set(listed);
       require(
@@ -173,23 +180,18 @@ export class SecureSum {
         "this device sent its vector and is not among the survivors",
       );
       this.checkSize(this.survivors.size, "survivors");
+      checkSurvivors(this.ring, this.survivors);
       const others = listed.filter((device) => device !== this.me);
       await agreed(others.map((device) => this.members.get(device)!.enrolment.identity));
       return encodeAgreement(await this.member.identity.sign(this.survivorsText()));
     });
   }
 
-  /** Return the fifth answer: of each member either the seed or the mask key, never both. */
+  /** Return the last answer: of each member either the seed or the mask key, never both. */
   open(agreements: Uint8Array): Promise<Bytes> {
-    return this.stage(5, async () => {
-      const text = this.survivorsText();
-      let agreed = 0;
-      for (const [device, signature] of decodeByDevice(agreements)) {
-        if (!this.survivors.has(device)) continue;
-        const { identity } = this.members.get(device)!.enrolment;
-        if (await this.member.primitives.verify(identity, signature, text)) agreed++;
-      }
-      this.checkSize(agreed, "survivors who signed the same list");
+    return this.step("open", async () => {
+      const signatures = decodeByDevice(agreements);
+      await this.checkSigned(signatures, this.survivors, this.survivorsText(), "survivors");
       const opened = (which: 0 | 1, members: Iterable<bigint>): ByDevice =>
         new Map(
           ascending(members).flatMap((member) => {
@@ -202,6 +204,53 @@ export class SecureSum {
       this.deleteKeys();
       return answer;
     });
+  }
+
+  protected checkVector(vector: Int32Array): void {
+    const { size } = this.session;
+    require(vector.length === size, `the session sums vectors of ${size} values`);
+  }
+
+  /** Check that enough of the signers signed a text. */
+  protected async checkSigned(
+    signatures: ByDevice,
+    signers: ReadonlySet<bigint>,
+    text: Bytes,
+    group: string,
+  ): Promise<void> {
+    let agreed = 0;
+    for (const [device, signature] of signatures) {
+      if (!signers.has(device)) continue;
+      const { identity } = this.members.get(device)!.enrolment;
+      if (await this.member.primitives.verify(identity, signature, text)) agreed++;
+    }
+    this.checkSize(agreed, `${group} who signed the same list`);
+  }
+
+  protected checkSize(count: number, group: string): void {
+    const fewest = Math.max(FEWEST_DEVICES, this.member.fewest);
+    const needed = Math.max(thresholdOf(this.members.size), fewest);
+    require(count >= needed, `there are ${count} ${group}, and ${needed} are needed`);
+  }
+
+  /** Open boxes by sender and keep the shares in them. */
+  protected async keepShares(received: ByDevice): Promise<void> {
+    for (const [sender, sealed] of received) await this.receive(sender, sealed);
+  }
+
+  /** Return a vector plus the own mask and those with other dealers, modulo 2^32. */
+  protected async masked(vector: Int32Array, others: Iterable<bigint>): Promise<Bytes> {
+    const { size } = this.session;
+    const total = ownMask(this.seed, this.context, size);
+    for (let i = 0; i < size; i++) total[i]! += vector[i]!;
+    // A pair mask is added by the smaller number and subtracted by the other.
+    for (const other of others) {
+      const public_ = this.members.get(other)!.maskKey;
+      const pair = await pairMask(this.keys().mask, public_, this.context, size);
+      const sign = this.me < other ? 1 : -1;
+      for (let i = 0; i < size; i++) total[i]! += sign * pair[i]!;
+    }
+    return encodeMasked(new Uint8Array(total.buffer as ArrayBuffer, total.byteOffset, 4 * size));
   }
 
   private async receive(sender: bigint, sealed: Bytes): Promise<void> {
@@ -233,21 +282,16 @@ export class SecureSum {
     return survivorsText(this.context, this.dealers, this.survivors);
   }
 
-  private checkSize(count: number, group: string): void {
-    const fewest = Math.max(FEWEST_DEVICES, this.member.fewest);
-    const needed = Math.max(thresholdOf(this.members.size), fewest);
-    require(count >= needed, `there are ${count} ${group}, and ${needed} are needed`);
-  }
-
-  private async stage(number: number, answer: () => Promise<Bytes>): Promise<Bytes> {
-    const expected = this.answered + 1;
+  protected async step(name: Step, answer: () => Promise<Bytes>): Promise<Bytes> {
+    const { answered } = this;
     this.answered = ENDED; // also while it answers, so that a second call is refused
     try {
-      if (number !== expected) {
-        throw new DeviceError("a secure sum asks five questions in order, each once");
+      if (this.steps[answered] !== name) {
+        const count = this.steps.length === 6 ? "six" : "five";
+        throw new DeviceError(`a secure sum asks ${count} questions in order, each once`);
       }
       const data = await answer();
-      this.answered = number;
+      this.answered = answered + 1;
       return data;
     } catch (error) {
       this.deleteKeys();

@@ -3,10 +3,14 @@
 import { type Bytes, hex } from "./bytes.js";
 import { require } from "./errors.js";
 import type { Invitation } from "./invitation.js";
+import { Model } from "./model.js";
 import { openPackage, type Packaged } from "./package.js";
 import type { Primitives } from "./primitives.js";
 import type { DeviceStore } from "./store.js";
 import type { Vocabulary } from "./tokens.js";
+
+/** Bytes of a package beside the weights, at most. */
+const MOST_MORE = 1_024;
 
 export class ModelSlot {
   constructor(
@@ -28,8 +32,11 @@ export class ModelSlot {
    * accepted. Throws a `DeviceError` else; the installed one is unchanged.
    */
   async install(data: Bytes, accept: (model: Packaged) => boolean): Promise<void> {
-    const model = await this.open(data);
     const { embedding, hidden } = this.invitation;
+    const most = 4 * new Model(this.vocabulary.size, embedding, hidden).size + MOST_MORE;
+    // Before it is read: a signature is computed over all of it.
+    require(data.length <= most, `the package has ${data.length} bytes, and a model of the run ${most} at most`);
+    const model = await this.open(data);
     require(
       model.model.embedding === embedding && model.model.hidden === hidden,
       "the widths of the model are not those of the invitation: use both of one run",

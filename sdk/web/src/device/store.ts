@@ -6,6 +6,7 @@ import { DeviceError, require } from "./errors.js";
 import type { Plan } from "./invitation.js";
 import type { Session } from "./messages.js";
 import type { IdentityKey } from "./primitives.js";
+import type { Telling, TriggerState } from "./triggers.js";
 
 const VERSION = 1;
 const DAY_MS = 86_400_000;
@@ -16,7 +17,7 @@ const DIGEST_DIGITS = 32;
 const STORES = ["visits", "settings", "sessions", "runs", "sums"] as const;
 
 /** Settings that are deleted with the consent. */
-const PERSONAL = ["identity", "enrolment", "model", "fired"] as const;
+const PERSONAL = ["identity", "enrolment", "model", "fired", "secret", "telling", "generation"] as const;
 
 type Name = (typeof STORES)[number];
 type Stores = (name: Name) => IDBObjectStore;
@@ -25,6 +26,15 @@ interface Visit {
   at: number;
   last: number;
   categories: string[];
+}
+
+/** Visit as other modules read it. */
+export interface StoredVisit {
+  /** A later visit has a higher one. */
+  readonly number: number;
+  /** Seconds since the epoch. */
+  readonly at: number;
+  readonly categories: readonly string[];
 }
 
 interface Run {
@@ -39,29 +49,43 @@ interface Settings {
   /** Signed package of the installed model, and the highest version that was installed, by signer. */
   model: Bytes;
   reached: Record<string, number>;
-  /** Names of triggers that fired and are not rearmed. */
-  fired: string[];
+  /** State of the triggers. */
+  fired: TriggerState;
+  /** Random bytes that draw the holdout of a visitor without an id. */
+  secret: Bytes;
+  /** Consent to tell a server of foresights. */
+  telling: Telling;
+  /** Random name of the data, deleted with the consent: a tab with another one writes nothing. */
+  generation: string;
   /** UTC day, counted from 1970, and milliseconds of computing on it. */
   spent: { day: number; ms: number };
 }
+
+/** Refusal to write after another tab deleted the data. */
+export class DataDeleted extends DeviceError {}
 
 /**
  * Device of one origin.
  *
  *   visits    at, last (milliseconds), categories in order
- *   settings  identity, enrolment, model, reached, fired, spent
+ *   settings  identity, enrolment, model, reached, fired, secret, telling, generation, spent
  *   sessions  nonces of joined sessions
  *   runs      by run: times (participations), latest (round joined last)
  *   sums      run, and digests of the other devices of a sum
  */
 export class DeviceStore {
+  private generation: string | undefined;
+
   private constructor(
     private readonly database: IDBDatabase,
     private readonly now: () => number,
   ) {}
 
   /** Open the database or create it. */
-  static async open(name: string, now: () => number = Date.now): Promise<DeviceStore> {
+  static async open(
+    name: string,
+    { now = Date.now, closed = () => {} }: { now?: () => number; closed?: () => void } = {},
+  ): Promise<DeviceStore> {
     const opening = requestOf(name);
     opening.onupgradeneeded = () => {
       for (const store of STORES) {
@@ -69,7 +93,20 @@ export class DeviceStore {
         opening.result.createObjectStore(store, { autoIncrement: numbered });
       }
     };
-    return new DeviceStore(await result(opening).catch(refused), now);
+    const store = new DeviceStore(await result(opening).catch(refused), now);
+    // The visitor empties the storage, or a newer version of this module opens it in another tab.
+    store.database.onversionchange = () => {
+      store.close();
+      closed();
+    };
+    store.database.onclose = closed;
+    store.generation = await store.transact(["settings"], async (of) => {
+      const known = (await result(of("settings").get("generation"))) as string | undefined;
+      const drawn = known ?? hex(crypto.getRandomValues(new Uint8Array(8)));
+      if (!known) await result(of("settings").put(drawn, "generation"));
+      return drawn;
+    });
+    return store;
   }
 
   /** Open the database; undefined if there is none, and none is created. */
@@ -94,7 +131,7 @@ export class DeviceStore {
       const now = this.now();
       const newest = await result(visits.openCursor(null, "prev"));
       const visit = newest?.value as Visit | undefined;
-      if (newest && visit && now - visit.last < VISIT_MS) {
+      if (newest && visit && isOpen(visit, now)) {
         const categories = [...visit.categories, category];
         await result(newest.update({ ...visit, last: now, categories }));
         return;
@@ -104,13 +141,19 @@ export class DeviceStore {
     });
   }
 
-  /** Return the categories of each visit, oldest first, and whether it goes on. */
-  async visits(): Promise<{ categories: string[]; open: boolean }[]> {
+  /** Return all visits by time, and whether the latest one goes on. */
+  async visits(): Promise<{ visits: StoredVisit[]; open: boolean }> {
     return this.write(["visits"], async (of) => {
       const now = this.now();
       await prune(of("visits"), now);
-      const visits = (await result(of("visits").getAll())) as Visit[];
-      return visits.map(({ categories, last }) => ({ categories, open: now - last < VISIT_MS }));
+      const numbers = (await result(of("visits").getAllKeys())) as number[];
+      const stored = (await result(of("visits").getAll())) as Visit[];
+      const newest = stored[stored.length - 1];
+      const visits = stored.map(({ at, categories }, place) => {
+        return { number: numbers[place]!, at: at / 1000, categories };
+      });
+      visits.sort((a, b) => a.at - b.at);
+      return { visits, open: newest !== undefined && isOpen(newest, now) };
     });
   }
 
@@ -139,19 +182,29 @@ export class DeviceStore {
     return this.write(["settings"], async (of) => void (await result(of("settings").put(value, name))));
   }
 
+  /** Replace a setting in one transaction, so that two tabs do not overwrite each other; return it. */
+  update<K extends keyof Settings>(
+    name: K,
+    change: (before: Settings[K] | undefined) => Settings[K],
+  ): Promise<Settings[K]> {
+    return this.write(["settings"], async (of) => {
+      const before = (await result(of("settings").get(name))) as Settings[K] | undefined;
+      const after = change(before);
+      await result(of("settings").put(after, name));
+      return after;
+    });
+  }
+
   /** Return the milliseconds of computing on this UTC day. */
   async spentToday(): Promise<number> {
-    const spent = await this.get("spent");
-    return spent?.day === this.day() ? spent.ms : 0;
+    return this.ofToday(await this.get("spent")).ms;
   }
 
   /** Add milliseconds of computing to this UTC day. */
-  spend(ms: number): Promise<void> {
-    const day = this.day();
-    return this.write(["settings"], async (of) => {
-      const spent = (await result(of("settings").get("spent"))) as Settings["spent"] | undefined;
-      const before = spent?.day === day ? spent.ms : 0;
-      await result(of("settings").put({ day, ms: before + ms }, "spent"));
+  async spend(ms: number): Promise<void> {
+    await this.update("spent", (spent) => {
+      const today = this.ofToday(spent);
+      return { ...today, ms: today.ms + ms };
     });
   }
 
@@ -201,7 +254,7 @@ export class DeviceStore {
 
   /** Delete visits, keys and model; the ledger of participations stays. */
   wipe(): Promise<void> {
-    return this.write(["visits", "settings"], async (of) => {
+    return this.transact(["visits", "settings"], async (of) => {
       await result(of("visits").clear());
       // The time spent stays: withdrawing and giving consent again must not double it.
       for (const name of PERSONAL) await result(of("settings").delete(name));
@@ -212,14 +265,31 @@ export class DeviceStore {
     this.database.close();
   }
 
-  private day(): number {
-    return Math.floor(this.now() / DAY_MS);
+  /** Return the time spent on this day; of tomorrow, too, if the clock went back over midnight. */
+  private ofToday(spent: Settings["spent"] | undefined): Settings["spent"] {
+    const day = Math.floor(this.now() / DAY_MS);
+    return spent && (spent.day === day || spent.day === day + 1) ? spent : { day, ms: 0 };
   }
 
-  private async write<T>(names: Name[], work: (of: Stores) => Promise<T>): Promise<T> {
+  /** Do work in one transaction, unless another tab deleted the data. */
+  private write<T>(names: Name[], work: (of: Stores) => Promise<T>): Promise<T> {
+    return this.transact(names, async (of) => {
+      const current = (await result(of("settings").get("generation"))) as string | undefined;
+      if (current !== this.generation) throw new DataDeleted("the data of this device were deleted");
+      return work(of);
+    });
+  }
+
+  private async transact<T>(names: Name[], work: (of: Stores) => Promise<T>): Promise<T> {
     // A participation must be on the disk before the server gets the update; a visit need not.
     const durability = names.join() === "visits" ? "relaxed" : "strict";
-    const transaction = this.database.transaction(names, "readwrite", { durability });
+    let transaction: IDBTransaction;
+    try {
+      const all = [...new Set<Name>([...names, "settings"])];
+      transaction = this.database.transaction(all, "readwrite", { durability });
+    } catch (error) {
+      return refused(error); // it was closed
+    }
     const done = new Promise<void>((resolve, reject) => {
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new DeviceError("storage failed"));
@@ -235,9 +305,15 @@ export class DeviceStore {
       } catch {
         // It was aborted already.
       }
-      throw error;
+      if (error instanceof DeviceError) throw error;
+      return refused(transaction.error ?? error);
     }
   }
+}
+
+/** Return whether a visit goes on; one that a jump of the clock moved away is over. */
+function isOpen({ last }: Visit, now: number): boolean {
+  return Math.abs(now - last) < VISIT_MS;
 }
 
 async function runOf(of: Stores, session: Session, plan: Plan): Promise<Run> {
@@ -269,9 +345,16 @@ function requestOf(name: string): IDBOpenDBRequest {
   }
 }
 
+const CAUSES: Record<string, string> = {
+  QuotaExceededError: "its storage is full",
+  VersionError: "a newer version of this page stored data: load the page again",
+  InvalidStateError: "its storage was closed or deleted, or this is a private window",
+};
+
 function refused(error: unknown): never {
-  const cause = (error as Error | null)?.name;
-  throw new DeviceError(`the browser refuses to store data of this site (${cause}): a private window?`);
+  const name = (error as Error | null)?.name ?? "";
+  const cause = CAUSES[name] ?? "a private window?";
+  throw new DeviceError(`the browser refuses to store data of this site (${name}): ${cause}`);
 }
 
 function result<T>(request: IDBRequest<T>): Promise<T> {
