@@ -40,6 +40,7 @@ def opened(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, AppTest]:
     return pages
 
 
+@pytest.mark.slow
 def test_every_page_reads_the_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every page reads the real server with an analyst's key."""
     made = subprocess.run(

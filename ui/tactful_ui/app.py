@@ -19,7 +19,6 @@ from tactful_ui.views import (
     experiments,
     federated,
     flags,
-    items,
     metrics,
     models,
     operations,
@@ -31,6 +30,7 @@ from tactful_ui.views import (
     try_recommendation,
     tuner,
 )
+from tactful_ui.views.items import catalogue, search
 
 
 def main() -> None:
@@ -61,7 +61,8 @@ def _pages() -> list[st.Page]:
     return [
         _page("overview", _("Overview"), "home", overview.page, default=True),
         _page("data", _("Data"), "database_upload", data.page),
-        _page("items", _("Items"), "inventory_2", items.page),
+        _page("items", _("Items"), "inventory_2", catalogue.page),
+        _page("search", _("Search"), "search", search.page),
         _page("people", _("People"), "group", people.page),
         _page("try", _("Try"), "play_arrow", try_recommendation.page),
         _page("experiments", _("Experiments"), "science", experiments.page),

@@ -12,6 +12,20 @@ from tests.ui.server import FakePlatform
 
 NOON = 1_772_366_400_000
 PERSON = "/v1/users/zoe"
+LIFE_CYCLE = {
+    "stage": "lapsing",
+    "return_probability": 0.142,
+    "horizon_days": 30,
+    "visits": 3,
+    "first_day": "2026-01-02",
+    "last_day": "2026-02-03",
+    "value": 61.5,
+    "value_unit": "money",
+    "calibrated": True,
+    "brier": 0.1712,
+    "base_brier": 0.2431,
+    "reason": "",
+}
 
 
 @pytest.fixture
@@ -31,7 +45,8 @@ def known(fake: FakePlatform) -> FakePlatform:
     ]
     values = {"seen_28d": {"tea": 3.0, "cups": 1.5}, "last": float(NOON), "none": 0.0}
     about = {"user_id": "zoe", "at": NOON, "position": 7}
-    fake.answer(f"{PERSON}/features", {**about, "features": values, "meanings": meanings})
+    about |= {"features": values, "lifecycle": LIFE_CYCLE}
+    fake.answer(f"{PERSON}/features", {**about, "meanings": meanings})
     event = {"event_id": "e-1", "type": "view", "at": NOON, "item_id": "sku-42"}
     fake.answer(f"{PERSON}/timeline", {"events": [event], "next_cursor": f"{NOON}.1"})
     fake.answer(f"{PERSON}/devices", {"devices": []})
@@ -81,6 +96,17 @@ def test_consent_comes_first_and_features_are_sentences(
     look_at(page, "Features")
     asked = [path for path in known.asked if path.startswith(PERSON)]
     assert len(asked) == 3, "each look is recorded, so it is taken once"
+    look_at(page, "Life cycle")
+    metrics = {it.label: it.value for it in page.metric}
+    assert metrics["Stage"] == "lapsing"
+    assert metrics["Returns within 30 days"] == "14.2 %"
+    assert metrics["Spent so far"] == "61.50"
+    assert "Days with an event: 3" in words(page)
+    assert "0.171; of one for everybody: 0.243" in words(page)
+    asked = [path for path in known.asked if path.startswith(PERSON)]
+    assert len(asked) == 3, "it comes with the features"
+    look_at(page, "Other domains")
+    assert "No profile crossed" in words(page)
     look_at(page, "Devices")
     assert "There is nothing" in words(page)
     look_at(page, "Recommendations")
@@ -163,3 +189,33 @@ def test_a_server_that_is_down_is_explained(
 ) -> None:
     fake.url = "http://127.0.0.1:9"
     assert "The server does not answer" in words(open_page("people"))
+
+
+def test_a_life_cycle_that_is_not_known_has_a_reason(open_page: Open, known: FakePlatform) -> None:
+    unknown = {"stage": None, "return_probability": None, "reason": "the shop is 3 days old"}
+    features = {"user_id": "zoe", "at": NOON, "position": 7, "features": {}}
+    known.answer(f"{PERSON}/features", {**features, "lifecycle": {**LIFE_CYCLE, **unknown}})
+    page = open_page("people")
+    find(page, "zoe")
+    look_at(page, "Life cycle")
+    assert "Not known yet: the shop is 3 days old" in words(page)
+    refused = {"horizon_days": 30, "reason": "consent does not allow to personalise"}
+    known.answer(f"{PERSON}/features", {**features, "lifecycle": refused})
+    press(page, "Read again")
+    assert "did not agree to personalisation" in words(page)
+    assert not page.metric
+
+
+def test_a_profile_of_another_domain_is_shown(open_page: Open, known: FakePlatform) -> None:
+    crossed = [
+        {"releasing": name, "embedding": "1", "crossed_at": NOON, "used": name == "shop"}
+        for name in ("shop", "论坛")
+    ]
+    features = {"user_id": "zoe", "at": NOON, "position": 1, "features": {}, "crossed": crossed}
+    known.answer(f"{PERSON}/features", features)
+    page = open_page("people")
+    find(page, "zoe")
+    look_at(page, "Other domains")
+    table = page.dataframe[-1].value
+    assert list(table["Crossed from"]) == ["shop", "论坛"]
+    assert list(table["Recommendations follow it"]) == ["yes", "not yet"]

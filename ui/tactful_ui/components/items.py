@@ -51,11 +51,13 @@ def title_of(item_id: str, items: Mapping[str, CatalogueItem]) -> str:
 
 
 def picture_of(item: CatalogueItem | None) -> str | None:
-    """Return the web address of an item's picture, from the usual names of properties."""
+    """Return the web address of an item's picture: its own, else of the usual properties.
+
+    A picture that the server keeps has none.
+    """
     if item is None:
         return None
-    for name in _PICTURES:
-        value = item.properties.get(name)
+    for value in (item.image, *map(item.properties.get, _PICTURES)):
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, str) and _ADDRESS.fullmatch(first):
             return first

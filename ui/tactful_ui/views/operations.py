@@ -159,6 +159,7 @@ def _kinds() -> Mapping[str, str]:
         "key_rotation": _("Key rotation"),
         "erasure": _("Erasure"),
         "import": _("Import"),
+        "encoding": _("Encoding of items"),
     }
 
 

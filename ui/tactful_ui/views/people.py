@@ -105,6 +105,8 @@ def _person(person: str) -> None:
     _part(_("Consent"), routes.consent(person), _consent)
     parts: dict[str, tuple[Request[Any], Callable[[Any], None]]] = {
         _("Features"): (routes.features(person), _features),
+        _("Life cycle"): (routes.features(person), _life_cycle),
+        _("Other domains"): (routes.features(person), _crossed),
         _("Timeline"): (routes.timeline(person, limit=_PAGE), _timeline),
         _("Devices"): (routes.devices(person), _devices),
         _("Recommendations"): (routes.recommendations(person, limit=_PAGE), _recommendations),
@@ -185,6 +187,78 @@ def _features(features: Any) -> None:
     st.markdown("\n".join(f"- {formats.plain(text)}" for text in shown))
     if empty := len(sentences) - len(shown):
         st.caption(_("{number} features have no value yet.", number=empty))
+
+
+def _life_cycle(features: Any) -> None:
+    known = features.lifecycle
+    if known is None or not known.visits:
+        st.info(_reason(known.reason if known else None))
+        return
+    stage, returns, value = st.columns(3)
+    stage.metric(_("Stage"), _stage(known.stage))
+    label = _("Returns within {days} days", days=known.horizon_days)
+    returns.metric(label, formats.percent(known.return_probability))
+    if known.value_unit == "money":
+        value.metric(_("Spent so far"), formats.decimal(known.value, 2))
+    else:
+        value.metric(_("Visits so far"), formats.count(known.value))
+    st.markdown(
+        _(
+            "Days with an event: {visits}, the first {first}, the last {last}.",
+            visits=known.visits,
+            first=known.first_day,
+            last=known.last_day,
+        )
+    )
+    if known.reason:
+        st.info(_reason(known.reason))
+    elif not known.calibrated:
+        st.caption(_("The shop is too young to check how often such probabilities come true."))
+    elif known.brier is not None:
+        text = _(
+            "Mean squared error of such probabilities: {own}; of one for everybody: {base}.",
+            own=formats.decimal(known.brier, 3),
+            base=formats.decimal(known.base_brier, 3),
+        )
+        st.caption(text)
+
+
+def _crossed(features: Any) -> None:
+    """Draw the profiles that the person let cross from other domains."""
+    if not features.crossed:
+        st.info(_("No profile crossed from another domain, or the person withdrew."))
+        return
+    rows = [
+        {
+            _("Crossed from"): profile.releasing,
+            _("When"): times.moment(profile.crossed_at),
+            _("Recommendations follow it"): _("yes") if profile.used else _("not yet"),
+        }
+        for profile in features.crossed
+    ]
+    tables.show(rows, "crossed")
+
+
+def _stage(name: str | None) -> str:
+    names = {
+        "new": _("new"),
+        "active": _("active"),
+        "lapsing": _("lapsing"),
+        "lost": _("lost"),
+        None: _("not known yet"),
+    }
+    return names.get(name, str(name))
+
+
+def _reason(reason: str | None) -> str:
+    """Return why the stage is unknown, in the language of the page where it is a fixed text."""
+    reasons = {
+        None: _("The server does not compute life cycles."),
+        "consent does not allow to personalise": _("The person did not agree to personalisation."),
+        "there is no event": _("There is no event of the person."),
+        "no model is fitted yet": _("No model is fitted yet; the server first reads all users."),
+    }
+    return reasons.get(reason) or _("Not known yet: {reason}.", reason=formats.plain(str(reason)))
 
 
 def _timeline(page: Any) -> None:

@@ -86,7 +86,7 @@ def frames(page: AppTest) -> str:
 
 
 def open_item(open_page: Open, item_id: str) -> AppTest:
-    page = open_page("items")
+    page = open_page("items.catalogue")
     return page.selectbox(key="chosen item").set_value(item_id).run()
 
 
@@ -118,15 +118,40 @@ def test_an_administrator_sees_neighbours_with_scores_and_reasons(
     assert "17 people took both" in shown and "green" in shown and "0.8" in shown
     assert not {f"/v1/items/tea/{name}" for name in LISTS} & {*shop.asked}
     assert [tab.label for tab in page.tabs] == [
-        "By vectors",
         "From the same visits",
         "Came next",
-        "Described alike",
+        "By vectors",
     ]
+    assert "By picture" not in words(page)
+    assert "by meaning need the encoder" in words(page)
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "By picture"), ("zh", "按图片")])
+def test_neighbours_by_words_meaning_and_picture_are_side_by_side(
+    open_page: Open, shop: FakePlatform, language: str, title: str
+) -> None:
+    shop.sign_in_as("admin")
+    like = [{"item_id": f"{kind}-1", "title": kind, "score": 0.5} for kind in ("kettle", "cup")]
+    shop.answer(
+        "/v1/items/tea/neighbours",
+        {
+            "item_id": "tea",
+            "minimum_people": 10,
+            **{kind: [] for kind in ("vectors", "together", "following", "described")},
+            "meaning": like[:1],
+            "pictures": like[1:],
+        },
+    )
+    page = open_page("items.catalogue", language=language, item="tea")
+    assert not page.exception
+    assert title in words(page) and "need the encoder" not in words(page)
+    columns = [column for column in page.columns if len(column.dataframe)]
+    near = [column.dataframe[0].value.to_string() for column in columns]
+    assert sum("kettle" in text for text in near) == sum("cup" in text for text in near) == 1
 
 
 def test_facets_name_their_numbers_and_filter(open_page: Open, shop: FakePlatform) -> None:
-    page = open_page("items")
+    page = open_page("items.catalogue")
     category = page.selectbox(key="facet category")
     assert category.options == ["all", "drinks (1)", "kitchen (1)"]
     page = category.set_value("kitchen").run()
@@ -143,7 +168,7 @@ def test_an_address_of_an_item_opens_it_and_an_unknown_one_is_said(
     monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
     monkeypatch.setenv("TACTFUL_URL", fake.url)
     for item, text in (("tea", "Green <tea>"), ("gone", "There is no item gone.")):
-        page = AppTest.from_function(conftest._page, args=("items",), default_timeout=30)
+        page = AppTest.from_function(conftest._page, args=("items.catalogue",), default_timeout=30)
         page.query_params["item"] = item
         assert text in words(page.run())
         assert not page.exception
@@ -153,14 +178,14 @@ def test_an_address_of_an_item_opens_it_and_an_unknown_one_is_said(
 def test_an_empty_catalogue_and_a_server_without_these_routes(
     open_page: Open, fake: FakePlatform
 ) -> None:
-    page = open_page("items")
+    page = open_page("items.catalogue")
     assert page.error or page.info, "an older server"
     fake.answer("/v1/items", {"items": [], "next_cursor": None, "facets": {**FACETS, "total": 0}})
     for name in ("popular", "trending", "latest"):
         fake.answer(f"/v1/{name}", {"items": [], "fallback": "the catalogue is empty"})
-    page = open_page("items")
+    page = open_page("items.catalogue")
     assert "No item matches" in words(page) and "the catalogue is empty" in words(page)
     fake.key = "sesame"
-    assert "does not accept the key" in words(open_page("items"))
+    assert "does not accept the key" in words(open_page("items.catalogue"))
     fake.url = "http://127.0.0.1:9"
-    assert "does not answer" in words(open_page("items"))
+    assert "does not answer" in words(open_page("items.catalogue"))

@@ -29,6 +29,9 @@ _LISTED = 10
 _FOUND = 50
 _ITEM = "item"
 
+_Kind = tuple[str, Sequence[Neighbour] | None, str]
+"""Title, neighbours of this kind, and the meaning of their scores."""
+
 
 @shell.explained
 def page() -> None:
@@ -224,21 +227,38 @@ def _neighbours(found: ItemNeighbours) -> None:
         else _("{people} people took it", people=formats.count(found.people))
     )
     st.caption(_("Exact numbers, as recall uses them; {taken}.", taken=taken))
-    kinds = [
-        (_("By vectors"), found.vectors, _("cosine of the learned vectors")),
+    content: list[_Kind] = [
+        (_("By words"), found.described, _("rare words in common weigh more")),
+        (_("By meaning"), found.meaning, _("cosine of the encoded words")),
+        (_("By picture"), found.pictures, _("cosine of the encoded pictures")),
+    ]
+    behaviour: list[_Kind] = [
         (_("From the same visits"), found.together, _("learned from visits with both")),
         (_("Came next"), found.following, _("learned from what followed in visits")),
-        (_("Described alike"), found.described, _("rare words in common weigh more")),
+        (_("By vectors"), found.vectors, _("cosine of the learned vectors")),
     ]
-    for tab, (title, neighbours, why) in zip(
-        st.tabs([title for title, *_rest in kinds]), kinds, strict=True
-    ):
-        with tab:
-            st.caption(why)
-            if not neighbours:
-                st.caption(_("None yet."))
-                continue
-            tables.show([_row(it) for it in neighbours], f"{title} of {found.item_id}")
+    shown = [kind for kind in content if kind[1] is not None]
+    *places, last = st.columns(len(shown) + 1)
+    for place, kind in zip(places, shown, strict=True):
+        with place:
+            st.markdown(f"**{kind[0]}**")
+            _kind(found.item_id, kind)
+    with last:
+        st.markdown(f"**{_('By behaviour')}**")
+        for tab, kind in zip(st.tabs([kind[0] for kind in behaviour]), behaviour, strict=True):
+            with tab:
+                _kind(found.item_id, kind)
+    if found.meaning is None:
+        st.caption(_("Neighbours by meaning need the encoder of `understanding.text_model`."))
+
+
+def _kind(item_id: str, kind: _Kind) -> None:
+    title, neighbours, why = kind
+    st.caption(why)
+    if neighbours:
+        tables.show([_row(it) for it in neighbours], f"{title} of {item_id}")
+    else:
+        st.caption(_("None yet."))
 
 
 def _row(neighbour: Neighbour) -> dict[str, Any]:
