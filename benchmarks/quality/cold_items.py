@@ -8,7 +8,6 @@ rate of the first by that of the second.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.quality.served import served_lists
+from benchmarks.shared import retail_path
 from tactful.demo.datasets import Ask, Replay, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.options import TrainingOptions
@@ -28,7 +28,6 @@ COLD_ITEM_FIGURES = {
     "warm_item_recall20": "1",
 }
 
-_ROOT = Path(__file__).resolve().parents[2]
 _SHARE = 0.2
 
 
@@ -36,9 +35,7 @@ def cold_items(
     quick: bool, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Figure]:
     """Measure. Quick takes the customers of three months and fewer questions."""
-    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
-    path = shared / "data" / "online_retail" / "online_retail.parquet"
-    known = online_retail(path, quick=quick)
+    known = online_retail(retail_path(), quick=quick)
     names = sorted(str(item["item_id"]) for item in known.items)
     drawn = np.random.default_rng(0).random(len(names)) < _SHARE
     cold = {name for name, taken in zip(names, drawn.tolist(), strict=True) if taken}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -28,10 +27,17 @@ from benchmarks.quality.cold_items import COLD_ITEM_FIGURES, cold_items
 from benchmarks.quality.dataset import read_set
 from benchmarks.quality.floors import VARIANTS, Options, measure_sets
 from benchmarks.quality.generated import GENERATED
+from benchmarks.quality.lifecycle import (
+    GROCERY_RETURN_FIGURES,
+    RETURN_FIGURES,
+    measure_grocery_returns,
+    measure_returns,
+)
 from benchmarks.quality.peers import Lists, Peer
 from benchmarks.quality.questions import Trial, earlier_trial, final_trial
 from benchmarks.quality.served import served_lists
 from benchmarks.quality.sources import SOURCES
+from benchmarks.shared import retail_path
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.options import TrainingOptions
@@ -39,6 +45,7 @@ from tactful.training.options import TrainingOptions
 _ROOT = Path(__file__).resolve().parents[2]
 _IMPLICIT = "implicit>=0.7.2,<0.8"
 _QUICK_HOUSEHOLDS = 220
+_LIFECYCLE = "lifecycle"
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,10 @@ class Part:
     measure: Callable[[bool], Sequence[Figure]]
 
 
-def run(quick: bool) -> list[Figure]:
-    """Measure. Quick asks fewer questions about fewer people."""
+def run(quick: bool, parts: Sequence[Part] | None = None) -> list[Figure]:
+    """Measure all parts, or some. Quick asks fewer questions about fewer people."""
     figures: list[Figure] = []
-    for part in PARTS:
+    for part in PARTS if parts is None else parts:
         try:
             figures += part.measure(quick)
             reason = "no benchmark measures it yet"
@@ -75,9 +82,7 @@ def run(quick: bool) -> list[Figure]:
 
 def _online_retail(quick: bool) -> list[Figure]:
     """The next line of an invoice: every peer that is known to do well on such questions."""
-    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
-    path = shared / "data" / "online_retail" / "online_retail.parquet"
-    replay = online_retail(path, quick=quick)
+    replay = online_retail(retail_path(), quick=quick)
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         contest = Contest("online_retail", replay, ("hr20", "mrr20"), Path(name))
         field = [peers.POPULARITY, peers.CO_VISITATION, peers.V_SKNN, peers.ITEM_KNN, peers.ease()]
@@ -220,6 +225,10 @@ def _peers_python() -> Path:
     return python
 
 
+_RETURNS = (
+    Part(RETURN_FIGURES, measure_returns),
+    Part(GROCERY_RETURN_FIGURES, measure_grocery_returns),
+)
 PARTS: tuple[Part, ...] = (
     Part(
         {
@@ -236,8 +245,9 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(COLD_FIGURES, cold_users),
     Part(COLD_ITEM_FIGURES, cold_items),
+    *_RETURNS,
 )
-"""What the benchmark measures, part by part."""
+"""Parts of the benchmark, as they are measured."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -248,10 +258,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     alone.add_argument(
         "--only",
-        choices=[*SOURCES, *GENERATED],
+        choices=[*SOURCES, *GENERATED, _LIFECYCLE],
         metavar="SET",
         help=f"one set alone: {', '.join(SOURCES)}; or one that only this option generates: "
-        f"{', '.join(GENERATED)}",
+        f"{', '.join(GENERATED)}; or {_LIFECYCLE}, the predictions of returns",
     )
     parser.add_argument(
         "--variant",
@@ -269,6 +279,8 @@ def measure(options: argparse.Namespace) -> list[Figure]:
     """Measure what the options choose."""
     # A run that is told to stop ends its servers on the way.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if options.only == _LIFECYCLE:
+        return run(options.quick, _RETURNS)
     chosen = Options(
         quick=options.quick,
         only=options.only,

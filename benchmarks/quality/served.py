@@ -14,6 +14,7 @@ from benchmarks.quality.dataset import who
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.demo.datasets import Ask
+from tactful.ranking.features import columns_fingerprint
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import (
     LEARNED,
@@ -136,7 +137,7 @@ def answered(
         engine,
         RecommenderOptions(
             models=settings.models,
-            definitions=definitions.fingerprint,
+            definitions=columns_fingerprint(definitions),
             experiment=ranking_experiment(settings.experiments),
             monotonic=clock,
         ),

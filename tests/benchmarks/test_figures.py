@@ -15,6 +15,7 @@ from benchmarks.figures import (
     interleave,
     main,
     measure,
+    share_figure,
     table,
     write,
 )
@@ -32,6 +33,16 @@ def test_file_has_the_agreed_shape(tmp_path: Path) -> None:
     write("serving", [Figure("worker_private_mb", None, "MB", note="no /proc here")], path)
     (figure,) = json.loads(path.read_text(encoding="utf-8"))["figures"]
     assert (figure["value"], figure["note"]) == (None, "no /proc here")
+
+
+def test_a_share_has_the_interval_of_wilson() -> None:
+    """For 81 of 263 it is published: .2553 to .3662 (Newcombe, 1998, method 3)."""
+    figure = share_figure("share", 81, 263, "")
+    assert (figure.low, figure.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    none = share_figure("share", 0, 20, "")
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(0.1611, abs=5e-5)
+    assert share_figure("share", 20, 20, "").high == 1
 
 
 def test_environment_names_machine_and_versions() -> None:

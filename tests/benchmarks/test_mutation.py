@@ -141,6 +141,7 @@ def test_judge(
     assert (toy.package / "calc.py").read_text() == _MODULE
 
 
+@pytest.mark.slow
 def test_shared_lines(toy: Target, tmp_path: Path) -> None:
     """A cached function and a shared fixture count for every test that uses them."""
     record = Sandbox(toy, tmp_path / "sandbox").record(toy.tests[0] / "test_calc.py")

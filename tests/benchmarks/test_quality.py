@@ -134,6 +134,7 @@ def test_queries_weigh_the_visit_above_the_history() -> None:
     assert found.tolist() == pytest.approx([1.0, 0.5, 0.1, 0.0, 0.0])
 
 
+@pytest.mark.slow
 def test_a_served_list_knows_nothing_of_what_comes_later(tmp_path: Path) -> None:
     """Take the end of the replay away: lists asked for before it stay the same to the last item."""
     shop = make_shop(8, people=12, items=50, days=40)

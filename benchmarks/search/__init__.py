@@ -1,0 +1,1 @@
+"""The benchmark `search`; `run` measures, the other modules hold its parts."""
