@@ -1,10 +1,12 @@
 """Fixtures for all tests: running services and the shared data sets."""
 
 import functools
+import gc
 import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +31,24 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
 # Counters of private runs, which are outside the directories of the runs.
 os.environ["XDG_STATE_HOME"] = str(ROOT / ".pytest_cache" / "state")
 
+# Most tests wait for the disk longer than they compute, as a server makes its files durable when it
+# starts: some ten waits of tens of milliseconds. Files of tests outlive no crash of the machine, so
+# they are in memory where there is enough. Those of a test that passed are deleted at its end.
+_MEMORY = Path("/dev/shm")
+
+
+def _use_memory() -> None:
+    """Make temporary files in memory, unless the environment names a place for them."""
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK):
+        return
+    about = os.statvfs(_MEMORY)
+    if about.f_bavail * about.f_frsize > 6 * 2**30 and not about.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = str(_MEMORY)  # for the processes that tests start, too
+        tempfile.tempdir = None
+
+
+_use_memory()
+
 # No test asserts on time, Hypothesis's neither. Every run has the same examples, but for one of
 # `scripts/test --random`, which names its seed here.
 _SEED = os.environ.get("TACTFUL_TEST_SEED")
@@ -49,6 +69,11 @@ _TEST_S = 4  # seconds after which its tests try no further example, unless one 
 # its thread may do so when its own test has ended.
 _MAIN = sys.modules["__main__"]
 
+# Collecting imports hundreds of modules and keeps what they make: a million objects, which each
+# full collection of garbage would look through again. There is none until the tests begin, see
+# `pytest_collection_finish`.
+gc.disable()
+
 _started = time.monotonic()
 _test_started = _started
 
@@ -67,6 +92,7 @@ _SERVICES = {
     "clients": "TACTFUL_TEST_CLIENTS",
     "nginx": "TACTFUL_TEST_NGINX",
     "prometheus": "TACTFUL_TEST_PROMETHEUS",
+    "espeak": "TACTFUL_TEST_ESPEAK",
 }
 
 _NO_SERVICE = re.compile(rf"no ({'|'.join(_SERVICES)}) here: scripts/test starts it")
@@ -114,6 +140,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"services missing: {names}; see CONTRIBUTING.md", red=True)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of trained models that the processes of this run share."""
+    if _PROCESS is None:
+        folder = tempfile.TemporaryDirectory(prefix="tactful-trained-")
+        os.environ["TACTFUL_TEST_TRAINED"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a random run, shuffle the tests and give each more examples and a limit of time."""
@@ -129,6 +163,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         own = function._hypothesis_internal_use_settings
         more = settings(own, max_examples=own.max_examples * _RANDOM_FACTOR)
         function._hypothesis_internal_use_settings = more
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what the collection of tests left from every later collection of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def _limited(test: Callable[..., None]) -> Callable[..., None]:
@@ -321,6 +361,12 @@ def _seeded_noise(seed: int) -> Iterator[None]:
 def flink_home() -> Path:
     """The folder whose ``lib/`` holds Flink's jars."""
     return Path(_service("flink"))
+
+
+@pytest.fixture(scope="session")
+def espeak_path() -> str:
+    """The espeak-ng executable, which speaks phrases."""
+    return _service("espeak")
 
 
 @pytest.fixture(scope="session")

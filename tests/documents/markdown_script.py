@@ -29,6 +29,7 @@ _NAME = re.compile(r"# ([\w./-]+\.(?:yaml|toml))\b")
 SUBSTITUTIONS = (
     # Another program may listen on the default port.
     (re.compile(r"(?:localhost|127\.0\.0\.1):8420"), "127.0.0.1:{port}"),
+    (re.compile(r"\b8421\b"), "{second}"),
     (re.compile(r"https://(?:tactful|shop)\.example(?=[/\"])"), "http://127.0.0.1:{port}"),
     # Services of a production network.
     (re.compile(r"https://mail\.example/hook"), "{webhook}"),

@@ -36,7 +36,13 @@ ended() {
 
 tactful() {
     case $1 in
-        serve) in_background serve "$TACTFUL_URL/readyz" command tactful "$@" ;;
+        serve)
+            local name=serve url=$TACTFUL_URL
+            if [[ "$*" =~ --port\ ([0-9]+) ]]; then # a second server
+                name=serve-${BASH_REMATCH[1]} url=http://127.0.0.1:${BASH_REMATCH[1]}
+            fi
+            in_background "$name" "$url/readyz" command tactful "$@"
+            ;;
         worker)
             in_background worker "http://127.0.0.1:$TACTFUL_WORKER__METRICS_PORT/metrics" \
                 command tactful "$@"
