@@ -47,7 +47,7 @@ def events(folder: Path) -> list[Event]:
 
 
 def test_the_odd_table_of_the_document_is_understood_as_it_says(terminal: Terminal) -> None:
-    (table,) = blocks("csv")
+    table = blocks("csv")[0]
     shown, sent = blocks("text")[:2]
     (terminal.folder / "orders.csv").write_text(table, "utf-8")
     first, second = blocks("sh")[:2]

@@ -13,7 +13,8 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pytest
 from tests.platform.domains.world import NEW, NOW, Domain, prepare
 
 from tactful.http.routes import ENDPOINTS
+from tactful.server.lifecycle import LifeCycles
 from tactful.util.yielding_lock import YieldingLock
 
 # Two trainings and six servers; the guarantee is the purpose of the whole feature.
@@ -126,11 +128,19 @@ def token_of(domain: Domain, receiving: str, folder: Path, person: str) -> str:
         return str(answer.json()["token"])
 
 
-def run(domain: Domain, other: str, folder: Path, token: str) -> dict[str, bytes]:
+@contextmanager
+def steady(domain: Domain, folder: Path) -> Iterator[Domain]:
+    """Serve a copy whose clock stands still and whose life-cycle model is never fitted."""
     with (
         mock.patch("tactful.server.resources.now_ms", lambda: NOW),
+        mock.patch.object(LifeCycles, "step", lambda _: []),
         copied(domain, folder).served() as served,
     ):
+        yield served
+
+
+def run(domain: Domain, other: str, folder: Path, token: str) -> dict[str, bytes]:
+    with steady(domain, folder) as served:
         settle(served)
         return answers(served, other, token)
 
@@ -153,10 +163,7 @@ def settle(domain: Domain) -> None:
 
 def withdrawn(domain: Domain, other: str, folder: Path, token: str) -> dict[str, bytes]:
     """Answer after a person agreed, handed a token over, and withdrew."""
-    with (
-        mock.patch("tactful.server.resources.now_ms", lambda: NOW),
-        copied(domain, folder).served() as served,
-    ):
+    with steady(domain, folder) as served:
         pair = f"{other}>{domain.name}"
         served.consent(NEW, pair=pair)
         body = {"user_id": NEW, "token": token}
