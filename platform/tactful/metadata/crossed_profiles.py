@@ -97,7 +97,11 @@ def delete_older(
 
 
 def delete_refused(
-    connection: sa.Connection, people: Collection[str], purposes: Mapping[str, bool], own: str
+    connection: sa.Connection,
+    people: Collection[str],
+    purposes: Mapping[str, bool],
+    own: str,
+    until: int | None = None,
 ) -> None:
     """Delete the profiles that a decision withdraws consent from.
 
@@ -106,9 +110,12 @@ def delete_refused(
         people: keys of the user who decides.
         purposes: the decision.
         own: name of this domain; with an empty one a refused pair may receive by any name.
+        until: time, epoch milliseconds; profiles that crossed later stay. None: they are deleted.
     """
     refused = [name for name, agrees in purposes.items() if not agrees]
     theirs = _table.person.in_(people)
+    if until is not None:
+        theirs &= _table.crossed_at <= until
     if {Purpose.SERVICE, Purpose.PERSONALISATION}.intersection(refused):
         connection.execute(sa.delete(crossed_profiles).where(theirs))
         return

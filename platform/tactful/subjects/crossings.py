@@ -16,6 +16,7 @@ from tactful.metadata.crossed_profiles import (
     CrossedProfile,
     delete_older,
     delete_profile,
+    delete_refused,
     erase_profiles,
     profiles_after,
     profiles_of,
@@ -126,24 +127,37 @@ class CrossedProfiles:
                     del self._held[person]
 
     def _decided(self, decisions: Iterable[Decision]) -> None:
-        """Read the profiles of people again who refused something."""
-        refusing = {
-            key
+        """Read the profiles of people again who refused something.
+
+        Those that crossed on devices in use are deleted first: the process that recorded the
+        decision, such as a command beside the server, may not know the devices.
+        """
+        refusals = [
+            (decision, self._consents.devices_of(decision.person))
             for decision in decisions
             if False in decision.purposes.values()
-            for key in (decision.person, *self._consents.devices_of(decision.person))
-        }
+        ]
+        refusing = {key for refusal, devices in refusals for key in (refusal.person, *devices)}
         if not refusing:
             return
         with self._lock:  # also to wait for a refresh that has read a profile, and not kept it yet
             people = refusing.intersection(self._held)
             try:
+                for decision, devices in refusals:
+                    if people.intersection(devices):
+                        self._delete_refused(decision, devices)
                 kept = profiles_of(self._metadata, people) if people else []
             except StorageError:
                 kept = []  # without a database nothing is used that may be withdrawn
             for person in people:
                 self._held.pop(person, None)
             self._take(kept)
+
+    def _delete_refused(self, decision: Decision, devices: Collection[str]) -> None:
+        own, purposes = self._consents.domains.name, decision.purposes
+        self._metadata.change(
+            lambda connection: delete_refused(connection, devices, purposes, own, decision.at)
+        )
 
     def _take(self, profiles: Iterable[CrossedProfile]) -> None:
         for profile in profiles:

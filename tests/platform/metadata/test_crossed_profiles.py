@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.platform.databases import Location
 from tests.platform.support import wait_until
 
 from tactful.config.domains import DomainSettings
@@ -32,8 +32,8 @@ DOMAINS = DomainSettings(name="magazine", peers={"shop": ["key"], "forum": ["key
 
 
 @pytest.fixture
-def metadata(tmp_path: Path) -> Iterator[MetadataStore]:
-    with closing(open_metadata(tmp_path / "metadata.db", clock=lambda: NOW)) as store:
+def metadata(location: Location) -> Iterator[MetadataStore]:
+    with closing(open_metadata(location, clock=lambda: NOW)) as store:
         yield store
 
 
@@ -153,6 +153,28 @@ def test_a_refusal_of_a_user_deletes_the_profiles_of_the_devices_in_use(
     consents.record("ada", {PAIR: False}, source="test")
     assert profiles_of(metadata, ["device:d", "device:e"]) == [profile("device:e")]
     assert len(stored.of("device:d")) == 0
+
+
+def test_a_refusal_beside_the_server_deletes_the_profiles_of_the_devices_in_use(
+    metadata: MetadataStore, consents: ConsentStore
+) -> None:
+    """A command knows no devices: the server deletes; a profile that crossed later stays."""
+    consents.devices_of = lambda person: ["device:d", "device:e"] if person == "ada" else []
+    beside = ConsentStore(metadata, EVERYTHING, clock=lambda: NOW, domains=DOMAINS)
+    stored = CrossedProfiles(metadata, consents)
+    devices = ("device:d", "device:e", "device:f")
+    consents.record_many({device: {PAIR: True} for device in devices}, source="test")
+    for device in devices:
+        at = NOW + 1 if device == "device:e" else NOW
+        assert stored.save(profile(device, at=at), device, NOW)
+    assert stored.save(profile("device:d", "forum"), "forum", NOW)
+    beside.record("ada", {PAIR: False}, source="test")
+    consents.refresh()
+    assert profiles_of(metadata, devices) == [
+        profile("device:e", at=NOW + 1),
+        profile("device:f"),
+        profile("device:d", "forum"),
+    ]
 
 
 def test_profiles_of_a_removed_domain_are_not_used_and_can_be_withdrawn(
