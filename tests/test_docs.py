@@ -294,6 +294,7 @@ def test_every_command_is_in_the_reference_with_options_that_it_has() -> None:
         assert options <= commands[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "package"), PACKAGES.items())
 def test_every_public_name_is_in_the_reference(folder: str, package: str) -> None:
     # The site leaves out what has no docstring, and says nothing about it.

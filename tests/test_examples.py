@@ -40,6 +40,7 @@ def server(data: Path) -> Iterator[str]:
         process.wait(120)
 
 
+@pytest.mark.slow
 def test_whoever_left_the_cart_gets_the_coupon() -> None:
     parts = run("abandoned_cart.py").split("12:13\n")
     before, after = ({it.split(":")[0].strip(): it for it in part.splitlines()} for part in parts)
@@ -50,6 +51,7 @@ def test_whoever_left_the_cart_gets_the_coupon() -> None:
     assert "'interest': {'kitchen': 0.8}" in before["bob"]
 
 
+@pytest.mark.slow
 def test_a_shop_gets_its_first_list(tmp_path: Path) -> None:
     with server(tmp_path / "data") as url:
         said = run("recommend.py", url).splitlines()

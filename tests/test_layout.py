@@ -56,6 +56,7 @@ def test_pytest_sees_the_standard_platform() -> None:
     assert platform.system()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["", "torch", "streamlit"])
 def test_python_at_the_root_sees_the_standard_platform(library: str) -> None:
     if library and importlib.util.find_spec(library) is None:
@@ -136,6 +137,7 @@ def toy_house(root: Path, imports: dict[str, str]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_floors_hold() -> None:
     ran = lint_imports(ROOT)
     assert ran.returncode == 0, ran.stdout

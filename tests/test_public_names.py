@@ -74,6 +74,7 @@ def test_everything_public_is_documented(library: ModuleType) -> None:
             assert attribute.startswith("_") or not is_method or inspect.getdoc(value), attribute
 
 
+@pytest.mark.slow
 def test_examples_in_docstrings_run(library: ModuleType) -> None:
     results = [doctest.testmod(module) for module in modules_of(library)]
     assert sum(result.failed for result in results) == 0

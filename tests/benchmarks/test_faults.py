@@ -25,6 +25,7 @@ def test_inputs_depend_on_seed_and_number_alone() -> None:
     assert len(set(first)) > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "ending"),
     [

@@ -243,6 +243,7 @@ def test_models_that_are_not_installed_are_skipped_with_the_reason(
     assert all("does not exist" in reason for reason in missing.values())
 
 
+@pytest.mark.slow
 def test_a_model_gets_sequences_and_gives_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
         read_set(path)
 
 
+@pytest.mark.slow
 def test_the_best_list_of_the_funnel_cannot_be_beaten(shop: Funnel) -> None:
     """The known probabilities are those that the visits show."""
     big = make_funnel(3, people=20, groups=3, size=30, visits=1_500, leaks=False)
@@ -232,6 +233,7 @@ def test_only_peers_that_use_time_answer_a_squeezed_set_again(
     assert again == ["stan", "vstan"]
 
 
+@pytest.mark.slow
 def test_figures_compare_with_the_best_peer_and_the_best_possible(
     shop: Funnel, tmp_path: Path
 ) -> None:

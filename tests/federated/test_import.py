@@ -17,6 +17,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_import_pulls_neither_torch_nor_flwr() -> None:
     done = run(
         "import sys, tactful_federated as f, numpy as np\n"
@@ -36,6 +37,7 @@ def test_import_pulls_neither_torch_nor_flwr() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["torch", "flwr"])
 def test_missing_dependency_names_the_extra(missing: str) -> None:
     names = "simulate IntentModel" if missing == "torch" else "simulate LocalGrid"

@@ -60,6 +60,7 @@ def test_same_bits_give_the_same_report(web_client: Path, categories: int, epsil
     assert found == [((true + shift) % categories).tolist(), len(halves)]
 
 
+@pytest.mark.slow
 def test_reports_have_the_stated_probabilities(web_client: Path) -> None:
     """The browser's generator cannot be seeded: false alarm rate 1e-9, and what is low is seen."""
     n, response = 150_000, RandomizedResponse(4, 1)

@@ -122,6 +122,7 @@ def of_user(live: Live, user: str) -> list[Event | User]:
     return [it for it in entries if isinstance(it, Event | User) and it.user_id == user]
 
 
+@pytest.mark.slow
 def test_messages_of_a_client_become_events(
     send: Send, live: Live, request: pytest.FixtureRequest
 ) -> None:
@@ -171,6 +172,7 @@ def test_messages_of_a_client_become_events(
     assert len({it.event_id for it in events}) == len(events)
 
 
+@pytest.mark.slow
 def test_a_message_that_is_sent_again_counts_once(
     send: Send, live: Live, request: pytest.FixtureRequest
 ) -> None:

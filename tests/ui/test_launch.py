@@ -20,6 +20,7 @@ UI = ROOT / "ui"
 CONFIG = Path(".streamlit") / "config.toml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [UI / "app.py", ENTRY], ids=["checkout", "package"])
 def test_entry_opens_the_overview(
     entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
@@ -51,6 +52,7 @@ def test_public_names_exist_and_the_entry_lies_in_the_package() -> None:
     assert ENTRY.is_file() and ENTRY.parent == Path(str(tactful_ui.__file__)).parent
 
 
+@pytest.mark.slow
 def test_no_module_hides_another_one() -> None:
     # `streamlit run` puts the folder of its file first on sys.path: `ui/` or `ui/tactful_ui/`.
     installed = {
@@ -117,6 +119,7 @@ def test_a_reader_signs_in_and_out(fake: FakePlatform, monkeypatch: pytest.Monke
     assert "does not accept the key" in words(page)
 
 
+@pytest.mark.slow
 def test_a_shared_key_must_not_do_more_than_read(
     fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_shared_key_must_not_do_more_than_read(
     assert not [button for button in page.button if button.label == "Sign out"]
 
 
+@pytest.mark.slow
 def test_the_pages_speak_chinese(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     page = _entry(fake, monkeypatch, None)
     page.selectbox(key="chosen_language").set_value("zh").run()

@@ -66,6 +66,7 @@ def test_a_key_is_in_no_log_and_in_no_address(
     assert not [secret for secret in secrets if secret in words(page)]
 
 
+@pytest.mark.slow
 def test_five_wrong_keys_close_the_form_for_a_while(
     guarded: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_five_wrong_keys_close_the_form_for_a_while(
     assert "Signed in as" in words(page)
 
 
+@pytest.mark.slow
 def test_a_key_that_is_revoked_ends_the_session(guarded: FakePlatform) -> None:
     page = opened()
     give(page, KEY)
@@ -97,6 +99,7 @@ def test_a_key_that_is_revoked_ends_the_session(guarded: FakePlatform) -> None:
     assert "Signed in as" in words(page) and "no longer valid" not in words(page)
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_shared_key_can_sign_in(
     guarded: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

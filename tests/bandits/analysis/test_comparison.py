@@ -87,6 +87,7 @@ def test_the_standard_error_is_that_of_many_repetitions() -> None:
     assert naive < 0.6 * true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relative", [False, True])
 def test_the_fixed_horizon_interval_covers(relative: bool) -> None:
     rng = np.random.default_rng(12)
@@ -132,6 +133,7 @@ def looks(seed: int, repeats: int, *, at: range, rate: float = 0.12) -> tuple[fl
     return float(raised[0] / repeats), float(raised[1] / repeats)
 
 
+@pytest.mark.slow
 def test_peeking_is_safe_with_the_confidence_sequence_only() -> None:
     repeats = 300
     anytime, fixed = looks(13, repeats, at=range(2000, 20_001, 600))
@@ -294,6 +296,7 @@ def test_the_ends_are_where_the_mixture_reaches_one_over_alpha(
     assert s / units in interval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.01])
 def test_it_covers_at_every_look_from_the_second_unit_on(share: float) -> None:
     rng = np.random.default_rng(3)

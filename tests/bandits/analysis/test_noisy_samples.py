@@ -23,11 +23,13 @@ CASES = simulated.cases()
 EXACT = RatioSums(0, 0, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_nominal_95_percent_are_between_93_and_97(name: str) -> None:
     assert 0.93 <= simulated.coverage(*CASES[name], 1000) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["released ratio at ε = 0.2", "released ratio at ε = 1"])
 def test_an_interval_that_forgets_the_noise_would_be_caught(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +96,7 @@ def test_releases_that_say_nothing_are_refused(make: Any, message: str) -> None:
         make()
 
 
+@pytest.mark.slow
 def test_released_counts_hold_a_rollout_as_seldom_as_exact_ones() -> None:
     """SRM behind noise that outweighs chance: at 5 % hardly ever, and seen where it is there."""
     rng = np.random.default_rng(3)

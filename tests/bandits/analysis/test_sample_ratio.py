@@ -74,6 +74,7 @@ def alarms(seed: int, true_share: float) -> tuple[float, float]:
     return float(raised[0] / repeats), float(raised[1] / repeats)
 
 
+@pytest.mark.slow
 def test_watching_all_the_time_is_safe_with_the_e_value_only() -> None:
     anytime, fixed = alarms(21, true_share=0.1)
     # A check with exactly 5 % would fail here with probability 1e-4; seeded, so once for all.
@@ -82,6 +83,7 @@ def test_watching_all_the_time_is_safe_with_the_e_value_only() -> None:
     assert fixed > 0.25
 
 
+@pytest.mark.slow
 def test_a_real_mismatch_is_found() -> None:
     assert alarms(22, true_share=0.108)[0] > 0.95
 

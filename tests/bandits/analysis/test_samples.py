@@ -12,6 +12,7 @@ from tactful_bandits.analysis.samples import Proportion, Quantile, retention
 from tactful_bandits.errors import StatisticsError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_intervals_of_independent_values_cover(level: float) -> None:
     rng = np.random.default_rng(1)
@@ -30,6 +31,7 @@ def requests(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarr
     return rng.lognormal(rng.normal(4, 0.6, users)[owner], 0.3), owner
 
 
+@pytest.mark.slow
 def test_requests_of_one_user_are_not_independent() -> None:
     rng = np.random.default_rng(2)
     truth = math.exp(stats.norm(4, math.hypot(0.6, 0.3)).ppf(0.9))

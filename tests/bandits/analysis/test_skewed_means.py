@@ -133,6 +133,7 @@ def amounts(
     return np.where(rng.random(users) < buyers, rng.lognormal(3, sigma, users), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("buyers", "control", "change"),
     [(0.02, 600, 600), (0.02, 5_400, 600), (0.1, 5_400, 600)],

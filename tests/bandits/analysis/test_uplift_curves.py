@@ -32,6 +32,7 @@ def test_curves_are_those_of_scikit_uplift(ties: bool) -> None:
             assert area * users**2 / best == pytest.approx(ratio, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_order_by_true_effects_is_better_than_a_random_one() -> None:
     rng = np.random.default_rng(8)
     effect, treated = rng.normal(size=6000), rng.integers(0, 2, 6000)
@@ -43,6 +44,7 @@ def test_the_order_by_true_effects_is_better_than_a_random_one() -> None:
     assert alike.qini_gain.low == alike.qini_gain.high == 0 and not alike.second_is_better
 
 
+@pytest.mark.slow
 def test_the_interval_covers_no_difference_as_often_as_stated() -> None:
     rng, wrong = np.random.default_rng(9), 0
     for seed in range(60):

@@ -45,6 +45,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
     return Experiment(key, arms, coverage=draw(st.floats(0.1, 1)), namespace=namespace)
 
 
+@pytest.mark.slow
 def test_assignment_follows_the_published_rule() -> None:
     quarters = Experiment("seed", (Arm("champion", 0.25), Arm("challenger", 0.75)))
     # Published places under this seed: a 0.0505, b 0.2696.
@@ -141,6 +142,7 @@ def test_disjoint_slices_share_no_unit_and_together_hold_all(version: int) -> No
         assert assign(low, unit).randomised != assign(high, unit).randomised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "inside"),
     [({"namespace": Namespace("page", 0, 0.3)}, 0.3), ({"holdout": Holdout("all", 0.3)}, 0.7)],

@@ -126,6 +126,7 @@ def places(name: str, ids: str, version: int = 2) -> NDArray[np.float64]:
     return np.array([bucket(name, unit, version=version) for unit in SHAPES[ids]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", SHAPES)
 def test_places_are_uniform(ids: str) -> None:
     tens = np.rint(places("exp-a", ids) * BUCKETS).astype(int) // 10
@@ -141,6 +142,7 @@ def independence_p_value(
     return float(stats.chi2_contingency(table)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", SHAPES)
 @pytest.mark.parametrize("other", ["exp-b", "exp-a1", "__exp-a", "another name altogether"])
 def test_experiments_split_independently(ids: str, other: str) -> None:

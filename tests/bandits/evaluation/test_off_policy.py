@@ -75,6 +75,7 @@ def _open_bandit(
     )
 
 
+@pytest.mark.slow
 def test_open_bandit_reproduces_its_published_value(
     read_parquet: Callable[[str], Any], shared_data: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_estimates_are_unbiased_where_they_say_so(name: str) -> None:
     assert abs(estimate.value - _VALUE) < 4 * max(estimate.standard_error, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ipw", "snipw", "dr", "sndr"])
 def test_intervals_cover_the_truth(name: str) -> None:
     rng = np.random.default_rng(5)
@@ -246,6 +248,7 @@ def test_wrong_propensities_are_noticed() -> None:
     assert any("propensities are wrong" in reason for reason in result.reasons)
 
 
+@pytest.mark.slow
 def test_nothing_wins_where_there_is_no_difference() -> None:
     # Two arms of equal reward: any policy earns the same as any other.
     rng = np.random.default_rng(12)

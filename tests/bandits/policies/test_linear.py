@@ -123,6 +123,7 @@ def test_rounding_does_not_pile_up() -> None:
     np.testing.assert_allclose(running, policy.coefficients, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [UpperConfidence(1.0), Thompson(0.5, draws=32)])
 def test_propensities_are_the_chances_of_the_arms(rule: UpperConfidence | Thompson) -> None:
     # E[1{arm = a} / propensity] = 1 for every arm, whatever the draws were.
@@ -186,6 +187,7 @@ def test_policies_find_what_is_best(rule: UpperConfidence | Thompson) -> None:
     assert _regret(LinearBandit(4, 5, rule=rule), 1) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [Memory(6), Memory(20, 0.7)])
 def test_a_policy_that_forgets_follows_a_change(memory: Memory) -> None:
     rule = Thompson(0.3, draws=16)

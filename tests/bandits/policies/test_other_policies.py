@@ -49,6 +49,7 @@ def test_beta_parameters_are_counts_by_weight(
     assert BetaBandit.from_bytes(policy.to_bytes()).to_bytes() == policy.to_bytes()
 
 
+@pytest.mark.slow
 def test_beta_takes_an_arm_as_often_as_it_is_the_best() -> None:
     policy = BetaBandit(2, draws=4)
     for arm, reward in ((0, 1), (0, 1), (0, 0), (1, 1), (1, 0)):

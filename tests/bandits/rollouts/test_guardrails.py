@@ -33,6 +33,7 @@ def test_a_drop_of_a_fifth_is_rolled_back_and_soon() -> None:
     assert np.median(dropped.rolled_back) <= 1300
 
 
+@pytest.mark.slow
 def test_with_noise_it_takes_a_little_longer() -> None:
     dropped = canary.simulate(200, 0.12, -0.2, seed=13, epsilon=1)
     assert dropped.share >= 0.97
@@ -40,6 +41,7 @@ def test_with_noise_it_takes_a_little_longer() -> None:
     assert canary.simulate(200, 0.12, 0.0, seed=14, epsilon=1).share <= 0.1
 
 
+@pytest.mark.slow
 def test_a_rule_that_forgets_the_noise_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     told = canary._arm
     monkeypatch.setattr(canary, "_arm", lambda n, clicks, added, _: told(n, clicks, added, 0.0))
@@ -126,6 +128,7 @@ def test_the_last_look_sees_what_was_saved_for_it() -> None:
         assert check_guardrails([CTR], samples, last_look=True)[0].verdict == at_last
 
 
+@pytest.mark.slow
 def test_rare_errors_seldom_cry_wolf() -> None:
     rng = np.random.default_rng(17)
     errors = Guardrail("errors", better="lower")
@@ -156,6 +159,7 @@ def revenue(rng: np.random.Generator, users: int, buyers: float, scale: float = 
     return SkewedMean.from_units(amounts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.01, 0.05])
 def test_revenue_seldom_rolls_back_a_harmless_change(alpha: float) -> None:
     """At 2 % buyers in the small arm of a canary; 40 % of them were rolled back at alpha 1 %.

@@ -54,6 +54,7 @@ def judge(rollout: Rollout, totals: np.ndarray, *, at: int) -> RolloutLook:
     return judge_rollout(rollout, StageObservations((control, change), samples), at=at)
 
 
+@pytest.mark.slow
 def test_the_default_plan_ships_no_large_harm() -> None:
     """A loss of 20 % at 3 % takers and 1,200 people a day was shipped in all of 100 runs."""
     rng = np.random.default_rng(7)

@@ -58,6 +58,7 @@ def _live(agent: DdpgAgent, steps: int, seed: int, scale: float = 1.0) -> None:
         state = following
 
 
+@pytest.mark.slow
 def test_an_untrained_agent_is_the_champion() -> None:
     agent = DdpgAgent(3, 2)
     for state in np.random.default_rng(0).normal(size=(5, 3)):
@@ -81,6 +82,7 @@ def test_it_finds_the_action_that_pays(changes: dict[str, float]) -> None:
         assert agent.act([state])[0] == pytest.approx(0.5 * state, abs=0.2)
 
 
+@pytest.mark.slow
 def test_what_is_learnt_does_not_depend_on_the_scale_of_rewards() -> None:
     settings = replace(SMALL, centre_rewards=True, weight_decay=0.3)
     actions = []
@@ -171,6 +173,7 @@ def test_decay_keeps_critics_small() -> None:
     assert size(1.0) < 0.9 * size(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminated", [True, False])
 def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> None:
     settings = replace(SMALL, discount=0.8, learning_rate=1e-2, target_rate=0.1)
@@ -186,6 +189,7 @@ def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> Non
     assert value == pytest.approx(1.0 if terminated else 5.0, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_saved_run_continues_identically(tmp_path: Path) -> None:
     settings = replace(SMALL, critics=3, smoothing=0.1, average_rate=0.1)
 

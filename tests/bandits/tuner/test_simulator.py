@@ -99,6 +99,7 @@ def test_prices_matter_in_promotions_and_campaigns_tire() -> None:
     assert only_campaigns[50:, 9].mean() > 1.2 * champion[50:, 9].mean()
 
 
+@pytest.mark.slow
 def test_defaults_are_what_the_data_say(shared_data: Path) -> None:
     pandas = pytest.importorskip("pandas")
     path = shared_data / "data" / "online_retail" / "online_retail.parquet"

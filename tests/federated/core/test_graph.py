@@ -140,6 +140,7 @@ def test_no_choice_of_drop_outs_cuts_off_honest_members() -> None:
     assert _cuts(9, 4, spare=0) > 0
 
 
+@pytest.mark.slow
 def test_simulated_rings_fail_no_more_often_than_the_bounds_say() -> None:
     """At bounds of 2^-3 and 2^-2, which a simulation can see."""
     n, share, runs = 120, 0.2, 1_500

@@ -52,6 +52,7 @@ def test_one_device_counts_at_most_one_whatever_it_holds(one: int, two: int, thr
     assert answer.any() == bool(steps)
 
 
+@pytest.mark.slow
 def test_noised_rates_are_near_the_true_ones_and_say_how_near(tmp_path: Path) -> None:
     """Seeded; six standard errors are a wrong alarm in about 1 of 10^8."""
     scores = [Score(4, n % 3, 2 + n % 3, 1.0) if n % 5 else Score() for n in range(15)]

@@ -18,6 +18,7 @@ VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 SETTINGS = TrainerSettings(epochs=2, batch_size=3, scored=6, context=4, held_out=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proximal", [0.0, 0.3])
 def test_stacked_devices_train_as_they_would_alone(proximal: float) -> None:
     settings = replace(SETTINGS, proximal=proximal)

@@ -68,6 +68,7 @@ def test_a_request_is_told_tenths_of_a_few_categories(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_likeliest_has_the_weight_one(tmp_path: Path) -> None:
     """Also where ten times its probability, divided by it, is a little below ten."""
     phone = Phone(tmp_path)
@@ -86,6 +87,7 @@ def test_nothing_is_said_without_consent_or_model(tmp_path: Path) -> None:
     assert device.about_to(["c2"]) == 0 and device.model is None
 
 
+@pytest.mark.slow
 def test_a_day_has_one_report_whatever_is_asked(tmp_path: Path) -> None:
     """Else many requests would give the truth away by what they say most often."""
     phone = Phone(tmp_path)
@@ -126,6 +128,7 @@ def test_a_damaged_secret_draws_nothing(tmp_path: Path) -> None:
         device.randomised("1")
 
 
+@pytest.mark.slow
 def test_reports_are_as_often_true_as_they_say(
     tmp_path: Path, seeded_noise: Callable[[int], AbstractContextManager[None]]
 ) -> None:

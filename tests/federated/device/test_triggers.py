@@ -102,6 +102,7 @@ def test_one_foresight_fires_once_also_after_a_restart(tmp_path: Path) -> None:
     assert len({act.id for act in phone.acts}) == 3
 
 
+@pytest.mark.slow
 def test_a_certain_next_step_fires_before_it_comes(tmp_path: Path) -> None:
     """A model of a planted cycle: the trigger leads by one step, and never fires beside it."""
     phone = Foreteller(tmp_path)
@@ -197,6 +198,7 @@ def fire_all(directory: Path, models: str) -> list[str]:
     return [act.trigger for act in phone.acts]
 
 
+@pytest.mark.slow
 def test_threads_share_the_caps(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(fire_all, [tmp_path] * 2, ["one", "other"])

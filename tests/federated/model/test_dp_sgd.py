@@ -66,6 +66,7 @@ def trained(data: Rows, settings: dp_sgd.CentralSettings, generator: Any, model:
     return weights_of(model) - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise_multiplier", "sample_rate", "steps", "delta"),
     [(1.0, 0.01, 1_000, 1e-5), (0.8, 0.05, 200, 1e-6), (2.0, 1.0, 20, 1e-5), (4.0, 0.1, 500, 1e-7)],
@@ -85,6 +86,7 @@ def test_epsilon_is_that_of_another_accountant(
     assert reference - 0.01 < ours < reference * 1.01 + 0.03
 
 
+@pytest.mark.slow
 def test_what_was_taken_is_what_is_accounted_and_it_learns() -> None:
     data, model = rows(2_000), linear()
     result = train(model, data, generator=torch.Generator().manual_seed(1))

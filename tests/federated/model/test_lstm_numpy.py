@@ -201,6 +201,7 @@ def test_another_signers_versions_begin_anew(tmp_path: Path) -> None:
 SHAPE: dict[str, Any] = {"embedding": 4, "hidden": 5, "temperature": 0.7}
 
 
+@pytest.mark.slow
 def test_a_torchscript_program_says_what_the_numpy_runner_says() -> None:
     weights = IntentModel(9, embedding=4, hidden=5, seed=3).vector()
     program = torch.jit.load(io.BytesIO(to_torchscript(weights, 9, **SHAPE)))  # type: ignore[no-untyped-call]
@@ -258,6 +259,7 @@ def test_it_is_the_trace_of_the_hessian_where_that_is_known() -> None:
     assert found == pytest.approx(exact, rel=0.35)
 
 
+@pytest.mark.slow
 def test_a_plan_foresees_what_noise_then_costs() -> None:
     model = IntentPredictor(IntentModel(SIZE, seed=1).vector(), SIZE)
     curvature = mean_curvature(model, ASKED, noise=0.03, draws=30)

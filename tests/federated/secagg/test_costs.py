@@ -13,6 +13,7 @@ from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 from tactful_federated.secagg.sparse_server import SparseSumServer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "size", "graph"), [(9, 500, None), (24, 2_000, None), (24, 2_000, Graph(6, 4))]
 )

@@ -181,6 +181,7 @@ def test_one_modified_device_moves_a_sum_by_a_bounded_length() -> None:
     assert moved(one * 8 * plan.units) == 8  # what is not caught
 
 
+@pytest.mark.slow
 def test_a_noisy_sum_is_not_taken_for_a_poisoned_one() -> None:
     plan = plan_noise_in_sum(WISHES)
     for _ in range(4):

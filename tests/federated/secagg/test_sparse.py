@@ -79,6 +79,7 @@ def test_a_sparse_sum_is_the_plain_sum_or_nothing(silent_from: dict[int, int]) -
         assert total.values.tolist() == plain(carried, survivors)
 
 
+@pytest.mark.slow
 def test_sparse_and_complete_graphs_have_the_same_sum() -> None:
     sums = []
     for graph in (GRAPH, None):
@@ -88,6 +89,7 @@ def test_sparse_and_complete_graphs_have_the_same_sum() -> None:
     assert sums[0] == sums[1] == plain(carried, set(range(1, 21)))
 
 
+@pytest.mark.slow
 def test_members_mask_and_share_with_neighbours_only() -> None:
     carried, of = wire(20, graph=GRAPH)
     server, _ = lead_sparse(carried, of)
@@ -163,6 +165,7 @@ class Cutter(SparseSumServer):
         return [int(v) for v in value.view(np.int32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "safe"), [(6, True), (2, False)])
 def test_a_server_that_cuts_off_a_member_opens_nothing(threshold: int, safe: bool) -> None:
     """With k = 6 and c = 2 colluding members in a window, t = 6 is the least that is safe."""
@@ -214,6 +217,7 @@ def test_contradictory_survivors_open_nothing() -> None:
     assert not opened(carried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("listed", "message"),
     [

@@ -146,6 +146,7 @@ def test_a_killed_server_goes_on_without_its_buffer(tmp_path: Path) -> None:
     assert serve(tmp_path, invitation, Phones(invitation, 40))[-1] == 6
 
 
+@pytest.mark.slow
 def test_who_is_silent_or_fails_is_not_waited_for_nor_pestered(tmp_path: Path) -> None:
     invitation = invited(tmp_path, replace(WISHES, population=120))
     fails = {node for node in range(1, 121) if node % 5 in (1, 2, 3)}

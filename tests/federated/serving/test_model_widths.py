@@ -56,6 +56,7 @@ def invited_to(directory: Path, embedding: int = 32, hidden: int = 32) -> Invita
     return invite(*about, run="test", tier="clear", embedding=embedding, hidden=hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("embedding", "hidden"), [(16, 16), (64, 48)])
 def test_a_run_trains_the_invited_widths(tmp_path: Path, embedding: int, hidden: int) -> None:
     wide = {"embedding": embedding, "hidden": hidden}

@@ -22,6 +22,7 @@ def turning(household: int) -> list[list[str]]:
     return [[CIRCLE[place % 6]] for place in steps.cumsum().tolist()]
 
 
+@pytest.mark.slow
 def test_report_is_complete_and_repeats_itself() -> None:
     seen: list[RoundResult] = []
     first = simulate(
@@ -37,6 +38,7 @@ def test_report_is_complete_and_repeats_itself() -> None:
     assert first.top1_gain.low <= first.top1_gain.value <= first.top1_gain.high
 
 
+@pytest.mark.slow
 def test_verdict_says_what_was_measured() -> None:
     histories = {f"household {number}": turning(number) for number in range(12)}
     report = simulate(histories, CIRCLE, households=12, rounds=40, seed=3)

@@ -27,6 +27,7 @@ def test_enough_devices_learn_through_the_noise(tmp_path: Path) -> None:
     assert found.after.mean_loss < found.before.mean_loss - 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["secret", "noise-in-sum"])
 def test_the_secret_tiers_run_and_go_on(tmp_path: Path, tier: Any) -> None:
     settings = replace(SMALL, tier=tier)

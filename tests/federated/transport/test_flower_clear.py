@@ -163,6 +163,7 @@ def test_the_scan_catches_a_planted_leak(leak: str) -> None:
     assert leaks(content, len(update), history) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoding", "bytes_each"), [("float16", 2), ("int8", 1)])
 def test_encoded_updates_are_smaller_and_train_alike(encoding: Encoding, bytes_each: int) -> None:
     plain, _ = rounds_of(flower(make_grid()), 3)

@@ -143,6 +143,7 @@ class Fleet(LocalGrid):
         return remembering
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["clear", "secret", "noise-in-sum"])
 def test_a_device_shows_what_its_tier_says(tmp_path: Path, tier: Tier) -> None:
     wishes = replace(WISHES, delta=1e-3, population=40, rounds=6, report_goal=5)

@@ -107,6 +107,7 @@ def floor(sqlite: MetadataStore, shop: Shop) -> Shopfloor:
     return Shopfloor(sqlite, shop)
 
 
+@pytest.mark.slow
 def test_a_rollback_arrives_once_with_its_reason_and_without_its_author(
     database: MetadataStore, shop: Shop
 ) -> None:

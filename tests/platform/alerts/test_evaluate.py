@@ -189,6 +189,7 @@ def _anomaly(direction: str) -> AlertRule:
     )
 
 
+@pytest.mark.slow
 def test_a_usual_shop_is_no_anomaly_and_a_missing_day_is_one() -> None:
     usual = _shop(6)
     quarters = ({"events_total": value} for value in usual)

@@ -73,6 +73,7 @@ def test_without_a_visit_id_a_pause_of_half_an_hour_begins_a_visit(engine: Engin
     assert names(ask(engine, "u", "s3").session) == "b"
 
 
+@pytest.mark.slow
 def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> None:
     before, now = {"user_id": "u", "session_id": "s1"}, {"user_id": "u", "session_id": "s2"}
     see(

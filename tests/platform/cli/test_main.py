@@ -144,6 +144,7 @@ def test_the_doctor_says_what_it_found(tmp_path: Path) -> None:
     assert not list((tmp_path / "tactful-data").glob("doctor-*"))
 
 
+@pytest.mark.slow
 def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -> None:
     (tmp_path / "features.yaml").write_text("- {name: views_5m, entity: nobody}\n")
     (tmp_path / "tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')

@@ -82,6 +82,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, report: AuditReport) -> list[tupl
     return asked
 
 
+@pytest.mark.slow
 def test_it_reports_in_words_and_in_pictures(
     found: AuditReport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -292,6 +292,7 @@ def history(definition: CouponDefinition, people: int, *, seed: int = 3) -> list
     return made
 
 
+@pytest.mark.slow
 def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> None:
     definition = campaign(holdout=0.4, explore=1.0, features=("likes",))
     log = write_log(tmp_path, history(definition, 6_000))

@@ -50,6 +50,7 @@ def fitted(users: DrawnUsers, groups: int = 4, trees: int = 3) -> GainFit:
     )
 
 
+@pytest.mark.slow
 def test_the_forest_is_chosen_where_only_the_middle_reacts() -> None:
     users, _ = simulated(1, 2_400, the_middle)
     found = fitted(users)

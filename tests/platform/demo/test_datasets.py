@@ -358,6 +358,7 @@ def test_the_catalogue_covers_what_is_bought(journey: Replay) -> None:
     assert any(user["properties"].get("age") for user in journey.users)
 
 
+@pytest.mark.slow
 def test_the_same_households_are_drawn_every_time(journey: Replay) -> None:
     again = completejourney(households=15)
     assert list(again.events(0, 500)) == list(journey.events(0, 500))

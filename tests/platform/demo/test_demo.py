@@ -250,6 +250,7 @@ def test_an_empty_directory_will_do(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [None, "", "[storage]\ndata = '.'\n"])
 def test_files_of_others_are_not_removed(tmp_path: Path, settings: str | None) -> None:
     (tmp_path / "keys.db").write_text("precious")

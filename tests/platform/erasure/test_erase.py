@@ -198,6 +198,7 @@ def command(settings: Settings, *arguments: object, **environment: str) -> Resul
     return CliRunner().invoke(main, words, env=variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rebuild", [False, True])
 def test_sentinels_are_found_nowhere_after_an_erasure(
     tmp_path: Path, settings: Settings, metadata: MetadataStore, rebuild: bool

@@ -118,6 +118,7 @@ def test_webhook(tmp_path: Path, shop: Shop) -> None:
     assert ids_left(settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 301, 410])
 def test_unreachable_receiver(tmp_path: Path, shop: Shop, status: int) -> None:
     """The receipt waits for a receiver that refuses, and doctor names it, late as a failure."""
@@ -257,6 +258,7 @@ def test_sinks(
     assert done_without is not None and all(step.at for step in done_without.steps)
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 def test_topics(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key with rows of the user gets one tombstone, and no key of anybody else."""

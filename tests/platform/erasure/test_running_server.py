@@ -348,6 +348,7 @@ def test_the_last_search_finds_late_records(tmp_path: Path, settings: Settings) 
     assert stages.count("consent") == 2
 
 
+@pytest.mark.slow
 def test_several_users_are_verified_together(tmp_path: Path, settings: Settings) -> None:
     """Each user has a receipt of their own."""
     people = [Tokens(*FIELDS) for _ in range(3)]

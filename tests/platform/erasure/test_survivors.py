@@ -69,6 +69,7 @@ def served(settings: Settings) -> Any:
         yield live
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("running", "sealed"), [(True, False), (False, True)])
 def test_an_erased_persons_search_texts_do_not_stay(
     tmp_path: Path, settings: Settings, running: bool, sealed: bool

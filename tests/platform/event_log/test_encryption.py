@@ -316,6 +316,7 @@ def letters_of(people: Sequence[str]) -> list[DeadLetter]:
     return [made(payload=payload, offset=number) for number, payload in enumerate(payloads)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dead-letters", "late"])
 def test_dead_letters_are_sealed(settings: Settings, tmp_path: Path, name: str) -> None:
     people = ("erased-person", "other-person")

@@ -381,6 +381,7 @@ def test_a_command_reads_the_log_of_an_installation(tmp_path: Path) -> None:
     assert 1_000 < planned["days"] < 1_500
 
 
+@pytest.mark.slow
 def test_http_and_the_client_plan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = small_settings(tmp_path)
     file = tmp_path / "rollouts.yaml"

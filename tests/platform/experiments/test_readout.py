@@ -162,6 +162,7 @@ def spending(seed: int, sigma: float = 2.0) -> ArmOutcomes:
     return ArmOutcomes(arms, 0)
 
 
+@pytest.mark.slow
 def test_skewed_revenue_of_equal_arms_is_called_as_rarely_as_stated() -> None:
     """The report compared plain means: an arm without a large order looked poorer."""
     experiment = Experiment("ranking", (Arm("heuristic", 0.1), Arm("learned", 0.9)))

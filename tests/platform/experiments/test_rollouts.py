@@ -203,6 +203,7 @@ def test_concurrent_looks(database: MetadataStore, clock: Clock, tmp_path: Path)
     assert [look.number for look in store.looks("cheaper")] == [3, 2, 1]
 
 
+@pytest.mark.slow
 def test_killed_look(store: RolloutStore, clock: Clock, tmp_path: Path) -> None:
     """Killed before the transaction ends, nothing is there; the next look decides it."""
     store.apply(definition(), by="ann", reason="r")

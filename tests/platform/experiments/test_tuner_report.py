@@ -21,6 +21,7 @@ from tactful_bandits.tuner.weight_bounds import WeightBounds
 from tactful_streaming.contract.log_entries import Event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.3, 0.0])
 def test_the_regret_covers_the_truth(gain: float, tmp_path: Path) -> None:
     candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"

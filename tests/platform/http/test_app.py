@@ -415,6 +415,7 @@ def test_numbers_of_any_size_in_a_body(shared: Live, endpoint: Endpoint) -> None
             assert answer.status_code < 500, (body[:300], answer.text)
 
 
+@pytest.mark.slow
 def test_features_of_any_id_can_be_read(shared: Live) -> None:
     for user in ("u", "a/b", "a/../b", "ü ?#%", "features", "x" * 256):
         stamp = now_ms()
@@ -431,6 +432,7 @@ def test_features_of_any_id_can_be_read(shared: Live) -> None:
     assert shared.http.get("/v1/users/nobody/features").json()["features"]["views"] == 0
 
 
+@pytest.mark.slow
 def test_reports_are_listed_in_pages_and_read(live: Live) -> None:
     assert live.http.get("/v1/reports").json() == {"reports": [], "next_cursor": None}
     reports = live.platform.settings.storage.reports
@@ -557,6 +559,7 @@ def test_only_admins_choose_arms_and_get_explanations(shop: Live) -> None:
         assert shop.http.post("/v1/recommend", json={"timestamp": 0}, headers=key).is_success
 
 
+@pytest.mark.slow
 def test_metrics_count_and_name_nobody(live: Live) -> None:
     live.http.post("/v1/events", json=[view(1, "alice-4711"), view(1, "alice-4711"), {}])
     position = live.http.post("/v1/events", json=view(2, "alice-4711")).json()["position"]

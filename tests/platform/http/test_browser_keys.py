@@ -148,6 +148,7 @@ def test_a_browser_key_waits_for_no_batch(shop: Live, key: str) -> None:
     assert "b.2" not in shop.platform.ingest._order._appended, "it names no batch of others"
 
 
+@pytest.mark.slow
 def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:
     key = locked.create_key("browser")
     asked = locked.http.options("/v1/events", headers={"origin": SHOP, **PREFLIGHT})

@@ -53,6 +53,7 @@ class Parsed(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 def test_every_route_is_on_the_page_with_scopes_fields_and_examples() -> None:
     page = render(DOCUMENT)
     parsed = Parsed(page)
@@ -118,6 +119,7 @@ def planted(value: Any) -> Any:
     return f"{value}{EVIL}" if isinstance(value, str) else value
 
 
+@pytest.mark.slow
 def test_every_text_is_escaped() -> None:
     changed = planted(DOCUMENT)
     names = DOCUMENT["components"]["schemas"]
@@ -144,6 +146,7 @@ def test_every_text_is_escaped() -> None:
     assert "<script>alert('1')</script>" in "".join(parsed.words)
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_can_be_called(shared: Live) -> None:
     page = Parsed(render(DOCUMENT))
     commands = [text for text in page.words if text.startswith("curl ")]

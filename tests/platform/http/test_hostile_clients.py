@@ -192,6 +192,7 @@ def test_a_client_that_does_not_read_is_cut_off(hasty: Live) -> None:
         wait_until(cut_off, 30)
 
 
+@pytest.mark.slow
 def test_idle_connections_give_way(hasty: Live) -> None:
     """A new connection closes the one that has been idle the longest, and is served."""
     with contextlib.ExitStack() as stack:

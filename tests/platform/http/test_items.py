@@ -199,6 +199,7 @@ def test_an_unknown_item_has_no_lists(shop: Live) -> None:
     assert shop.http.head("/v1/popular").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_browser_key_reads_lists_and_no_catalogue(shop: Live) -> None:
     """Properties may hold margins and purchase prices, which are no business of a page."""
     headers = {"authorization": f"Bearer {shop.create_key('browser')}", "origin": SHOP}
@@ -240,6 +241,7 @@ def test_other_keys_read_nothing(shop: Live) -> None:
             assert refusal(answer) == (403, "missing_scope")
 
 
+@pytest.mark.slow
 def test_odd_ids_reach_every_route_of_items(shared: Live) -> None:
     """An id with a slash is no other route: `x%2Fsimilar` is the item `x/similar`."""
     ids = [it for it in ODD_IDS if it.isprintable() and len(it) <= 256]
@@ -298,6 +300,7 @@ def test_neighbours_of_an_item_are_for_administrators(shop: Live) -> None:
     assert refusal(gone) == (404, "not_found")
 
 
+@pytest.mark.slow
 def test_an_analyst_reads_the_catalogue_and_trends(shop: Live) -> None:
     headers = {"authorization": f"Bearer {shop.create_key('analyst')}"}
     for path in ("/v1/items", "/v1/items/sku 003", "/v1/popular", "/v1/items/sku 003/next"):

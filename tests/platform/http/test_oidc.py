@@ -286,6 +286,7 @@ def refusal_code(checked: TokenVerifier, token: str) -> str:
 # The issuer and its keys.
 
 
+@pytest.mark.slow
 def test_keys_are_fetched_once_and_again_when_they_change() -> None:
     with Issuer() as issuer:
         clock = Clock()

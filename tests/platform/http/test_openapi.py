@@ -41,6 +41,7 @@ def check(instance: Any, schema: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_is_openapi_and_says_everything() -> None:
     OpenAPIV31SpecValidator(DOCUMENT).validate()
     assert {(path, method) for path, it in DOCUMENT["paths"].items() for method in it} == {

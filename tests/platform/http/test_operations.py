@@ -82,6 +82,7 @@ def test_exact_rates_are_for_administrators(shop: Live) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_monitor_does_not_learn_when_somebody_acted_or_left(locked: Live) -> None:
     platform = locked.platform
     platform.online_erasures.stop()

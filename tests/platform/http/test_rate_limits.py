@@ -69,6 +69,7 @@ def test_processes_count_together(requests: list[tuple[bool, int]]) -> None:
         assert accepts(one if first else other, "key", number) == accepts(alone, "key", number)
 
 
+@pytest.mark.slow
 def test_invented_devices_neither_evade_nor_exhaust() -> None:
     """A million new ids from one key: its limit holds, memory is constant, others are served."""
     clock = Clock()
@@ -141,6 +142,7 @@ def test_a_device_that_sends_too_fast_waits(slow: Live, path: str) -> None:
     assert post(f"other{path}").status_code < 300
 
 
+@pytest.mark.slow
 def test_a_key_that_sends_too_fast_waits(slow: Live) -> None:
     key, mine = slow.create_key("browser"), slow.create_key("ingest")
     large = [seen(f"d-{number}", number) for number in range(900)]

@@ -139,6 +139,7 @@ def test_gzip_is_read(locked: Live, key: str) -> None:
     assert refused.json()["code"] == "unsupported_encoding", "on the other routes as before"
 
 
+@pytest.mark.slow
 def test_bombs_and_damage_are_refused(locked: Live, key: str) -> None:
     limit = locked.platform.settings.limits.body_bytes
     whole = gzip.compress(b'{"batch": []}')
@@ -188,6 +189,7 @@ def test_refusals_name_their_message_and_spare_the_others(locked: Live, key: str
     ]
 
 
+@pytest.mark.slow
 def test_every_call_has_its_path(locked: Live, key: str) -> None:
     calls: dict[str, dict[str, Any]] = {
         "identify": {"userId": "calls", "anonymousId": "d-calls", "traits": {"plan": "gold"}},
@@ -228,6 +230,7 @@ def test_too_many_messages_are_refused(locked: Live, key: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
+@pytest.mark.slow
 def test_a_request_becomes_more_events_than_a_batch_holds(locked: Live, key: str) -> None:
     """Orders with many products: appended in parts, up to a bound."""
     products = [{"sku": n, "price": 1} for n in range(240)]
@@ -245,6 +248,7 @@ def test_a_request_becomes_more_events_than_a_batch_holds(locked: Live, key: str
     assert len(events_of(locked, "big-44")) == 240
 
 
+@pytest.mark.slow
 def test_a_request_has_a_bound_on_its_events(locked: Live, key: str) -> None:
     order = {"type": "track", "event": "Order Completed", "userId": "bound"}
     batch = [
@@ -257,6 +261,7 @@ def test_a_request_has_a_bound_on_its_events(locked: Live, key: str) -> None:
     assert [it["index"] for it in said["rejected"]] == [*range(40, 60)]
 
 
+@pytest.mark.slow
 def test_traits_complete_a_description(locked: Live, key: str) -> None:
     def identify(**traits: Any) -> dict[str, Any]:
         return {"type": "identify", "userId": "traits", "traits": traits}
@@ -314,6 +319,7 @@ def test_a_refusal_keeps_traits_out(tmp_path: Any) -> None:
         assert described(live, "p") == [{"plan": "gold"}]
 
 
+@pytest.mark.slow
 def test_ga4_answers_as_google(locked: Live, key: str) -> None:
     event = {"name": "view_item", "params": {"items": [{"item_id": "tea"}]}}
     body = {"client_id": "c", "user_id": "ga", "events": [event, {"name": "view_item"}]}
@@ -408,6 +414,7 @@ def test_logs_and_metrics_hold_counts_and_no_payload(
     assert not [line for line in shares if "_total" in line]
 
 
+@pytest.mark.slow
 def test_an_edited_mapping_is_used_and_a_wrong_one_stops_the_start(tmp_path: Any) -> None:
     mapping, small = tmp_path / "own.yaml", small_settings(tmp_path)
     settings = replace(small, sources=SourceSettings(mapping=mapping))

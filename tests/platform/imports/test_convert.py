@@ -148,6 +148,7 @@ def test_rows_that_are_no_events_are_refused_with_their_reason(tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_words_behind_the_sample_are_refused_not_guessed(tmp_path: Path) -> None:
     rows = ["ada,tea,view,2024-01-31"] * 60_000 + ["ada,tea,zap,2024-01-31"]
     middle = 50_000  # between the blocks of the sample

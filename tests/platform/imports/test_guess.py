@@ -446,6 +446,7 @@ def test_other_formats_are_named(content: bytes, problem: str, tmp_path: Path) -
         understood(tmp_path / "t")
 
 
+@pytest.mark.slow
 def test_shared_data_is_understood_by_guess_alone(shared_data: Path) -> None:
     retail = shared_data / "data" / "online_retail" / "online_retail.parquet"
     assert mapping(retail) == {

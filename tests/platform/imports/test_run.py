@@ -279,6 +279,7 @@ def test_the_first_refusals_are_kept_and_all_are_counted(tmp_path: Path) -> None
     assert len(outcome.rejections) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [True, False])
 def test_an_import_that_stores_nothing_stops_and_keeps_no_progress(
     raw: bool, tmp_path: Path
@@ -346,6 +347,7 @@ def test_the_bar_reaches_the_size_of_the_file(tmp_path: Path) -> None:
     assert importer.advanced == importer.path.stat().st_size
 
 
+@pytest.mark.slow
 def test_requests_stay_within_the_limits_of_the_server(tmp_path: Path) -> None:
     rows = "".join(f"i{n},{'x' * 1_900},{'y' * 1_900}\n" for n in range(2_000))
     path = write(tmp_path / "t.csv", f"sku,title,body\n{rows}")

@@ -112,6 +112,7 @@ def test_the_fit_of_life_cycles_is_in_no_backup() -> None:
     assert not is_left_out(PurePath("log/0.seg"))
 
 
+@pytest.mark.slow
 def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: Settings) -> None:
     """Events arrive all the time; the restored server continues without a difference."""
     with Live(Platform.open(settings, build)) as live:
@@ -211,6 +212,7 @@ def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: S
     restored(settings, tmp_path / "backup", without_tombstones=True)
 
 
+@pytest.mark.slow
 def test_a_restore_removes_no_files_of_others(tmp_path: Path, settings: Settings) -> None:
     """``tactful restore BACKUP --data ~`` removed everything in there, even without --replace."""
     Platform.open(settings, build).close()

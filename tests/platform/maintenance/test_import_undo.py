@@ -267,6 +267,7 @@ def test_imports_that_nobody_began_take_nothing(settings: Settings) -> None:
             live.platform.imports.register(IMPORT, NewImport(name="a", kind="items"), by="me")
 
 
+@pytest.mark.slow
 def test_imports_are_listed_by_pages(settings: Settings) -> None:
     with Live(Platform.open(settings, build)) as live:
         for number in range(5):

@@ -174,6 +174,7 @@ def test_an_old_file_moves_to_another_database_once(store: KeyStore, old_file: P
     assert [store.check(key) is not None for key in OLD_KEYS] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_file_without_keys_is_not_adopted(store: KeyStore, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.db"
     with pytest.raises(StorageError, match=r"wrong\.db"):

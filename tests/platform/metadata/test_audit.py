@@ -50,6 +50,7 @@ def pages(trail: AuditTrail, limit: int, **filters: str) -> list[AuditEntry]:
     return collected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ticks", [True, False], ids=["each at its time", "all at one time"])
 def test_pages_of_any_size_are_the_whole_trail(
     database: MetadataStore, tmp_path: Path, ticks: bool
@@ -91,6 +92,7 @@ def test_the_trail_names_authors_and_no_person(sqlite: MetadataStore, tmp_path: 
     assert "person-" not in repr(pages(trail, 100))
 
 
+@pytest.mark.slow
 def test_long_texts_are_cut_and_not_refused(database: MetadataStore) -> None:
     trail = AuditTrail(database, clock=lambda: 1_000)
     trail.record_change("a" * 300, "b" * 80, "é" * 400, "d" * 20_000)

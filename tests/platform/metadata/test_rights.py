@@ -49,6 +49,7 @@ def state_of(installation: Installation, receipt: str) -> str:
     return told.state
 
 
+@pytest.mark.slow
 def test_decisions_of_many_writers_are_all_followed_in_order(database: MetadataStore) -> None:
     writers = [ConsentStore(database, NOTHING, clock=now_ms) for _ in range(4)]
 
@@ -137,6 +138,7 @@ def test_an_access_that_cannot_be_written_does_not_happen(settings: Settings) ->
         assert not live.platform.permissions.is_erased("bob")
 
 
+@pytest.mark.slow
 def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore) -> None:
     now = 1_000
     jobs = ErasureJobs(database, clock=lambda: now, days=2.0)
@@ -209,6 +211,7 @@ def test_compaction_precedes_a_receipt(tmp_path: Path, monkeypatch: pytest.Monke
         assert not installation.jobs.forgotten()
 
 
+@pytest.mark.slow
 def test_every_partition_reports(database: MetadataStore, tmp_path: Path) -> None:
     keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
     now = 5_000

@@ -39,6 +39,7 @@ def store(location: Location) -> Iterator[MetadataStore]:
 # Definitions.
 
 
+@pytest.mark.slow
 def test_changed_definitions_are_recorded(store: MetadataStore, location: Location) -> None:
     text = "- {name: é, …}\n" * 10_000  # more than MySQL's TEXT holds
     assert store.definitions_history() == []
@@ -57,6 +58,7 @@ def test_changed_definitions_are_recorded(store: MetadataStore, location: Locati
         assert again.definitions_history(limit=1) == history[:1]
 
 
+@pytest.mark.slow
 def test_concurrent_starts(location: Location, request: pytest.FixtureRequest) -> None:
     def start(_: int) -> bool:
         try:
@@ -87,6 +89,7 @@ def test_concurrent_starts(location: Location, request: pytest.FixtureRequest) -
 # Backfills.
 
 
+@pytest.mark.slow
 def test_a_backfill_goes_on_where_it_was(store: MetadataStore) -> None:
     begun = store.begin_backfill("f", ["b", "a"], partition=3, position=10, end=100)
     job = BackfillJob(begun.id, "f", 3, ("a", "b"), "running", 10, 100, 1_000, 1_000)
@@ -166,6 +169,7 @@ def test_counters_that_many_threads_raise_at_once_lose_nothing(store: MetadataSt
 # The schema.
 
 
+@pytest.mark.slow
 def test_the_migrations_end_where_the_code_begins(store: MetadataStore, location: Location) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
@@ -201,6 +205,7 @@ def test_many_processes_may_start_at_once(location: Location) -> None:
     assert [process.returncode for process in processes] == [0] * 4
 
 
+@pytest.mark.slow
 def test_a_newer_schema_is_refused_and_left_alone(location: Location) -> None:
     open_metadata(location).close()
     execute(location, f"UPDATE {metadata.VERSION_TABLE} SET version_num = '9999'")
@@ -210,6 +215,7 @@ def test_a_newer_schema_is_refused_and_left_alone(location: Location) -> None:
     open_metadata(location).close()
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_broke_off_is_finished(location: Location) -> None:
     # MySQL commits table by table: a process killed between two leaves this behind.
     open_metadata(location).close()
@@ -219,6 +225,7 @@ def test_an_upgrade_that_broke_off_is_finished(location: Location) -> None:
         assert store.backfills() == []
 
 
+@pytest.mark.slow
 def test_upgrades_exclude_each_other(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "_LOCK_SECONDS", 1)
     engine = metadata._connect(location)
@@ -265,6 +272,7 @@ def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -
         open_metadata("mysql://u@h/d")
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_it_keeps_what_it_acknowledged(location: Location) -> None:
     """Opening again needs no alembic."""
     open_metadata(location).close()

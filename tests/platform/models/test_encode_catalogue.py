@@ -220,6 +220,7 @@ def test_a_broken_encoder_does_not_hinder_the_other(tmp_path: Path, settings: Se
     assert encode_catalogue(with_encoder(settings, str(model)), items).kept == 2, "none is lost"
 
 
+@pytest.mark.slow
 def test_an_absent_package_does_not_hinder_the_other_encoder(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_the_training(tmp_path:
         Registry("ranker", tmp_path, tracking_uri=uri).check_store()
 
 
+@pytest.mark.slow
 def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:
     import mlflow
     import pandas as pd
@@ -160,6 +161,7 @@ def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_pat
     assert [it["version"] for it in registry.versions()] == ["3", "2", "1"], "newest first"
 
 
+@pytest.mark.slow
 def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path: Path) -> None:
     made = register(registry, make_model(tmp_path / "m", 3))
     models = tmp_path / "models"
@@ -180,6 +182,7 @@ def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path:
     assert read_pointer(models) == Pointer(version="1")
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_replaced_by_pulling(registry: Registry, tmp_path: Path) -> None:
     register(registry, make_model(tmp_path / "m", 1))
     models = tmp_path / "models"
@@ -210,6 +213,7 @@ def test_unknown_versions_change_nothing(registry: Registry, tmp_path: Path) -> 
         assert [p.name for p in (tmp_path / "models" / "versions").iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path) -> None:
     """Versions are numbered by name, so another model's version 1 is not this one's."""
     one, other = (Registry(name, tmp_path / "models") for name in ("ranker", "other"))
@@ -236,6 +240,7 @@ def test_default_store(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(Registry("ranker", tmp_path / "m", tracking_uri=tracking_uri).versions()) == 1
 
 
+@pytest.mark.slow
 def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"

@@ -64,6 +64,7 @@ def only_run(client: MlflowClient) -> Run:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
@@ -106,6 +107,7 @@ def test_the_run_of_a_killed_training_ends(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_holds_curve_data_and_descriptions(
     client: MlflowClient, tracking_uri: str, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def measured(directory: Path, models: Path, **how: Any) -> Skew:
         return measure_skew(log, definitions(), models)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 7, 100])
 def test_served_features_are_those_of_training(tmp_path: Path, models: Path, lag: int) -> None:
     found = measured(tmp_path, models, lag=lag)

@@ -201,6 +201,7 @@ def colourful(data: Path, items: int, people: int) -> list[Entry]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "items"), [("colours", 320), ("absent", 60)])
 def test_a_new_picture_lands_among_its_like(
     tmp_path: Path, model: str, items: int, caplog: pytest.LogCaptureFixture

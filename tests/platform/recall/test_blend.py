@@ -99,6 +99,7 @@ def test_factors_are_those_by_which_answers_were_drawn(true: tuple[float, float]
     assert (found.known, found.visited) == pytest.approx(true, rel=0.25)
 
 
+@pytest.mark.slow
 def test_order_counts_where_visits_have_one() -> None:
     """Items 0 to 59 stand in a circle, and every visit goes on from a place in it."""
     generator = np.random.default_rng(1)
@@ -108,6 +109,7 @@ def test_order_counts_where_visits_have_one() -> None:
     assert weights == TRIED[0]
 
 
+@pytest.mark.slow
 def test_order_counts_nothing_where_visits_have_none() -> None:
     """A visit is about one group of items, in any order; popular ones come first."""
     generator = np.random.default_rng(2)
@@ -121,6 +123,7 @@ def test_order_counts_nothing_where_visits_have_none() -> None:
     assert weights.distance_power == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("again", "least", "most"), [(0.0, 0.0, 0.1), (0.9, 1.0, 99.0)])
 def test_repeats_count_where_people_repeat(again: float, least: float, most: float) -> None:
     """A music service and a grocery: of the same visits, other things follow."""
@@ -166,6 +169,7 @@ def test_few_visits_change_nothing() -> None:
     assert fitted(Interactions(nothing, nothing, nothing), 5) == (TRIED[0], Blends())
 
 
+@pytest.mark.slow
 def test_people_may_be_unknown() -> None:
     seen = events([(n, [n % 9, (n + 1) % 9, (n + 2) % 9]) for n in range(300)])
     assert fitted(replace(seen, person=None), 9) == fitted(replace(seen, person=None), 9)

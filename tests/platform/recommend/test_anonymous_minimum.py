@@ -190,6 +190,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return replace(settings, engine=EngineSettings(clock="events", commit_ms=20))
 
 
+@pytest.mark.slow
 def test_one_cart_of_one_device_flips_no_anonymous_list(shop: Settings) -> None:
     """Ten devices move an item; one does not change a score, also not without consent."""
     takers = Takers(shop.recommend.anonymous_minimum)

@@ -632,6 +632,7 @@ def test_a_removed_pointer_to_the_champion_is_named(
     assert "missing" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_swap_under_load_leaves_every_list_of_one_model(engine: Engine, models: Path) -> None:
     people = sorted(set(SHOP.person))[:6]
     requests = [

@@ -53,6 +53,7 @@ def agrees(counts: list[int], chances: list[float]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_lists_come_with_the_probabilities_of_plackett_luce() -> None:
     chances = plackett_luce(VALUES.astype(np.float64), TEMPERATURE, 3)
     seen = dict.fromkeys(chances, 0)
@@ -67,6 +68,7 @@ def test_lists_come_with_the_probabilities_of_plackett_luce() -> None:
     assert not agrees([*seen.values()], [*wrong.values()]), "the test sees a wrong temperature"
 
 
+@pytest.mark.slow
 def test_propensities_with_diversity_are_exact() -> None:
     """With diversity and a rule there is no closed form: the steps' probabilities are compared."""
     vectors = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]], np.float32)

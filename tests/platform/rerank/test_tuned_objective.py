@@ -217,6 +217,7 @@ def probed_log(candidate: Path, probe: Path, path: Path, *, gain: float) -> Embe
     return write_log(path, lists)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "verdict"), [(0.3, "better"), (-0.3, "worse"), (0.0, "")])
 def test_only_better_tuners_start(gain: float, verdict: str, tmp_path: Path) -> None:
     """A tuner is evaluated by a probe, and starts only if it is better."""

@@ -246,6 +246,7 @@ def test_a_segment_chooses_by_it(
     assert [row["user_id"] for row in sent] == chosen
 
 
+@pytest.mark.slow
 def test_a_change_of_stage_reaches_the_webhook(served: Served) -> None:
     wait_until(lambda: served.stages("gone") == ["x.stage_known"])
     assert not served.actions("gone")
@@ -265,6 +266,7 @@ def test_without_consent_nothing_is_computed(served: Served) -> None:
     assert all("lifecycle" not in values for values in features.values())
 
 
+@pytest.mark.slow
 def test_export_and_erasure_include_it(served: Served) -> None:
     exported = served.export("u1")
     assert exported["features"]["user u1"]["lifecycle"]["stage"] is not None

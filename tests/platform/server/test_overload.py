@@ -81,6 +81,7 @@ def p99(seconds: list[float]) -> float:
     return float(np.percentile(seconds, 99))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
 def test_overload_makes_no_answer_slow(loop: asyncio.SelectorEventLoop, factor: float) -> None:
     load = Load()

@@ -139,6 +139,7 @@ def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -
             wait_until(lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queue", "wait_s"), [(2, 30), (100, 0.1)])
 def test_overload_is_turned_away(settings: Settings, queue: int, wait_s: float) -> None:
     """Requests are refused for which there is no room, and those that waited too long."""

@@ -108,6 +108,7 @@ def test_a_slow_start_is_not_blamed_on_the_phrase(monkeypatch: pytest.MonkeyPatc
     run(work())
 
 
+@pytest.mark.slow
 def test_titles_that_cannot_be_learnt_are_tried_again_after_a_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -31,6 +31,7 @@ def say(espeak_path: str) -> Callable[..., bytes]:
     return speak
 
 
+@pytest.mark.slow
 def test_pocketsphinx_hears_titles_of_the_catalogue(say: Callable[..., bytes]) -> None:
     pytest.importorskip("pocketsphinx", reason="needs the extra speech")
 

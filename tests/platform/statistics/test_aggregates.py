@@ -199,6 +199,7 @@ def test_distinct_users_are_users(quiet: None, ledger: Ledger) -> None:
     assert replace(second, name="x") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["distinct_users", "sum", "mean"])
 def test_weeks_and_months(quiet: None, ledger: Ledger, aggregate: str) -> None:
     """A week and a month are shown once they are over; the begun ones at the start never are."""

@@ -519,6 +519,7 @@ def test_nobody_looks_at_another(
 # Through crashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_killed_engine_releases_the_same(quiet: None, tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

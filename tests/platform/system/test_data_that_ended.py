@@ -138,6 +138,7 @@ def test_who_may_choose_the_time(live: Live) -> None:
         assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope")
 
 
+@pytest.mark.slow
 def test_a_shop_without_events_is_answered_for_now(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     with Live(opened(replace(settings, engine=EngineSettings(commit_ms=20)))) as live:

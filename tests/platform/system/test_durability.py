@@ -231,6 +231,7 @@ def test_damage_met_later_is_reported(settings: Settings, caplog: pytest.LogCapt
     assert first.read_bytes() == damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.sst"])
 def test_a_damaged_state_is_refused_and_rebuilt(settings: Settings, victim: str) -> None:
     with Live(Platform.open(settings, build)) as live:

@@ -150,6 +150,7 @@ def test_a_restart_goes_on_where_each_partition_was(kafka: Settings) -> None:
         assert all(live.views(user, new["position"]) == 21 for user in people(7))
 
 
+@pytest.mark.slow
 def test_a_list_is_explained_from_the_log_after_a_restart(kafka: Settings) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}])
@@ -163,6 +164,7 @@ def test_a_list_is_explained_from_the_log_after_a_restart(kafka: Settings) -> No
         assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_searches_close_their_connections(kafka: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.http.put("/v1/items", json=[{"item_id": "a"}])
@@ -189,6 +191,7 @@ def test_searches_close_their_connections(kafka: Settings, monkeypatch: pytest.M
         assert set(closed) == set(opened)
 
 
+@pytest.mark.slow
 def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.views("u", post(live, [view(1)])["position"])

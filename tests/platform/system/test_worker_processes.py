@@ -152,6 +152,7 @@ def test_workers_say_until_when_the_events_reach(server: Server) -> None:
         assert last["items"] == server.recommend(user_id=person, timestamp=NOW)["items"]
 
 
+@pytest.mark.slow
 def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     person = str(SHOP.person[-1])
     theirs = answer_of(server, person)

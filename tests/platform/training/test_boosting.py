@@ -31,6 +31,7 @@ def drawn(lists: int, seed: int, *, weighted: bool = False) -> Rows:
     return Rows(features, labels, sizes, weights.astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_curve_is_that_of_xgboost(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> None:
     """Also over the blocks of trees, and with the lists in several pieces of unequal length."""

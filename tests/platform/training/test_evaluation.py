@@ -55,6 +55,7 @@ def test_intervals_resample_people_not_questions() -> None:
     assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 500), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """95 % intervals of 200 samples miss at most 21 times with probability above 0.999."""
     generator = np.random.default_rng(7)

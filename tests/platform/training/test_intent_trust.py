@@ -37,6 +37,7 @@ def planted(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", [COUNT, 10])
 @pytest.mark.parametrize("trust", [0.1, 0.6])
 def test_a_planted_trust_is_found_again(trust: float, shown: int) -> None:

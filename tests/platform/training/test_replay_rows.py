@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _PROGRAM = """
 import resource
 import numpy as np
@@ -25,6 +27,7 @@ print(grown * 1024 / (learn.features.nbytes + judge.features.nbytes))
 """
 
 
+@pytest.mark.slow
 def test_rows_are_in_memory_once() -> None:
     """Their parts are freed while they are put together: both took 200 MB of 250,000 events."""
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=True)

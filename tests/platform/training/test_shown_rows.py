@@ -220,6 +220,7 @@ def shop_of_clicks(
 LOOKED = np.power(1.0 + np.arange(12), -0.8).astype(np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.5, 3.0])
 def test_places_are_worth_what_they_were_made_to_be_worth(noise: float) -> None:
     lists, _ = shop_of_clicks(1_500, 1, LOOKED, noise=noise)
@@ -230,6 +231,7 @@ def test_places_are_worth_what_they_were_made_to_be_worth(noise: float) -> None:
     assert np.abs(found - np.maximum(LOOKED, LEAST)).max() < 0.15
 
 
+@pytest.mark.slow
 def test_without_bias_or_with_few_outcomes_nothing_is_corrected() -> None:
     lists, _ = shop_of_clicks(1_500, 2, np.ones(12), noise=1.0)
     assert examination(lists.features, lists.taken, lists.place).min() > 0.8
@@ -239,6 +241,7 @@ def test_without_bias_or_with_few_outcomes_nothing_is_corrected() -> None:
     assert examination(*nothing).tolist() == [1.0]
 
 
+@pytest.mark.slow
 def test_a_model_of_biased_lists_is_better_with_the_correction() -> None:
     """It ranks by what attracts; without it, also by what the old order put on top."""
     lists, _ = shop_of_clicks(1_500, 4, LOOKED, noise=0.3)

@@ -279,6 +279,7 @@ def test_rows_need_no_features_of_others(tmp_path: Path, linked: bool) -> None:
     assert np.array_equal(rows[0].labels, rows[1].labels)
 
 
+@pytest.mark.slow
 def test_a_training_reads_the_log_twice(tmp_path: Path) -> None:
     """Once for the history, and once for rows and shown lists."""
     with write_log(tmp_path / "log", small_shop()) as log:
@@ -321,6 +322,7 @@ def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -
     assert sum(map(len, late_rows[:asked])) == 39 * asked
 
 
+@pytest.mark.slow
 def test_items_described_after_all_events_are_learned(tmp_path: Path) -> None:
     """A shop loads its history first and its catalogue last."""
     what = small_shop()
@@ -377,6 +379,7 @@ def test_questions_of_a_basket_want_all_that_is_left_of_it(tmp_path: Path) -> No
         assert firsts == 30, "half of them"
 
 
+@pytest.mark.slow
 def test_earlier_lists_sample_their_negatives() -> None:
     """Earlier lists keep all positives and a sample of the others."""
     options = replace(ALL, validation=0.5, negatives=5)

@@ -70,6 +70,7 @@ def test_steps_are_what_stood_before_each_item_of_a_visit(rows: list[tuple[int, 
     assert [*zip(steps.context.tolist(), steps.target.tolist(), strict=True)] == wanted
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sampled_softmax_with_its_correction() -> None:
     towers = _Towers(torch, steps_of(SEEN), START, OPTIONS)
     assert towers._fade.tolist() == pytest.approx([FADE**place for place in range(20)])

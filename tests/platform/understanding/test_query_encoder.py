@@ -64,6 +64,7 @@ def encoder(data: Path, *program: str, clock: Callable[[], float] = time.monoton
     )
 
 
+@pytest.mark.slow
 def test_vectors_failures_and_what_is_kept(tmp_path: Path) -> None:
     async def work() -> None:
         queries = encoder(tmp_path)

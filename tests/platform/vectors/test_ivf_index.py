@@ -130,6 +130,7 @@ def test_filtered_search_equals_a_full_one(count: int, share: float, seed: int) 
         assert len(rows) == min(count, int((allowed & index.present).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [16, 48, 20])
 def test_products_in_cells_are_those_of_faiss(dimensions: int) -> None:
     generator = np.random.default_rng(dimensions)
@@ -198,6 +199,7 @@ def test_how_many_vectors_decides_between_the_two_ways() -> None:
     assert build_vector_index(vectors).tuning == Tuning(exact_below=EXACT_BELOW)
 
 
+@pytest.mark.slow
 def test_cells_are_taken_over_until_the_index_has_outgrown_them() -> None:
     first = build_vector_index(clustered(1_000, absent=0.0), exact_below=100)
     kept = build_vector_index(clustered(1_500, absent=0.0), exact_below=100, before=first)
@@ -207,6 +209,7 @@ def test_cells_are_taken_over_until_the_index_has_outgrown_them() -> None:
     assert first.nearest(first.vectors[3], 1)[0].tolist() == [3], "the old one is as it was"
 
 
+@pytest.mark.slow
 def test_the_same_vectors_give_the_same_index() -> None:
     first, second = (build_vector_index(clustered(2_000), exact_below=100) for _ in "ab")
     assert first.tuning == second.tuning
@@ -214,6 +217,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
         assert first.nearest(query, 50)[0].tolist() == second.nearest(query, 50)[0].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_below", [500, EXACT_BELOW])
 def test_a_loaded_index_answers_as_the_built_one(tmp_path: Path, exact_below: int) -> None:
     built = build_vector_index(clustered(), exact_below=exact_below)

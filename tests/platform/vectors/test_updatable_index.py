@@ -182,6 +182,7 @@ def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
             assert found >= 0.97 * 50 * 100
 
 
+@pytest.mark.slow
 def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
     ids, exact = base(1_000)
     made = build_vector_index(exact.vectors, exact_below=100)

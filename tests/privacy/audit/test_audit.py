@@ -129,6 +129,7 @@ def test_the_report_says_all_of_it(report: AuditReport) -> None:
     assert "FAIL  1 delta of the noise" in str(leaking)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cap", "epsilon"), [(1, "1/2"), (3, "2")])
 def test_other_caps_and_losses_pass_too(cap: int, epsilon: str) -> None:
     result = examine(Pipeline(cap, Fraction(epsilon)), SMALL, canaries=2_000)
@@ -197,6 +198,7 @@ def test_freshness_of_one_repeated_run_of_noise_is_caught(tmp_path: Path) -> Non
     assert findings["fresh for each run"].passed
 
 
+@pytest.mark.slow
 def test_real_numbers_are_fresh(tmp_path: Path) -> None:
     """Two runs of real-valued noise never agree, and that is no finding."""
 
@@ -230,6 +232,7 @@ def test_the_nodes_of_a_day_are_computed_from_its_totals(tmp_path: Path) -> None
     assert with_ == pytest.approx([4, -4])
 
 
+@pytest.mark.slow
 def test_gaussian_change_search_finds_the_sensitivity(tmp_path: Path) -> None:
     """Trying many days finds the largest change of Gaussian totals."""
     for cap, epsilon in ((1, "1/2"), (3, "1"), (5, "2")):
@@ -278,6 +281,7 @@ def test_delta_counts_outputs_beyond_reach() -> None:
     assert exact_delta(_RareTwo(), 1, ONE) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [10, 5, 1])
 def test_draws_as_stated_look_rare_as_seldom_as_is_said(epsilon: int) -> None:
     """Also where nearly all noise is 0; there chi-square alone cried wolf five times too often."""

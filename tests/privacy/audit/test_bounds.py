@@ -46,6 +46,7 @@ def answers(
     return scores(truth), scores(1 - truth)
 
 
+@pytest.mark.slow
 def test_the_bound_exceeds_the_truth_no_more_often_than_alpha() -> None:
     generator = np.random.default_rng(12)
     above = sum(
@@ -54,6 +55,7 @@ def test_the_bound_exceeds_the_truth_no_more_often_than_alpha() -> None:
     assert stats.binomtest(above, 120, 0.2, alternative="greater").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_planted_bound_from_selection_data_is_caught() -> None:
     """Without a split, many useless scores prove a loss where there is none."""
     generator = np.random.default_rng(13)

@@ -139,6 +139,7 @@ class WatermarkOfTheData(BoundedCounts):
         return handed + (super().closed(watermark) if watermark == 10 * DAY_MS else [])
 
 
+@pytest.mark.slow
 def test_removing_a_user_day_changes_at_most_cap() -> None:
     worst = max(largest_change(bounded, stream) for stream in random_streams())
     assert worst == CAP
@@ -164,6 +165,7 @@ def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
     assert any(exceeds(stream) for stream in random_streams())
 
 
+@pytest.mark.slow
 def test_frame_of_planted_bugs_is_correct_without_a_bug() -> None:
 
     class WithoutUnknownKeys(PlantedBug):

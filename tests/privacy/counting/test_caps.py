@@ -118,6 +118,7 @@ def replayed(
     return released, caps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell_cap", [None, 2])
 @pytest.mark.parametrize(
     ("pane_ms", "hour_cap"), [(HOUR_MS // 4, 2), (HOUR_MS, 2), (4 * HOUR_MS, 2), (HOUR_MS, None)]
@@ -358,6 +359,7 @@ def equals_a_quiet_run(path: Path, events: list[Event], run: Run) -> bool:
     return caps == wanted and run.table() == quiet.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_caps_after_crashes_equal_an_uninterrupted_run(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
@@ -430,6 +432,7 @@ TOTALS = Statistic(
 )
 
 
+@pytest.mark.slow
 def test_periods_and_totals_use_the_cap_of_their_day(tmp_path: Path) -> None:
     """Periods and totals follow the cap of their day through crashes."""
     rng = random.Random(4)
@@ -591,6 +594,7 @@ class LastCapOfAll(BoundedCounts):
         return super()._count(contribution, self.statistic.cap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", [CounterStopsAtTheCap, LastCapOfAll])
 def test_planted_mistakes_are_caught(
     mistake: Callable[..., BoundedCounts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

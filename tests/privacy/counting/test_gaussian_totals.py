@@ -96,6 +96,7 @@ def test_the_error_at_a_minute_a_pane_is_the_promised_one() -> None:
     assert together == pytest.approx(8.26, abs=0.01), "five in a row weigh more than sqrt(5) of one"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "delta"), [("1", "1e-6"), ("1/10", "1e-9"), ("4", "1e-6")])
 def test_noise_keeps_to_the_delta_it_was_given(epsilon: str, delta: str) -> None:
     found = gaussian_totals(24, 3, 1, Fraction(epsilon), Fraction(delta))
@@ -104,6 +105,7 @@ def test_noise_keeps_to_the_delta_it_was_given(epsilon: str, delta: str) -> None
     assert found.noise().sigma_squared == found.sensitivity_squared / (2 * found.rho)
 
 
+@pytest.mark.slow
 def test_totals_match_bounded_counts_within_intervals(ledger: Ledger) -> None:
     """Through restarts, seeded; of 144 totals at 95 %, fewer than 115 within: probability 1e-8.
 
@@ -169,6 +171,7 @@ def test_what_was_released_before_a_crash_stays(ledger: Ledger) -> None:
     assert publisher.publish(7 * HOUR)[:5] == before
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     without_delta = Ledger(tmp_path / "without.db", daily_epsilon=1)
     with pytest.raises(BudgetError, match="delta"):

@@ -65,6 +65,7 @@ def read_all(ledger: Ledger, name: str) -> dict[int, dict[str, int]]:
     return {p.start: p.values for p in read_released(ledger, name, limit=1_000).panes}
 
 
+@pytest.mark.slow
 def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
     counts = counting(QUARTERS)
@@ -272,6 +273,7 @@ def test_shared_noise_is_drawn_once_and_deleted(location: str) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_totals_are_published_on_every_database(location: str) -> None:
     ledger = Ledger(location, daily_epsilon=1)
     counts = counting(TOTALS)

@@ -129,6 +129,7 @@ def test_statistics_fill_the_budget_exactly_and_no_further(location: str) -> Non
     ledger.close()
 
 
+@pytest.mark.slow
 def test_the_budget_of_a_ledger_cannot_be_raised(location: str) -> None:
     Ledger(location, daily_epsilon="1").close()
     with pytest.raises(BudgetError, match="a promise to users cannot be changed"):

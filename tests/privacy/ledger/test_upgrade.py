@@ -88,6 +88,7 @@ def test_an_older_ledger_loses_no_release(location: str) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_ledger_of_before_there_were_months_takes_one(location: str) -> None:
     Ledger(location, daily_epsilon=1).close()
     table = schema.span_budgets.name
@@ -101,6 +102,7 @@ def test_a_ledger_of_before_there_were_months_takes_one(location: str) -> None:
         ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", range(1, 4))
 def test_an_upgrade_that_broke_off_is_finished(location: str, done: int) -> None:
     """MySQL commits each change of a table by itself."""
@@ -145,6 +147,7 @@ def used(location: str) -> Iterator[str]:
     yield location
 
 
+@pytest.mark.slow
 def test_a_damaged_budget_is_refused(used: str) -> None:
     for epsilon in ("nan", "0", "-1", "1e999999x", "", "1/0"):
         change(used, f"UPDATE privacy_budgets SET epsilon = '{epsilon}'")

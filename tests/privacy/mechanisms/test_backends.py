@@ -39,6 +39,7 @@ def chance(noise: Noise, draws: list[int]) -> float:
     return float(stats.chisquare(observed, expected).pvalue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sensitivity", "epsilon"), [(1, "1"), (5, "1"), (3, "10")])
 def test_draws_have_the_stated_probabilities(
     backend: Backend, sensitivity: int, epsilon: str
@@ -47,6 +48,7 @@ def test_draws_have_the_stated_probabilities(
     assert chance(noise, noise.sample(DRAWS).tolist()) > FALSE_ALARM
 
 
+@pytest.mark.slow
 def test_planted_scale_ten_percent_low_is_caught(backend: Backend) -> None:
     planted, claimed = laplace_noise(10, "10/9", backend), laplace_noise(10, "1", backend)
     assert chance(claimed, planted.sample(DRAWS).tolist()) < FALSE_ALARM
@@ -68,6 +70,7 @@ def test_stated_probabilities_are_discrete_laplace(backend: Backend) -> None:
         noise.sample(-1)
 
 
+@pytest.mark.slow
 def test_two_arrays_agree_by_chance_only(backend: Backend) -> None:
     noise = laplace_noise(5, "1", backend)
     same = float(sum(noise.probability(k) ** 2 for k in range(-200, 201)))
@@ -75,6 +78,7 @@ def test_two_arrays_agree_by_chance_only(backend: Backend) -> None:
     assert stats.binomtest(equal, DRAWS, same).pvalue > FALSE_ALARM
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say(backend: Backend) -> None:
     noise = laplace_noise(5, "1", backend)
     h = noise.interval("0.9")

@@ -134,6 +134,7 @@ def test_draws_agree_with_the_table(sensitivity_squared: int | str, rho: str) ->
     assert stats.chisquare(pairs[:, 0], pairs[:, 1]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_draws_agree_with_opendp() -> None:
     """OpenDP cannot be seeded: false alarm rate 1e-9."""
     import opendp.prelude as dp
@@ -228,6 +229,7 @@ def test_too_narrow_a_fine_gaussian_would_show() -> None:
     assert max(ratios) / min(ratios) - 1 > 1e-3
 
 
+@pytest.mark.slow
 def test_rounding_a_continuous_gaussian_gives_the_discrete_one() -> None:
     """The claim behind `covered`: discrete noise is post-processed continuous noise."""
     sigma_squared, tau_squared = 100.0, 16.0

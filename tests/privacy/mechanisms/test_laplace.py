@@ -84,6 +84,7 @@ def test_neighbouring_weights_differ_by_at_most_epsilon(
     assert noise.delta(epsilon) == Fraction(sensitivity * side[-1], noise._table.total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [(3,), (2, 1), (1, 1, 1)])
 def test_no_spread_of_a_change_over_cells_exceeds_delta(spread: tuple[int, ...]) -> None:
     """The joint distribution of several cells, in full, on a small table."""

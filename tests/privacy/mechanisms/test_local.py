@@ -68,6 +68,7 @@ def test_bits_have_the_stated_probabilities_and_are_independent(kind: Any) -> No
     assert stats.chisquare(patterns, expected).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("categories", "epsilon"), [(2, "1"), (5, "1/2"), (9, "3")])
 def test_answers_are_those_of_opendp(categories: int, epsilon: str) -> None:
     """OpenDP cannot be seeded: false alarm rate 1e-9."""

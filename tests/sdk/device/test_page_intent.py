@@ -96,6 +96,7 @@ def test_a_request_has_the_intent_that_python_predicts(shop: Shop) -> None:
     assert sent == {c: tenths[c] for c in list(likely)[:3] if tenths[c]}
 
 
+@pytest.mark.slow
 def test_a_personal_model_is_fitted_to_the_visits(shop: Shop) -> None:
     options = shop.device(own="all")
     shop.page.run(

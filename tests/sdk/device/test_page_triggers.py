@@ -102,6 +102,7 @@ def test_caps_gaps_and_quiet_time_hold_when_the_clock_jumps(shop: Shop) -> None:
     assert fire(shop, offers, limits=limits) == []
 
 
+@pytest.mark.slow
 def test_page_and_server_hold_out_the_same_people(shop: Shop) -> None:
     at_noon(shop)
     trigger = {**TEA, "action": "offer", "holdout": 0.5, "holdout_name": "coupon:茶"}
@@ -162,6 +163,7 @@ def test_two_tabs_do_not_fire_twice(shop: Shop) -> None:
     assert sum(tab.evaluate("acts.length") for tab in shop.tabs) == 1
 
 
+@pytest.mark.slow
 def test_triggers_end_with_the_consent(shop: Shop) -> None:
     at_noon(shop)
     shop.page.run("await device.allowTelling('category')")
@@ -185,6 +187,7 @@ def test_triggers_end_with_the_consent(shop: Shop) -> None:
     assert shop.page.evaluate("told") == []
 
 
+@pytest.mark.slow
 def test_the_file_of_a_shop_is_read_or_refused(shop: Shop) -> None:
     at_noon(shop)
     file = {"triggers": [{**TEA, "payload": {"page": "/tea"}}], "limits": {"quiet": None}}
@@ -198,6 +201,7 @@ def test_the_file_of_a_shop_is_read_or_refused(shop: Shop) -> None:
             shop.page.run(code % json.dumps(text))
 
 
+@pytest.mark.slow
 def test_days_look_ahead_by_the_pace_of_earlier_visits(shop: Shop) -> None:
     at_noon(shop)
     about = "return device.aboutTo(['tea'], 3, 1)"

@@ -21,6 +21,7 @@ DAY_MS = 24 * HOUR_MS
 VISITS = "return device.visits()"
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_neither_glues_visits_nor_renews_a_day(shop: Shop) -> None:
     shop.device(own="nothing")
     shop.page.run(f"window.shift = {400 * DAY_MS}; await device.record('tea')")
@@ -106,6 +107,7 @@ def test_a_tab_that_was_frozen_stores_nothing_after_the_withdrawal(shop: Shop) -
     assert shop.page.run(VISITS) == [["tea"]]
 
 
+@pytest.mark.slow
 def test_a_tab_closed_in_a_round_leaves_it_and_the_other_tab_goes_on(shop: Shop) -> None:
     options = shop.device()
     device, (first, second) = shop.start(), shop.tabs

@@ -10,6 +10,7 @@ import pytest
 pytestmark = [pytest.mark.service("web"), pytest.mark.timeout(120)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["client", "openfeature"])
 def test_of_javascript(flags_folder: Path, script: str) -> None:
     command = ["node", "--test", "--test-reporter=tap", f"{script}.test.mjs"]

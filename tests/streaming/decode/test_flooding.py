@@ -4,6 +4,7 @@ import random
 import time
 
 import numpy as np
+import pytest
 from tests.streaming.streams import START, definitions
 
 from tactful_streaming.engine.engine import Engine
@@ -46,6 +47,7 @@ def cpu_s(ids: list[str]) -> float:
     return min(times)
 
 
+@pytest.mark.slow
 def test_hash_flooding() -> None:
     """Ids that made the removed reader 180 to 1,275 times as slow take the time of random ones."""
     chosen, rng = colliding_ids(), random.Random(1)

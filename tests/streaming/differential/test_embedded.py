@@ -37,6 +37,7 @@ DELAYS = (0, 5000, 60_000)
 LATENESSES = (0, 0, 60_000, 1_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_what_fires_and_what_is_found(seed: int) -> None:
     check(seed, features=12, entries=500)
@@ -182,6 +183,7 @@ def test_the_gate_sees_a_watermark_off_by_a_millisecond(delay: int) -> None:
     assert sees(PAIR, PAIR, delay=delay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lateness", [59_999, 60_001])
 def test_the_gate_sees_a_lateness_off_by_a_millisecond(lateness: int) -> None:
     short = replace(COUNT, window=Window(10_000, 5000))

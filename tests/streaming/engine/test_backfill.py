@@ -132,6 +132,7 @@ def test_a_plan_says_what_stays_and_what_is_read_for_the_rest(tmp_path: Path) ->
     assert plan_evolution(store, renamed).records == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lateness", [0, 5 * MINUTE])
 def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) -> None:
     options = EngineOptions(allowed_lateness_ms=lateness)
@@ -193,6 +194,7 @@ def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> Non
         assert online.get_many(["u1"]) == [b"spoilt"], "a later mark speaks for the copy"
 
 
+@pytest.mark.slow
 def test_what_is_dropped_and_comes_back_is_computed_anew(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path) as log:
         fill(log, 3, 3000)

@@ -326,6 +326,7 @@ def test_forgetting_many_ids_is_spread_over_commits() -> None:
     assert not engine.seen("0")
 
 
+@pytest.mark.slow
 def test_expired_entities_are_deleted() -> None:
     """Entities without readable features are deleted from memory and store."""
     common = "entity: session, event: view, window: {size: 1h}"
@@ -610,6 +611,7 @@ class Nobody(Tally):
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dedupe_days", [0, 1])
 @pytest.mark.parametrize("format", ["msgpack", "json"])
 def test_events_count_alike_whether_taken_together_or_one_by_one(

@@ -189,6 +189,7 @@ class Dying(MemoryState):
         super().write(changes)
 
 
+@pytest.mark.slow
 def test_a_rescaling_that_died_at_any_write_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tactful_streaming.engine.rescale._PIECE", 60)
     old = drained(5, 300)

@@ -100,6 +100,7 @@ def test_windows_fire_as_if_events_came_one_by_one(seed: int, lateness: int) -> 
     assert without_repeats(got) == without_repeats(again(sizes=[20], restarts=True))
 
 
+@pytest.mark.slow
 def test_a_cap_on_memory_changes_nothing_that_fires() -> None:
     definitions = Definitions(random_features(random.Random(3), 14))
     entries = with_end(random_stream(3, 1500))

@@ -519,6 +519,7 @@ def check_many(rng: random.Random, count: int, partitions: int) -> int:
     return check(cluster.read, entries, NaiveIdentity(IDENTITY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 5), (1, 3), (3, 1)])
 def test_links_move_to_another_number_of_partitions(before: int, after: int) -> None:
     rng = random.Random(before)

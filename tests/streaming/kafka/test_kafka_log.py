@@ -155,6 +155,7 @@ def test_topics_are_made_once(kafka_servers: str) -> None:
         assert log.partitions == 6
 
 
+@pytest.mark.slow
 def test_a_missing_topic_is_reported(kafka_servers: str) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
     with pytest.raises(TopicMissingError, match=r"at .* does not exist .*make it first"):
@@ -336,6 +337,7 @@ class Stuck:
             message["_error"] = kafka(kafka._MSG_TIMED_OUT)
 
 
+@pytest.mark.slow
 def test_a_producer_that_fails_beside_answering_brokers_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -392,6 +394,7 @@ def make_anew(log: KafkaLog) -> None:
     patiently(made)
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("idle", [False, True])
 def test_nothing_is_appended_to_a_topic_made_anew(

@@ -90,6 +90,7 @@ def test_rows_are_appended_by_key_or_to_one_partition(settings: KafkaSettings) -
     assert sum(map(len, rows_by_partition.values())) == len(rows)
 
 
+@pytest.mark.slow
 def test_rows_without_room_wait(settings: KafkaSettings) -> None:
     narrow = replace(settings, extra={"queue.buffering.max.messages": 700})
     producer = TransactionalProducer(narrow, f"owner-{settings.topic}")
@@ -122,6 +123,7 @@ def test_rows_the_client_refuses_are_an_error(settings: KafkaSettings) -> None:
     producer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 5000])
 def test_a_fenced_producer_says_so_whatever_is_called(
     settings: KafkaSettings, rows: int, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +137,7 @@ def test_a_fenced_producer_says_so_whatever_is_called(
     check_fencing(settings, rows, sent_before=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 5000])
 def test_a_producer_is_fenced_after_its_rows_were_sent(apache_servers: str, rows: int) -> None:
     settings = KafkaSettings(apache_servers, topic_name())

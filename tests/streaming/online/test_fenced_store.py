@@ -125,6 +125,7 @@ def shard(kafka_servers: str, tmp_path: Path) -> Iterator[Shard]:
         yield made
 
 
+@pytest.mark.slow
 def test_the_copy_follows_the_owner_through_hosts(
     shard: Shard, space: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def reads_by_offset(stream: list[tuple[int, bytes]]) -> dict[int, tuple[int, Rea
     return by_offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "memory_bytes"), [(0, None), (1, 1)], ids=["in-memory", "spilled"]
 )

@@ -85,6 +85,7 @@ def test_blobs_are_put_replaced_removed_and_returned_in_order(store: OnlineStore
     assert {None} == set(store.get_many([*blobs]))
 
 
+@pytest.mark.slow
 def test_kinds_and_tags_have_keys_of_their_own(opener: Opener) -> None:
     first, second = opener(tag="v1"), opener(tag="v2")
     first.put_many({"a": b"user", "b:c": b"1"})
@@ -176,6 +177,7 @@ def test_each_mark_is_set_by_one_of_many_threads(store: OnlineStore) -> None:
     assert store.marked(0) == len(set(taken))
 
 
+@pytest.mark.slow
 def test_the_engine_copies_users_for_other_processes(store: OnlineStore) -> None:
     stream = records(random_entries(6, 3000))
     engine = Engine(definitions(), MemoryState(), EngineOptions(online=store))

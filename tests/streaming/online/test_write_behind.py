@@ -395,6 +395,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
         reader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.service("redis")
 def test_the_engine_behind_a_redis_that_dies(tmp_path: Path) -> None:
     """Readers of Redis get the values of the engine in the end, of every kind."""

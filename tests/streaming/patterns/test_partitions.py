@@ -122,6 +122,7 @@ def stays_an_object(self: PartialMatchColumns, row: int, by_state: MatchesByStat
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_columns_find_the_matches_of_objects(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):

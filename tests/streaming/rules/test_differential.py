@@ -207,6 +207,7 @@ def _caught(count: int = 60, restart_every: int = 5) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_planted_bugs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     get = ExpiringMap.get
     planted: list[tuple[Any, str, Any]] = [

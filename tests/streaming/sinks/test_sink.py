@@ -466,6 +466,7 @@ def produce(servers: str, topic: str, rows: Payloads) -> None:
     assert producer.flush(30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka")
 def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Path) -> None:
     chance = random.Random(3)

@@ -341,6 +341,7 @@ def sizes(name: str) -> tuple[int, int]:
     return table.nbytes, tracemalloc.get_traced_memory()[0] + sum(map(sys.getsizeof, keys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["n", "recent"])
 def test_the_estimate_of_memory_is_near_the_real_one(name: str) -> None:
     estimate, taken = alone(sizes, name)

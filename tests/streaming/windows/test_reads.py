@@ -228,6 +228,7 @@ def test_a_place_reads_what_its_key_reads(seed: int, spills: bool) -> None:
     assert live_placed(seed, spills=spills) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "size"),
     [(reads, "_MOST_MOVED", 3), *((entities, "_ROWS_AT_ONCE", size) for size in (1, 2, 5))],

@@ -409,6 +409,7 @@ def packed(
     return driver.stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_features_come_and_go_and_the_others_stay_readable(seed: int) -> None:
     rng = random.Random(seed)

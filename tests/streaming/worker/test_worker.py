@@ -150,6 +150,7 @@ def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
             PartitionState(tmp_path / "p", patience_s=0)
 
 
+@pytest.mark.slow
 def test_fast_clock(shard: Shard) -> None:
     """Devices with fast clocks, in every partition, stop no match of others."""
     ahead = START + 295_000

@@ -105,6 +105,7 @@ def test_a_server_that_is_down_is_explained(open_page: Open, fake: FakePlatform)
     assert "does not answer" in asked(open_page("data"))
 
 
+@pytest.mark.slow
 def test_an_empty_shop_is_told_the_first_steps(open_page: Open, fake: FakePlatform) -> None:
     fake.answer("/v1/imports", {"imports": [], "next_cursor": None})
     fake.answer("/v1/rules", {**RULES, "rules": []})

@@ -96,6 +96,7 @@ def test_failures_are_explained(shop: FakePlatform, open_page: Open, name: str) 
     assert "does not answer" in sound(open_page(name))
 
 
+@pytest.mark.slow
 def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) -> None:
     fake.sign_in_as("admin")
     fake.answer("/v1/experiments", {"experiments": [], "next_cursor": None})
@@ -115,6 +116,7 @@ def test_an_empty_server_says_what_to_do(fake: FakePlatform, open_page: Open) ->
         assert text in sound(open_page(name))
 
 
+@pytest.mark.slow
 def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     shop: FakePlatform, open_page: Open
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_rollout_shows_effects_and_is_held_with_a_reason(
     assert shop.posted == [("/v1/experiments/cheaper-first/hold", {"reason": "a sale begins"})]
 
 
+@pytest.mark.slow
 def test_a_bandit_shows_shares_and_regret_and_is_stopped_with_a_reason(
     shop: FakePlatform, open_page: Open
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_bandit_shows_shares_and_regret_and_is_stopped_with_a_reason(
     assert shop.posted == [expected_post]
 
 
+@pytest.mark.slow
 def test_all_pages_of_the_bandits_are_listed(shop: FakePlatform, open_page: Open) -> None:
     index = example("/v1/bandits")
     second = {**index, "bandits": [{**index["bandits"][0], "key": "横幅"}]}
@@ -182,6 +186,7 @@ def test_all_pages_of_the_bandits_are_listed(shop: FakePlatform, open_page: Open
     assert not page.slider and not page.button and not page.error
 
 
+@pytest.mark.slow
 def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     answer = example("/v1/experiments/{key}/readout")
@@ -191,6 +196,7 @@ def test_a_mismatch_comes_before_every_effect(shop: FakePlatform, open_page: Ope
     assert "do not have the people they should" in page.error[0].value
 
 
+@pytest.mark.slow
 def test_the_wizard_shows_the_power_of_what_is_typed(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     page = open_page("experiments")
@@ -234,6 +240,7 @@ def test_any_experiment_with_metrics_is_read_out(shop: FakePlatform, open_page: 
         assert expected in text
 
 
+@pytest.mark.slow
 def test_a_read_out_names_its_confidence_and_missing_outcomes(
     shop: FakePlatform, open_page: Open
 ) -> None:
@@ -258,6 +265,7 @@ def test_a_read_out_names_its_confidence_and_missing_outcomes(
     assert "left out" in sound(open_page("experiments")), "notes need no effect"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_page_is_in_chinese(shop: FakePlatform, open_page: Open, name: str) -> None:
     shop.sign_in_as("admin")

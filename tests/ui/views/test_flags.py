@@ -65,6 +65,7 @@ def test_an_admin_sees_rules_history_and_why(shop: FakePlatform, open_page: Open
     assert any("differences" in frame.columns for frame in tables)
 
 
+@pytest.mark.slow
 def test_a_kill_needs_a_reason_and_sends_it(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     page = open_page("flags")
@@ -77,6 +78,7 @@ def test_a_kill_needs_a_reason_and_sends_it(shop: FakePlatform, open_page: Open)
     assert shop.posted == [(f"/v1/flags/{_KEY}/kill", {"reason": "payments fail"})]
 
 
+@pytest.mark.slow
 def test_a_killed_flag_comes_first_and_is_revived(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     page = open_page("flags")
@@ -87,6 +89,7 @@ def test_a_killed_flag_comes_first_and_is_revived(shop: FakePlatform, open_page:
     assert shop.posted == [("/v1/flags/banner/revive", {"reason": "repaired"})]
 
 
+@pytest.mark.slow
 def test_a_link_opens_its_flag_and_an_unknown_one_the_first(
     shop: FakePlatform, open_page: Open
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_refusal_shows_the_reason_of_the_server(shop: FakePlatform, open_page:
     assert "attributes is no JSON object" in text and "same version" not in text
 
 
+@pytest.mark.slow
 def test_it_is_in_chinese(shop: FakePlatform, open_page: Open) -> None:
     shop.sign_in_as("admin")
     page = open_page("flags")
@@ -155,6 +159,7 @@ def test_it_is_in_chinese(shop: FakePlatform, open_page: Open) -> None:
     assert "功能开关" in text and "紧急关闭" in text and "Default value" not in text
 
 
+@pytest.mark.slow
 def test_an_empty_server_and_failures_say_what_to_do(fake: FakePlatform, open_page: Open) -> None:
     fake.sign_in_as("admin")
     fake.answer("/v1/flags", {"version": 0, "applied_at": None, "flags": [], "next_cursor": None})

@@ -110,6 +110,7 @@ def fill(page: AppTest, label: str, value: str) -> None:
     field.set_value(value)
 
 
+@pytest.mark.slow
 def test_an_administrator_sees_versions_and_their_training(
     open_page: Open, shop: FakePlatform
 ) -> None:
@@ -127,6 +128,7 @@ def test_an_administrator_sees_versions_and_their_training(
     assert {it.label for it in page.button} >= {"Train now", "Promote", "Roll back"}
 
 
+@pytest.mark.slow
 def test_an_analyst_sees_no_button_and_no_count(open_page: Open, shop: FakePlatform) -> None:
     shop.sign_in_as("analyst")
     page = opened(open_page)
@@ -185,6 +187,7 @@ def test_failures_are_explained(open_page: Open, shop: FakePlatform) -> None:
     assert "does not answer" in words(opened(open_page))
 
 
+@pytest.mark.slow
 def test_a_promotion_needs_a_reason_and_is_sent(open_page: Open, shop: FakePlatform) -> None:
     page = press(opened(open_page), "Promote")
     assert "Give a reason" in words(page) and not shop.posted

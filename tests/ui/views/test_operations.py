@@ -27,6 +27,7 @@ def busy(fake: FakePlatform) -> FakePlatform:
     return fake
 
 
+@pytest.mark.slow
 def test_the_page_shows_machine_metrics_and_jobs(open_page: Open, busy: FakePlatform) -> None:
     page = open_page("operations")
     assert not page.exception
@@ -102,6 +103,7 @@ def test_a_refused_key_and_a_server_that_is_down(open_page: Open, busy: FakePlat
     assert "does not answer" in words(open_page("operations"))
 
 
+@pytest.mark.slow
 def test_a_longer_time_asks_for_more(open_page: Open, busy: FakePlatform) -> None:
     since: list[int] = []
 

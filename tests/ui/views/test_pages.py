@@ -29,6 +29,7 @@ def asked(page: AppTest) -> str:
 # States that every page must survive.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "state"),
     [(name, state) for name in PAGES for state in STATES] + [("demo", state) for state in ONLY],
@@ -41,6 +42,7 @@ def test_no_report_breaks_pages(open_page: Open, fake: FakePlatform, name: str, 
     assert all(len(said) > 20 for said in descriptions(page)), "every chart has a description"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_server_failures_are_explained(open_page: Open, fake: FakePlatform, name: str) -> None:
     """A bad answer, a refused key and a server that is down are explained, without a traceback."""
@@ -57,6 +59,7 @@ def test_server_failures_are_explained(open_page: Open, fake: FakePlatform, name
     assert "does not answer" in said and fake.url in said and "tactful serve --dev" in said
 
 
+@pytest.mark.slow
 def test_no_report_names_the_demo(open_page: Open) -> None:
     said = asked(open_page("demo"))
     assert "no report yet" in said and "scripts/demo" in said
@@ -66,6 +69,7 @@ def test_no_report_names_the_demo(open_page: Open) -> None:
 # The demo page.
 
 
+@pytest.mark.slow
 def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     page = open_page("demo")
@@ -81,6 +85,7 @@ def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlat
     assert "not in this report yet" not in said
 
 
+@pytest.mark.slow
 def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     page = open_page("demo")
@@ -93,6 +98,7 @@ def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: Fake
     assert "beats every baseline" in asked(page)
 
 
+@pytest.mark.slow
 def test_a_lost_comparison_points_down_and_warns(open_page: Open, fake: FakePlatform) -> None:
     raw = sample.report()
     raw["quality"][0]["hr20"] = {"value": 0.3, "low": 0.29, "high": 0.31}
@@ -106,6 +112,7 @@ def test_a_lost_comparison_points_down_and_warns(open_page: Open, fake: FakePlat
     assert "does not beat" in words(page)
 
 
+@pytest.mark.slow
 def test_text_of_the_server_is_never_markup(open_page: Open, fake: FakePlatform) -> None:
     raw = sample.report()
     raw["verdict"] = "[click](https://example.org) <b>bold</b> :red[alarm] $x^2$"
@@ -117,6 +124,7 @@ def test_text_of_the_server_is_never_markup(open_page: Open, fake: FakePlatform)
     assert f"- {formats.plain(raw['real_and_simulated'][0])}" in shown
 
 
+@pytest.mark.slow
 def test_the_reader_chooses_among_reports(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(a_first=sample.partial(), demo=sample.report())
     page = open_page("demo")
@@ -138,6 +146,7 @@ def test_the_words_of_the_report_come_first(open_page: Open, fake: FakePlatform)
 # The statistics page.
 
 
+@pytest.mark.slow
 def test_statistics_show_the_guarantee_and_the_bars(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     fake.publish_statistic(sample.report()["statistics"])
@@ -165,6 +174,7 @@ def test_only_released_numbers_are_shown(open_page: Open, fake: FakePlatform) ->
     assert "987" not in words(page) + str(charts(page)) + str(drawn(page))
 
 
+@pytest.mark.slow
 def test_chosen_days_are_asked_of_the_server(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     fake.publish_statistic(sample.report()["statistics"])
@@ -180,6 +190,7 @@ def test_chosen_days_are_asked_of_the_server(open_page: Open, fake: FakePlatform
     assert len(charts(page)) >= 1
 
 
+@pytest.mark.slow
 def test_a_long_range_is_cut_to_a_month(open_page: Open, fake: FakePlatform) -> None:
     fake.publish_statistic(sample.statistics_of_days(60))
     page = open_page("released")
@@ -196,6 +207,7 @@ def test_the_report_is_shown_without_a_statistic(open_page: Open, fake: FakePlat
     assert "at least one key" in asked(page)
 
 
+@pytest.mark.slow
 def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatform) -> None:
     statistic = sample.report()["statistics"]
     for cell in statistic["sample"]:

@@ -73,6 +73,7 @@ def look_at(page: AppTest, part: str) -> None:
     assert not page.exception
 
 
+@pytest.mark.slow
 def test_consent_comes_first_and_features_are_sentences(
     open_page: Open, known: FakePlatform
 ) -> None:

@@ -123,6 +123,7 @@ def test_nothing_is_published(open_page: Open, fake: FakePlatform) -> None:
     assert "No erasure is overdue" in words(page)
 
 
+@pytest.mark.slow
 def test_a_monitor_and_a_server_that_is_down(open_page: Open, fake: FakePlatform) -> None:
     fake.sign_in_as("monitor")
     assert "needs the scope analyst" in words(open_page("privacy")).replace("`", "")

@@ -55,6 +55,7 @@ def press(page: AppTest) -> AppTest:
     return button.click().run()
 
 
+@pytest.mark.slow
 def test_two_arms_stand_side_by_side_with_their_channels(
     open_page: Open, shop: FakePlatform
 ) -> None:

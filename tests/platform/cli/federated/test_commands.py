@@ -73,6 +73,7 @@ def test_what_cannot_be_had_is_a_wrong_usage() -> None:
     assert "lower the report goal" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_simulation_says_what_it_promises_and_what_it_reached(tmp_path: Path) -> None:
     asked = [
         *("federated", "simulate", str(tmp_path / "run"), "--devices", "60", "--rounds", "2"),
@@ -89,6 +90,7 @@ def test_a_simulation_says_what_it_promises_and_what_it_reached(tmp_path: Path) 
     assert refused.exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_simulation_trains_a_model_of_the_widths_that_were_asked_for(tmp_path: Path) -> None:
     def simulate(embedding: int, hidden: int) -> Result:
         asked = ["--devices", "60", "--rounds", "1", "--report-goal", "8", "--json"]

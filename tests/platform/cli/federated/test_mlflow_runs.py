@@ -118,6 +118,7 @@ def test_a_void_round_and_generated_shoppers(
     assert (found.data.metrics["loss"], found.data.metrics["top1"]) == (2.5, 0.25)
 
 
+@pytest.mark.slow
 def test_accuracy_on_devices_is_logged_with_its_noise_and_budget(
     tmp_path: Path, uri: str, client: MlflowClient
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import pytest
 from click.testing import CliRunner, Result
 from tests.platform.http.test_federated import PLAN, RUN
 from tests.platform.support import Live
@@ -39,6 +40,7 @@ def a_round(
     )
 
 
+@pytest.mark.slow
 def test_a_simulation_is_shown_after_each_start(tmp_path: Path) -> None:
     directory = str(tmp_path / "first")
     asked = ["federated", "simulate", directory, "--devices", "60", "--report-goal", "8"]

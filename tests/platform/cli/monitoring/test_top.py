@@ -77,6 +77,7 @@ def cells(app: Top, table: str) -> list[list[str]]:
     return [[str(cell) for cell in found.get_row_at(row)] for row in range(found.row_count)]
 
 
+@pytest.mark.slow
 def test_the_screen_shows_machine_graphs_and_jobs() -> None:
     async def look() -> None:
         app = screen(Readings(state()))

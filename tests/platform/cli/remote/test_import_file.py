@@ -54,6 +54,7 @@ def events_of(live: Live) -> list[Event]:
     return [it for it in logged(data) if isinstance(it, Event)]
 
 
+@pytest.mark.slow
 def test_json_lines_resume_and_refused_ones_are_told(live: Live, tmp_path: Path) -> None:
     file = write(
         tmp_path / "events.ndjson", view(1), "", {"type": "view"}, view(2), view(1), "not json"

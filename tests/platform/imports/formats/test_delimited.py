@@ -77,6 +77,7 @@ def test_chinese_text_is_told_from_european(tmp_path: Path) -> None:
     assert "Windows-1252" in opened(european).about
 
 
+@pytest.mark.slow
 def test_another_encoding_behind_the_sample_is_said_with_its_line(tmp_path: Path) -> None:
     lines = "".join(f"u{number},tea\n" for number in range(300_000))
     path = write(tmp_path / "t.csv", f"user,item\n{lines}")

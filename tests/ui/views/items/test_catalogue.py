@@ -90,6 +90,7 @@ def open_item(open_page: Open, item_id: str) -> AppTest:
     return page.selectbox(key="chosen item").set_value(item_id).run()
 
 
+@pytest.mark.slow
 def test_an_analyst_sees_the_card_the_trend_and_public_lists(
     open_page: Open, shop: FakePlatform
 ) -> None:
@@ -107,6 +108,7 @@ def test_an_analyst_sees_the_card_the_trend_and_public_lists(
     assert page.query_params["item"] in ("tea", ["tea"])
 
 
+@pytest.mark.slow
 def test_an_administrator_sees_neighbours_with_scores_and_reasons(
     open_page: Open, shop: FakePlatform
 ) -> None:
@@ -126,6 +128,7 @@ def test_an_administrator_sees_neighbours_with_scores_and_reasons(
     assert "by meaning need the encoder" in words(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "title"), [("en", "By picture"), ("zh", "按图片")])
 def test_neighbours_by_words_meaning_and_picture_are_side_by_side(
     open_page: Open, shop: FakePlatform, language: str, title: str
@@ -160,6 +163,7 @@ def test_facets_name_their_numbers_and_filter(open_page: Open, shop: FakePlatfor
     assert page.selectbox(key="facet available").options == ["all", "yes (2)"]
 
 
+@pytest.mark.slow
 def test_an_address_of_an_item_opens_it_and_an_unknown_one_is_said(
     fake: FakePlatform, shop: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_choices_are_within_one_question_and_stay_visible(
     assert sent["query"] == "shoes" and not sent.keys() & {"category", "min_price", "max_price"}
 
 
+@pytest.mark.slow
 def test_pictures_and_phrases_are_sent(open_page: Open, shop: FakePlatform) -> None:
     page = open_page("items.search")
     page.file_uploader(key="picture").set_value(("red.png", b"a picture", "image/png"))
