@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, encode_entry
-from tactful_streaming.flink.compiler import FlinkOptions
+from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.flink.rest_client import RUNNER_CLASS, build_runner
 
 # Packages that a JVM since 17 must open to Flink, from Flink's own configuration.

@@ -17,7 +17,8 @@ from tactful_streaming.errors import (
     FlinkRefusedError,
     FlinkUnreachableError,
 )
-from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
 
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

@@ -36,8 +36,7 @@ public final class ScriptRunner {
             Pattern.compile("SET\\s+'([^']*)'\\s*=\\s*'((?:[^']|'')*)'", Pattern.CASE_INSENSITIVE);
     private static final Pattern INSERT = Pattern.compile("INSERT\\s.*", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
 
-    private static final Pattern ENTITIES =
-            Pattern.compile("ENTITIES\\s+'((?:[^']|'')*)'", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
+    private static final String ENTITIES = "ENTITIES '";
 
     private ScriptRunner() {}
 
@@ -68,9 +67,9 @@ public final class ScriptRunner {
             }
         }
         for (String statement : SqlScript.split(script)) {
-            Matcher entities = ENTITIES.matcher(statement);
-            if (entities.matches()) {
-                runEntities(mode, configuration, entities.group(1).replace("''", "'"));
+            if (statement.startsWith(ENTITIES) && statement.endsWith("'")) {
+                String specification = statement.substring(ENTITIES.length(), statement.length() - 1);
+                runEntities(mode, configuration, specification.replace("''", "'"));
                 return;
             }
         }
