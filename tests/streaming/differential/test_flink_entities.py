@@ -34,7 +34,7 @@ Record = Callable[[str, object], None]
 Published = Mapping[tuple[str, str], tuple[int, bytes]]
 """Offset behind the last record counted, and packed value, by kind and key."""
 
-_ODD = ("ä b", "", "☃", "𝔘", "\U0001f600|x", "a.b:c", "device:d1", "ﬀ", 'quote " \\ \'')
+_ODD = ("ä b", "", "☃", "𝔘", "\U0001f600|x", "a.b:c", "device:d1", "ﬀ", "quote \" \\ '")
 
 
 @pytest.fixture(scope="module")
@@ -173,5 +173,3 @@ def read_entities(
                 found[kind, key] = offset, packed
     consumer.close()
     return found
-
-
