@@ -113,9 +113,9 @@ def compile_entities(
         "entities": [_entity(kind, definitions.of_entity(kind)) for kind in kinds],
         **_read(sources, options, sessions="session" in kinds),
     }
-    statements = [
-        f"SET {literal(key)} = {literal(value)}" for key, value in options.execution().items()
-    ]
+    # Flink else waits up to 100 ms for more to send between two operators.
+    settings = options.execution() | {"execution.buffer-timeout.interval": "5 ms"}
+    statements = [f"SET {literal(key)} = {literal(value)}" for key, value in settings.items()]
     text = msgspec.json.encode(spec, order="deterministic").decode()
     return FlinkScript((*statements, f"ENTITIES {literal(text)}"))
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_streaming.errors import OnlineStoreLostError, StateError
+from tactful_streaming.errors import OnlineStoreLostError, StateError, TopicError
 from tactful_streaming.online.fenced_store import FencedRedisStore
 
 _COPIED: Final = "copied"
@@ -32,7 +32,8 @@ _decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Any]
 class Copied(msgspec.Struct, kw_only=True):
     """How far a partition was copied; stored in Redis."""
 
-    topics: str = ""  # ids of the entities' topic and of the log, which begin anew with another
+    topic_id: str | None = None  # id of the entities' topic; None before Kafka 2.8
+    log_id: str | None = None  # id of the log's topic
     offset: int = 0  # next offset of the entities' topic to read
     subtasks: int = 0  # number of the job's subtasks
     marks: dict[str, int] = {}  # last mark of each, by kind and subtask
@@ -63,7 +64,8 @@ class CopiedPartition:
         *,
         tag: str,
         kinds: Collection[str],
-        topics: str,
+        topic_id: str | None,
+        log_id: str | None,
     ) -> None:
         """Continue where the copy in `store`, closed with this object, ends.
 
@@ -72,7 +74,11 @@ class CopiedPartition:
             store: owned by this process.
             tag: of the definitions whose rows are copied; others are left out.
             kinds: kinds of entity that the job publishes.
-            topics: ids of the topics. A copy of others begins anew.
+            topic_id: id of the entities' topic. A copy of another one begins anew.
+            log_id: id of the log's topic.
+
+        Raises:
+            TopicError: if the entities were computed from a log that is gone.
         """
         self.number = number
         self.watermark = 0  # event time reached by the job, epoch milliseconds
@@ -84,8 +90,13 @@ class CopiedPartition:
         self._key = str(number)
         (stored,) = store.get_many([self._key], kind=_COPIED)
         self.copied = _decoded(stored, number) if stored is not None else Copied()
-        if self.copied.topics != topics:
-            self.copied = Copied(topics=topics)
+        if stored is None or self.copied.topic_id != topic_id:
+            self.copied = Copied(topic_id=topic_id, log_id=log_id)
+        if self.copied.log_id != log_id:
+            raise TopicError(
+                "the log's topic was deleted and made anew since its entities were computed: name "
+                "another flink.entities_topic, and submit the job with it"
+            )
         self._marked = store.marked(number)
         # Offsets of the values that are newer than what is reached.
         self._ahead: dict[tuple[str, str], int] = {}

@@ -50,8 +50,8 @@ class CopierOptions:
     group: str  # consumer group that shares the partitions
     owner: str  # name of the group of workers, by which purged partitions are reported
     open_store: Callable[[int], FencedRedisStore]  # takes ownership of a partition in Redis
-    topic_id: str | None = None  # ids of the topics; with others, a copy begins anew
-    log_id: str | None = None
+    topic_id: str | None = None  # id of the topic of the entities, and …
+    log_id: str | None = None  # … of the log; None before Kafka 2.8
     erasures: Erasures | None = None  # erased users, removed from Redis, topic and job
     batch: int = 5_000  # most rows copied at once
     instance: str | None = None  # name that outlives a restart; None: a new one each time
@@ -207,7 +207,8 @@ class EntityCopier:
                 store,
                 tag=self._tag,
                 kinds=self._kinds,
-                topics=f"{options.topic_id}/{options.log_id}",
+                topic_id=options.topic_id,
+                log_id=options.log_id,
             )
             if options.erasures is not None:
                 self._purge_partition(one, options.erasures)

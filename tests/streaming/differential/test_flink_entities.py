@@ -163,13 +163,14 @@ def read_entities(
     at = 0
     while at < end:
         for record in consumer.consume(5000, 0.5):
-            assert record.error() is None
-            at = record.offset() + 1
-            row = msgspec.msgpack.decode(record.value())
+            offset, value = record.offset(), record.value()
+            assert record.error() is None and offset is not None and value is not None
+            at = offset + 1
+            row = msgspec.msgpack.decode(value)
             if row[0] == 0:
-                _, tag, offset, kind, key, packed = row
+                _, tag, counted, kind, key, packed = row
                 assert tag == entities_tag(definitions)
                 assert record.key() == f"{kind}:{key}".encode()
-                found[kind, key] = offset, packed
+                found[kind, key] = counted, packed
     consumer.close()
     return found
