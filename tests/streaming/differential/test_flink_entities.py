@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.streaming.flink_cluster import LocalFlink, local_flink, make_topic, write_log
+from tests.streaming.flink_cluster import LocalFlink, local_flink, write_log
 from tests.streaming.random_definitions import random_definitions
 from tests.streaming.random_streams import random_stream
 
@@ -111,8 +111,6 @@ def check(
         state_backend="hashmap",
         end_offsets=write_log(servers, f"log-{name}", logs),
     )
-    make_topic(servers, job.entities_topic, len(logs))
-    make_topic(servers, job.erased_topic)
     flink.run(compile_flink(definitions, job).text, timeout=800)
     compared = 0
     for number, log in enumerate(logs):

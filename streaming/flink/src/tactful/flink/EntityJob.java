@@ -1,6 +1,5 @@
 package tactful.flink;
 
-import java.io.IOException;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
@@ -32,12 +31,11 @@ import org.apache.kafka.common.TopicPartition;
  * </pre>
  */
 final class EntityJob {
-    private static final String LARGEST_ROW = String.valueOf(16 << 20);
-
     private EntityJob() {}
 
     static void build(StreamExecutionEnvironment environment, String json) {
         EntitySpec spec = new EntitySpec(json);
+        EntityTopics.ensure(spec);
         TypeInformation<LogRecord> records = Types.POJO(LogRecord.class);
         DataStream<LogRecord> log = environment.fromSource(
                         log(spec), WatermarkStrategy.noWatermarks(), "log", records).uid("log");
@@ -93,7 +91,7 @@ final class EntityJob {
         Properties client = spec.client();
         client.setProperty("acks", "all");
         client.setProperty("linger.ms", "2");
-        client.setProperty("max.request.size", LARGEST_ROW);
+        client.setProperty("max.request.size", String.valueOf(EntityTopics.LARGEST + 1024));
         return KafkaSink.<EntityRow>builder()
                 .setBootstrapServers(spec.servers)
                 .setKafkaProducerConfig(client)

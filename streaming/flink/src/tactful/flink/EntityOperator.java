@@ -189,7 +189,13 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         } else {
             row.binary(packed);
         }
-        output.collect(new StreamRecord<>(new EntityRow(entity.partition, key(entity), row.toBytes())));
+        byte[] value = row.toBytes();
+        if (value.length > EntityTopics.LARGEST) {
+            LOG.error("a {} of {} bytes is not published, at most {} fit: lower max_groups of its features",
+                    layout.kind, value.length, EntityTopics.LARGEST);
+            return;
+        }
+        output.collect(new StreamRecord<>(new EntityRow(entity.partition, key(entity), value)));
     }
 
     private void publishMark(EntityEvent mark) {
