@@ -5,16 +5,25 @@ the engine's own code, and has to give what the engine itself gives.
 """
 
 import random
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.streaming.flink_cluster import LocalFlink, local_flink, write_log
+from tests.streaming.brokers import patiently
+from tests.streaming.flink_cluster import (
+    LocalFlink,
+    append,
+    flink_processes,
+    local_flink,
+    write_log,
+)
 from tests.streaming.random_definitions import random_definitions
-from tests.streaming.random_streams import random_stream
+from tests.streaming.random_streams import START, random_stream
 
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful_streaming.contract.log_entries import Entry, Event, Restricted, encode_entry
@@ -23,10 +32,14 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.flink.compiler import compile_flink
-from tactful_streaming.flink.entities import entities_tag, entity_kinds
+from tactful_streaming.flink.entities import entities_tag, entity_hash, entity_kinds
 from tactful_streaming.flink.options import FlinkOptions
+from tactful_streaming.flink.rest_client import FlinkCluster, build_runner
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.entity_table import read_packed
+from tactful_streaming.worker.copied_partition import Copied
 
 pytestmark = [pytest.mark.service("flink"), pytest.mark.service("kafka")]
 
@@ -35,6 +48,32 @@ Published = Mapping[tuple[str, str], tuple[int, bytes]]
 """Offset behind the last record counted, and packed value, by kind and key."""
 
 _ODD = ("ä b", "", "☃", "𝔘", "\U0001f600|x", "a.b:c", "device:d1", "ﬀ", "quote \" \\ '")
+
+LARGE = """
+- {name: kinds, entity: user, event: view, aggregate: count, group_by: item_id, max_groups: 30,
+   window: {size: 1h, slide: 1m, decay: 0.97}}
+- {name: prices, entity: user, event: view, aggregate: mean, of: properties.price,
+   group_by: session_id, max_groups: 3, window: {size: 20m, slide: 1m}}
+- {name: last, entity: user, event: view, aggregate: last, of: properties.price,
+   window: {size: 20m, slide: 5m}}
+- {name: times, entity: user, event: view, aggregate: last_time, group_by: item_id, max_groups: 50}
+- {name: different, entity: user, event: view, aggregate: distinct, of: item_id,
+   window: {size: 2h, slide: 1h}}
+- {name: exactly, entity: user, event: view, aggregate: distinct, of: item_id, sketch: exact,
+   max_groups: 100, window: {size: 1h, slide: 20m}}
+- {name: top, entity: user, event: view, aggregate: top_k, of: item_id, n: 9, max_groups: 100,
+   window: {size: 1h, slide: 20m}}
+- {name: middle, entity: user, event: view, aggregate: quantile, of: properties.price, q: 0.5,
+   window: {size: 1h, slide: 20m}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 40}
+- {name: faded, entity: user, event: view, aggregate: count, window: {half_life: 10m}}
+- {name: visit_top, entity: session, event: view, aggregate: top_k, of: item_id, n: 5,
+   max_groups: 20, window: {gap: 1m}}
+- {name: visit_middle, entity: session, event: view, aggregate: quantile, of: properties.price,
+   q: 0.9, window: {gap: 1m}}
+- {name: visit_different, entity: session, event: view, aggregate: distinct, of: item_id,
+   window: {gap: 5m}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +109,92 @@ def test_packaged_definitions(flink: LocalFlink, kafka_servers: str) -> None:
     assert check(flink, kafka_servers, definitions, logs, options) > 1000
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_large_states(flink: LocalFlink, kafka_servers: str) -> None:
+    """Groups beyond their bound, sketches beyond their lists, and packed again and again."""
+    definitions = load_definitions(LARGE)
+    rng = random.Random(5)
+    log: list[Entry] = []
+    for number in range(6000):
+        timestamp = START + 400 * number + rng.choice([0, 0, -rng.randrange(400_000)])
+        texts = [f"t{rng.randrange(90_000)}", rng.choice(_ODD), f"\U0001f600{number % 40}"]
+        (text,) = rng.choices(texts, [6, 1, 1])
+        log.append(
+            Event(
+                event_id=f"e{number}",
+                type="view",
+                timestamp=timestamp,
+                user_id=rng.choice(["ada", "ada", "bob"]),
+                session_id=f"s{number // 900}",
+                item_id=text or None,
+                properties={"price": rng.choice([rng.gauss(0, 1e6), rng.randrange(9), -0.0])},
+            )
+        )
+    options = EngineOptions(watermark_delay_ms=5000, allowed_lateness_ms=60_000)
+    assert check(flink, kafka_servers, definitions, [log], options) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_erased_people_only_advance_time(flink: LocalFlink, kafka_servers: str) -> None:
+    definitions = random_definitions(200, 24, sequences=0, joins=0)
+    options = EngineOptions(
+        watermark_delay_ms=5000, suppressed=frozenset({"u1", "device:d1", "device:d0", "☃"})
+    )
+    log = odd_stream(200, 1500)
+    assert check(flink, kafka_servers, definitions, [log], options) > 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_lost_worker_of_the_cluster_changes_no_value(
+    flink_home: Path, kafka_servers: str, tmp_path: Path
+) -> None:
+    """Values and marks come again from the last checkpoint, and end as if nothing had been."""
+    definitions = load_definitions(PACKAGED_FEATURES)
+    name = uuid.uuid4().hex
+    options = EngineOptions(watermark_delay_ms=5000, allowed_lateness_ms=300_000)
+    job = replace(job_of(kafka_servers, name, options), checkpoint_ms=300, state_backend="rocksdb")
+    logs = [odd_stream(seed, 4000) for seed in (7, 8)]
+    write_log(kafka_servers, job.topic, [[], []])
+    with (
+        flink_processes(flink_home, tmp_path) as processes,
+        FlinkCluster(processes.url) as cluster,
+    ):
+        jar = cluster.upload(build_runner(flink_home))
+        running = cluster.run(jar, compile_flink(definitions, job).text)
+        for begin in range(0, 4000, 1000):
+            for number, log in enumerate(logs):
+                append(kafka_servers, job.topic, log[begin : begin + 1000], partition=number)
+            if begin in (1000, 2000):
+                time.sleep(1.5)
+                processes.kill_worker()
+                processes.start()
+        patiently(lambda: reached(kafka_servers, job, definitions) == [4000, 4000], 180)
+        assert cluster.state(running) == "RUNNING"
+        cluster.cancel(running)
+    for number, log in enumerate(logs):
+        engine = Engine(definitions, MemoryState(), options)
+        engine.apply([(offset, encode_entry(entry)) for offset, entry in enumerate(log)])
+        published = read_entities(kafka_servers, job.entities_topic, number, definitions)
+        assert compare(engine, definitions, published) > 500
+
+
+def reached(servers: str, job: FlinkOptions, definitions: Definitions) -> list[int | None]:
+    """Offset that the last marks of each partition reach."""
+    offsets: list[int | None] = []
+    for number in range(2):
+        copied = Copied()
+        for row in read_rows(servers, job.entities_topic, number):
+            if row[0] == 1:
+                _, _, offset, kind, subtask, subtasks, _ = row
+                copied.note(kind, subtask, subtasks, offset)
+        copied.advance(entity_kinds(definitions))
+        offsets.append(copied.reached)
+    return offsets
+
+
 def odd_stream(seed: int, count: int) -> list[Entry]:
     """A random stream in which some ids are odd, and some events restricted to purposes."""
     rng = random.Random(-seed)
@@ -98,7 +223,21 @@ def check(
 ) -> int:
     """Compute logs by both, and compare all values; return the number of compared values."""
     name = uuid.uuid4().hex
-    job = FlinkOptions(
+    ends = write_log(servers, f"log-{name}", logs)
+    job = replace(job_of(servers, name, options), end_offsets=ends)
+    erase(servers, job.erased_topic, options.suppressed)
+    flink.run(compile_flink(definitions, job).text, timeout=800)
+    compared = 0
+    for number, log in enumerate(logs):
+        engine = Engine(definitions, MemoryState(), options)
+        engine.apply([(offset, encode_entry(entry)) for offset, entry in enumerate(log)])
+        published = read_entities(servers, job.entities_topic, number, definitions)
+        compared += compare(engine, definitions, published)
+    return compared
+
+
+def job_of(servers: str, name: str, options: EngineOptions) -> FlinkOptions:
+    return FlinkOptions(
         servers,
         topic=f"log-{name}",
         entities_topic=f"entities-{name}",
@@ -109,16 +248,20 @@ def check(
         allowed_lateness_ms=options.allowed_lateness_ms,
         parallelism=2,
         state_backend="hashmap",
-        end_offsets=write_log(servers, f"log-{name}", logs),
     )
-    flink.run(compile_flink(definitions, job).text, timeout=800)
-    compared = 0
-    for number, log in enumerate(logs):
-        engine = Engine(definitions, MemoryState(), options)
-        engine.apply([(offset, encode_entry(entry)) for offset, entry in enumerate(log)])
-        published = read_entities(servers, job.entities_topic, number, definitions)
-        compared += compare(engine, definitions, published)
-    return compared
+
+
+def erase(servers: str, topic: str, people: Any) -> None:
+    """Write the erased people to their topic, if there are any."""
+    from confluent_kafka import Producer
+
+    if not people:
+        return
+    ensure_topic(KafkaSettings(servers, topic), partitions=1, compacted=True)
+    producer = Producer({"bootstrap.servers": servers})
+    for person in people:
+        producer.produce(topic, key=entity_hash("user", person).encode(), value=b"user")
+    assert producer.flush(60) == 0
 
 
 def compare(engine: Engine, definitions: Definitions, published: Published) -> int:
@@ -150,13 +293,24 @@ def read_entities(
     servers: str, topic: str, partition: int, definitions: Definitions
 ) -> dict[tuple[str, str], tuple[int, bytes]]:
     """The last published value of each entity in a partition of the topic."""
+    found: dict[tuple[str, str], tuple[int, bytes]] = {}
+    for row in read_rows(servers, topic, partition):
+        if row[0] == 0:
+            _, tag, counted, kind, key, packed = row
+            assert tag == entities_tag(definitions)
+            found[kind, key] = counted, packed
+    return found
+
+
+def read_rows(servers: str, topic: str, partition: int) -> list[Any]:
+    """All rows of a partition."""
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(
         {"bootstrap.servers": servers, "group.id": "test", "enable.auto.commit": False}
     )
     consumer.assign([TopicPartition(topic, partition, 0)])
-    found: dict[tuple[str, str], tuple[int, bytes]] = {}
+    rows: list[Any] = []
     _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
     at = 0
     while at < end:
@@ -164,11 +318,6 @@ def read_entities(
             offset, value = record.offset(), record.value()
             assert record.error() is None and offset is not None and value is not None
             at = offset + 1
-            row = msgspec.msgpack.decode(value)
-            if row[0] == 0:
-                _, tag, counted, kind, key, packed = row
-                assert tag == entities_tag(definitions)
-                assert record.key() == f"{kind}:{key}".encode()
-                found[kind, key] = counted, packed
+            rows.append(msgspec.msgpack.decode(value))
     consumer.close()
-    return found
+    return rows
