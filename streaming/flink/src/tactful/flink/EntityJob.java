@@ -29,6 +29,9 @@ import org.apache.kafka.common.TopicPartition;
  * log ──→ LogPartition ──→ EntityOperator of users ────→ entities' topic, in the log's partitions
  * erased ──→ (each)   └──→ EntityOperator of sessions ─┘
  * </pre>
+ *
+ * <p>State of other definitions is not taken over: operators are named by the definitions, so Flink
+ * refuses a savepoint of others.
  */
 final class EntityJob {
     private EntityJob() {}
@@ -38,24 +41,24 @@ final class EntityJob {
         EntityTopics.ensure(spec);
         TypeInformation<LogRecord> records = Types.POJO(LogRecord.class);
         DataStream<LogRecord> log = environment.fromSource(
-                        log(spec), WatermarkStrategy.noWatermarks(), "log", records).uid("log");
+                        log(spec), WatermarkStrategy.noWatermarks(), "log", records).uid("log-" + spec.tag);
         DataStream<LogRecord> erased = environment.fromSource(
                         erased(spec), WatermarkStrategy.noWatermarks(), "erased", records)
-                .uid("erased").setParallelism(1);
+                .uid("erased-" + spec.tag).setParallelism(1);
         SingleOutputStreamOperator<EntityEvent> events = log.keyBy(record -> record.partition, Types.INT)
                 .connect(erased.broadcast(LogPartition.ERASED))
                 .process(new LogPartition(json), Types.POJO(EntityEvent.class))
-                .name("partitions").uid("partitions");
+                .name("partitions").uid("partitions-" + spec.tag);
         DataStream<EntityRow> rows = null;
         for (int kind = 0; kind < spec.entities.size(); kind++) {
             String name = spec.entities.get(kind).kind;
             DataStream<EntityRow> own = events.getSideOutput(LogPartition.tag(name))
                     .keyBy(event -> event.key, Types.STRING)
                     .transform(name, Types.POJO(EntityRow.class), new EntityOperator(json, kind))
-                    .uid(name);
+                    .uid(name + "-" + spec.tag);
             rows = rows == null ? own : rows.union(own);
         }
-        rows.sinkTo(sink(spec)).name("entities").uid("entities");
+        rows.sinkTo(sink(spec)).name("entities").uid("entities-" + spec.tag);
     }
 
     private static KafkaSource<LogRecord> log(EntitySpec spec) {
