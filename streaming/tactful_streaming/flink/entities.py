@@ -108,6 +108,7 @@ def compile_entities(
         "lateness_ms": options.allowed_lateness_ms,
         "dedupe_days": options.dedupe_days,
         "publish_ms": options.publish_ms,
+        "look_ms": options.look_ms,
         "ends": None if options.end_offsets is None else _named(options.end_offsets),
         "apart": sorted({*STAGE_EVENTS, *emitted_types(definitions).values()}),
         "entities": [_entity(kind, definitions.of_entity(kind)) for kind in kinds],

@@ -44,6 +44,8 @@ class FlinkOptions:
     entities_topic: str = "tactful-entities"  # topic for packed values, partitioned as the log is
     erased_topic: str = "tactful-erased"  # topic of erased users, read by the job
     publish_ms: int = 40  # time between two packed values of an entity, at least
+    # time after a change until the job looks, at least, whether no feature reads an entity any more
+    look_ms: int = 60_000
 
     def execution(self) -> dict[str, str]:
         """Return the settings of Flink for the execution."""

@@ -181,13 +181,52 @@ def test_a_lost_worker_of_the_cluster_changes_no_value(
         assert compare(engine, definitions, published) > 500
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_entities_that_no_feature_reads_are_removed(
+    flink_home: Path, kafka_servers: str, tmp_path: Path
+) -> None:
+    """By the time of the log, and unless an event came meanwhile."""
+    definitions = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1s}}\n"
+    )
+    options = EngineOptions(watermark_delay_ms=0, allowed_lateness_ms=0)
+    job = replace(job_of(kafka_servers, uuid.uuid4().hex, options), look_ms=1000)
+    write_log(kafka_servers, job.topic, [[]])
+
+    def view(number: int, user: str, after_ms: int) -> Entry:
+        return Event(event_id=str(number), type="view", timestamp=START + after_ms, user_id=user)
+
+    def rows() -> list[tuple[str, bool]]:
+        """User, and whether there is a value."""
+        found = read_rows(kafka_servers, job.entities_topic, 0)
+        return [(row[4], row[5] is not None) for row in found if row is not None and row[0] == 0]
+
+    with (
+        flink_processes(flink_home, tmp_path) as processes,
+        FlinkCluster(processes.url) as cluster,
+    ):
+        script = compile_flink(definitions, job).text
+        running = cluster.run(cluster.upload(build_runner(flink_home)), script)
+        append(kafka_servers, job.topic, [view(1, "ada", 0), view(2, "bob", 500)])
+        patiently(lambda: {("ada", True), ("bob", True)} <= set(rows()), 120)
+        time.sleep(3)
+        assert ("ada", False) not in rows(), "no time has passed in the log"
+        append(kafka_servers, job.topic, [view(3, "cyd", 3000), view(4, "bob", 3000)])
+        patiently(lambda: ("ada", False) in rows(), 60)
+        assert ("bob", False) not in rows()
+        append(kafka_servers, job.topic, [view(5, "ada", 3500)])
+        patiently(lambda: rows()[-1] == ("ada", True), 60)
+        cluster.cancel(running)
+
+
 def reached(servers: str, job: FlinkOptions, definitions: Definitions) -> list[int | None]:
     """Offset that the last marks of each partition reach."""
     offsets: list[int | None] = []
     for number in range(2):
         copied = Copied()
         for row in read_rows(servers, job.entities_topic, number):
-            if row[0] == 1:
+            if row is not None and row[0] == 1:
                 _, _, offset, kind, subtask, subtasks, _ = row
                 copied.note(kind, subtask, subtasks, offset)
         copied.advance(entity_kinds(definitions))
@@ -295,7 +334,7 @@ def read_entities(
     """The last published value of each entity in a partition of the topic."""
     found: dict[tuple[str, str], tuple[int, bytes]] = {}
     for row in read_rows(servers, topic, partition):
-        if row[0] == 0:
+        if row is not None and row[0] == 0:
             _, tag, counted, kind, key, packed = row
             assert tag == entities_tag(definitions)
             found[kind, key] = counted, packed
@@ -303,7 +342,7 @@ def read_entities(
 
 
 def read_rows(servers: str, topic: str, partition: int) -> list[Any]:
-    """All rows of a partition."""
+    """All rows of a partition; None for a tombstone."""
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(
@@ -316,8 +355,8 @@ def read_rows(servers: str, topic: str, partition: int) -> list[Any]:
     while at < end:
         for record in consumer.consume(5000, 0.5):
             offset, value = record.offset(), record.value()
-            assert record.error() is None and offset is not None and value is not None
+            assert record.error() is None and offset is not None
             at = offset + 1
-            rows.append(msgspec.msgpack.decode(value))
+            rows.append(None if value is None else msgspec.msgpack.decode(value))
     consumer.close()
     return rows

@@ -29,7 +29,6 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
                 Triggerable<String, VoidNamespace> {
     private static final long serialVersionUID = 1L;
     private static final int MOST_CHANGED = 5_000;
-    private static final long SOONEST_MS = 60_000;
     private static final long LATEST_MS = 86_400_000;
     private static final long ALWAYS = -1; // offset of what replaces any other row
 
@@ -166,7 +165,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     }
 
     private void watch() {
-        long wait = Math.max(SOONEST_MS, Math.min(layout.memory + spec.latenessMs, LATEST_MS));
+        long wait = Math.max(spec.lookMs, Math.min(layout.memory + spec.latenessMs, LATEST_MS));
         timers.registerProcessingTimeTimer(
                 VoidNamespace.INSTANCE, timers.currentProcessingTime() + wait);
     }

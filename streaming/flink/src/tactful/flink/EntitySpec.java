@@ -27,6 +27,7 @@ final class EntitySpec {
     final long latenessMs;
     final int dedupeDays;
     final long publishMs;
+    final long lookMs;
     final boolean readsCategories; // of the items of events
     final boolean readsVersions; // of items at the times of events
     final Set<String> fields = new HashSet<>(); // of an event that are read
@@ -53,6 +54,7 @@ final class EntitySpec {
         latenessMs = spec.get("lateness_ms").asLong();
         dedupeDays = spec.get("dedupe_days").asInt();
         publishMs = spec.get("publish_ms").asLong();
+        lookMs = spec.get("look_ms").asLong();
         readsCategories = spec.get("reads_categories").asBoolean();
         readsVersions = spec.get("reads_versions").asBoolean();
         spec.get("fields").forEach(name -> fields.add(name.asText()));
