@@ -1,4 +1,4 @@
-"""Settings of the feature engine and of identity resolution."""
+"""Settings of the feature engine, of its Flink job and of identity resolution."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from tactful.config.fields import NotNegative, PositiveFloat, PositiveInt
 class EngineSettings:
     """Settings of the feature engine."""
 
+    # what computes the features of users and visits: the ``embedded`` engine, in the server or in
+    # workers, or a ``flink`` cluster
+    kind: Literal["embedded", "flink"] = "embedded"
     features: Path = Path()  # file of feature definitions; empty: the packaged ones
     rules: Path = Path()  # file of rules that clean events; empty for none
     dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7  # days of receipt that ids are kept
@@ -40,6 +43,19 @@ class EngineSettings:
     # … or earlier, so that a commit takes about this time: new events wait for it. Records that are
     # in the log at the start are applied without this limit.
     commit_pause_ms: PositiveFloat = 8.0
+
+
+@dataclass(frozen=True)
+class FlinkSettings:
+    """Settings of the Flink job that computes features, if `engine.kind` is ``flink``."""
+
+    cluster: str = ""  # REST address of the cluster, ``http://jobmanager:8081``
+    job: Annotated[str, Meta(min_length=1)] = "tactful"  # name of the job, unique in the cluster
+    # topic of the packed values of users and visits, written by the job; it is made if there is
+    # none
+    entities_topic: Annotated[str, Meta(min_length=1)] = "tactful-entities"
+    # topic of erased users and devices, read by the job; it is made if there is none
+    erased_topic: Annotated[str, Meta(min_length=1)] = "tactful-erased"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tactful.config.alerts import AlertSettings
 from tactful.config.domains import DomainSettings
-from tactful.config.engine import EngineSettings, IdentitySettings
+from tactful.config.engine import EngineSettings, FlinkSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
     MinimiseSettings,
@@ -76,6 +76,7 @@ class Settings:
     metadata: MetadataSettings = field(default_factory=MetadataSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    flink: FlinkSettings = field(default_factory=FlinkSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     consent: ConsentSettings = field(default_factory=ConsentSettings)
     minimise: MinimiseSettings = field(default_factory=MinimiseSettings)
@@ -166,6 +167,7 @@ class Settings:
             )
         if self.log.kind == "kafka" and not self.log.brokers:
             raise ConfigError("log.brokers is missing: log.kind = kafka needs their addresses")
+        self._check_flink()
         self._check_retention()
         label = self.training.label
         if label and not is_interaction(label):
@@ -203,6 +205,40 @@ class Settings:
             raise ConfigError(
                 "oidc.admin_groups, oidc.analyst_groups and oidc.monitor_groups are empty: nobody "
                 "could sign in. Name at least one group"
+            )
+
+    def _check_flink(self) -> None:
+        if self.engine.kind != "flink":
+            return
+        why = "engine.kind = flink"
+        if self.log.kind != "kafka":
+            raise ConfigError(f"{why} needs log.kind = kafka: the job reads the log from its topic")
+        if not self.online.shared:
+            raise ConfigError(
+                f"{why} needs online.kind = redis: recommendations read there what the job computed"
+            )
+        if self.identity.enabled:
+            raise ConfigError(
+                f"{why} needs identity.enabled = false: the job does not link devices to users, an "
+                "event belongs to the user, or else the device, that it names"
+            )
+        if self.engine.rules != Path():
+            raise ConfigError(
+                f"{why} needs an empty engine.rules: the job does not clean events by rules"
+            )
+        if self.privacy.sealed_log:
+            raise ConfigError(
+                f"{why} needs privacy.sealed_log = false: the job has no keys to open the log"
+            )
+        topics = (self.log.topic, self.flink.entities_topic, self.flink.erased_topic)
+        if len(set(topics)) < len(topics):
+            raise ConfigError(
+                "log.topic, flink.entities_topic and flink.erased_topic must be three topics"
+            )
+        if self.flink.cluster and not self.flink.cluster.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"flink.cluster: {self.flink.cluster!r} must be an http or https address, such as "
+                "http://jobmanager:8081"
             )
 
     def _check_retention(self) -> None:

@@ -119,3 +119,38 @@ def test_dev_is_allowed_on_loopback_only() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.org", "localhost.org"):
         with pytest.raises(ConfigError, match="disables API keys"):
             Settings(server=ServerSettings(host=host, dev=True))
+
+
+_FLINK = {
+    "TACTFUL_ENGINE__KIND": "flink",
+    "TACTFUL_LOG__KIND": "kafka",
+    "TACTFUL_LOG__BROKERS": "kafka:9092",
+    "TACTFUL_ONLINE__KIND": "redis",
+    "TACTFUL_IDENTITY__ENABLED": "false",
+}
+
+
+def test_flink_as_the_engine() -> None:
+    settings = load_settings(environ=_FLINK | {"TACTFUL_FLINK__CLUSTER": "http://jobs:8081"})
+    assert (settings.engine.kind, settings.flink.cluster) == ("flink", "http://jobs:8081")
+    assert settings.flink.job == "tactful"
+    assert settings.flink.entities_topic == "tactful-entities"
+    assert settings.flink.erased_topic == "tactful-erased"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LOG__KIND", "embedded", "log.kind = kafka"),
+        ("ONLINE__KIND", "engine", "online.kind = redis"),
+        ("IDENTITY__ENABLED", "true", "identity.enabled = false"),
+        ("ENGINE__RULES", "rules.yaml", "engine.rules"),
+        ("PRIVACY__SEALED_LOG", "true", "privacy.sealed_log = false"),
+        ("FLINK__ERASED_TOPIC", "tactful-log", "three topics"),
+        ("FLINK__CLUSTER", "jobs:8081", "http or https address"),
+        ("FLINK__JOB", "", "length >= 1"),
+    ],
+)
+def test_what_flink_cannot_do_is_refused(name: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_settings(environ=_FLINK | {f"TACTFUL_{name}": value})

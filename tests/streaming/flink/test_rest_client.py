@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from tactful.cli.main import main
 from tactful_streaming.errors import FlinkError
-from tactful_streaming.flink.compiler import FlinkScript
+from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
 Answer = tuple[int, Any]
