@@ -7,70 +7,17 @@ package that the tests can have: that it answers like this is taken from Flink's
 import base64
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.streaming.flink_rest import Answer, Fake
 
 from tactful.cli.main import main
 from tactful_streaming.errors import FlinkError
 from tactful_streaming.flink.compiler import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
-
-Answer = tuple[int, Any]
-Handler = Callable[[str, str, bytes], Answer]
-
-
-class Fake:
-    """A server that keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, bytes]] = []
-        self.answers: dict[str, Answer | list[Answer]] = {}
-        fake = self
-
-        class _Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                fake.asked.append((self.command, self.path, body))
-                status, value = fake.answer(f"{self.command} {self.path}")
-                payload = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            do_GET = do_POST = do_PATCH = do_DELETE = _answer
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, asked: str) -> Answer:
-        for pattern, answer in self.answers.items():
-            if re.fullmatch(pattern, asked):
-                if isinstance(answer, list):
-                    return answer.pop(0) if len(answer) > 1 else answer[0]
-                return answer
-        return 404, {"errors": [f"Not found: {asked}"]}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    server = Fake()
-    yield server
-    server.close()
 
 
 @pytest.fixture
