@@ -157,6 +157,8 @@ def _settings(definitions: Definitions, options: FlinkOptions, *, described: boo
         "table.local-time-zone": "UTC",  # windows are aligned to the epoch
         "state.backend.type": options.state_backend,
         "execution.checkpointing.interval": f"{options.checkpoint_ms} ms",
+        # A job that fails for good or is cancelled resumes from its last checkpoint.
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
     }
     if options.state_backend == "rocksdb":
         settings["execution.checkpointing.incremental"] = "true"
