@@ -222,9 +222,7 @@ def test_state_that_does_not_fit_is_refused(fake: Fake, cluster: FlinkCluster) -
         "state for operator ab to the new program\n\tat y\n"
     )
     fake.answers = cluster_with() | {"POST /jars/jar/run": (400, {"errors": ["x", trace]})}
-    with pytest.raises(
-        FlinkRefusedError, match=r"/sp does not fit these def.*for operator ab"
-    ):
+    with pytest.raises(FlinkRefusedError, match=r"/sp does not fit these def.*for operator ab"):
         submit_job(cluster, "jar", PROGRAM, savepoint="file:/sp")
     # The plan fits, and a task cannot read it.
     trace = "RuntimeException: x\nCaused by: StateMigrationException: The new state serializer\n"
@@ -234,9 +232,7 @@ def test_state_that_does_not_fit_is_refused(fake: Fake, cluster: FlinkCluster) -
         {"exceptionHistory": {"entries": [{"stacktrace": trace}]}},
     )
     fake.answers[rf"PATCH /jobs/{NEW}\?mode=cancel"] = (202, {})
-    with pytest.raises(
-        FlinkRefusedError, match=r"not fit these definitions: .*StateMigration"
-    ):
+    with pytest.raises(FlinkRefusedError, match=r"not fit these definitions: .*StateMigration"):
         submit_job(cluster, "jar", PROGRAM, savepoint="file:/sp", clock=clock)
     assert fake.asked[-1][:2] == ("PATCH", f"/jobs/{NEW}?mode=cancel")
 
