@@ -18,6 +18,7 @@ FAULTS: Mapping[str, Sequence[Faults]] = {
     "traffic": [Faults(traffic=share) for share in (0.0, 0.02, 0.05)],
     "engine_lag": [Faults(gauges={"tactful_engine_lag": lag}) for lag in (6e4, 2e5)],
     "watermark_stalled": [Faults(gauges={"tactful_watermark_stalled_seconds": 700.0})],
+    "flink_job": [Faults(gauges={"tactful_flink_job_failing": 1.0})],
     "stale_features": [Faults(slow=share) for share in (0.3, 0.6, 1.0)],
     "commits_refused": [Faults(refused_commits=rate) for rate in (4.0, 12.0)],
     "recall": [Faults(short=share) for share in (0.6, 0.8, 1.0)],

@@ -226,6 +226,7 @@ def machine(minute: int, draw: np.random.Generator, lines: int) -> dict[str, flo
         "tactful_log_unreachable": 0.0,
         "tactful_engine_lag": float(draw.poisson(lines)) + float(draw.gamma(0.3, 200.0)),
         "tactful_watermark_stalled_seconds": float(draw.exponential(3.0)),
+        "tactful_flink_job_failing": 0.0,
         "tactful_model_age_days": day % 7,
         "tactful_rollouts_rolled_back": 0.0,
         "tactful_budget_reserved_share": 0.3 + 0.5 * (day % 30) / 30,

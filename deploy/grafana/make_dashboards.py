@@ -132,6 +132,20 @@ STAGES: Mapping[str, Sequence[Graph]] = {
             },
         ),
         Graph(
+            "Flink job",
+            "short",
+            {
+                "failing": f"tactful_flink_job_failing{{{_I}}}",
+                "restarts": f"tactful_flink_job_restarts{{{_I}}}",
+                "records not read": f"tactful_flink_lag{{{_I}}}",
+            },
+        ),
+        Graph(
+            "Last checkpoint of the Flink job",
+            "s",
+            {"age": f"tactful_flink_checkpoint_age_seconds{{{_I}}}"},
+        ),
+        Graph(
             "Requests of operators",
             "s",
             {"p99": f'max by (route) (tactful_request_seconds{{{_I},quantile="0.99"}})'},

@@ -22,6 +22,7 @@ from tactful.errors import ClientError, ModelError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.maintenance.check_encoders import check_picture_encoder, check_text_encoder
+from tactful.maintenance.check_flink import check_flink
 from tactful.maintenance.check_model import check_model
 from tactful.maintenance.check_speech import check_speech
 from tactful.maintenance.retention import PROGRESS, read_progress
@@ -116,6 +117,8 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     yield "log", _log_files if settings.log.in_files else _kafka
     if settings.online.shared:
         yield "online store", _redis
+    if settings.engine.kind == "flink":
+        yield "flink", check_flink
     if settings.actions.webhook_url:
         yield "webhook", _webhook
 

@@ -24,6 +24,7 @@ from tactful.models.quality_process import QualityMeasurer
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import RecallLearner, retrain
 from tactful.schemas.problems import ProblemError
+from tactful.server.flink_job import LOOK_S
 from tactful.util.changed_file import ChangedFile
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.yielding_lock import YieldingLock
@@ -63,6 +64,7 @@ class BackgroundTasks:
     1 s        read the life cycles of some users on, and write changes of stage
     5 s        continue erasures and undos of imports; move rollouts to their next stage; record
                changed analyses of `metrics.yaml`, and once an hour judge their guardrails
+    5 s        read the health of the Flink job, if `engine.kind` is `flink`
     10 s       keep a point of the server's own metrics
     15 s       evaluate alerts and send their messages
     20 s       learn recall from the log, while there is no champion
@@ -164,6 +166,9 @@ class BackgroundTasks:
             installation = platform.resources.installation
             settle = partial(run, settle_erasures, installation, platform.notices)
             yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
+        if platform.flink is not None:
+            look = partial(run, platform.flink.look)
+            yield again(LOOK_S, look, (Exception,), "the Flink job was not read", "flink")
         if settings.alerts.enabled:
             evaluate = partial(run, platform.alerts.run)
             every = settings.alerts.every_s

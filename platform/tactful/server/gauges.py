@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 
 from tactful.errors import TactfulError
 from tactful.schemas.operations import JobInfo, JobState
+from tactful.server.flink_job import add_flink_gauges
 from tactful.util.jobs import jobs_of
 from tactful.util.machine_memory import own_memory
 from tactful_privacy.errors import PrivacyError
@@ -69,6 +70,8 @@ def add_gauges(platform: Platform) -> None:
         gauge("items_unencoded", text, lambda: encoding.waiting)
         text = "Whether the last encoding of items failed"
         gauge("encoding_failed", text, lambda: bool(encoding.problem))
+    if platform.flink is not None:
+        add_flink_gauges(platform, platform.flink)
     if webhooks is not None:
         text = "Attempts that failed and are repeated"
         gauge("webhooks_failed", text, lambda: webhooks.failed)

@@ -53,6 +53,7 @@ from tactful.server.bandits import BanditService
 from tactful.server.coupons import make_coupons
 from tactful.server.domains import DomainProfiles
 from tactful.server.flags import ServerFlags
+from tactful.server.flink_job import open_monitor
 from tactful.server.gauges import add_gauges
 from tactful.server.ingestion import make_applier, make_ingest
 from tactful.server.lifecycle import LifeCycles
@@ -137,6 +138,7 @@ class Platform:
         flags: values of flags and experiments for units.
         bandits: decides by bandits, and learns them.
         encoding: encodes items in a process; None if no encoder is set.
+        flink: watches the Flink job; None without one.
         started_at: time of the start, epoch milliseconds.
         alerts: evaluates the rules of alerts, and sends their messages.
         version: version of the software.
@@ -224,6 +226,7 @@ class Platform:
         self.people = PersonData(self)
         self.uploads = Uploads(self)
         self.alerts = make_alerts(self)
+        self.flink = open_monitor(self.settings)
         self._background = BackgroundTasks(self)
         self.encoding = self._background.encoding
         add_gauges(self)

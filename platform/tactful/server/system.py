@@ -40,6 +40,8 @@ def check_health(platform: Platform, status: str) -> Health:
     if (encoding := platform.encoding) is not None:
         failed = "the last encoding of items failed: see the log, and run `tactful doctor`"
         checks["encoder"] = failed if encoding.problem else "ok"
+    if platform.flink is not None:
+        checks["flink"] = platform.flink.finding
     workers = None if platform.workers is None else platform.workers()
     if workers is not None:
         ready = sum(worker.state == "ready" for worker in workers)

@@ -16,6 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -56,6 +57,12 @@ class _Http:
         self._client.close()
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        body = self._answer(method, path, **options)
+        if not isinstance(body, dict):
+            raise FlinkRefusedError(f"{self._url}{path}: no reason given")
+        return body
+
+    def _answer(self, method: str, path: str, **options: Any) -> Any:
         try:
             answer = self._client.request(method, path, **options)
         except httpx.HTTPError as error:
@@ -67,9 +74,24 @@ class _Http:
             body = answer.json() if answer.content else {}
         except ValueError as error:
             raise FlinkError(f"{self._url}{path}: not JSON: is this Flink?") from error
-        if answer.is_error or not isinstance(body, dict):
+        if answer.is_error:
             raise FlinkRefusedError(f"{self._url}{path}: {answer.status_code}: {_reason(body)}")
         return body
+
+
+@dataclass(frozen=True)
+class FoundJob:
+    """A job that a cluster knows."""
+
+    id: str
+    name: str
+    state: str
+    started_at: int  # epoch milliseconds, by the cluster's clock
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has reached a final state."""
+        return self.state in ENDED
 
 
 class FlinkCluster(_Http):
@@ -87,22 +109,61 @@ class FlinkCluster(_Http):
         return str(answer["filename"]).rpartition("/")[2]
 
     def run(
-        self, jar_id: str, script: str, *, parallelism: int = 0, savepoint: str | None = None
+        self,
+        jar_id: str,
+        script: str,
+        *,
+        parallelism: int = 0,
+        savepoint: str | None = None,
+        job_id: str = "",
+        claim: bool = False,
+        allow_dropped: bool = False,
     ) -> str:
         """Start an SQL script as a job with the jar of :meth:`upload`; return the job's id.
 
-        `parallelism` 0 is the default of script and cluster; `savepoint` is the path of one to
-        restore.
+        Args:
+            jar_id: id of the uploaded jar.
+            script: SQL statements.
+            parallelism: 0 is the default of script and cluster.
+            savepoint: path of a savepoint or retained checkpoint to restore.
+            job_id: 32 hexadecimal digits, which the cluster must not have seen; empty: random.
+            claim: whether the job owns `savepoint` and deletes it once it is no longer needed.
+            allow_dropped: whether state that no operator takes is dropped instead of refused.
         """
-        body: dict[str, Any] = {
-            "entryClass": RUNNER_CLASS,
-            "programArgsList": ["run", base64.b64encode(script.encode()).decode()],
-        }
+        body: dict[str, Any] = _program(script)
         if parallelism:
             body["parallelism"] = parallelism
+        if job_id:
+            body["jobId"] = job_id
         if savepoint is not None:
             body["savepointPath"] = savepoint
+            body["claimMode"] = "CLAIM" if claim else "NO_CLAIM"
+            body["allowNonRestoredState"] = allow_dropped
         return str(self._call("POST", f"/jars/{jar_id}/run", json=body)["jobid"])
+
+    def plan_of(self, jar_id: str, script: str) -> dict[str, Any]:
+        """Return the plan of a script, as :meth:`plan` does, without starting a job."""
+        return dict(self._call("POST", f"/jars/{jar_id}/plan", json=_program(script))["plan"])
+
+    def plan(self, job: str) -> dict[str, Any]:
+        """Return the plan of a job: `nodes` with `id` and `description`."""
+        return dict(self._call("GET", f"/jobs/{job}/plan")["plan"])
+
+    def jobs(self) -> list[FoundJob]:
+        """List the jobs that the cluster knows, ended ones too, newest first."""
+        found = [
+            FoundJob(str(job["jid"]), str(job["name"]), str(job["state"]), int(job["start-time"]))
+            for job in self._call("GET", "/jobs/overview").get("jobs", [])
+        ]
+        return sorted(found, key=lambda job: (job.started_at, job.id), reverse=True)
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the JobManager, without secrets."""
+        return {entry["key"]: entry["value"] for entry in self.read("/jobmanager/config")}
+
+    def read(self, path: str, **parameters: str | int) -> Any:
+        """Return the answer of ``GET path`` of the REST API."""
+        return self._answer("GET", path, params=parameters or None)
 
     def state(self, job: str) -> str:
         """Ask for the state of a job: CREATED, RUNNING, RESTARTING, FINISHED, FAILED and more."""
@@ -112,7 +173,7 @@ class FlinkCluster(_Http):
         """Return the reason of a job's last failure, or an empty text."""
         history = self._call("GET", f"/jobs/{job}/exceptions").get("exceptionHistory", {})
         entries = history.get("entries", [])
-        return _shortened(entries[0].get("stacktrace", "")) if entries else ""
+        return shortened(entries[0].get("stacktrace", "")) if entries else ""
 
     def cancel(self, job: str) -> None:
         """Cancel a job; its state is lost."""
@@ -136,7 +197,7 @@ class FlinkCluster(_Http):
                 return str(operation["location"])
             if operation.get("failure-cause"):
                 reason = operation["failure-cause"].get("stack-trace", "")
-                raise FlinkError(f"no savepoint of job {job}: {_shortened(reason)}")
+                raise FlinkError(f"no savepoint of job {job}: {shortened(reason)}")
             if time.monotonic() > until:
                 raise FlinkError(f"no savepoint of job {job} after {timeout:.0f} s")
             time.sleep(0.2)
@@ -226,6 +287,11 @@ class SqlGateway(_Http):
         return result.get("jobID")
 
 
+def _program(script: str) -> dict[str, Any]:
+    code = base64.b64encode(script.encode()).decode()
+    return {"entryClass": RUNNER_CLASS, "programArgsList": ["run", code]}
+
+
 def _head(statement: str) -> str:
     return repr(" ".join(statement.split())[:80])
 
@@ -233,10 +299,11 @@ def _head(statement: str) -> str:
 def _reason(body: Any) -> str:
     """Return the last causes in an error of Flink."""
     errors = body.get("errors", []) if isinstance(body, dict) else []
-    return _shortened("\n".join(str(error) for error in errors)) or "no reason given"
+    return shortened("\n".join(str(error) for error in errors)) or "no reason given"
 
 
-def _shortened(trace: str) -> str:
+def shortened(trace: str) -> str:
+    """Return the last causes of a stack trace of Flink in one line."""
     causes = [line for line in trace.splitlines() if line and not line.startswith(("\t", " "))]
     lines = [line for line in causes if line.startswith("Caused by:")] or causes
     return " | ".join(lines[-3:])[:_LONGEST_REASON]

@@ -100,6 +100,7 @@ class PartitionGroup:
         self._pause_s, self._open_at = _FIRST_PAUSE_S, 0.0
         self._problem: BaseException | None = None
         self._leaving = False
+        self._joined = False  # whether the group has answered with a share, perhaps an empty one
         self._trouble: LogError | None = None
         self._causes = client.Causes()
         self._watches = {settings.topic: TopicWatch(settings, topic_id, self._ask, clock=clock)}
@@ -192,6 +193,25 @@ class PartitionGroup:
             lags[number] = Lag(records=max(high - max(position, end), 0), behind_ms=behind)
         return lags
 
+    def at_end(self, timeout_s: float = _ASK_TIMEOUT_S) -> bool:
+        """Ask the brokers whether everything in the assigned partitions has been read.
+
+        It is False before the group has assigned partitions, and while any waits for the brokers
+        or none of them answers within `timeout_s`. A member that was assigned none has read its
+        share.
+        """
+        if not self._joined or self._waiting or self._trouble is not None:
+            return False
+        for number, position in self._next.items():
+            try:
+                _, high = client.partition_bounds(self._consumer, self._settings, number, timeout_s)
+            except LogError:
+                return False
+            # The markers of transactions, behind the last record, are not read.
+            if max(position, self._ends.get(number, -1)) < high:
+                return False
+        return True
+
     def close(self) -> None:
         """Revoke all partitions and leave the group.
 
@@ -238,6 +258,7 @@ class PartitionGroup:
         numbers = [tp.partition for tp in partitions]
         _logger.info("partitions %s of topic %s are assigned", numbers, self._settings.topic)
         self._watches[self._settings.topic].seen()
+        self._joined = True
         self._waiting += numbers
         self._consumer.incremental_assign([])  # otherwise the client assigns them without offsets
 

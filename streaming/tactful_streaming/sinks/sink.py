@@ -69,6 +69,9 @@ class RowSource(Protocol):
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
         """Commit the next offsets to read."""
 
+    def at_end(self) -> bool:
+        """Whether all that is in the assigned partitions has been read."""
+
 
 class RowTarget(Protocol):
     """Database of rows."""

@@ -42,6 +42,7 @@ RATES: Mapping[Series, float] = {
 GAUGES: Mapping[str, float] = {
     "tactful_log_unreachable": 0,
     "tactful_engine_lag": 5,
+    "tactful_flink_job_failing": 0,
     "tactful_watermark_stalled_seconds": 0,
     "tactful_model_age_days": 3,
     "tactful_rollouts_rolled_back": 0,
@@ -84,6 +85,7 @@ FAULTS: Mapping[str, Mapping[Series | str, float]] = {
     "traffic": {series(INGESTED, kind="event", result="accepted"): 0.1},
     "engine_lag": {"tactful_engine_lag": 90_000},
     "watermark_stalled": {"tactful_watermark_stalled_seconds": 700},
+    "flink_job": {"tactful_flink_job_failing": 1},
     "stale_features": {series("tactful_freshness_seconds_bucket", le="1.0"): 5.0},
     "commits_refused": {series("tactful_commits_refused_total"): 0.2},
     "recall": {series("tactful_recommended_lists_total", result="short"): 9.0},

@@ -113,6 +113,44 @@ def test_a_target_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "not a database URL" in ran.stderr
 
 
+def test_silence_before_the_end_of_the_topic_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a group shared out its partitions, or a broker was away, a sink ended too early."""
+    row = {"feature": "f", "entity_key": "u", "window_start": 0, "window_end": 9}
+
+    class Rows:
+        """Silent for long, and then a record and the end."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+            self.given = False
+
+        def poll(self, limit: int, wait_s: float) -> dict[int, list[tuple[int, bytes]]]:
+            time.sleep(0.005)
+            if self.asked < 20 or self.given:
+                return {}
+            self.given = True
+            return {0: [(0, json.dumps({**row, "feature_value": 7}).encode())]}
+
+        def commit(self, offsets: object, *, wait: bool = False) -> None:
+            pass
+
+        def at_end(self) -> bool:
+            self.asked += 1
+            return self.given
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tactful.cli.streaming.sink.open_rows", lambda *_: Rows())
+    options = ("--kafka", "127.0.0.1:1", "--topic", "t", "--to", "sqlite:///rows.db", "--json")
+    ran = run(*options, "--idle-exit", "0.02")
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["rows"] == 1
+
+
 @pytest.mark.parametrize(
     ("failure", "code"),
     [

@@ -7,70 +7,17 @@ package that the tests can have: that it answers like this is taken from Flink's
 import base64
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.streaming.flink_rest import JOB, Answer, Fake, Recorded, cluster_with
 
 from tactful.cli.main import main
 from tactful_streaming.errors import FlinkError
 from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
-
-Answer = tuple[int, Any]
-Handler = Callable[[str, str, bytes], Answer]
-
-
-class Fake:
-    """A server that keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, bytes]] = []
-        self.answers: dict[str, Answer | list[Answer]] = {}
-        fake = self
-
-        class _Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                fake.asked.append((self.command, self.path, body))
-                status, value = fake.answer(f"{self.command} {self.path}")
-                payload = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            do_GET = do_POST = do_PATCH = do_DELETE = _answer
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, asked: str) -> Answer:
-        for pattern, answer in self.answers.items():
-            if re.fullmatch(pattern, asked):
-                if isinstance(answer, list):
-                    return answer.pop(0) if len(answer) > 1 else answer[0]
-                return answer
-        return 404, {"errors": [f"Not found: {asked}"]}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    server = Fake()
-    yield server
-    server.close()
 
 
 @pytest.fixture
@@ -270,15 +217,104 @@ def test_wrong_usage_is_code_2(features: Path, options: tuple[str, ...]) -> None
 def test_submit_to_a_cluster(features: Path, tmp_path: Path, fake: Fake) -> None:
     jar = tmp_path / "runner.jar"
     jar.write_bytes(b"PK")
-    fake.answers = {
-        "GET /config": (200, {"flink-version": "2.0.2"}),
+    fake.answers = cluster_with() | {
         "POST /jars/upload": (200, {"filename": "/x/runner.jar"}),
         "POST /jars/runner.jar/run": (200, {"jobid": "j"}),
         "GET /jobs/j": [(200, {"state": s}) for s in ("RUNNING", "FINISHED")],
     }
     result = flink("submit", features, "--cluster", fake.url, "--jar", str(jar), "--wait", "--json")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == {"job": "j", "state": "FINISHED"}
+    assert json.loads(result.stdout) == {"job": "j", "state": "FINISHED", "restored": None}
+    again = flink("submit", features, "--cluster", fake.url, "--jar", str(jar))
+    assert (again.exit_code, again.stdout) == (0, "j\n")
+    assert "it begins without state, at the beginning of the log" in again.stderr
+
+
+def test_a_second_submit_is_code_4(features: Path, tmp_path: Path, fake: Fake) -> None:
+    jar = tmp_path / "runner.jar"
+    jar.write_bytes(b"PK")
+    fake.answers = cluster_with(Recorded()) | {
+        "POST /jars/upload": (200, {"filename": "/x/runner.jar"})
+    }
+    result = flink("submit", features, "--cluster", fake.url, "--jar", str(jar))
+    assert result.exit_code == 4
+    assert "job tactful is RUNNING on this cluster already" in result.stderr
+    other = flink("upgrade", features, "--cluster", fake.url, "--jar", str(jar), "--name", "other")
+    assert other.exit_code == 4
+    assert "0 jobs other run" in other.stderr
+
+
+def test_an_upgrade_prints_the_new_job(features: Path, tmp_path: Path, fake: Fake) -> None:
+    jar = tmp_path / "runner.jar"
+    jar.write_bytes(b"PK")
+    done = {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/sp"}}
+    fake.answers = cluster_with(Recorded()) | {
+        "POST /jars/upload": (200, {"filename": "/x/runner.jar"}),
+        f"POST /jobs/{JOB}/stop": (202, {"request-id": "r"}),
+        f"GET /jobs/{JOB}/savepoints/r": (200, done),
+        f"GET /jobs/{JOB}": (200, {"state": "FINISHED"}),
+        "POST /jars/runner.jar/run": (200, {"jobid": "j"}),
+        "GET /jobs/j": (200, {"state": "RUNNING", "vertices": [{"status": "RUNNING"}]}),
+    }
+    options = ("--cluster", fake.url, "--jar", str(jar), "--savepoint-dir", "/sp", "--from-start")
+    result = flink("upgrade", features, *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == {"job": "j", "state": "RUNNING", "restored": None}
+    printed = flink("upgrade", features, *options)
+    assert printed.stdout == "j\n"
+    assert "its state is in file:/sp" in printed.stderr
+
+
+def jobs(command: str, *options: str) -> Result:
+    return CliRunner().invoke(main, ["flink", command, *options])
+
+
+def test_status_shows_the_health(fake: Fake) -> None:
+    fake.answers = cluster_with(Recorded(restarts=1, failures=(900.0,)))
+    well = jobs("status", "--cluster", fake.url)
+    assert well.exit_code == 0
+    assert well.stdout.splitlines() == [
+        f"job               {JOB}",
+        "state             RUNNING, for 3600 s",
+        "restarts          1",
+        "last failure      Caused by: IOException: no broker",
+        f"last checkpoint   1 s ago: file:/checkpoints/{JOB}/chk-14",
+        "failed since then 0",
+        "records not read  7",
+        "it is well",
+    ]
+    shown = json.loads(jobs("status", "--cluster", fake.url, "--json").stdout)
+    assert (shown["job"], shown["state"], shown["problem"], shown["lag"]) == (
+        JOB,
+        "RUNNING",
+        None,
+        7,
+    )
+    absent = jobs("status", "--cluster", fake.url, "--name", "other")
+    assert absent.exit_code == 7
+    assert absent.stdout.startswith("no job other on the cluster")
+    assert jobs("status", "--cluster", "http://127.0.0.1:9").exit_code == 3
+
+
+def test_stop_prints_the_savepoint(fake: Fake) -> None:
+    done = {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/sp"}}
+    twin = Recorded(id="cd" * 16, started=9.0)
+    fake.answers = cluster_with(Recorded(), twin) | {
+        f"POST /jobs/{JOB}/stop": (202, {"request-id": "r"}),
+        f"GET /jobs/{JOB}/savepoints/r": (200, done),
+        f"GET /jobs/{JOB}": (200, {"state": "FINISHED"}),
+        rf"PATCH /jobs/{twin.id}\?mode=cancel": (202, {}),
+        f"GET /jobs/{twin.id}": (200, {"state": "CANCELED"}),
+    }
+    unclear = jobs("stop", "--cluster", fake.url, "--savepoint-dir", "/sp")
+    assert unclear.exit_code == 4
+    assert "2 jobs tactful run" in unclear.stderr and "--job" in unclear.stderr
+    stopped = jobs("stop", "--cluster", fake.url, "--savepoint-dir", "/sp", "--job", JOB)
+    assert (stopped.exit_code, stopped.stdout) == (0, "file:/sp\n")
+    ended = jobs("stop", "--cluster", fake.url, "--now", "--job", twin.id, "--json")
+    assert json.loads(ended.stdout) == {"job": twin.id, "savepoint": None}
+    fake.answers = cluster_with()
+    assert jobs("stop", "--cluster", fake.url).exit_code == 4
 
 
 def test_submit_to_a_gateway(features: Path, fake: Fake) -> None:

@@ -189,6 +189,35 @@ def test_paused_partitions_wait(log: KafkaLog) -> None:
     worker.group.close()
 
 
+def test_the_end_is_that_of_the_topic(log: KafkaLog) -> None:
+    expected = filled(log, 300)
+    worker = Worker(log, {})
+    assert not worker.group.at_end(), "no partitions are assigned yet"
+    read = 0
+    while read < 300:
+        read += worker.work(limit=50)
+        assert worker.group.at_end() is (read == 300)
+    fill(log, expected, 10, start=300)
+    assert not worker.group.at_end()
+    patiently(lambda: worker.work() == 0 and worker.state == expected)
+    assert worker.group.at_end()
+    # Of more members than partitions one has none, and nothing to wait for.
+    others = [Worker(log, {}) for _ in range(4)]
+    members = [worker, *others]
+
+    def shared() -> bool:
+        for each in members:
+            each.work(wait_s=0.01)
+        return sum(len(it.group.partitions) for it in members) == 4 and any(
+            not it.group.partitions for it in members
+        )
+
+    patiently(shared)
+    patiently(lambda: (shared(), all(it.group.at_end() for it in members))[1])
+    for each in members:
+        each.group.close()
+
+
 def test_lag_in_records_and_time(log: KafkaLog) -> None:
     filled(log, 400)
     worker = Worker(log, {})

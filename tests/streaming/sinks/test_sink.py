@@ -155,6 +155,9 @@ class Topic:
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
         self.committed.update(offsets)
 
+    def at_end(self) -> bool:
+        return self.finished()
+
     def finished(self) -> bool:
         return all(self.committed.get(n, 0) == len(it) for n, it in self.topic.items())
 

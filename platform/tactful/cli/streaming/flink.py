@@ -1,4 +1,4 @@
-"""Commands around Flink: ``tactful flink compile`` and ``tactful flink submit``."""
+"""Commands that bring definitions to Flink: ``tactful flink compile``, ``submit``, ``upgrade``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import click
 from tqdm import tqdm
 
 from tactful.cli import options as cli
-from tactful.errors import ConfigError, ConnectionFailed, RequestRefused, TactfulError
-from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.errors import (
-    DefinitionError,
-    FlinkError,
-    FlinkRefusedError,
-    FlinkUnreachableError,
+from tactful.cli.streaming.flink_jobs import (
+    began,
+    cluster_option,
+    flink_errors,
+    savepoint_dir_option,
+    status,
+    stop,
 )
+from tactful.errors import ConfigError, TactfulError
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
+from tactful_streaming.flink.submission import Program, Started, submit_job, upgrade_job
 
 _DELAYS = {"results": 300_000, "entities": 5_000}
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -151,6 +155,10 @@ def flink() -> None:
     """Run feature definitions on a Flink cluster."""
 
 
+flink.add_command(status)
+flink.add_command(stop)
+
+
 @flink.command(
     "compile", epilog=cli.example("tactful flink compile features.yaml --kafka broker:9092")
 )
@@ -192,7 +200,14 @@ def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     type=cli.any_path,
     help="Directory of Flink, as fetched by scripts/flink.",
 )
-@click.option("--savepoint", help="Savepoint to restore the state from (cluster only).")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    help="Whether to begin with the newest state that a job of this name left (cluster only).",
+)
+@click.option(
+    "--savepoint", help="Savepoint or checkpoint to restore the state from (cluster only)."
+)
 @click.option("--wait", is_flag=True, help="Wait until the job ends (cluster only).")
 @cli.json_option
 @cli.grouped("options", FlinkOptions)
@@ -203,29 +218,35 @@ def submit(
     gateway: str | None,
     jar: str | None,
     flink_home: Path,
+    resume: bool,
     savepoint: str | None,
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Compile FILE, a features.yaml, and start it as a job."""
+    """Compile FILE, a features.yaml, and start it as a job.
+
+    On a cluster it begins with the newest state that a job of its name has left, and is refused
+    while one runs.
+    """
     if (cluster is None) == (gateway is None):
         raise click.UsageError("either --cluster or --gateway is needed")
     if gateway is not None and (wait or savepoint is not None):
         raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
     script = _compile(file, options)
     state: str | None = None
-    try:
+    started: Started | None = None
+    with flink_errors():
         if cluster is not None:
             path = Path(jar) if jar is not None else build_runner(flink_home)
             with FlinkCluster(cluster) as flink:
                 said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
                 said(f"Flink {flink.version()} answers; it gets {path.name}")
-                job = flink.run(
-                    flink.upload(path),
-                    script.text,
-                    parallelism=options.parallelism,
-                    savepoint=savepoint,
+                program = Program(options.job, script, options.parallelism)
+                started = submit_job(
+                    flink, flink.upload(path), program, resume=resume, savepoint=savepoint
                 )
+                job = started.job
+                said(f"it begins {began(started)}")
                 state = flink.wait(job, on_state=said) if wait else flink.state(job)
         else:
             assert gateway is not None
@@ -234,18 +255,73 @@ def submit(
                 tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
             ):
                 job = flink.run(script, jar=jar, on_progress=cli.advance(bar))
-    except FlinkUnreachableError as error:
-        raise ConnectionFailed(str(error)) from error
-    except FlinkRefusedError as error:
-        raise RequestRefused(str(error)) from error
-    except FlinkError as error:
-        raise TactfulError(str(error)) from error
-    except OSError as error:
-        raise TactfulError(f"{error.filename}: {error.strerror}") from error
     if as_json:
-        cli.print_json({"job": job, "state": state})
+        restored = started.restored if started is not None else None
+        cli.print_json({"job": job, "state": state, "restored": restored})
     else:
         click.echo(job)
+
+
+@flink.command(
+    epilog=cli.example(
+        "tactful flink upgrade features.yaml --kafka broker:9092 --cluster http://jobmanager:8081"
+    )
+)
+@_job_options
+@cluster_option
+@click.option("--jar", help="Jar of tactful, a local file.")
+@click.option(
+    "--flink-home",
+    envvar="TACTFUL_FLINK_HOME",
+    default=".flink",
+    type=cli.any_path,
+    help="Directory of Flink, as fetched by scripts/flink.",
+)
+@savepoint_dir_option
+@click.option(
+    "--allow-dropped-state", is_flag=True, help="Drop state that no operator takes any more."
+)
+@click.option(
+    "--from-start", is_flag=True, help="Begin empty, at the beginning of the log, with any change."
+)
+@cli.json_option
+@cli.grouped("options", FlinkOptions)
+def upgrade(
+    file: Path,
+    options: FlinkOptions,
+    cluster: str,
+    jar: str | None,
+    flink_home: Path,
+    savepoint_dir: str | None,
+    allow_dropped_state: bool,
+    from_start: bool,
+    as_json: bool,
+) -> None:
+    """Replace the job of this name by FILE, a changed features.yaml, and keep its state.
+
+    It is stopped with a savepoint, which the new job begins with. State that another definition
+    would take, or nobody, is refused first, and the job runs on.
+    """
+    script = _compile(file, options)
+    with flink_errors():
+        path = Path(jar) if jar is not None else build_runner(flink_home)
+        with FlinkCluster(cluster) as flink:
+            said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
+            started = upgrade_job(
+                flink,
+                flink.upload(path),
+                Program(options.job, script, options.parallelism),
+                allow_dropped=allow_dropped_state,
+                from_start=from_start,
+                folder=savepoint_dir,
+                progress=said,
+            )
+            said(f"job {started.job} begins {began(started)}")
+            state = flink.state(started.job)
+    if as_json:
+        cli.print_json({"job": started.job, "state": state, "restored": started.restored})
+    else:
+        click.echo(started.job)
 
 
 def _say_nothing(text: str) -> None:

@@ -62,7 +62,11 @@ _SETTINGS = {
     type=cli.existing_file,
     help="File of client properties, NAME=VALUE a line, for TLS and SASL.",
 )
-@click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
+@click.option(
+    "--idle-exit",
+    type=click.FloatRange(min=0),
+    help="End after so many idle seconds at the end of the topic.",
+)
 @click.option(
     "--supervise", is_flag=True, help="Restart the sink after a crash, a kill or exit code 75."
 )
@@ -118,7 +122,7 @@ def sink(
             told.wait(seconds)
 
         def stop() -> bool:
-            return told.is_set() or idle.over()
+            return told.is_set() or (idle.over() and source.at_end())
 
         done = run_sink(source, target, stop=stop, progress=advanced, sleep=pause)
     if as_json:
@@ -139,7 +143,10 @@ def _restarted() -> Iterator[None]:
 
 
 class _Idle:
-    """Idle timer: detects that nothing came for some seconds; None: never."""
+    """Idle timer: detects that nothing came for some seconds; None: never.
+
+    Silence alone is no end: the group may still share out the partitions, or the brokers be away.
+    """
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
