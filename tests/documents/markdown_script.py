@@ -37,8 +37,12 @@ SUBSTITUTIONS = (
     (re.compile(r"replication = 3"), "replication = 1"),
     (re.compile(r"redis://(?:localhost|redis|cache):6379/0"), "{redis}"),
     (re.compile(r"mysql\+pymysql://tactful:secret@db/\w+(?:\?charset=utf8mb4)?"), "{mysql}"),
+    (re.compile(r"http://jobmanager:8081"), "{flink}"),
     # Topics of a broker that other tests use, too.
-    (re.compile(r"\btactful-(log(?:-16)?|features)\b(?!\.)"), r"tactful-\1-{name}"),
+    (
+        re.compile(r"\btactful-(log(?:-16)?|features|entities|erased)\b(?!\.)"),
+        r"tactful-\1-{name}",
+    ),
     # A minute or two of training.
     (re.compile(r"--hours 4000"), "--hours 500"),
     # Folders of a production machine.
@@ -92,8 +96,14 @@ def _block(mark: str, text: str, language: str, code: str, line: int) -> Step | 
 
 
 def substituted(parts: Iterable[Step], values: Mapping[str, str]) -> list[Step]:
-    """Return the steps with the names of a production network replaced by those of a test."""
-    return [replace(step, code=_substitute(step.code, values)) for step in parts]
+    """Return the steps with the names of a production network replaced by those of a test.
+
+    What is not run needs no service.
+    """
+    return [
+        step if step.action == "not run" else replace(step, code=_substitute(step.code, values))
+        for step in parts
+    ]
 
 
 def _substitute(code: str, values: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from tests.documents.markdown_script import Step, steps, substituted
 from tests.documents.session import ROOT, Session
+from tests.streaming.flink_cluster import FlinkProcesses
 from tests.streaming.redis_server import RedisServer
 
 from benchmarks.ports import free_port
@@ -30,6 +31,7 @@ FIXTURES = (
     ("shop_with_history", "SHOP", "shop"),
     ("page_shows", "CHROMIUM", "chromium_path"),
     ("scripts/web", "WEB", "web_client"),
+    ("--output entities", "TACTFUL_FLINK_HOME", "flink_home"),
 )
 """Words of a document, and the fixture that it then needs as an environment variable."""
 
@@ -74,6 +76,13 @@ class Services(dict[str, str]):
         server = RedisServer(self._folder / "redis")
         self._request.addfinalizer(server.kill)
         return server.url
+
+    def _flink(self) -> str:
+        home = self._request.getfixturevalue("flink_home")
+        processes = FlinkProcesses(home, self._folder)
+        self._request.addfinalizer(processes.stop)
+        processes.start()
+        return processes.url
 
     def _mysql(self) -> str:
         place = sa.make_url(self._request.getfixturevalue("mysql_url"))

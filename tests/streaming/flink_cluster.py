@@ -1,7 +1,9 @@
 """A Flink in one JVM, started once for all scripts, and its topics."""
 
 import base64
+import os
 import queue
+import signal
 import subprocess
 import tempfile
 import threading
@@ -13,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.ports import free_port
 from tactful_streaming.contract.log_entries import Entry, encode_entry
-from tactful_streaming.flink.compiler import FlinkOptions
+from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.flink.rest_client import RUNNER_CLASS, build_runner
 
 # Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
@@ -177,3 +180,47 @@ def read_rows(servers: str, topic: str, expected: int) -> list[dict[str, Any]]:
             break
     consumer.close()
     return rows
+
+
+class FlinkProcesses:
+    """A JobManager and a TaskManager of their own, by ``scripts/flink``."""
+
+    def __init__(self, flink_home: Path, folder: Path) -> None:
+        self.home = folder / "flink"
+        self.home.mkdir()
+        (self.home / "lib").symlink_to(flink_home / "lib")
+        self.port = free_port()
+        own = {"TACTFUL_FLINK_HOME": str(self.home), "TACTFUL_FLINK_PORT": str(self.port)}
+        self._environment = {**os.environ, **own, "TACTFUL_FLINK_SLOTS": "2"}
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start what does not run."""
+        self._call("start")
+
+    def stop(self) -> None:
+        self._call("stop")
+
+    def kill_worker(self) -> None:
+        """``kill -9`` of the TaskManager."""
+        os.kill(int((self.home / "run" / "taskmanager.pid").read_text()), signal.SIGKILL)
+
+    def _call(self, command: str) -> None:
+        script = Path(__file__).parents[2] / "scripts" / "flink"
+        subprocess.run(
+            [str(script), command],
+            env=self._environment,
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+
+
+@contextmanager
+def flink_processes(flink_home: Path, folder: Path) -> Iterator[FlinkProcesses]:
+    processes = FlinkProcesses(flink_home, folder)
+    processes.start()
+    try:
+        yield processes
+    finally:
+        processes.stop()

@@ -98,7 +98,8 @@ def worker(
     """Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.
 
     Start as many as there are cores, on any number of hosts: they share the partitions, and take
-    over those of a worker that ends or dies. Exit code 75: start it again.
+    over those of a worker that ends or dies. With engine.kind = flink they copy to Redis what the
+    Flink job computes. Exit code 75: start it again.
     """
     if settings.log.in_files:
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import click
 
@@ -16,6 +17,7 @@ from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures, prepare_worker
+from tactful.feature_workers.prepare_copier import prepare_copier
 from tactful.feature_workers.status import WorkerMetrics, serve_status, show_progress
 from tactful.util.clock import now_ms
 from tactful.util.deadline import Deadline
@@ -23,10 +25,9 @@ from tactful.util.process_tuning import end_start, short_delays
 from tactful.util.signals import on_stop_signals
 from tactful.util.supervisor import RESTART
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.errors import FencedError, OnlineStoreError, StreamingError
+from tactful_streaming.errors import FencedError, LogError, OnlineStoreError, StreamingError
 from tactful_streaming.kafka.consumer_group import TEMPORARY
 from tactful_streaming.worker.progress import WorkerProgress
-from tactful_streaming.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,19 @@ _SILENT_S = 15.0
 """Longest time of a batch of a member that works."""
 
 _RESTARTED = (FencedError, OnlineStoreError, *TEMPORARY)
+
+
+class _GroupMember(Protocol):
+    """A member of the group: it computes features, or copies those of a Flink job."""
+
+    @property
+    def trouble(self) -> LogError | None: ...
+
+    def run(self, stop: Callable[[], bool], progress: Callable[[WorkerProgress], None]) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
 
 
 def run_workers(
@@ -64,10 +78,14 @@ def run_workers(
         )
         erasures = stack.enter_context(followed_erasures(settings))
         try:
-            seal = open_seal(settings, clock=now_ms)
-            if seal is not None:
-                stack.callback(seal.close)
-            make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
+            make: Callable[[int], _GroupMember]
+            if settings.engine.kind == "flink":
+                make = prepare_copier(settings, definitions, erasures)
+            else:
+                seal = open_seal(settings, clock=now_ms)
+                if seal is not None:
+                    stack.callback(seal.close)
+                make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
         except StreamingError as error:
             return _ended(error)
         end_start()
@@ -122,7 +140,7 @@ def _watch(
 class _Member:
     """Status of a member, written by its thread."""
 
-    worker: Worker | None = None
+    worker: _GroupMember | None = None
     stepped_at: float = 0.0  # end of its last batch
     progress: WorkerProgress | None = None
 
@@ -130,7 +148,7 @@ class _Member:
 class WorkerThreads:
     """Members of the worker group, a thread each; when one fails, all stop."""
 
-    def __init__(self, count: int, make: Callable[[int], Worker]) -> None:
+    def __init__(self, count: int, make: Callable[[int], _GroupMember]) -> None:
         """Prepare the threads; `make` makes the member of a number."""
         self.failure: BaseException | None = None
         self._stopping = threading.Event()
@@ -176,7 +194,7 @@ class WorkerThreads:
             if (problem := _problem(member)) is not None
         ]
 
-    def _run(self, number: int, make: Callable[[int], Worker]) -> None:
+    def _run(self, number: int, make: Callable[[int], _GroupMember]) -> None:
         member = self._members[number]
 
         def stop() -> bool:

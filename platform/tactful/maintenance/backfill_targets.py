@@ -171,7 +171,9 @@ class _ServerPart(Part):
         seal: RecordSeal | None,
         stack: contextlib.ExitStack,
     ) -> None:
-        own = own_definitions(definitions) if settings.online.shared else definitions
+        own = definitions
+        if settings.online.shared:
+            own = own_definitions(definitions, patterns=settings.engine.kind == "flink")
         super().__init__(settings, own, suppressed, None, "server")
         self._partitions = topic.partitions
         self._seal = seal

@@ -339,7 +339,8 @@ class _Opening:
         """Open the engine, check that its state is of the topic, and resume reading."""
         data, computed = self.settings.storage.data, self.definitions
         if self.settings.online.shared:
-            computed = own_definitions(computed)
+            patterns = self.settings.engine.kind == "flink"
+            computed = own_definitions(computed, patterns=patterns)
         read = LogOffsets(kafka.topic)
         engine = self._engine(computed, state, {**self.consumers, _OFFSETS: read}, None)
         if read.topic != kafka.topic or (engine.offset and not read.offsets()):

@@ -32,9 +32,15 @@ _PAUSE_S = 1.0
 _T = TypeVar("_T")
 
 
-def own_definitions(definitions: Definitions) -> Definitions:
-    """Select the definitions that the server computes when workers compute the others."""
-    return _chosen(definitions, lambda entity: entity not in SHARED)
+def own_definitions(definitions: Definitions, *, patterns: bool = False) -> Definitions:
+    """Select the definitions that the server computes when workers compute the others.
+
+    With `patterns` it finds all sequences and joins itself, as a Flink job cannot write to the log.
+    """
+    own = _chosen(definitions, lambda entity: entity not in SHARED)
+    if patterns:
+        own = Definitions(own.features, definitions.sequences, definitions.joins)
+    return own
 
 
 def shared_definitions(definitions: Definitions) -> Definitions:

@@ -10,13 +10,14 @@ include the allowed lateness.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Sequence
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.flink.features import LISTS, NUMBERS, DecayPlan, feature_statements
+from tactful_streaming.flink.entities import compile_entities
+from tactful_streaming.flink.features import LISTS, NUMBERS, feature_statements
+from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.sequences import (
     MATCHES,
     join_statements,
@@ -48,55 +49,17 @@ _SENDER = "sender, " + ", ".join(
 _DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True)
-class FlinkOptions:
-    """Options of a compiled job: topics, watermark, state and execution."""
-
-    servers: str  # bootstrap servers of Kafka
-    topic: str  # the log's topic, with entries in JSON
-    features_topic: str = "features"  # topic for values of features
-    matches_topic: str = "matches"  # topic for matches of sequences and pairs of joins
-    group_id: str = "tactful-flink"  # consumer group whose offsets show the job's progress
-    watermark_delay_ms: int = 300_000  # the engine's delay plus its allowed lateness
-    idle_timeout_ms: int = 60_000  # silence after which a partition counts as idle; 0: never
-    dedupe_days: int = 7  # days for which an event id is stored; 0: events are not deduplicated
-    # Whether the topic holds items, too. Without them the category comes from the event alone, and
-    # `item.` sources are refused.
-    catalogue: bool = True
-    # `exact` counts an event for every decayed window that has not ended, as the engine does;
-    # `panes` adds up panes first and windows from them (TUMBLE, then HOP over `window_time`):
-    # faster, but an event that is late for its pane is lost
-    decay: DecayPlan = "exact"
-    parallelism: int = 0  # subtasks of each operator; 0: the cluster's default
-    checkpoint_ms: int = 10_000  # milliseconds between checkpoints
-    state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
-    exactly_once: bool = False  # whether results are written in transactions; else perhaps twice
-    end_offsets: Mapping[int, int] | None = None  # by partition, where reading ends; None: never
-    kafka: Mapping[str, str] = field(default_factory=dict)  # further client properties
-    job: str = "tactful"
-
-
-@dataclass(frozen=True)
-class FlinkScript:
-    """A compiled job."""
-
-    statements: tuple[str, ...]  # SQL statements in order, without semicolons
-
-    @property
-    def text(self) -> str:
-        """One text for Flink's SQL client, which needs our jar on its classpath."""
-        return "\n\n".join(f"{statement};" for statement in self.statements) + "\n"
-
-
 def compile_flink(
     definitions: Definitions, options: FlinkOptions, *, file: str = "features"
 ) -> FlinkScript:
-    """Compile all of `definitions` to one job.
+    """Compile all of `definitions` to one job, or the features that `options.output` asks for.
 
     Raises:
         DefinitionError: names file, line and definition of the first that Flink SQL cannot compute,
             with the reason.
     """
+    if options.output == "entities":
+        return compile_entities(definitions, options, file=file)
     if not definitions.all:
         raise DefinitionError(f"{file}: there is nothing to compile")
     views: list[str] = []
@@ -152,18 +115,8 @@ def _is_of_item(source: str) -> bool:
 
 
 def _settings(definitions: Definitions, options: FlinkOptions, *, described: bool) -> Iterator[str]:
-    settings = {
-        "pipeline.name": options.job,
-        "table.local-time-zone": "UTC",  # windows are aligned to the epoch
-        "state.backend.type": options.state_backend,
-        "execution.checkpointing.interval": f"{options.checkpoint_ms} ms",
-        # A job that fails for good or is cancelled resumes from its last checkpoint.
-        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
-    }
-    if options.state_backend == "rocksdb":
-        settings["execution.checkpointing.incremental"] = "true"
-    if options.parallelism:
-        settings["parallelism.default"] = str(options.parallelism)
+    settings = options.execution()
+    settings["table.local-time-zone"] = "UTC"  # windows are aligned to the epoch
     if options.idle_timeout_ms:
         settings["table.exec.source.idle-timeout"] = f"{options.idle_timeout_ms} ms"
     lasting = described or any(f.aggregate in _LASTING for f in definitions.features)

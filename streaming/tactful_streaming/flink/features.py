@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 from tactful_streaming.definitions import model as d
 from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.flink import sql_text as sql
+from tactful_streaming.flink.options import DecayPlan
 
 NUMBERS = "features"
 """The table of features that are a number."""
 
 LISTS = "feature_lists"
 """The table of features that are a list."""
-
-DecayPlan = Literal["exact", "panes"]
-"""Computation of a decayed window, see `FlinkOptions`."""
 
 _NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _LISTED = ("top_k", "last_n")

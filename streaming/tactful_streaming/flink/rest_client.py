@@ -24,7 +24,7 @@ import httpx
 
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.errors import FlinkError, FlinkRefusedError, FlinkUnreachableError
-from tactful_streaming.flink.compiler import FlinkScript
+from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.sql_text import literal
 
 ENDED: Final = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tactful_streaming.errors import FlinkError, FlinkRefusedError
-from tactful_streaming.flink.compiler import FlinkScript
+from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, FoundJob, shortened
 from tactful_streaming.flink.retained_state import (
     CHECKPOINT_DIR,

@@ -30,14 +30,16 @@ def ensure_topic(
     replication: int = 1,
     retention_ms: int | None = None,
     retention_bytes: int | None = None,
+    compacted: bool = False,
     timeout_s: float = 30.0,
 ) -> int:
-    """Create the topic of the log if it does not exist.
+    """Create the topic of the log, or one with rows by key, if it does not exist.
 
     The number of partitions cannot be changed later: users are routed by it. Twice the number of
     consumer threads leaves room to double them, and is the default. An append is acknowledged by
     all but one of the `replication` brokers that hold a partition. Retention (None: for ever) is by
-    age of records, milliseconds, and by size of a partition, bytes.
+    age of records, milliseconds, and by size of a partition, bytes. A `compacted` topic keeps the
+    last row of each key.
 
     Returns:
         The number of partitions of the topic, also if it existed.
@@ -51,7 +53,7 @@ def ensure_topic(
         num_partitions=wanted,
         replication_factor=replication,
         config={
-            "cleanup.policy": "delete",
+            "cleanup.policy": "compact" if compacted else "delete",
             "retention.ms": str(-1 if retention_ms is None else retention_ms),
             "retention.bytes": str(-1 if retention_bytes is None else retention_bytes),
             "min.insync.replicas": str(max(replication - 1, 1)),

@@ -67,6 +67,10 @@ class FencedRedisStore(RedisOnlineStore):
         self._epoch: int = self._redis.run(lambda client: client.incr(self._epoch_key))
         self.fenced = False  # whether a write was refused because another process is the owner
 
+    def is_emptied(self) -> bool:
+        """Whether Redis has no owner of the partition: it has lost its data."""
+        return self._redis.run(lambda client: client.get(self._epoch_key)) is None
+
     def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes."""
         named = self._named(kind, blobs)

@@ -108,6 +108,7 @@ class SharedAggregate:
         self.key = _short(asdict(source), 8)  # short name of the source, the same in every process
         self.features: list[Feature] = []
         self.columns: dict[str, AnyColumn] = {}  # state columns by the key of their packed state
+        self.kinds: dict[str, str] = {}  # kind of state of each column, such as "count" or "hll"
         # Cells of groups; None: each row is a cell.
         self.groups: GroupIndex | None = None
         if source.grouped:
@@ -341,6 +342,7 @@ class SharedAggregate:
         column = self.columns.get(key)
         if column is None:
             self.columns[key] = self._make(kind, feature)
+            self.kinds[key] = kind
         elif isinstance(column, PanedColumn):
             assert isinstance(window, PanedWindow)
             column.windows.append(window)

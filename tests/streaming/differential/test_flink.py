@@ -21,7 +21,8 @@ import tactful_streaming.definitions.model as model
 from tactful_streaming.contract.log_entries import Entry
 from tactful_streaming.definitions.model import Definitions, Window
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.options import FlinkOptions
 
 pytestmark = [pytest.mark.service("flink"), pytest.mark.service("kafka")]
 

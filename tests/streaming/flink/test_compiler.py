@@ -7,7 +7,8 @@ import pytest
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.options import FlinkOptions
 
 OPTIONS = FlinkOptions("kafka:9092", "events")
 OWN_TYPES = (

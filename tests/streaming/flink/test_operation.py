@@ -14,8 +14,9 @@ from tests.streaming.flink_cluster import append, job_options, make_topic, read_
 
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FlinkError, FlinkRefusedError
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.job_health import ABSENT, JobHealth, job_health
+from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.flink.rest_client import FlinkCluster, build_runner
 from tactful_streaming.flink.submission import Program, stop_job, submit_job, upgrade_job
 
@@ -142,7 +143,7 @@ def test_a_job_that_fails_again_and_again_is_an_error(
         job = submit_job(cluster, jar, Program(NAME, compile_flink(FEWER, absent))).job
         patiently(lambda: job_health(cluster, NAME).looping, 120)
         health = job_health(cluster, NAME)
-        assert health.restarts >= 2
+        patiently(lambda: job_health(cluster, NAME).restarts >= 2, 60)  # the metric comes later
         assert "fails again and again" in health.problem
         assert "UnknownTopicOrPartition" in health.problem
         # As soon as its cause is gone it goes on by itself.

@@ -16,7 +16,7 @@ from tests.streaming.flink_rest import JOB, Answer, Fake, Recorded, cluster_with
 
 from tactful.cli.main import main
 from tactful_streaming.errors import FlinkError
-from tactful_streaming.flink.compiler import FlinkScript
+from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
 

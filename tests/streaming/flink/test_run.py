@@ -24,7 +24,8 @@ from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FlinkError
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.flink.rest_client import build_runner
 
 pytestmark = pytest.mark.service("kafka", "flink")

@@ -20,10 +20,12 @@ from tactful.cli.streaming.flink_jobs import (
 from tactful.errors import ConfigError, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
 from tactful_streaming.flink.submission import Program, Started, submit_job, upgrade_job
 
+_DELAYS = {"results": 300_000, "entities": 5_000}
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -61,6 +63,17 @@ _job_options = cli.with_options(  # what is compiled
         help="Bootstrap servers of Kafka, as Flink reaches them.",
     ),
     click.option("--topic", default="tactful-log", help="The log's topic."),
+    click.option(
+        "--output",
+        type=click.Choice(["results", "entities"]),
+        default="results",
+        is_eager=True,  # the default of --delay depends on it
+        help="Rows of windows and matches, or packed values, from which servers recommend.",
+    ),
+    click.option("--entities-topic", default="tactful-entities", help="Topic for packed values."),
+    click.option(
+        "--erased-topic", default="tactful-erased", help="Topic of erased users and devices."
+    ),
     click.option("--features-topic", default="features", help="Topic for values of features."),
     click.option(
         "--matches-topic", default="matches", help="Topic for matches of sequences and joins."
@@ -75,8 +88,18 @@ _job_options = cli.with_options(  # what is compiled
         "--delay",
         "watermark_delay_ms",
         type=_Duration(),
+        callback=lambda context, option, given: (
+            _DELAYS[context.params["output"]] if given is None else given
+        ),
+        help="Maximum lateness of events that count. With --output entities, as "
+        "engine.watermark_delay_ms.  [default: 5m; entities: 5s]",
+    ),
+    click.option(
+        "--lateness",
+        "allowed_lateness_ms",
+        type=_Duration(),
         default="5m",
-        help="Maximum lateness of events that count.",
+        help="Of --output entities, as engine.allowed_lateness_ms.",
     ),
     click.option(
         "--idle",

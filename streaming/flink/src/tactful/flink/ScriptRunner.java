@@ -11,6 +11,7 @@ import java.util.Base64;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.apache.flink.configuration.Configuration;
+import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.table.api.EnvironmentSettings;
 import org.apache.flink.table.api.StatementSet;
 import org.apache.flink.table.api.TableEnvironment;
@@ -26,12 +27,16 @@ import org.apache.flink.table.api.TableResult;
  * ScriptRunner serve            awaits one script after the other, read from standard input
  * </pre>
  *
+ * A script of settings and one statement ENTITIES '…' runs the {@link EntityJob} of that specification.
+ *
  * On a cluster it runs where it was uploaded; started by itself it runs the job in its own JVM.
  */
 public final class ScriptRunner {
     private static final Pattern SET =
             Pattern.compile("SET\\s+'([^']*)'\\s*=\\s*'((?:[^']|'')*)'", Pattern.CASE_INSENSITIVE);
     private static final Pattern INSERT = Pattern.compile("INSERT\\s.*", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
+
+    private static final String ENTITIES = "ENTITIES '";
 
     private ScriptRunner() {}
 
@@ -61,6 +66,13 @@ public final class ScriptRunner {
                 configuration.setString(setting.group(1), setting.group(2).replace("''", "'"));
             }
         }
+        for (String statement : SqlScript.split(script)) {
+            if (statement.startsWith(ENTITIES) && statement.endsWith("'")) {
+                String specification = statement.substring(ENTITIES.length(), statement.length() - 1);
+                runEntities(mode, configuration, specification.replace("''", "'"));
+                return;
+            }
+        }
         TableEnvironment environment = TableEnvironment.create(
                 EnvironmentSettings.newInstance().inStreamingMode().withConfiguration(configuration).build());
         StatementSet inserts = environment.createStatementSet();
@@ -86,6 +98,18 @@ public final class ScriptRunner {
         TableResult result = inserts.execute();
         if (mode.equals("await")) {
             result.await();
+        }
+    }
+
+    private static void runEntities(String mode, Configuration configuration, String specification) throws Exception {
+        StreamExecutionEnvironment environment = StreamExecutionEnvironment.getExecutionEnvironment(configuration);
+        EntityJob.build(environment, specification);
+        if (mode.equals("explain")) {
+            System.out.println(environment.getExecutionPlan());
+        } else if (mode.equals("await")) {
+            environment.execute();
+        } else {
+            environment.executeAsync();
         }
     }
 

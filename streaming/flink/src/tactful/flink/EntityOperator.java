@@ -1,0 +1,241 @@
+package tactful.flink;
+
+import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.apache.flink.api.common.state.ValueState;
+import org.apache.flink.api.common.state.ValueStateDescriptor;
+import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
+import org.apache.flink.runtime.state.VoidNamespace;
+import org.apache.flink.runtime.state.VoidNamespaceSerializer;
+import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
+import org.apache.flink.streaming.api.operators.BoundedOneInput;
+import org.apache.flink.streaming.api.operators.InternalTimer;
+import org.apache.flink.streaming.api.operators.InternalTimerService;
+import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
+import org.apache.flink.streaming.api.operators.Triggerable;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+
+/**
+ * Keeps the entities of one kind, and publishes the packed value of each that has changed.
+ *
+ * <p>Changed entities are held as objects until the next mark, or the next checkpoint, when they are
+ * packed, stored and published: an entity with many events costs one row. The rows before a mark are
+ * published before the mark is.
+ */
+final class EntityOperator extends AbstractStreamOperator<EntityRow>
+        implements OneInputStreamOperator<EntityEvent, EntityRow>, BoundedOneInput,
+                Triggerable<String, VoidNamespace> {
+    private static final long serialVersionUID = 1L;
+    private static final int MOST_CHANGED = 5_000;
+    private static final long LATEST_MS = 86_400_000;
+    private static final long ALWAYS = -1; // offset of what replaces any other row
+
+    private final String json;
+    private final int kind; // place of the kind in the specification
+    private transient EntitySpec spec;
+    private transient EntityLayout layout;
+    private transient ValueState<byte[]> stored;
+    private transient InternalTimerService<VoidNamespace> timers;
+    private transient Map<String, Entity> changed;
+    private transient Map<Integer, EntityEvent> marks; // the last of each partition
+
+    EntityOperator(String json, int kind) {
+        this.json = json;
+        this.kind = kind;
+    }
+
+    /** An entity, and the last record that it counted. */
+    private static final class Entity {
+        String name;
+        int partition;
+        long next;
+        boolean isWatched; // whether a timer will look if it is over
+        EntityState state;
+    }
+
+    @Override
+    public void open() throws Exception {
+        super.open();
+        spec = new EntitySpec(json);
+        layout = spec.entities.get(kind);
+        changed = new LinkedHashMap<>();
+        marks = new HashMap<>();
+        stored = getRuntimeContext().getState(new ValueStateDescriptor<>(
+                "entity", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO));
+        timers = getInternalTimerService("over", VoidNamespaceSerializer.INSTANCE, this);
+    }
+
+    @Override
+    public void processElement(StreamRecord<EntityEvent> element) throws Exception {
+        EntityEvent event = element.getValue();
+        switch (event.what) {
+            case EntityEvent.MARK:
+                flush();
+                marks.put(event.partition, event);
+                publishMark(event);
+                break;
+            case EntityEvent.ERASE:
+                erase(event);
+                break;
+            default:
+                Entity entity = changed.get(event.key);
+                if (entity == null) {
+                    entity = load(event);
+                    changed.put(event.key, entity);
+                }
+                entity.next = event.next;
+                entity.state.apply(event, spec.latenessMs);
+                if (changed.size() >= MOST_CHANGED) {
+                    flush();
+                }
+        }
+    }
+
+    @Override
+    public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
+        flush();
+    }
+
+    @Override
+    public void endInput() throws Exception {
+        flush();
+    }
+
+    @Override
+    public void onEventTime(InternalTimer<String, VoidNamespace> timer) {}
+
+    /** Deletes an entity that no feature reads any more. */
+    @Override
+    public void onProcessingTime(InternalTimer<String, VoidNamespace> timer) throws Exception {
+        flush();
+        setCurrentKey(timer.getKey());
+        byte[] bytes = stored.value();
+        if (bytes == null) {
+            return;
+        }
+        Entity entity = read(bytes);
+        EntityEvent mark = marks.get(entity.partition);
+        if (mark != null && entity.state.newest + layout.memory <= mark.watermark - spec.latenessMs) {
+            stored.clear();
+            delete(entity, mark.next);
+        } else {
+            watch();
+        }
+    }
+
+    private Entity load(EntityEvent event) throws Exception {
+        byte[] bytes = stored.value();
+        if (bytes != null) {
+            return read(bytes);
+        }
+        Entity entity = new Entity();
+        entity.name = event.name;
+        entity.partition = event.partition;
+        entity.state = new EntityState(layout);
+        return entity;
+    }
+
+    private void erase(EntityEvent event) throws Exception {
+        Entity entity = changed.remove(event.key);
+        byte[] bytes = stored.value();
+        if (bytes != null) {
+            entity = read(bytes);
+            stored.clear();
+        }
+        if (entity != null) {
+            delete(entity, ALWAYS);
+        }
+    }
+
+    private void flush() throws Exception {
+        for (Map.Entry<String, Entity> one : changed.entrySet()) {
+            setCurrentKey(one.getKey());
+            Entity entity = one.getValue();
+            if (layout.memory != null && !entity.isWatched && spec.ends == null) {
+                entity.isWatched = true;
+                watch();
+            }
+            byte[] packed = PackedEntity.pack(entity.state);
+            stored.update(written(entity, packed));
+            publish(entity, entity.next, packed);
+        }
+        changed.clear();
+    }
+
+    private void watch() {
+        long wait = Math.max(spec.lookMs, Math.min(layout.memory + spec.latenessMs, LATEST_MS));
+        timers.registerProcessingTimeTimer(
+                VoidNamespace.INSTANCE, timers.currentProcessingTime() + wait);
+    }
+
+    private void delete(Entity entity, long next) {
+        publish(entity, next, null);
+        output.collect(new StreamRecord<>(new EntityRow(entity.partition, key(entity), null)));
+    }
+
+    private void publish(Entity entity, long next, byte[] packed) {
+        MessagePack.Writer row = new MessagePack.Writer();
+        row.array(6);
+        row.integer(0);
+        row.text(spec.tag);
+        row.integer(next);
+        row.text(layout.kind);
+        row.text(entity.name);
+        if (packed == null) {
+            row.nil();
+        } else {
+            row.binary(packed);
+        }
+        byte[] value = row.toBytes();
+        if (value.length > EntityTopics.LARGEST) {
+            LOG.error("a {} of {} bytes is not published, at most {} fit: lower max_groups of its features",
+                    layout.kind, value.length, EntityTopics.LARGEST);
+            return;
+        }
+        output.collect(new StreamRecord<>(new EntityRow(entity.partition, key(entity), value)));
+    }
+
+    private void publishMark(EntityEvent mark) {
+        MessagePack.Writer row = new MessagePack.Writer();
+        row.array(7);
+        row.integer(1);
+        row.text(spec.tag);
+        row.integer(mark.next);
+        row.text(layout.kind);
+        row.integer(mark.subtask);
+        row.integer(mark.subtasks);
+        row.integer(mark.watermark);
+        byte[] key = ("@" + layout.kind + ":" + mark.subtask).getBytes(StandardCharsets.UTF_8);
+        output.collect(new StreamRecord<>(new EntityRow(mark.partition, key, row.toBytes())));
+    }
+
+    private byte[] key(Entity entity) {
+        return (layout.kind + ":" + entity.name).getBytes(StandardCharsets.UTF_8);
+    }
+
+    private static byte[] written(Entity entity, byte[] packed) {
+        MessagePack.Writer to = new MessagePack.Writer();
+        to.text(entity.name);
+        to.integer(entity.partition);
+        to.integer(entity.next);
+        to.bool(entity.isWatched);
+        to.integer(entity.state.horizon);
+        to.binary(packed);
+        return to.toBytes();
+    }
+
+    private Entity read(byte[] bytes) {
+        MessagePack.Reader from = new MessagePack.Reader(bytes);
+        Entity entity = new Entity();
+        entity.name = from.text();
+        entity.partition = (int) from.integer();
+        entity.next = from.integer();
+        entity.isWatched = from.bool();
+        long horizon = from.integer();
+        entity.state = PackedEntity.unpack(from.binary(), layout);
+        entity.state.horizon = horizon;
+        return entity;
+    }
+}
