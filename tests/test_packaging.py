@@ -21,6 +21,8 @@ import pytest
 from benchmarks.ports import free_port
 from tactful_federated.transport.certificates import public_pem_of_openssh
 from tactful_federated.transport.superlink import enrol_node, quiet_environment
+from tactful_streaming.flink.rest_client import build_runner
+from tactful_streaming.flink.runner_jar import find_runner
 from tests.federated.device.test_flower_strategies import PROJECT
 from tests.federated.device.test_stock_node import openssh
 from tests.federated.fleet_support import invited
@@ -86,6 +88,38 @@ def test_device_wheel_holds_what_its_modules_import(device_wheel: zipfile.ZipFil
     needed |= imported(["tactful_federated.model.lstm_onnx"])  # of the extra onnx
     packed = {name.removeprefix(BUNDLED) for name in files_of(device_wheel)}
     assert {name for name in packed if not name.endswith("py.typed")} == needed
+
+
+@pytest.mark.slow
+@pytest.mark.service("flink")
+def test_a_release_holds_the_jar_that_the_sources_give(flink_home: Path, tmp_path: Path) -> None:
+    def classes(jar: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(jar) as opened:
+            return {name: opened.read(name) for name in opened.namelist()}
+
+    jar = build_runner(flink_home)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    environment = {**os.environ, "TACTFUL_FLINK_JAR": str(jar)}
+    built = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert built.returncode == 0, built.stderr
+    (path,) = tmp_path.glob("tactful-*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        packed = Path(wheel.extract("tactful_streaming/flink/tactful-flink.jar", tmp_path))
+    # Compiled again, elsewhere: the same classes, byte by byte, behave the same.
+    again = tmp_path / "home"
+    again.mkdir()
+    (again / "lib").symlink_to(flink_home / "lib")
+    compiled = classes(build_runner(again))
+    assert len(compiled) > 10
+    assert classes(packed) == compiled
+    assert find_runner(tmp_path / "no flink", packed=packed) == packed
+    assert find_runner(again, packed=tmp_path / "none") == build_runner(again)
+    # A name that is wrong ends the build, so that no release lacks the jar unnoticed.
+    wrong = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "TACTFUL_FLINK_JAR": "none"}
+    )
+    assert wrong.returncode != 0 and "none is no file" in wrong.stderr
 
 
 def imported(modules: list[str]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -103,23 +103,11 @@ def open_monitor(settings: Settings) -> FlinkMonitor | None:
 
 def add_flink_gauges(platform: Platform, monitor: FlinkMonitor) -> None:
     """Register the gauges of the job."""
-    gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
-        "flink_job_failing": (
-            "Whether the Flink job does not run, restarts again and again, or makes no checkpoints",
-            lambda: monitor.failing,
-        ),
-        "flink_checkpoint_age_seconds": (
-            "Time since the last completed checkpoint of the Flink job",
-            lambda: monitor.checkpoint_age_s,
-        ),
-        "flink_lag": (
-            "Log records that the Flink job has not read yet",
-            lambda: monitor.lag,
-        ),
-        "flink_job_restarts": (
-            "Restarts of the Flink job since it was submitted",
-            lambda: monitor.restarts,
-        ),
-    }
-    for name, (text, value) in gauges.items():
-        platform.metrics.gauge(name, text, value)
+    gauge = platform.metrics.gauge
+    text = "Whether the Flink job does not run, fails again and again, or makes no checkpoints"
+    gauge("flink_job_failing", text, lambda: monitor.failing)
+    text = "Time since the last completed checkpoint of the Flink job"
+    gauge("flink_checkpoint_age_seconds", text, lambda: monitor.checkpoint_age_s)
+    gauge("flink_lag", "Log records that the Flink job has not read", lambda: monitor.lag)
+    text = "Restarts of the Flink job since it was submitted"
+    gauge("flink_job_restarts", text, lambda: monitor.restarts)

@@ -49,9 +49,8 @@ class JobHealth:
     running_s: float = 0.0  # time since the start
     others: int = 0  # further jobs of this name that have not ended
     restarts: int = 0  # since the start
-    recent_failures: int = 0  # within `LOOP_S`
+    recent_failures: int = 0  # within `LOOP_S` and since the last completed checkpoint
     failure: str = ""  # reason of the last failure
-    failed_since_checkpoint: bool = False  # whether the last failure is newer than that checkpoint
     checkpointing: bool = True  # whether the job makes checkpoints
     checkpoint_age_s: float | None = None  # age of the last completed one; None before the first
     checkpoint: str = ""  # path of that one
@@ -62,7 +61,7 @@ class JobHealth:
     @property
     def looping(self) -> bool:
         """Whether it fails again and again without getting further."""
-        return self.recent_failures >= LOOP_FAILURES and self.failed_since_checkpoint
+        return self.recent_failures >= LOOP_FAILURES
 
     @property
     def stuck(self) -> bool:
@@ -130,7 +129,7 @@ def _health(cluster: FlinkCluster, name: str, job: FoundJob, *, others: int) -> 
     checkpoints, interval_ms = _checkpoints(cluster, job.id)
     latest: Mapping[str, Any] = (checkpoints.get("latest") or {}).get("completed") or {}
     completed_at = int(latest.get("latest_ack_timestamp", 0))
-    failed_at = failures[0][0] if failures else 0
+    looping_since = max(completed_at, now - int(LOOP_S * 1000))
     active = detail["state"] not in ENDED
     return JobHealth(
         name=name,
@@ -139,9 +138,8 @@ def _health(cluster: FlinkCluster, name: str, job: FoundJob, *, others: int) -> 
         running_s=max(0, now - job.started_at) / 1000,
         others=others,
         restarts=_restarts(cluster, job.id) if active else 0,
-        recent_failures=sum(now - at <= LOOP_S * 1000 for at, _ in failures),
+        recent_failures=sum(at > looping_since for at, _ in failures),
         failure=failures[0][1] if failures else "",
-        failed_since_checkpoint=failed_at > completed_at,
         checkpointing=interval_ms is not None,
         checkpoint_age_s=max(0, now - completed_at) / 1000 if latest else None,
         checkpoint=str(latest.get("external_path", "")),

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from tactful_streaming.errors import FlinkRefusedError
 from tactful_streaming.flink.options import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster
@@ -26,6 +28,8 @@ SAVEPOINT_DIR: Final = "execution.checkpointing.savepoint-dir"
 
 _NAME, _DEFINITIONS, _TIME = 12, 10, 10  # hexadecimal digits of an id, 32 together
 _METADATA = "_metadata"
+_ENTITIES = "ENTITIES "
+_SURVIVED = frozenset({"servers", "kafka", "group", "publish_ms", "look_ms"})
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,20 @@ def fingerprint(script: FlinkScript) -> str:
     for statement in script.statements:
         if statement.startswith("SET "):
             continue
-        lines = (line for line in statement.splitlines() if "'properties." not in line)
+        if statement.startswith(_ENTITIES):
+            lines = [_kept_layout(statement)]
+        else:
+            lines = [line for line in statement.splitlines() if "'properties." not in line]
         digest.update("\n".join(lines).encode() + b"\0")
     return digest.hexdigest()[:_DEFINITIONS]
+
+
+def _kept_layout(statement: str) -> str:
+    """Return the layout of a job that publishes entities, without what state survives."""
+    text = statement.removeprefix(_ENTITIES).strip("'").replace("''", "'")
+    layout = msgspec.json.decode(text, type=dict[str, Any])
+    kept = {key: value for key, value in layout.items() if key not in _SURVIVED}
+    return msgspec.json.encode(kept, order="deterministic").decode()
 
 
 def make_job_id(name: str, definitions: str, now_s: int) -> str:

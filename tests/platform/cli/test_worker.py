@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from tests.streaming.brokers import topic_name
 
 from benchmarks.ports import free_port
 from tactful.config.engine import EngineSettings
+from tactful.config.load import load_settings
 from tactful.config.privacy import StatisticsSettings
 from tactful.config.server import WorkerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings
-from tactful.errors import StorageError
+from tactful.errors import ConfigError, StorageError
 from tactful.feature_workers import prepare as feature_worker
+from tactful.feature_workers.prepare_copier import prepare_copier
 from tactful.feature_workers.status import serve_status
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.progress import PartitionProgress, WorkerProgress
@@ -209,3 +213,47 @@ def test_workers_follow_the_clock_of_the_settings(
     assert prepared()[1].sends_ticks
     assert not prepared(engine=EngineSettings(clock="events"))[1].sends_ticks
     assert not prepared(statistics=StatisticsSettings(clock="replay"))[1].sends_ticks
+
+
+def beside_flink(folder: Path, servers: str, topic: str) -> Settings:
+    file = configured(folder, servers, topic)
+    file.write_text(
+        file.read_text()
+        + '[engine]\nkind = "flink"\n[online]\nkind = "redis"\n[identity]\nenabled = false\n'
+        f'[flink]\nentities_topic = "{topic}-entities"\nerased_topic = "{topic}-erased"\n'
+    )
+    return load_settings(file, environ={})
+
+
+def test_the_topics_of_a_flink_job(
+    tmp_path: Path, kafka_servers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the partitions of the log, and are compacted; others are refused."""
+    from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
+    monkeypatch.setenv("TACTFUL_REDIS_URL", "redis://127.0.0.1:1/0")
+    topic = topic_name()
+    settings = beside_flink(tmp_path, kafka_servers, topic)
+    definitions = load_definitions(settings.features)
+    prepare_copier(settings, definitions)
+    admin = AdminClient({"bootstrap.servers": kafka_servers})
+    named = [f"{topic}-entities", f"{topic}-erased"]
+    known = admin.list_topics(timeout=30).topics
+    assert [len(known[name].partitions) for name in (topic, *named)] == [2, 2, 1]
+    for resource, future in admin.describe_configs(
+        [ConfigResource(ConfigResource.Type.TOPIC, name) for name in named]
+    ).items():
+        assert future.result(30)["cleanup.policy"].value == "compact", resource
+    ensure_topic(KafkaSettings(kafka_servers, f"{topic}-odd"), partitions=3)
+    other = replace(settings, flink=replace(settings.flink, entities_topic=f"{topic}-odd"))
+    with pytest.raises(StorageError, match="has 3 partitions and the log 2"):
+        prepare_copier(other, definitions)
+    items_alone = load_definitions(
+        "- {name: n, entity: item, event: view, aggregate: count, window: {size: 1m}}"
+    )
+    with pytest.raises(ConfigError, match="there is nothing to copy"):
+        prepare_copier(settings, items_alone)
+    with pytest.raises(ConfigError, match=r"online\.cluster"):
+        prepare_copier(
+            replace(settings, online=replace(settings.online, cluster=True)), definitions
+        )

@@ -375,6 +375,8 @@ def test_definitions_are_computed_where_data_are_complete() -> None:
     shared, own = shared_definitions(definitions), own_definitions(definitions)
     assert [one.name for one in shared.all] == ["views", "kinds", "seen", "bought"]
     assert [one.name for one in own.all] == ["sold", "heat", "wanted", "fresh"]
+    beside_flink = own_definitions(definitions, patterns=True)
+    assert [one.name for one in beside_flink.all] == ["sold", "heat", "bought", "wanted", "fresh"]
 
 
 def test_feature_sources_agree(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

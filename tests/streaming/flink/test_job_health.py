@@ -31,7 +31,6 @@ def test_a_job_that_is_well(fake: Fake, cluster: FlinkCluster) -> None:
         restarts=2,
         recent_failures=0,
         failure="Caused by: IOException: no broker",
-        failed_since_checkpoint=False,
         checkpoint_age_s=4.5,
         checkpoint=job.path,
         interval_s=10.0,
@@ -70,6 +69,7 @@ FAILURES = tuple(10.0 * n for n in range(2, 2 + LOOP_FAILURES))
         # These are well.
         ([Recorded(failures=FAILURES, completed=1.0)], ""),
         ([Recorded(failures=FAILURES[1:], completed=60.0)], ""),
+        ([Recorded(failures=FAILURES, completed=35.0)], ""),  # one of them was before
         ([Recorded(completed=99.0)], ""),
         ([Recorded(completed=900.0, interval_ms=100_000)], ""),
         ([Recorded(completed=59.0, interval_ms=500)], ""),

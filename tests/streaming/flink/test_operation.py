@@ -143,7 +143,7 @@ def test_a_job_that_fails_again_and_again_is_an_error(
         job = submit_job(cluster, jar, Program(NAME, compile_flink(FEWER, absent))).job
         patiently(lambda: job_health(cluster, NAME).looping, 120)
         health = job_health(cluster, NAME)
-        assert health.restarts >= 2
+        patiently(lambda: job_health(cluster, NAME).restarts >= 2, 60)  # the metric comes later
         assert "fails again and again" in health.problem
         assert "UnknownTopicOrPartition" in health.problem
         # As soon as its cause is gone it goes on by itself.

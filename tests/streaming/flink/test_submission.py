@@ -16,6 +16,7 @@ from tests.streaming.flink_rest import Fake, Recorded, cluster_with
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FlinkRefusedError
 from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.entities import compile_entities
 from tactful_streaming.flink.rest_client import FlinkCluster
 from tactful_streaming.flink.retained_state import (
     fingerprint,
@@ -100,6 +101,25 @@ def test_the_fingerprint_is_of_what_decides_state(change: dict[str, Any], same: 
     script = compile_flink(load_definitions(COUNT % "2m"), replace(OPTIONS, **change))
     assert (fingerprint(script) == fingerprint(SCRIPT)) is same
     assert fingerprint(OTHER) != fingerprint(SCRIPT)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"servers": "it's:9092"}, True),
+        ({"publish_ms": 9}, True),
+        ({"checkpoint_ms": 99}, True),
+        ({"entities_topic": "other"}, False),
+        ({"watermark_delay_ms": 9}, False),
+    ],
+)
+def test_the_fingerprint_of_a_job_of_entities(change: dict[str, Any], same: bool) -> None:
+    definitions = load_definitions(COUNT % "2m")
+    options = replace(OPTIONS, output="entities")
+    first = compile_entities(definitions, options)
+    other = compile_entities(definitions, replace(options, **change))
+    assert (fingerprint(first) == fingerprint(other)) is same
+    assert fingerprint(first) != fingerprint(SCRIPT)
 
 
 def test_a_first_submit_begins_empty(fake: Fake, cluster: FlinkCluster) -> None:

@@ -22,7 +22,8 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.options import FlinkOptions, FlinkScript
-from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
+from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
+from tactful_streaming.flink.runner_jar import find_runner
 from tactful_streaming.flink.submission import Program, Started, submit_job, upgrade_job
 
 _DELAYS = {"results": 300_000, "entities": 5_000}
@@ -237,7 +238,7 @@ def submit(
     started: Started | None = None
     with flink_errors():
         if cluster is not None:
-            path = Path(jar) if jar is not None else build_runner(flink_home)
+            path = Path(jar) if jar is not None else find_runner(flink_home)
             with FlinkCluster(cluster) as flink:
                 said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
                 said(f"Flink {flink.version()} answers; it gets {path.name}")
@@ -304,7 +305,7 @@ def upgrade(
     """
     script = _compile(file, options)
     with flink_errors():
-        path = Path(jar) if jar is not None else build_runner(flink_home)
+        path = Path(jar) if jar is not None else find_runner(flink_home)
         with FlinkCluster(cluster) as flink:
             said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
             started = upgrade_job(
