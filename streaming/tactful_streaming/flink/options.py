@@ -53,6 +53,8 @@ class FlinkOptions:
             "pipeline.name": self.job,
             "state.backend.type": self.state_backend,
             "execution.checkpointing.interval": f"{self.checkpoint_ms} ms",
+            # A job that fails for good or is cancelled resumes from its last checkpoint.
+            "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         }
         if self.state_backend == "rocksdb":
             settings["execution.checkpointing.incremental"] = "true"
