@@ -48,13 +48,13 @@ final class EntityJob {
         SingleOutputStreamOperator<EntityEvent> events = log.keyBy(record -> record.partition, Types.INT)
                 .connect(erased.broadcast(LogPartition.ERASED))
                 .process(new LogPartition(json), Types.POJO(EntityEvent.class))
-                .name("partitions").uid("partitions-" + spec.tag);
+                .name("partitions of " + spec.tag).uid("partitions-" + spec.tag);
         DataStream<EntityRow> rows = null;
         for (int kind = 0; kind < spec.entities.size(); kind++) {
             String name = spec.entities.get(kind).kind;
             DataStream<EntityRow> own = events.getSideOutput(LogPartition.tag(name))
                     .keyBy(event -> event.key, Types.STRING)
-                    .transform(name, Types.POJO(EntityRow.class), new EntityOperator(json, kind))
+                    .transform(name + "s of " + spec.tag, Types.POJO(EntityRow.class), new EntityOperator(json, kind))
                     .uid(name + "-" + spec.tag);
             rows = rows == null ? own : rows.union(own);
         }
