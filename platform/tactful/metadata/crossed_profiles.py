@@ -113,7 +113,7 @@ def delete_refused(
         until: time, epoch milliseconds; profiles that crossed later stay. None: they are deleted.
     """
     refused = [name for name, agrees in purposes.items() if not agrees]
-    theirs = _table.person.in_(people)
+    theirs: sa.ColumnElement[bool] = _table.person.in_(people)
     if until is not None:
         theirs &= _table.crossed_at <= until
     if {Purpose.SERVICE, Purpose.PERSONALISATION}.intersection(refused):
