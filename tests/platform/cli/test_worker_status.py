@@ -63,7 +63,7 @@ class Member:
 @pytest.fixture
 def threads() -> Iterator[tuple[WorkerThreads, list[Member]]]:
     members = [Member(), Member()]
-    made = WorkerThreads(2, lambda number: members[number])  # type: ignore[arg-type,return-value]
+    made = WorkerThreads(2, lambda number: members[number])
     made.start()
     yield made, members
     made.stop()
