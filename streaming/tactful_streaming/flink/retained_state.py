@@ -83,8 +83,8 @@ def is_of(job: str, name: str, definitions: str) -> bool:
 def retained_states(cluster: FlinkCluster, name: str) -> list[RetainedState]:
     """Find the state that ended jobs of this name have left, newest first.
 
-    The cluster names the state of jobs that it remembers. Where its folders are on this machine, or
-    mounted at the same path, those of forgotten jobs are found there.
+    The cluster names the state of jobs that it remembers. Those of forgotten jobs are found in its
+    folders, where these are on this machine or mounted at the same path.
     """
     found = {state.path: state for state in (*_remembered(cluster, name), *_stored(cluster, name))}
     return sorted(found.values(), key=lambda state: (state.made_at, state.path), reverse=True)

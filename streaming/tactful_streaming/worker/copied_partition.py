@@ -5,7 +5,7 @@ that it has counted, and marks: how far each of its subtasks has come. All rows 
 published before it, so the copy has *reached* the least of the last marks. A job that restarts
 publishes again what it had published; such rows are older than what was reached, and left out.
 
-What was copied is recorded in Redis with the values, so that a Redis that was emptied, or restored
+Redis holds a record of the progress with the values, so that a Redis that was emptied, or restored
 from an older copy, says itself from where to read::
 
     tactful:3f1c…:user:ann     packed entity
@@ -30,7 +30,7 @@ _decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Any]
 
 
 class Copied(msgspec.Struct, kw_only=True):
-    """How far a partition was copied; stored in Redis."""
+    """Progress of the copy of a partition; stored in Redis."""
 
     topic_id: str | None = None  # id of the entities' topic; None before Kafka 2.8
     log_id: str | None = None  # id of the log's topic
