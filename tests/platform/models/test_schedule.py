@@ -239,6 +239,7 @@ def other_values(of: Settings) -> Settings:
                 values[field.name] = type(value)(value * 2 + 1)
         changed[section.name] = replace(held, **values)
     changed["log"] = replace(changed["log"], kind="embedded", password_file=Path())
+    changed["engine"] = replace(changed["engine"], kind="embedded")  # Flink needs Kafka
     changed["actions"] = replace(changed["actions"], secret_file=Path())
     changed["minimise"] = replace(changed["minimise"], ipv4_bits=16, ipv6_bits=32)
     changed["recommend"] = replace(changed["recommend"], holdout=0.25)

@@ -351,6 +351,7 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         started_at=0,
         rollouts=SimpleNamespace(all=lambda: []),
         encoding=None,
+        flink=None,
     )
     add_gauges(platform)
     shown = metrics.render().decode()
