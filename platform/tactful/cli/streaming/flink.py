@@ -151,6 +151,15 @@ _job_options = cli.with_options(  # what is compiled
 )
 
 
+_flink_home_option = click.option(
+    "--flink-home",
+    envvar="TACTFUL_FLINK_HOME",
+    default=".flink",
+    type=cli.any_path,
+    help="Directory of Flink, as fetched by scripts/flink.",
+)
+
+
 @click.group()
 def flink() -> None:
     """Run feature definitions on a Flink cluster."""
@@ -194,13 +203,7 @@ def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
 @click.option(
     "--jar", help="Jar of tactful: a local file for a cluster, a path on the gateway for a gateway."
 )
-@click.option(
-    "--flink-home",
-    envvar="TACTFUL_FLINK_HOME",
-    default=".flink",
-    type=cli.any_path,
-    help="Directory of Flink, as fetched by scripts/flink.",
-)
+@_flink_home_option
 @click.option(
     "--resume/--no-resume",
     default=True,
@@ -271,13 +274,7 @@ def submit(
 @_job_options
 @cluster_option
 @click.option("--jar", help="Jar of tactful, a local file.")
-@click.option(
-    "--flink-home",
-    envvar="TACTFUL_FLINK_HOME",
-    default=".flink",
-    type=cli.any_path,
-    help="Directory of Flink, as fetched by scripts/flink.",
-)
+@_flink_home_option
 @savepoint_dir_option
 @click.option(
     "--allow-dropped-state", is_flag=True, help="Drop state that no operator takes any more."
