@@ -159,7 +159,10 @@ class _Feature:
 
 
 def _need(parent: Mapping[str, Any]) -> dict[str, Any]:
-    return {"flag": parent["id"], "when": parent.get("condition") or {}}
+    name = parent["id"]
+    if not isinstance(name, str):
+        raise Refusal(f"parentConditions: the id of a feature is a text, not {name!r}")
+    return {"flag": name, "when": parent.get("condition") or {}}
 
 
 def _kind(values: Sequence[Any]) -> str:

@@ -82,6 +82,7 @@ def test_every_unit_keeps_its_value_and_arm() -> None:
         ({"force": 1, "condition": {"a": {"$regex": "(?<n>a)"}}}, "means different things"),
         ({"force": 1, "condition": {"a": {"$inGroup": "gone"}}}, "there is no group 'gone'"),
         ({"variations": 3}, "not in GrowthBook's format"),
+        ({"force": 1, "parentConditions": [{"id": []}]}, "the id of a feature is a text, not []"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(rule: dict[str, Any], reason: str) -> None:
