@@ -70,7 +70,7 @@ def make_job_id(name: str, definitions: str, now_s: int) -> str:
     """Return an id for a job of this name and :func:`fingerprint`, started at this time.
 
     >>> make_job_id("tactful", "0123456789", 1_700_000_000)
-    'ad2fa9b98f7501234567890065' + '53f100'
+    'ded4b3a36b350123456789006553f100'
     """
     return f"{_prefix(name)}{definitions}{now_s:0{_TIME}x}"
 
