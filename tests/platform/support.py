@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -50,6 +51,7 @@ from tactful.server.platform import Platform
 from tactful.vectors.ivf_index import Snapshot
 from tactful.workers.pool import WorkerPool
 from tactful.workers.state_server import StateServer
+from tactful.workers.status import Served
 from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
@@ -206,6 +208,7 @@ class Live:
         self._ready = ready
         self._serving = threading.Event()
         self._stopping = threading.Event()
+        self._refreshes: Counter[int] = Counter()  # of each worker, which tells of them
         server = platform.settings.server
         self._listener = listen(server.host, server.port)
         self.port = self._listener.getsockname()[1]
@@ -252,6 +255,13 @@ class Live:
             state = StateServer(self.platform, self._build, Counts())
             await self.platform.start(refresh=state.refresh)
             pool = WorkerPool(self.platform, state, self._listener, count=self.workers)
+            report = pool._status.report
+
+            def counted(number: int, served: Served) -> None:
+                self._refreshes[number] += 1
+                report(number, served)
+
+            pool._status.report = counted  # type: ignore[method-assign]
             try:
                 with mock.patch.dict(os.environ, PYTHONPATH=_with_support()):
                     assert await pool.start()
@@ -275,14 +285,15 @@ class Live:
         self._wait_for_key(key, valid=False)
 
     def _wait_for_key(self, key: str, *, valid: bool) -> None:
-        headers = {"x-api-key": key, "connection": "close"}
-
-        def known() -> bool:
-            # Any key may ask this, at a tenth of the cost of the metrics of all workers.
-            return (self.http.get("/v1/me", headers=headers).status_code != 401) == valid
-
-        # A new connection may meet either worker: those that have read the keys agree.
-        wait_until(lambda: all(known() for _ in range(16 if self.workers else 1)))
+        if self.workers:
+            # A new connection may meet any worker. The first report may follow a refresh that had
+            # read the keys before.
+            before = Counter(self._refreshes)
+            places = range(self.workers)
+            wait_until(lambda: all(self._refreshes[each] >= before[each] + 2 for each in places))
+        # Any key may ask this, at a tenth of the cost of the metrics of all workers.
+        answer = self.http.get("/v1/me", headers={"x-api-key": key, "connection": "close"})
+        assert (answer.status_code != 401) == valid
 
     def views(self, user: str, after: Position) -> float:
         """Return the number of views of `user`, once everything up to `after` is applied."""
