@@ -1,6 +1,6 @@
 """Definitions converted from another product's flags."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,30 +69,33 @@ def finish(
     refused: Mapping[str, str],
     notes: Mapping[str, list[str]],
 ) -> Conversion:
-    """Return the conversion without flags that definitions refuse or that need a refused one."""
+    """Return the conversion without flags that definitions refuse, or whose parent it lacks."""
     kept, reasons = dict(flags), dict(refused)
     for name, flag in flags.items():
-        alone = {key: part for key, part in flag.items() if key != "prerequisites"}
-        alone["rules"] = [
-            {key: part for key, part in rule.items() if key != "prerequisites"}
-            for rule in flag.get("rules", ())
-        ]
+        # Any parent will do: the real one may itself be refused, which is the reason then.
+        parents = {need["flag"]: {"default": "off"} for need in _needs(flag)}
         try:
-            load_flags({"groups": groups, "flags": {name: alone}}, name="flag")
+            load_flags({"groups": groups, "flags": {**parents, name: flag}}, name="flag")
         except DefinitionError as error:
             reasons[name] = str(error)
             del kept[name]
     while lost := _dependent(kept, reasons):
-        reasons[lost[0]] = f"it depends on {lost[1]!r}, which is refused"
-        del kept[lost[0]]
+        name, reasons[name] = lost
+        del kept[name]
     data: dict[str, Any] = {"groups": dict(groups)} if groups else {}
     return Conversion({**data, "flags": kept}, reasons, dict(notes))
 
 
+def _needs(flag: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for part in (flag, *flag.get("rules", ())):
+        yield from part.get("prerequisites", ())
+
+
 def _dependent(flags: Mapping[str, Any], refused: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return a flag whose parent is not among `flags`, and the reason to refuse it."""
     for name, flag in flags.items():
-        for part in (flag, *flag.get("rules", ())):
-            for need in part.get("prerequisites", ()):
-                if need["flag"] in refused:
-                    return name, need["flag"]
+        for need in _needs(flag):
+            if need["flag"] not in flags:
+                problem = "is refused" if need["flag"] in refused else "the export lacks"
+                return name, f"it depends on {need['flag']!r}, which {problem}"
     return None

@@ -94,6 +94,34 @@ def test_what_cannot_be_kept_is_refused(rule: dict[str, Any], reason: str) -> No
     assert list(conversion.data["flags"]) == ["other"]
 
 
+@pytest.mark.parametrize(
+    ("parent", "reason"),
+    [
+        ({"id": "archived"}, "it depends on 'archived', which the export lacks"),
+        ({"id": "child"}, "flag 'child' needs itself"),
+        ({"id": "on", "condition": 3}, "expected a mapping of attributes or operators"),
+    ],
+)
+def test_one_wrong_parent_leaves_the_other_flags(parent: dict[str, Any], reason: str) -> None:
+    needy = [{"force": 2, "parentConditions": [{"id": "child"}]}]
+    features = {
+        "on": {"defaultValue": True},
+        "child": {"defaultValue": 1, "rules": [{"force": 2, "parentConditions": [parent]}]},
+        "grandchild": {"defaultValue": 1, "rules": needy},
+        "sound": {
+            "defaultValue": 1,
+            "rules": [
+                {"force": 2, "parentConditions": [{"id": "on", "condition": {"value": True}}]}
+            ],
+        },
+    }
+    conversion = read_growthbook({"features": features})
+    assert reason in conversion.refused["child"]
+    assert conversion.refused["grandchild"] == "it depends on 'child', which is refused"
+    load_flags(conversion.text())
+    assert list(conversion.data["flags"]) == ["on", "sound"]
+
+
 @pytest.mark.parametrize("data", [{}, [], {"features": []}, {"encryptedFeatures": "x"}])
 def test_other_formats_are_refused(data: Any) -> None:
     with pytest.raises(DefinitionError, match=r"features is missing|is encrypted"):
