@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("TACTFUL_BENCH_PEERS", _ROOT / ".venv-peers" / "bin" / "python"))
 """The Python that has the models; nobody installs them for a benchmark, they are large."""
 
-MINUTES = 25.0
+MINUTES = 8.0
 _MODELS = {"sasrec": ("sasrec_lists.py", "rectools"), "gru4rec": ("gru4rec_lists.py", "recbole")}
 
 
