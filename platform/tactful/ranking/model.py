@@ -27,6 +27,7 @@ from tactful.ranking.forest import BinnedForest, bin_forest
 from tactful.ranking.intent_effect import Trust
 from tactful.ranking.xgboost_file import check_model
 from tactful.recall.index import RecallIndex
+from tactful.util.mapped_arrays import portions
 from tactful.util.signing import check_directory
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.durable_files import replace_file
@@ -125,11 +126,14 @@ def margins_of(
     of: Sequence[str] = RANKING_FEATURES,  # names of the columns of `features`
 ) -> NDArray[np.float32]:
     """Return what the trees say on top of `start_of`, shape (n,)."""
-    own = features
-    if names is not None and names != of:
-        own = features[:, [*map(of.index, names)]]
-    trees: NDArray[np.float32] = forest.inplace_predict(own, predict_type="margin")
-    return trees + start_of(features, column)
+    margins = [np.zeros(0, np.float32)]
+    for part in portions(features):
+        own = part
+        if names is not None and names != of:
+            own = part[:, [*map(of.index, names)]]
+        trees: NDArray[np.float32] = forest.inplace_predict(own, predict_type="margin")
+        margins.append(trees + start_of(part, column))
+    return np.concatenate(margins)
 
 
 def save_model(

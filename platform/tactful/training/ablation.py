@@ -22,6 +22,7 @@ from tactful.recall.popularity import NOW, SEEN, SOLD
 from tactful.schemas.models import Loss
 from tactful.training.evaluation import FIGURES, list_figures, user_intervals
 from tactful.training.replay_rows import Rows
+from tactful.util.mapped_arrays import portions
 
 _BLEND = ("blend", "blend_place")  # of evidence of the visit and of the history
 
@@ -55,6 +56,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 shop's own features are real-time if they are of the visit, else offline."""
 
 _REPORTED = ("hr20", "ndcg20")
+_AT_ONCE = 8  # columns
 
 
 def columns_of(group: str, names: Sequence[str]) -> list[int]:
@@ -80,12 +82,16 @@ def losses(
     if not len(rows.sizes):
         return {}
 
-    def figures(features: NDArray[np.float32]) -> NDArray[np.float64]:
-        return list_figures(margins_of(forest, features), rows.labels, rows.sizes, relevant)
+    def figures(columns: Sequence[int]) -> NDArray[np.float64]:
+        values = neutral_values(rows.features, columns)
+        margins = [
+            margins_of(forest, _replaced(part, columns, values)) for part in portions(rows.features)
+        ]
+        return list_figures(np.concatenate(margins), rows.labels, rows.sizes, relevant)
 
-    whole, found = figures(rows.features), dict[str, dict[str, Loss]]()
+    whole, found = figures(()), dict[str, dict[str, Loss]]()
     for group in GROUPS:
-        lost = whole - figures(neutralised(rows.features, columns_of(group, names)))
+        lost = whole - figures(columns_of(group, names))
         values, bounds = lost.mean(axis=0), user_intervals(lost, users)
         found[group] = {
             name: Loss(value=float(values[place]), low=float(low), high=float(high))
@@ -95,12 +101,22 @@ def losses(
     return found
 
 
-def neutralised(features: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
-    """Return features with some columns constant: at the median, or missing as most values are."""
+def neutral_values(features: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
+    """Return a constant for each of some columns: the median, or missing as most values are."""
+    found = np.full(len(columns), np.nan, np.float32)
+    for begin in range(0, len(columns), _AT_ONCE):
+        some = list(columns[begin : begin + _AT_ONCE])
+        values = np.concatenate([part[:, some] for part in portions(features)])
+        for place, column in enumerate(values.T, begin):
+            known = column[~np.isnan(column)]
+            if 2 * len(known) > len(column):
+                found[place] = np.median(known)
+    return found
+
+
+def _replaced(
+    features: NDArray[np.float32], columns: Sequence[int], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
     changed = features.copy()
-    for column in columns:
-        values = features[:, column]
-        known = values[~np.isnan(values)]
-        often = 2 * len(known) > len(values)
-        changed[:, column] = np.median(known) if often else np.nan
+    changed[:, list(columns)] = values
     return changed

@@ -19,6 +19,7 @@ from tactful.ranking.model import START, start_of
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.mapped_arrays import portions, release
 from tactful.util.process_tuning import return_free_pages
 
 _BLOCK = 10
@@ -150,7 +151,9 @@ class _Judged:
         if not self.lists:
             return
         chosen = list(zip(answered, sets, strict=True))
-        self._scores = np.concatenate([start_of(features, start) for features in self._features])
+        self._scores = np.concatenate(
+            [start_of(part, start) for features in self._features for part in portions(features)]
+        )
         self._matrix = xgboost.DMatrix(
             np.zeros((int(self._inside.sum()), 1), np.float32),
             np.concatenate([rows.labels for rows in sets])[self._inside].astype(np.float32),
@@ -164,15 +167,15 @@ class _Judged:
     def add(self, forest: xgboost.Booster, begin: int) -> float:
         """Add the trees of a forest from number `begin` on; return NDCG@20."""
         parts, at = [], 0
-        for features in self._features:
-            before = self._scores[at : at + len(features)]
-            trees = (begin, forest.num_boosted_rounds())
+        trees = (begin, forest.num_boosted_rounds())
+        for part in (part for features in self._features for part in portions(features)):
+            before = self._scores[at : at + len(part)]
             parts.append(
                 forest.inplace_predict(
-                    features, iteration_range=trees, predict_type="margin", base_margin=before
+                    part, iteration_range=trees, predict_type="margin", base_margin=before
                 )
             )
-            at += len(features)
+            at += len(part)
         self._scores = np.concatenate(parts)
         if self._watch is not None:
             self._watch(self._scores[: self._watched])
@@ -223,9 +226,10 @@ def _unequal(weights: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 def _answered(rows: Rows) -> NDArray[np.bool_]:
     """Return whether something was taken, for each list."""
-    ends = np.cumsum(rows.sizes)
-    taken = np.concatenate([[0], np.cumsum(rows.labels)])
-    return np.asarray(taken[ends] > taken[ends - rows.sizes])
+    answered = np.zeros(len(rows.sizes), np.bool_)
+    lists = np.searchsorted(np.cumsum(rows.sizes), np.flatnonzero(rows.labels), side="right")
+    answered[lists] = True
+    return answered
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
@@ -236,6 +240,7 @@ def _parts(rows: Rows) -> Iterator[Rows]:
         chosen, kept = kept[:_PART], kept[_PART:]
         if chosen.all():
             yield part
+            release(part.features)
         elif chosen.any():
             inside = np.repeat(chosen, part.sizes)
             columns = (part.features[inside], part.labels[inside])

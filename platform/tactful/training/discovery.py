@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.training.evaluation import CUTOFF
+from tactful.util.mapped_arrays import portions
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares that are tried."""
@@ -39,7 +40,7 @@ def choose_discovery(
     """
     if len(sizes) < _FEWEST_LISTS:
         return Discovery()
-    new = new_to_user(features)
+    new = np.concatenate([new_to_user(part) for part in portions(features)])
     lists = [*_sorted_lists(margins, labels, sizes, new)]
     outcomes = {share: _outcome(lists, share) for share in SHARES}
     hits, gain, without = outcomes[0.0]

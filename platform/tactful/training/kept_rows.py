@@ -31,6 +31,7 @@ from tactful.training.options import TrainingOptions
 from tactful.training.questions import Question
 from tactful.training.replay_rows import Rows
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.mapped_arrays import save_arrays
 from tactful_privacy.durable_files import replace_file, replacing
 from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.errors import StateError
@@ -225,6 +226,6 @@ class Keeper:
         for part, rows in (("learn", learn), ("judge", judge)):
             arrays |= {f"{part}_{name}": getattr(rows, name) for name in _ROWS}
         with replacing(self._next / "rows.npz") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            save_arrays(file, arrays)
         about = _About(dict(meaning), until=max(until, meta.offset), offset=meta.offset)
         replace_file(self._next / "about.json", msgspec.json.encode(about))

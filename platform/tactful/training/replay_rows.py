@@ -40,6 +40,7 @@ from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.training.questions import Question
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.mapped_arrays import mapped, release
 from tactful.util.process_tuning import drop_code, return_free_pages
 from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Item
@@ -276,7 +277,7 @@ class _Parts:
             self._save()
 
     def close(self, lists: int) -> tuple[Rows, Rows]:
-        """Return the first so many lists, and the others, each in memory of its own."""
+        """Return the first so many lists, and the others; with a checkpoint, in files."""
         if self._labels:
             self._save()
         sizes = np.array([len(labels) for labels in self._all_labels], np.int64)
@@ -289,17 +290,24 @@ class _Parts:
             rows = part.pop("features")
             if not halves:
                 shapes = ((count, rows.shape[1]) for count in (cut, len(labels) - cut))
-                halves = [np.empty(shape, np.float32) for shape in shapes]
+                halves = [self._empty(shape) for shape in shapes]
             first = rows[: max(cut - begin, 0)]
             halves[0][begin : begin + len(first)] = first
             after = max(begin - cut, 0)
             halves[1][after : after + len(rows) - len(first)] = rows[len(first) :]
             begin += len(rows)
+            for half in halves:
+                release(half)
         ones = np.ones(len(sizes), np.float32)
         return (
             Rows(halves[0], labels[:cut], sizes[:lists], ones[:lists]),
             Rows(halves[1], labels[cut:], sizes[lists:], ones[lists:]),
         )
+
+    def _empty(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        if self._checkpoint is None:
+            return np.empty(shape, np.float32)
+        return mapped(shape, self._checkpoint.place("rows").parent)
 
     def _parts(self) -> Iterable[dict[str, NDArray[Any]]]:
         return self._saved if self._checkpoint is None else self._checkpoint.parts()

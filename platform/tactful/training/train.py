@@ -45,6 +45,7 @@ from tactful.training.replay_rows import Progress, Rows, collect, replay_engine
 from tactful.training.shown_rows import ShownLists, ShownReading, examination
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.mapped_arrays import portions
 from tactful.vectors.content import EncodedItems
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.identity.resolver import Identity
@@ -216,9 +217,8 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
     shared.finish()
     if work.keeper is not None:
         work.keeper.save(about, end, asked, learn, judge)
-    intended = judge.features[:, INTENDED].copy()
-    for rows in (learn, judge):  # made-up intents teach what intents are worth, and nothing else
-        rows.features[:, INTENDED] = np.nan
+    _without_intents(learn)
+    intended = _without_intents(judge)
     return _LaidOut(
         learn,
         judge,
@@ -232,6 +232,17 @@ def _lay_out(log: EventLog, end: int, work: _Work) -> _LaidOut:
         until,
         kept.offset,
     )
+
+
+def _without_intents(rows: Rows) -> NDArray[np.float32]:
+    """Take made-up intents out of rows and return them; they only teach the worth of intents."""
+    intended = np.empty((len(rows.labels), len(INTENDED)), np.float32)
+    begin = 0
+    for part in portions(rows.features):
+        intended[begin : begin + len(part)] = part[:, INTENDED]
+        part[:, INTENDED] = np.nan
+        begin += len(part)
+    return intended
 
 
 def _columns(definitions: Definitions) -> tuple[str, int]:
@@ -441,5 +452,6 @@ def _hash(learn: Rows, judge: Rows, shown: ShownLists) -> str:
         arrays += [shown.features, shown.taken, shown.sizes]
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(array.view(np.uint8).data)
+        for part in portions(array):
+            digest.update(part.view(np.uint8).data)
     return digest.hexdigest()
