@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tactful_streaming.errors import StreamingError
     from tactful_streaming.kafka.kafka_log import KafkaLog
     from tactful_streaming.log.embedded_log import EmbeddedLog
+    from tactful_streaming.online.partitioned_store import PartitionedRedisStore
     from tactful_streaming.online.store import RedisOnlineStore
     from tactful_streaming.online.write_behind import WriteBehind
     from tactful_streaming.sinks.redis import RedisRows
@@ -34,6 +35,7 @@ __all__ = [
     "Item",
     "KafkaLog",
     "MemoryState",
+    "PartitionedRedisStore",
     "RedisOnlineStore",
     "RedisRows",
     "RocksState",
@@ -57,6 +59,7 @@ _LAZY = {
     "errors": "StreamingError",
     "kafka.kafka_log": "KafkaLog",
     "log.embedded_log": "EmbeddedLog",
+    "online.partitioned_store": "PartitionedRedisStore",
     "online.store": "RedisOnlineStore",
     "online.write_behind": "WriteBehind",
     "sinks.redis": "RedisRows",

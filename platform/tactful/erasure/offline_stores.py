@@ -299,7 +299,11 @@ def rebuild_state(data: Path) -> ErasureStep:
 def purge_online(settings: Settings, definitions: Definitions, result: SearchResult) -> ErasureStep:
     """Delete users and their sessions from the online store."""
     people, sessions = result.traces.people, result.traces.sessions
-    with contextlib.closing(open_redis(settings.online, definitions)) as online:
+    partitions = None
+    if settings.online.cluster and not settings.log.in_files:
+        partitions = make_topic(settings.log, kafka_settings(settings.log))
+    store = open_redis(settings.online, definitions, partitions=partitions)
+    with contextlib.closing(store) as online:
         online.put_many(dict.fromkeys(people), kind="user")
         online.put_many(dict.fromkeys(sessions), kind="session")
     return ErasureStep(place="online store", removed=len(people) + len(sessions))

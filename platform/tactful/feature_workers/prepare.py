@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from tactful.config.settings import Settings, secret
-from tactful.errors import ConfigError
 from tactful.metadata.connections import (
     kafka_settings,
     make_topic,
@@ -131,11 +130,6 @@ def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
     """Return the function that opens the online stores of partitions in Redis, if any."""
     if not settings.online.shared:
         return None
-    if settings.online.cluster:
-        raise ConfigError(
-            "online.cluster: workers write to one Redis, which can tell a former owner of a "
-            "partition from the present one; a cluster cannot"
-        )
     url = secret("online.url_env", settings.online.url_env)
     assert url is not None
     return redis_online(
@@ -143,4 +137,5 @@ def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
         prefix=settings.online.prefix,
         tag=online_tag(definitions),
         ttl_s=settings.online.ttl_days * 86_400 or None,
+        cluster=settings.online.cluster,
     )

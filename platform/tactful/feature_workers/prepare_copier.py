@@ -36,11 +36,6 @@ def prepare_copier(
     log = kafka_settings(settings.log)
     entities = make_entity_topics(settings, log)
     share, online = settings.worker, settings.online
-    if online.cluster:
-        raise ConfigError(
-            "online.cluster: workers write to one Redis, which can tell a former owner of a "
-            "partition from the present one; a cluster cannot"
-        )
     url = secret("online.url_env", online.url_env)
     assert url is not None
     options = CopierOptions(
@@ -55,6 +50,7 @@ def prepare_copier(
             prefix=online.prefix,
             tag=online_tag(definitions),
             ttl_s=online.ttl_days * 86_400 or None,
+            cluster=online.cluster,
         ),
         topic_id=topic_id(entities),
         log_id=topic_id(log),

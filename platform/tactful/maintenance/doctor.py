@@ -334,7 +334,10 @@ def _kafka(settings: Settings) -> Finding:
 
 def _redis(settings: Settings) -> Finding:
     definitions = load_definitions(settings.features)
-    online = open_redis(settings.online, definitions, attempts=1, timeout_s=_PATIENCE_S)
+    partitions = None if settings.log.in_files else 1  # the first one is enough
+    online = open_redis(
+        settings.online, definitions, partitions=partitions, attempts=1, timeout_s=_PATIENCE_S
+    )
     with closing(online):
         copied = online.marked(0) is not None
     if not copied and not settings.log.in_files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tactful.config.settings import Settings, secret
 from tactful.config.storage import LogSettings, OnlineSettings
@@ -87,6 +87,7 @@ def open_redis(
     online: OnlineSettings,
     definitions: Definitions,  # definitions that pack the blobs
     *,
+    partitions: int | None = None,  # of the log in Kafka, whose workers write; None: no workers do
     attempts: int = 4,
     timeout_s: float = 2.0,  # seconds, of connecting and of each response
     environ: Mapping[str, str] | None = None,
@@ -96,20 +97,22 @@ def open_redis(
     An address that is missing or invalid raises ConfigError.
     """
     from tactful_streaming.errors import OnlineStoreError
+    from tactful_streaming.online.partitioned_store import PartitionedRedisStore
     from tactful_streaming.online.store import RedisOnlineStore
 
     url = secret("online.url_env", online.url_env, environ=environ)
     assert url is not None
+    options: dict[str, Any] = {
+        "prefix": online.prefix,
+        "tag": online_tag(definitions),
+        "ttl_s": online.ttl_days * _DAY_S or None,
+        "timeout_s": timeout_s,
+        "attempts": attempts,
+    }
     try:
-        return RedisOnlineStore(
-            url,
-            prefix=online.prefix,
-            tag=online_tag(definitions),
-            ttl_s=online.ttl_days * _DAY_S or None,
-            cluster=online.cluster,
-            timeout_s=timeout_s,
-            attempts=attempts,
-        )
+        if online.cluster and partitions is not None:
+            return PartitionedRedisStore(url, partitions, **options)
+        return RedisOnlineStore(url, cluster=online.cluster, **options)
     except OnlineStoreError as error:
         raise ConfigError(f"online: {error}") from error
 

@@ -276,7 +276,7 @@ class _Opening:
             stack.callback(waits.close)
         state = RocksState(settings.storage.data / "state")
         engine, followed = self._topic_engine(kafka, count, state)
-        shared = self._shared_features(engine) if settings.online.shared else None
+        shared = self._shared_features(engine, count) if settings.online.shared else None
 
         def append(entries: Sequence[Entry]) -> None:
             payloads = [encode_entry(entry, "json") for entry in entries]
@@ -367,8 +367,14 @@ class _Opening:
         read.offsets = lambda: followed.reached
         return engine, followed
 
-    def _shared_features(self, engine: Engine) -> SharedFeatures:
-        online = open_redis(self.settings.online, self.definitions, attempts=1, timeout_s=0.5)
+    def _shared_features(self, engine: Engine, partitions: int) -> SharedFeatures:
+        online = open_redis(
+            self.settings.online,
+            self.definitions,
+            partitions=partitions,
+            attempts=1,
+            timeout_s=0.5,
+        )
         shared = SharedFeatures(engine, self.definitions, online)
         self.stack.callback(shared.close)
         return shared

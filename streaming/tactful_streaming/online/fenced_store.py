@@ -14,6 +14,7 @@ from typing import Any
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.online.mirror import stored_blobs
+from tactful_streaming.online.partitioned_store import space_of
 from tactful_streaming.online.store import Blobs, BlobsByKind, OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
 from tactful_streaming.state.store import StateStore
@@ -55,13 +56,16 @@ class FencedRedisStore(RedisOnlineStore):
         prefix: str = "tactful",
         tag: str = "",
         ttl_s: float | None = None,
+        cluster: bool = False,
     ) -> None:
         """Take ownership of the partition.
 
-        The arguments are those of `RedisOnlineStore`, but not of a cluster, where a script can use
-        one key only.
+        The arguments are those of `RedisOnlineStore`. In a cluster all keys of the partition are
+        in one slot, and `PartitionedRedisStore` reads them.
         """
-        super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s)
+        super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s, cluster=cluster)
+        if cluster:
+            self._space = space_of(self._space, partition)
         self._partition = partition
         self._epoch_key = f"{self._space}:@epoch:{partition}"
         self._epoch: int = self._redis.run(lambda client: client.incr(self._epoch_key))
@@ -76,10 +80,13 @@ class FencedRedisStore(RedisOnlineStore):
         named = self._named(kind, blobs)
 
         def write(client: Any) -> list[tuple[int, bytes | None]]:
-            pipeline = client.pipeline(transaction=False)
-            for start in range(0, len(named), _BATCH):
+            # The pipeline of a cluster may ask a node for the keys of each script.
+            pipeline = client if self._cluster else client.pipeline(transaction=False)
+            answers = [
                 self._evaluate(pipeline, named[start : start + _BATCH], self._partition, "", "")
-            return list(pipeline.execute())
+                for start in range(0, len(named), _BATCH)
+            ]
+            return answers if self._cluster else list(pipeline.execute())
 
         if named:
             self._check(all(owned for owned, _ in self._redis.run(write)))
@@ -213,6 +220,7 @@ def redis_online(
     prefix: str = "tactful",
     tag: str = "",
     ttl_s: float | None = None,
+    cluster: bool = False,
     kinds: Collection[str] | None = ("user", "session"),
 ) -> OpenOnline:
     """Return a function that opens the copies of partitions in Redis, for a `Worker`.
@@ -226,7 +234,9 @@ def redis_online(
         def refill() -> Iterator[tuple[str, dict[str, bytes]]]:
             return (piece for piece in stored_blobs(state) if kinds is None or piece[0] in kinds)
 
-        store = FencedRedisStore(url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s)
+        store = FencedRedisStore(
+            url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s, cluster=cluster
+        )
         behind = WriteBehind(store, refill, early=True)
         return PartitionView(
             behind,

@@ -27,7 +27,7 @@ from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
 _T = TypeVar("_T")
 
 _BATCH = 512
-_MARKS = "@"
+MARKS = "@"  # kind of the keys of marks
 _WORD = re.compile(r"[\w.-]*", re.ASCII)
 
 _PUT_SCRIPT = """
@@ -128,6 +128,7 @@ class RedisConnection:
             redis.TimeoutError,
             redis.ReadOnlyError,
             redis.exceptions.RedisClusterException,
+            redis.exceptions.ClusterError,  # a node is away, or a slot moves
         )
         self._refused = redis.RedisError
         self._client: Any = None  # created at the first use: a cluster client connects at once
@@ -191,6 +192,7 @@ class RedisOnlineStore:
                 ``._-``.
             ttl_s: seconds after which a blob that was not put again expires; None: never.
             cluster: whether `url` is a node of a Redis Cluster. Commands then have one key each.
+                Workers use other keys there: see `PartitionedRedisStore`.
             timeout_s: for connecting and for each answer, seconds.
             attempts: largest number of attempts of an operation.
             sleep: waits between attempts, seconds.
@@ -202,16 +204,26 @@ class RedisOnlineStore:
         self._redis = RedisConnection(
             url, cluster=cluster, timeout_s=timeout_s, attempts=attempts, sleep=sleep
         )
-        self._space = f"{prefix}:{_checked('tag', tag)}"
+        self._space = f"{prefix}:{checked('tag', tag)}"
         self._ttl_ms = _milliseconds(ttl_s)
         self._cluster = cluster
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         """Read the blobs of `keys`, in their order; None for a missing one."""
-        if not keys:
-            return []
         prefix = self._prefix(kind)
-        names = [prefix + key for key in keys]
+        return self._get([prefix + key for key in keys])
+
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
+        """Store blobs by key; None removes. Repeating it after a failure is harmless."""
+        prefix = self._prefix(kind)
+        self._put(
+            [(prefix + key, blob) for key, blob in blobs.items() if blob is not None],
+            [prefix + key for key, blob in blobs.items() if blob is None],
+        )
+
+    def _get(self, names: Sequence[str]) -> list[bytes | None]:
+        if not names:
+            return []
 
         def read(client: Any) -> list[bytes | None]:
             if not self._cluster:
@@ -224,12 +236,7 @@ class RedisOnlineStore:
 
         return self._redis.run(read)
 
-    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
-        """Store blobs by key; None removes. Repeating it after a failure is harmless."""
-        prefix = self._prefix(kind)
-        kept = [(prefix + key, blob) for key, blob in blobs.items() if blob is not None]
-        removed = [prefix + key for key, blob in blobs.items() if blob is None]
-
+    def _put(self, kept: Sequence[tuple[str, bytes]], removed: Sequence[str]) -> None:
         def write(client: Any) -> None:
             pipeline = client.pipeline(transaction=False)
             for start in range(0, len(kept), _BATCH):
@@ -247,7 +254,7 @@ class RedisOnlineStore:
                 pipeline.delete(name)
             pipeline.execute()
 
-        if blobs:
+        if kept or removed:
             self._redis.run(write_singly if self._cluster else write)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
@@ -273,10 +280,10 @@ class RedisOnlineStore:
         self._redis.close()
 
     def _prefix(self, kind: str) -> str:
-        return f"{self._space}:{_checked('kind', kind)}:"
+        return f"{self._space}:{checked('kind', kind)}:"
 
     def _mark_key(self, partition: int) -> str:
-        return f"{self._space}:{_MARKS}:{partition}"
+        return f"{self._space}:{MARKS}:{partition}"
 
     def _offset(self, partition: int, mark: bytes | None) -> int | None:
         try:
@@ -302,7 +309,8 @@ class RedisOnlineStore:
             )
 
 
-def _checked(name: str, word: str) -> str:
+def checked(name: str, word: str) -> str:
+    """Return a part of a key's name; OnlineStoreError if it has other characters."""
     if not _WORD.fullmatch(word):
         raise OnlineStoreError(f"{word!r} is no {name}: letters, digits, '.', '_' and '-' only")
     return word

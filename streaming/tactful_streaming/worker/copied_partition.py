@@ -135,9 +135,9 @@ class CopiedPartition:
                 "its values are copied again"
             )
 
-    def is_emptied(self) -> bool:
-        """Whether Redis has lost its data, with the record of the partition's owner."""
-        return self._store.is_emptied()
+    def is_fenced(self) -> bool:
+        """Whether a write was refused for another owner, not for a Redis that lost its data."""
+        return self._store.fenced and not self._store.is_emptied()
 
     def close(self) -> None:
         """Close the connection."""

@@ -190,7 +190,7 @@ class EntityCopier:
         except OnlineStoreError as error:
             self._suspend(_as_log_error(error))
         except FencedError as error:
-            if any(not one.is_emptied() for one in self._partitions.values()):
+            if any(one.is_fenced() for one in self._partitions.values()):
                 raise
             self._suspend(_as_log_error(error))
 

@@ -204,9 +204,9 @@ class PartitionJob:
                 self._dead_letters.add(self._rejected)
                 self._rejected.clear()
             self.engine.commit()
-            if self._online is not None:
-                self._online.committed()
             self._committed = self.engine.offset
+        if self._online is not None:
+            self._online.committed()  # the writer may have been refused after the last commit
         return self._committed
 
     def append_actions(self, now: int) -> int:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
+from tests.streaming.redis_cluster import RedisCluster
 
 from benchmarks.ports import free_port
 from tactful.config.engine import EngineSettings
@@ -22,7 +23,7 @@ from tactful.config.load import load_settings
 from tactful.config.privacy import StatisticsSettings
 from tactful.config.server import WorkerSettings
 from tactful.config.settings import Settings
-from tactful.config.storage import LogSettings
+from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.feature_workers import prepare as feature_worker
 from tactful.feature_workers.prepare_copier import prepare_copier
@@ -32,6 +33,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.progress import PartitionProgress, WorkerProgress
 from tactful_streaming.worker.worker import WorkerOptions
@@ -215,6 +217,21 @@ def test_workers_follow_the_clock_of_the_settings(
     assert not prepared(statistics=StatisticsSettings(clock="replay"))[1].sends_ticks
 
 
+def test_workers_write_to_a_cluster(
+    prepared: Callable[..., tuple[JobOptions, WorkerOptions]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All keys of a partition are in the slot of its number in braces."""
+    with RedisCluster(tmp_path) as cluster:
+        monkeypatch.setenv("TACTFUL_REDIS_URL", cluster.url)
+        options, _ = prepared(online=OnlineSettings(kind="redis", cluster=True))
+        assert options.online is not None
+        options.online(7, MemoryState(), 0).close()
+        (name,) = cluster.clients[cluster.node_of("{7}")].keys()
+    assert name.endswith(b":{7}:@epoch:7")
+
+
 def beside_flink(folder: Path, servers: str, topic: str) -> Settings:
     file = configured(folder, servers, topic)
     file.write_text(
@@ -253,7 +270,3 @@ def test_the_topics_of_a_flink_job(
     )
     with pytest.raises(ConfigError, match="there is nothing to copy"):
         prepare_copier(settings, items_alone)
-    with pytest.raises(ConfigError, match=r"online\.cluster"):
-        prepare_copier(
-            replace(settings, online=replace(settings.online, cluster=True)), definitions
-        )

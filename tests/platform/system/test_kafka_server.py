@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import ApacheBroker, Broker, Proxy, topic_name
+from tests.streaming.redis_cluster import RedisCluster
 from tests.streaming.redis_server import RedisServer
 
 from tactful.config.privacy import MinimiseSettings
@@ -285,7 +286,8 @@ class Workers(threading.Thread):
     def run(self) -> None:
         definitions = load_definitions(self._settings.features)
         kafka = kafka_settings(self._settings.log)
-        online = redis_online(self._url, tag=definitions.fingerprint[:16])
+        cluster = self._settings.online.cluster
+        online = redis_online(self._url, tag=definitions.fingerprint[:16], cluster=cluster)
         group = self._settings.log.topic
         options = JobOptions(kafka=kafka, data=self._data, group=group, online=online)
         pace = WorkerOptions(commit_interval_s=0.01)
@@ -343,6 +345,34 @@ def test_people_are_read_from_redis(shared: Settings, redis: RedisServer, tmp_pa
             wait_until(lambda: all(live.views(user, at) == 4 for user in people(9)))
         finally:
             worker.stop()
+
+
+@pytest.mark.slow
+def test_people_are_read_from_a_cluster(
+    kafka: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot moves, then a node loses its data; lists know all events in the end."""
+    online = OnlineSettings(kind="redis", cluster=True)
+    server = replace(kafka.server, after_wait_s=50)
+    settings = replace(kafka, server=server, online=online)
+    with RedisCluster(tmp_path) as redis:
+        monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
+        with Live(Platform.open(settings, build)) as live:
+            worker = Workers(settings, redis.url, tmp_path / "worker")
+            try:
+                for number in range(1, 4):
+                    after = post(live, [view(number, user) for user in people(9)])["position"]
+                    assert {live.views(user, after) for user in people(9)} == {number}
+                    home = redis.node_of("{1}")
+                    redis.move("{1}", (home + 1) % 3)
+                lost = redis.node_of("{0}")
+                redis.servers[lost].kill()
+                redis.servers[lost].start()
+                redis.wait()
+                after = post(live, [view(4, user) for user in people(9)])["position"]
+                wait_until(lambda: all(live.views(user, after) == 4 for user in people(9)))
+            finally:
+                worker.stop()
 
 
 def test_waiting_ends(shared: Settings) -> None:

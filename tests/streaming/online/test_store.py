@@ -6,11 +6,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.streaming.memory_online import MemoryOnlineStore
+from tests.streaming.redis_cluster import RedisCluster
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
@@ -18,6 +20,7 @@ from benchmarks.ports import free_port
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
+from tactful_streaming.online.partitioned_store import PartitionedRedisStore
 from tactful_streaming.online.store import OnlineStore, RedisOnlineStore
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.entity_table import read_packed
@@ -30,16 +33,20 @@ Opener = Callable[..., OnlineStore]
     params=[
         pytest.param("redis", marks=pytest.mark.service("redis")),
         pytest.param("cluster", marks=pytest.mark.service("redis")),
+        pytest.param("partitioned cluster", marks=pytest.mark.service("redis")),
     ]
 )
 def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     opened: list[OnlineStore] = []
     prefix = f"test.{uuid.uuid4().hex}"
-    cluster = request.param == "cluster"
+    cluster = request.param != "redis"
     url = request.getfixturevalue("cluster_url" if cluster else "redis_url")
+    kind: Callable[..., OnlineStore] = partial(RedisOnlineStore, url, cluster=cluster)
+    if request.param == "partitioned cluster":
+        kind = partial(PartitionedRedisStore, url, 5)
 
     def open_redis(**options: Any) -> OnlineStore:
-        opened.append(RedisOnlineStore(url, prefix=prefix, cluster=cluster, **options))
+        opened.append(kind(prefix=prefix, **options))
         return opened[-1]
 
     yield open_redis
@@ -49,20 +56,13 @@ def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
 
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of one node, which refuses a command whose keys lie in several slots."""
+    """A cluster, which refuses a command whose keys lie in several slots."""
     import redis
 
-    folder = tmp_path_factory.mktemp("cluster")
-    bus = str(free_port())
-    with RedisServer(folder, "--cluster-enabled", "yes", "--cluster-port", bus) as server:
-        node: Any = redis.Redis(port=server.port)
-        node.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
-        while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-            pass
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
         with pytest.raises(redis.ResponseError, match="same slot"):
-            node.execute_command("MGET", "a", "b")
-        node.close()
-        yield server.url
+            cluster.clients[0].execute_command("MGET", "a", "b")
+        yield cluster.url
 
 
 @pytest.fixture

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 from tests.streaming.entity_topic import EntityTopic
+from tests.streaming.redis_cluster import RedisCluster
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.worker.test_erasure import Erasures
 
+from tactful_streaming.contract.key_partition import partition_of
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FencedError, TopicError
 from tactful_streaming.flink.entities import entities_tag, entity_hash
 from tactful_streaming.kafka.topics import topic_id
 from tactful_streaming.online.fenced_store import FencedRedisStore
+from tactful_streaming.online.partitioned_store import PartitionedRedisStore
 from tactful_streaming.online.store import RedisOnlineStore
 from tactful_streaming.windows.entity_table import read_packed
 from tactful_streaming.worker.copied_partition import Copied
@@ -41,10 +44,13 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 class Place:
     """A topic, a Redis and copiers between them."""
 
-    def __init__(self, topic: EntityTopic, redis: RedisServer) -> None:
+    def __init__(self, topic: EntityTopic, redis: RedisServer, *, cluster: bool = False) -> None:
         self.topic, self.redis = topic, redis
         self.tag = entities_tag(topic.definitions)
         self.store = RedisOnlineStore(redis.url, tag=self.tag)
+        if cluster:
+            self.store = PartitionedRedisStore(redis.url, 2, tag=self.tag)
+        self._open = partial(FencedRedisStore, redis.url, tag=self.tag, cluster=cluster)
         self.erasures: Erasures | None = None
         self.log_id = "log"
         self._copiers: list[EntityCopier] = []
@@ -56,7 +62,7 @@ class Place:
             erased_topic=self.topic.erased.topic,
             group=f"{self.topic.kafka.topic}-group",
             owner="workers",
-            open_store=partial(FencedRedisStore, self.redis.url, tag=self.tag),
+            open_store=self._open,
             topic_id=topic_id(self.topic.kafka),
             log_id=self.log_id,
             erasures=self.erasures,
@@ -199,6 +205,41 @@ def test_an_emptied_redis_is_filled_again(place: Place) -> None:
     assert (place.views(), place.views("bob")) == (5, 4)
     topic.value(0, 7, "ada", topic.packed(6))
     step_until([copier], lambda: place.views() == 6)
+
+
+def test_a_node_of_a_cluster_restarts_and_a_slot_moves(kafka_servers: str, tmp_path: Path) -> None:
+    """The partition of a node that lost its data is copied again, beside the other one."""
+    with RedisCluster(tmp_path) as cluster:
+        place = Place(EntityTopic(kafka_servers, DEFINITIONS), cluster.servers[0], cluster=True)
+        topic, copier = place.topic, place.copier()
+        (ada, bob) = (next(k for k in "abcdefgh" if partition_of(k, 2) == n) for n in (0, 1))
+        for partition, key in enumerate((ada, bob)):
+            topic.value(partition, 3, key, topic.packed(partition + 1))
+            topic.mark(partition, 4)
+        step_until([copier], lambda: [place.store.marked(n) for n in (0, 1)] == [4, 4])
+        assert [place.views(ada), place.views(bob)] == [1, 2]
+        lost, other = cluster.node_of("{1}"), cluster.node_of("{0}")
+        assert lost != other
+        cluster.servers[lost].kill()
+        cluster.servers[lost].start()
+        cluster.wait()
+        topic.value(1, 8, bob, topic.packed(3))
+        topic.mark(1, 9)
+        step_until([copier], lambda: place.store.marked(1) == 9 and place.views(bob) == 3)
+        assert (place.store.marked(0), place.views(ada)) == (4, 1)
+
+        def moved(_: int) -> None:
+            topic.value(0, 10, ada, topic.packed(5))
+            topic.value(0, 10, "c", topic.packed(1))
+            for _ in range(3):
+                copier.step()
+            assert place.views(ada) in (1, 5)
+
+        cluster.move("{0}", lost, moved)
+        topic.mark(0, 11)
+        step_until([copier], lambda: place.store.marked(0) == 11)
+        assert place.views(ada) == 5
+        place.close()
 
 
 def test_redis_may_be_away(place: Place) -> None:
