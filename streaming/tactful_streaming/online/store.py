@@ -224,6 +224,17 @@ class RedisOnlineStore:
 
         return self._redis.run(read)
 
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of all blobs of a kind, some perhaps twice; blocks no other client."""
+        prefix = self._prefix(kind)
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+
+        def scan(client: Any) -> list[str]:
+            names = client.scan_iter(match=pattern, count=_BATCH)
+            return [name.decode()[len(prefix) :] for name in names]
+
+        return self._redis.run(scan)
+
     def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes. Repeating it after a failure is harmless."""
         prefix = self._prefix(kind)
