@@ -53,6 +53,7 @@ class Session:
             "TACTFUL_URL": f"http://127.0.0.1:{self.port}",
             "TACTFUL_SERVER__PORT": str(self.port),
             "TACTFUL_WORKER__METRICS_PORT": str(free_port()),
+            "BESIDE_PORT": str(free_port()),
             "PAGES_URL": f"http://127.0.0.1:{free_port()}",
             "WEBHOOK_URL": self.webhook,
             "DASHBOARD_URL": f"http://127.0.0.1:{free_port()}",

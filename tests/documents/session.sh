@@ -44,7 +44,12 @@ tactful() {
             in_background "$name" "$url/readyz" command tactful "$@"
             ;;
         worker)
-            in_background worker "http://127.0.0.1:$TACTFUL_WORKER__METRICS_PORT/metrics" \
+            local name=worker
+            if [[ "$*" == *"--data beside"* ]]; then # a second worker
+                name=worker-beside
+                local -x TACTFUL_WORKER__METRICS_PORT=$BESIDE_PORT
+            fi
+            in_background "$name" "http://127.0.0.1:$TACTFUL_WORKER__METRICS_PORT/metrics" \
                 command tactful "$@"
             ;;
         sink) command tactful "$@" --idle-exit 6 ;; # else it ends with Ctrl-C

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from tactful.schemas.positions import Offsets
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.options import CoCommittedConsumer
+
+LOG_OFFSETS: Final = "places"
+"""Name of the consumer in the engine of a server."""
 
 
 class LogOffsets(CoCommittedConsumer):

@@ -30,7 +30,7 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
-from tactful.event_log.log_offsets import LogOffsets
+from tactful.event_log.log_offsets import LOG_OFFSETS, LogOffsets
 from tactful.event_log.merged_log import AppliedLog, MergedLog, SinglePartitionLog, Span
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.pipeline.applier import DeadLetterBuffer
@@ -59,7 +59,6 @@ from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
 
-_OFFSETS = "places"
 _DEAD_LETTERS = "dead-letters"
 _LATE = "late"
 _PROBE_S = 1.0
@@ -342,7 +341,7 @@ class _Opening:
             patterns = self.settings.engine.kind == "flink"
             computed = own_definitions(computed, patterns=patterns)
         read = LogOffsets(kafka.topic)
-        engine = self._engine(computed, state, {**self.consumers, _OFFSETS: read}, None)
+        engine = self._engine(computed, state, {**self.consumers, LOG_OFFSETS: read}, None)
         if read.topic != kafka.topic or (engine.offset and not read.offsets()):
             raise StorageError(
                 f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "

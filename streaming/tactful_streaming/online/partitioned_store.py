@@ -18,7 +18,7 @@ from itertools import islice
 
 from tactful_streaming.contract.key_partition import partition_of
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.online.store import MARKS, Blobs, RedisOnlineStore, checked
+from tactful_streaming.online.store import MARKS, Blobs, RedisOnlineStore, checked, literally
 from tactful_streaming.windows.packed_entity import newest_packed
 
 
@@ -76,6 +76,12 @@ class PartitionedRedisStore(RedisOnlineStore):
         places = [self._places(kind, key) for key in keys]
         found = iter(self._get([name for names in places for name in names]))
         return [_newest(islice(found, len(names))) for names in places]
+
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of all blobs of a kind, those of a session perhaps several times."""
+        ending = f":{checked('kind', kind)}:"
+        names = self._scan(f"{literally(self._space)}:{{*}}{ending}*")
+        return [name[len(self._space) :].partition(ending)[2] for name in names]
 
     def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes, from each partition that may have the key."""

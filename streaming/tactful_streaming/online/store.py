@@ -236,6 +236,17 @@ class RedisOnlineStore:
 
         return self._redis.run(read)
 
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of all blobs of a kind, some perhaps twice; blocks no other client."""
+        prefix = self._prefix(kind)
+        return [name[len(prefix) :] for name in self._scan(f"{literally(prefix)}*")]
+
+    def _scan(self, pattern: str) -> list[str]:
+        def scan(client: Any) -> list[str]:
+            return [name.decode() for name in client.scan_iter(match=pattern, count=_BATCH)]
+
+        return self._redis.run(scan)
+
     def _put(self, kept: Sequence[tuple[str, bytes]], removed: Sequence[str]) -> None:
         def write(client: Any) -> None:
             pipeline = client.pipeline(transaction=False)
@@ -307,6 +318,11 @@ class RedisOnlineStore:
                 f"partition {partition} {status}, not {previous}: the online store lost entities; "
                 "put all of them again"
             )
+
+
+def literally(text: str) -> str:
+    """Return the pattern of Redis that only `text` matches."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
 def checked(name: str, word: str) -> str:

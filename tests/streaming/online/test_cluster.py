@@ -69,6 +69,8 @@ def test_only_the_newest_owner_of_a_partition_writes(cluster: RedisCluster) -> N
         assert reader.get_many([gone, kept, late]) == [None, b"one", b"2"]
         assert reader.get_many([*many])[3:] == [*many.values()][3:]
         assert reader.get_many(["visit", "none"], kind="session") == [b"s", None]
+        assert sorted(reader.keys("user")) == sorted(key for key in many if key != gone)
+        assert reader.keys("session") == ["visit"]
         second = owner(cluster, 3)
         assert second.marked(3) == reader.marked(3) == 20
         with pytest.raises(FencedError, match="another process writes"):

@@ -9,6 +9,7 @@ import click
 from tqdm import tqdm
 
 from tactful.cli import options as cli
+from tactful.cli.streaming.flink_compare import compare
 from tactful.cli.streaming.flink_jobs import (
     began,
     cluster_option,
@@ -167,6 +168,7 @@ def flink() -> None:
 
 flink.add_command(status)
 flink.add_command(stop)
+flink.add_command(compare)
 
 
 @flink.command(
