@@ -163,6 +163,19 @@ Running = subprocess.Popen[str]
 def running(name: str, changes: Mapping[str, str], *options: str) -> Iterator[Running]:
     """The process of a service of the compose file, with addresses of this machine."""
     words, environment = CONTAINERS[f"compose {name}"]
+    with run(name, words, environment, changes, *options) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def run(
+    name: str,
+    words: list[str],
+    environment: Environment,
+    changes: Mapping[str, str],
+    *options: str,
+) -> Iterator[Running]:
+    """A command with an environment, with the words and values of both that are changed."""
     command = [sys.executable, "-m", *(changes.get(word, word) for word in words), *options]
     env = {k: v for k, v in os.environ.items() if not k.startswith("TACTFUL_")}
     env |= {variable: changes.get(value, value) for variable, value in environment.items()}
