@@ -79,7 +79,10 @@ class Flink:
             topic: what it reads.
             output: topic for the results.
         """
-        script = _script(kind, topic, output)
+        return self.run_script(_script(kind, topic, output), topic.count)
+
+    def run_script(self, script: str, events: int) -> Run:
+        """Run a job that ends by itself, after it has read so many events."""
         argument = base64.b64encode(script.encode()).decode()
         request = json.dumps({"programArgsList": ["run", argument], "parallelism": 1}).encode()
         with _Watch(self._worker) as watch:
@@ -91,12 +94,12 @@ class Flink:
                     urllib.request.urlopen(
                         urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
                     ).close()
-                    raise TimeoutError(f"Flink's {kind} took longer than {_PATIENCE_S} s")
+                    raise TimeoutError(f"Flink's job took longer than {_PATIENCE_S} s")
                 time.sleep(0.1)
         if status["state"] == "FAILED":
             raise RuntimeError(f"Flink: {self._call(f'jobs/{job}/exceptions')}")
         begun, ended = self._ran(job, status["vertices"])
-        return Run(topic.count, watch.at(ended) - watch.at(begun), ended - begun)
+        return Run(events, watch.at(ended) - watch.at(begun), ended - begun)
 
     def _ran(self, job: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
         """Since when the first task of a job ran, and until when the last did, seconds.

@@ -1,0 +1,103 @@
+"""A Flink cluster whose processes may be killed, and the product's job on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.ports import free_port
+from tactful_streaming.flink.runner_jar import find_runner
+
+_ROOT = Path(__file__).resolve().parents[2]
+_COMMAND = str(_ROOT / "scripts" / "flink")
+_START_S = 300
+
+
+class Flink:
+    """A JobManager and a TaskManager with files of their own, started by ``scripts/flink``."""
+
+    def __init__(self, home: Path, jar: Path) -> None:
+        """Name a cluster in `home`, which has Flink's jars in `lib`; `jar` is the product's."""
+        self.home = home
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._jar = jar
+        self._environment = {
+            **os.environ,
+            "TACTFUL_FLINK_HOME": str(home),
+            "TACTFUL_FLINK_PORT": str(port),
+        }
+
+    def start(self) -> None:
+        """Start what does not run. A new JobManager has no jobs."""
+        self._call("start")
+
+    def stop(self) -> None:
+        """End both."""
+        self._call("stop")
+
+    def kill(self, name: str) -> None:
+        """``kill -9`` of the `jobmanager` or the `taskmanager`."""
+        os.kill(int((self.home / "run" / f"{name}.pid").read_text("ascii")), signal.SIGKILL)
+
+    def submit(self, features: Path, settings: Mapping[str, str], *, checkpoint: str) -> None:
+        """Start the job of some settings, with the newest state that it has left.
+
+        Raises:
+            RuntimeError: if it cannot be started.
+        """
+        options = {
+            "--output": "entities",
+            "--kafka": settings["TACTFUL_LOG__BROKERS"],
+            "--topic": settings["TACTFUL_LOG__TOPIC"],
+            "--entities-topic": settings["TACTFUL_FLINK__ENTITIES_TOPIC"],
+            "--erased-topic": settings["TACTFUL_FLINK__ERASED_TOPIC"],
+            "--group": settings["TACTFUL_LOG__TOPIC"] + "-flink",
+            "--cluster": self.url,
+            "--jar": str(self._jar),
+            "--checkpoint": checkpoint,
+            "--parallelism": "2",
+        }
+        words = [word for option in options.items() for word in option]
+        done = subprocess.run(
+            [sys.executable, "-m", "tactful", "flink", "submit", str(features), *words],
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the job was not submitted: {done.stderr[-500:]}")
+
+    def _call(self, command: str) -> None:
+        done = subprocess.run(
+            [_COMMAND, command],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"scripts/flink {command}: {done.stderr[-500:]}")
+
+
+@contextlib.contextmanager
+def flink(scratch: Path) -> Iterator[Flink]:
+    """Run a cluster with its files in `scratch`."""
+    jars = Path(os.environ.get("TACTFUL_FLINK_HOME", _ROOT / ".flink")).resolve()
+    subprocess.run([_COMMAND, "fetch"], check=True, stdout=subprocess.DEVNULL)
+    home = scratch / "flink"
+    home.mkdir()
+    (home / "lib").symlink_to(jars / "lib")
+    cluster = Flink(home, find_runner(jars))
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

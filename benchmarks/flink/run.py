@@ -1,0 +1,65 @@
+"""Recommendations from what Flink computed: how fresh, how equal, how robust, at which cost.
+
+Everything runs on Apache Kafka: the one that `TACTFUL_TEST_KAFKA` names or one of its own; kills
+need one of their own. Flink comes from `scripts/flink fetch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.figures import Figure, Part, main, measure
+from benchmarks.flink import kills
+from benchmarks.flink.freshness import freshness
+from benchmarks.flink.lists import lists
+from benchmarks.flink.rates import FIGURES, rates
+
+PARTS = ("freshness", "lists", "kills", "rates")
+
+
+def run(options: argparse.Namespace) -> list[Figure]:
+    """Measure. Quick reads fewer events, and kills four times."""
+    with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
+        return measure(_parts(options.quick, Path(name), options.resume), options.only)
+
+
+def _parts(quick: bool, scratch: Path, resume: Path | None) -> list[Part]:
+    """Return the parts, each with a folder of its own."""
+
+    def of(
+        name: str,
+        figures: Sequence[tuple[str, str]],
+        measured: Callable[[bool, Path], list[Figure]],
+    ) -> Part:
+        def in_folder() -> list[Figure]:
+            folder = scratch / name
+            folder.mkdir()
+            return measured(quick, folder)
+
+        return Part(name, figures, in_folder)
+
+    fresh = (("flink_freshness_p50_ms", "ms"), ("flink_freshness_p99_ms", "ms"))
+    equal = (("flink_list_rows_different", "1"), ("flink_planted_values_found", "1"))
+    return [
+        of("freshness", fresh, freshness),
+        of("lists", equal, lists),
+        of("kills", kills.FIGURES, partial(kills.kills, done=resume)),
+        of("rates", FIGURES, rates),
+    ]
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="record each round of kills here, and leave out those of this commit that are there",
+    )
+
+
+if __name__ == "__main__":
+    main("flink", run, parts=PARTS, add_options=_add_options)
