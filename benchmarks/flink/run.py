@@ -7,6 +7,8 @@ need one of their own. Flink comes from `scripts/flink fetch`.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +25,8 @@ PARTS = ("freshness", "lists", "kills", "rates")
 
 def run(options: argparse.Namespace) -> list[Figure]:
     """Measure. Quick reads fewer events, and kills four times."""
+    # A run that is told to stop ends its broker and its cluster on the way.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         return measure(_parts(options.quick, Path(name), options.resume), options.only)
 
