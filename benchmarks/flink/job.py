@@ -30,6 +30,8 @@ from tactful_streaming.worker.worker import Worker, WorkerOptions
 _PUBLISH_S, _COMMIT_S = 0.004, 0.05
 """As `tactful worker` with Redis does."""
 
+_PATIENCE_S = 600.0
+
 _Member = tuple[Callable[[], object], Callable[[], None], Callable[[], int]]
 """Of a member of a group: a step, its end, and the number of events that it has come to."""
 
@@ -39,12 +41,15 @@ def main(kind: str, servers: str, topic: str, count: int, redis_url: str, folder
     step, close, applied = {"worker": _worker, "copier": _copier}[kind](
         servers, topic, redis_url, folder
     )
+    until = time.monotonic() + _PATIENCE_S
     try:
         while not applied():
             started = time.perf_counter(), time.process_time()
             step()
-        while applied() < count:
+            assert time.monotonic() < until, "nothing is read"
+        while (reached := applied()) < count:
             step()
+            assert time.monotonic() < until, f"only {reached} of {count} events were reached"
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
     finally:
         close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -17,7 +18,7 @@ from benchmarks.figures import Figure
 from benchmarks.flink.place import DELAY_MS, LATENESS_MS, PARTITIONS, kafka
 from benchmarks.services import redis
 from benchmarks.streaming.events import Topic, fill
-from benchmarks.streaming.flink import Run, flink
+from benchmarks.streaming.flink import Flink, Run, flink
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.metadata.connections import online_tag
 from tactful_streaming.definitions.model import Definitions
@@ -25,6 +26,8 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.online.comparison import RedisSide, compare_sides
 from tactful_streaming.online.store import RedisOnlineStore
@@ -36,6 +39,7 @@ FIGURES = (
     ("flink_worker_events_per_s", "events/s"),
     ("flink_worker_cpu_us_per_event", "us"),
 )
+_POLL_S, _REST_S, _START_S = 0.02, 15.0, 300.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -53,11 +57,11 @@ def rates(quick: bool, scratch: Path) -> list[Figure]:
         url = stack.enter_context(redis(scratch))
         cluster = stack.enter_context(flink(scratch))
         warming = fill(servers, f"warm-{uuid.uuid4().hex[:12]}", count // 4)
-        cluster.run_script(_script(warming, definitions), warming.count)
+        _job(cluster, warming, definitions)
         for number in range(rounds):
             Redis.from_url(url).flushall()
             log = fill(servers, f"rate-{uuid.uuid4().hex[:12]}", count)
-            job = cluster.run_script(_script(log, definitions), count)
+            job = _job(cluster, log, definitions)
             copier = _ours("copier", log, url, scratch / f"copier-{number}")
             worker = _ours("worker", log, url, scratch / f"worker-{number}")
             _check(url, definitions)
@@ -88,22 +92,40 @@ def _figure(name: str, unit: str, values: Sequence[float], note: str) -> Figure:
     return Figure(name, middle, unit, ordered[0], ordered[-1], len(ordered), note)
 
 
-def _script(log: Topic, definitions: Definitions) -> str:
-    """Return the job that reads the log to its present end."""
+def _job(cluster: Flink, log: Topic, definitions: Definitions) -> Run:
+    """Run the job as it serves, which publishes values all the while, until the log is read."""
     entities = KafkaSettings(log.servers, f"{log.name}-entities")
     ensure_topic(entities, partitions=PARTITIONS, compacted=True)
     ensure_topic(KafkaSettings(log.servers, f"{log.name}-erased"), partitions=1, compacted=True)
+    script = _script(log, definitions)
+    with closing(KafkaLog(entities)) as topic, ExitStack() as stack:
+        opened = [stack.enter_context(closing(topic.partition(n))) for n in range(PARTITIONS)]
+        return cluster.run_until(script, log.count, lambda: _await_rest(opened))
+
+
+def _await_rest(partitions: Sequence[KafkaPartition]) -> float:
+    """Return when the last row was published, once none has come for a while."""
+    rows, changed, began = 0, time.time(), time.time()
+    while not rows or time.time() - changed < _REST_S:
+        if (present := sum(partition.end for partition in partitions)) != rows:
+            rows, changed = present, time.time()
+        if not rows and time.time() - began > _START_S:
+            raise TimeoutError(f"the job published nothing within {_START_S:g} s")
+        time.sleep(_POLL_S)
+    return changed
+
+
+def _script(log: Topic, definitions: Definitions) -> str:
     options = FlinkOptions(
         log.servers,
         log.name,
         output="entities",
-        entities_topic=entities.topic,
+        entities_topic=f"{log.name}-entities",
         erased_topic=f"{log.name}-erased",
         group_id=f"{log.name}-flink",
         watermark_delay_ms=DELAY_MS,
         allowed_lateness_ms=LATENESS_MS,
         parallelism=1,
-        end_offsets=dict(enumerate(log.ends)),
     )
     return compile_flink(definitions, options).text
 

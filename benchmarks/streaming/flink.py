@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -24,6 +24,7 @@ from tactful_streaming.flink.rest_client import FLINK_VERSION, build_runner
 _ROOT = Path(__file__).resolve().parents[2]
 _PEERS = Path(__file__).parents[1] / "peers"
 _PATIENCE_S = 900
+_ENDED = ("FINISHED", "FAILED", "CANCELED")
 _STATE = {"hop": "rocksdb", "decay": "rocksdb", "cep": "hashmap"}
 """Where it keeps the state of a job. Of a sequence in the heap: in RocksDB, where each event walks
 over what was deleted before, 60,000 events took it more than a minute of CPU."""
@@ -83,23 +84,53 @@ class Flink:
 
     def run_script(self, script: str, events: int) -> Run:
         """Run a job that ends by itself, after it has read so many events."""
-        argument = base64.b64encode(script.encode()).decode()
-        request = json.dumps({"programArgsList": ["run", argument], "parallelism": 1}).encode()
         with _Watch(self._worker) as watch:
-            submitted = time.perf_counter()
-            job = self._call(f"jars/{self._jar}/run", request, "application/json")["jobid"]
-            while (status := self._call(f"jobs/{job}"))["state"] not in ("FINISHED", "FAILED"):
-                if time.perf_counter() - submitted > _PATIENCE_S:
-                    cancel = f"{self._url}/jobs/{job}?mode=cancel"
-                    urllib.request.urlopen(
-                        urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
-                    ).close()
-                    raise TimeoutError(f"Flink's job took longer than {_PATIENCE_S} s")
-                time.sleep(0.1)
+            job = self._submit(script)
+            status = self._await_end(job)
         if status["state"] == "FAILED":
             raise RuntimeError(f"Flink: {self._call(f'jobs/{job}/exceptions')}")
         begun, ended = self._ran(job, status["vertices"])
         return Run(events, watch.at(ended) - watch.at(begun), ended - begun)
+
+    def run_until(self, script: str, events: int, ended: Callable[[], float]) -> Run:
+        """Run a job that goes on for ever, and cancel it.
+
+        Args:
+            script: the job.
+            events: number of events that it reads.
+            ended: waits until it has done its work; returns when that was, epoch seconds.
+        """
+        with _Watch(self._worker) as watch:
+            job = self._submit(script)
+            try:
+                end = ended()
+            finally:
+                self._cancel(job)
+            status = self._await_end(job)
+        begun, _ = self._ran(job, status["vertices"])
+        return Run(events, watch.at(end) - watch.at(begun), end - begun)
+
+    def _submit(self, script: str) -> str:
+        argument = base64.b64encode(script.encode()).decode()
+        request = json.dumps({"programArgsList": ["run", argument], "parallelism": 1}).encode()
+        answer = self._call(f"jars/{self._jar}/run", request, "application/json")
+        return str(answer["jobid"])
+
+    def _await_end(self, job: str) -> Any:
+        """Return what is known of a job that has ended; it is cancelled if that takes too long."""
+        submitted = time.perf_counter()
+        while (status := self._call(f"jobs/{job}"))["state"] not in _ENDED:
+            if time.perf_counter() - submitted > _PATIENCE_S:
+                self._cancel(job)
+                raise TimeoutError(f"Flink's job took longer than {_PATIENCE_S} s")
+            time.sleep(0.1)
+        return status
+
+    def _cancel(self, job: str) -> None:
+        cancel = f"{self._url}/jobs/{job}?mode=cancel"
+        urllib.request.urlopen(
+            urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
+        ).close()
 
     def _ran(self, job: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
         """Since when the first task of a job ran, and until when the last did, seconds.
