@@ -54,7 +54,7 @@ class Side(Protocol):
 
 
 class RedisSide:
-    """What workers of an engine, or copiers of a Flink job, keep in Redis."""
+    """Values that workers of an engine, or copiers of a Flink job, keep in Redis."""
 
     def __init__(self, name: str, store: RedisOnlineStore, partitions: int) -> None:
         """Read `store`, which has marks of that many partitions."""
@@ -81,7 +81,7 @@ States = Sequence[tuple[StateStore, Mapping[int, int]]]
 
 
 class StateSide:
-    """What engines keep in their own states."""
+    """Values that engines keep in their own states."""
 
     def __init__(self, name: str, open_states: Callable[[], States]) -> None:
         """Read states, which `open_states` opens anew each time, as they are at that time."""

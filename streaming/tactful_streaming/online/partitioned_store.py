@@ -71,7 +71,7 @@ class PartitionedRedisStore(RedisOnlineStore):
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         """Read the blobs of `keys`, in their order; None for a missing one.
 
-        Of a session with events in several partitions the blob with the newest event counts.
+        A session with events in several partitions has the blob with the newest event.
         """
         places = [self._places(kind, key) for key in keys]
         found = iter(self._get([name for names in places for name in names]))
