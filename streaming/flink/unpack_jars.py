@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 def unpack(packages: Path, lib: Path) -> None:
     """Write the jars in a folder of downloaded packages to `lib`, a new folder.
 
-    Of the second package only the connectors fit beside Flink's jars: it bundles an older Flink.
+    Only the connectors of the second package fit beside these jars: it bundles an older Flink.
     """
     lib.mkdir(parents=True)
     (flink,) = packages.glob("apache_flink_libraries-*.tar.gz")
