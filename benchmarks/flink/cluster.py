@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.flink.place import ran
 from benchmarks.ports import free_port
 from tactful_streaming.flink.runner_jar import find_runner
 
@@ -64,27 +65,12 @@ class Flink:
             "--parallelism": "2",
         }
         words = [word for option in options.items() for word in option]
-        done = subprocess.run(
-            [sys.executable, "-m", "tactful", "flink", "submit", str(features), *words],
-            capture_output=True,
-            text=True,
-            timeout=_START_S,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"the job was not submitted: {done.stderr[-500:]}")
+        command = [sys.executable, "-m", "tactful", "flink", "submit", str(features), *words]
+        ran(command, "the submission of the job", timeout=_START_S)
 
     def _call(self, command: str) -> None:
-        done = subprocess.run(
-            [_COMMAND, command],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=_START_S,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"scripts/flink {command}: {done.stderr[-500:]}")
+        words = [_COMMAND, command]
+        ran(words, f"scripts/flink {command}", env=self._environment, timeout=_START_S)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,18 @@ def new_log(servers: str) -> Log:
     log = Log(servers, f"bench-{uuid.uuid4().hex[:12]}")
     ensure_topic(KafkaSettings(servers, log.topic), partitions=PARTITIONS)
     return log
+
+
+def ran(command: Sequence[str], what: str, **options: Any) -> str:
+    """Run a command and return its output; `options` are those of `subprocess.run`.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode:
+        raise RuntimeError(f"{what} failed: {done.stderr[-500:]}")
+    return str(done.stdout)
 
 
 def marks(store: RedisOnlineStore) -> dict[int, int]:

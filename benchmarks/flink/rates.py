@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 import uuid
@@ -15,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.figures import Figure
-from benchmarks.flink.place import DELAY_MS, LATENESS_MS, PARTITIONS, kafka
+from benchmarks.flink.place import DELAY_MS, LATENESS_MS, PARTITIONS, kafka, ran
 from benchmarks.services import redis
 from benchmarks.streaming.events import Topic, fill
 from benchmarks.streaming.flink import Flink, Run, flink
@@ -132,16 +131,8 @@ def _script(log: Topic, definitions: Definitions) -> str:
 
 def _ours(kind: str, log: Topic, redis_url: str, folder: Path) -> Run:
     words = [kind, log.servers, log.name, str(log.count), redis_url, str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.flink.job", *words],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the {kind} failed: {done.stderr[-500:]}")
-    took: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    output = ran([sys.executable, "-m", "benchmarks.flink.job", *words], f"the {kind}", cwd=_ROOT)
+    took: dict[str, Any] = json.loads(output.splitlines()[-1])
     return Run(took["events"], took["cpu_s"], took["wall_s"])
 
 
