@@ -73,6 +73,14 @@ class Columns:
         """Return the share of cells that are not empty."""
         return len(self._cells[name]) / max(len(self._sample[name]), 1)
 
+    def shares_values(self, name: str, other: str) -> float:
+        """Return the share of a column's values that stand beside several ones of another."""
+        beside: dict[str, set[str]] = {}
+        for left, right in zip(self._sample[name], self._sample[other], strict=True):
+            if left is not None and right is not None:
+                beside.setdefault(str(left), set()).add(str(right))
+        return sum(len(values) > 1 for values in beside.values()) / max(len(beside), 1)
+
     def find(self, field: str) -> str | None:
         """Return the likeliest column of a field that is not empty."""
         if field in self._hints:

@@ -47,9 +47,12 @@ def event_fields(columns: Columns, source: str) -> Guess:
         ).strip("; ")
     described = columns.find(names.TITLE) or columns.find(names.CATEGORY)
     if described and draft.has("item_id"):
+        given = (
+            f" --map item={draft.fields['item_id'].columns[0]}" if "item_id" in draft.given else ""
+        )
         draft.notes.append(
             "only items that are described are recommended: "
-            f"tactful import {columns.path.name} --kind items sends those of this file"
+            f"tactful import {columns.path.name} --kind items{given} sends those of this file"
         )
     return draft.finish(
         Plan(

@@ -33,6 +33,8 @@ from tactful.imports.plan import Guess, Plan
 from tactful.imports.raw_lines import raw_lines
 from tactful.imports.time_order import is_disordered
 
+_MOST_TITLES = 0.1  # share of ids of items that may have several titles, as of a corrected name
+
 
 def guess(reader: Reader, options: ImportOptions) -> Guess:
     """Find out how the rows of a file become elements.
@@ -91,10 +93,24 @@ def _kind(reader: Reader, columns: Columns, options: ImportOptions) -> tuple[Kin
     if reader.holds is not None:
         return reader.holds, "by the format"
     likely = likely_kind(columns, options)
+    if likely == "items":
+        _refuse_orders(reader, columns)
     if likely is not None:
         return likely, "by the columns; --kind overrides"
     raise DatasetError(
         f"{reader.path}: cannot tell whether these are {', '.join(get_args(Kind))}: its columns "
         f"are {', '.join(columns.names)}. Give --kind, and name columns with "
         "--map, such as --map user=COLUMN --map item=COLUMN"
+    )
+
+
+def _refuse_orders(reader: Reader, columns: Columns) -> None:
+    """Raise DatasetError if what looks like the ids of items are those of orders or visits."""
+    name, title = columns.find(ITEM) or columns.find(BARE_ID), columns.find(TITLE)
+    if name is None or title is None or columns.shares_values(name, title) < _MOST_TITLES:
+        return
+    raise DatasetError(
+        f"{reader.path}: cannot tell what a row is: values of {name} have several values of "
+        f"{title} each, so they are no ids of items. If {name} is an order or visit, give --kind "
+        f"events --map session={name} --map item={title} --set type=purchase; else --kind items"
     )

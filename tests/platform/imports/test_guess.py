@@ -206,6 +206,25 @@ def test_items_of_a_file_of_sales_are_sent_when_they_change(tmp_path: Path) -> N
     assert any("--kind items" in note for note in understood(path, date_order="dmy").guess.notes)
 
 
+def test_orders_are_no_items(tmp_path: Path) -> None:
+    """A till's file: its ids are those of orders, as each stands beside several names."""
+    text = "id,date,time,name,type,price\n" + "".join(
+        f"2015-{number // 2},2015-01-01,11:{number:02}:36,pizza {number % 3},classic,{number % 3}\n"
+        for number in range(40)
+    )
+    path = write(tmp_path / "till.csv", text)
+    with pytest.raises(DatasetError, match=r"several values of name each.*--map session=id"):
+        understood(path)
+    asked = {"maps": ("session=id", "item=name"), "constants": ("type=purchase",)}
+    assert mapping(path, kind="events", **asked)["timestamp"] == "date+time"
+    notes = understood(path, kind="events", **asked).guess.notes
+    assert "--kind items --map item=name sends" in " ".join(notes)
+    assert mapping(path, kind="items")["item_id"] == "id"
+    renamed = "id,name,price\n" + "".join(f"{n % 20},{n % 20} {n > 38},{n}\n" for n in range(40))
+    path = write(tmp_path / "renamed.csv", renamed)
+    assert understood(path).guess.plan.kind == "items", "a name was corrected"
+
+
 def test_items_as_of_a_time(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "sku,title,updated_at\ntea,Tea,2024-01-31 10:00\n")
     (item,), _ = converted(path, time_zone="Europe/Berlin")
