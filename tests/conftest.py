@@ -61,7 +61,9 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-_RANDOM_FACTOR = 3  # how many times the examples of the default run a random one tries
+# Share of its examples that a test of Hypothesis tries, see scripts/test.
+_EXAMPLES = float(os.environ.get("TACTFUL_TEST_EXAMPLES", "1"))
+_FEWEST = 3
 _RANDOM_S = 110  # seconds after which a random run begins no further test
 _TEST_S = 4  # seconds after which its tests try no further example, unless one has failed
 
@@ -150,19 +152,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a random run, shuffle the tests and give each more examples and a limit of time."""
-    if _SEED is None:
-        return
-    random.Random(int(_SEED)).shuffle(items)
+    """Change how many examples tests of Hypothesis try; shuffle and limit those of a random run."""
+    if _SEED is not None:
+        random.Random(int(_SEED)).shuffle(items)
     for test in {getattr(item, "obj", None) for item in items}:
         function: Any = getattr(test, "__func__", test)
         if not hasattr(function, "hypothesis"):
             continue
-        function.hypothesis.inner_test = _limited(function.hypothesis.inner_test)
+        if _SEED is not None:
+            function.hypothesis.inner_test = _limited(function.hypothesis.inner_test)
         # Hypothesis has no public way to change the settings of a test after it was decorated.
         own = function._hypothesis_internal_use_settings
-        more = settings(own, max_examples=own.max_examples * _RANDOM_FACTOR)
-        function._hypothesis_internal_use_settings = more
+        most = max(round(own.max_examples * _EXAMPLES), min(own.max_examples, _FEWEST))
+        function._hypothesis_internal_use_settings = settings(own, max_examples=most)
 
 
 def pytest_collection_finish() -> None:

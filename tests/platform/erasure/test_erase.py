@@ -371,6 +371,7 @@ def test_a_job_killed_at_any_stage_is_finished_by_the_next(tmp_path: Path) -> No
     assert scan(tmp_path, tokens.needles()) == {}
 
 
+@pytest.mark.slow
 def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     apart.mkdir()

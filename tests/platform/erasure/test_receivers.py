@@ -216,6 +216,7 @@ def test_server(tmp_path: Path, shop: Shop) -> None:
     assert ids_left(settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("mysql", marks=pytest.mark.service("mysql"))])
 def test_sinks(
     backend: str,

@@ -127,6 +127,7 @@ def test_the_log_is_rewritten_online(tmp_path: Path, settings: Settings, apart: 
     assert scan(tmp_path, tokens.needles()) == {}
 
 
+@pytest.mark.slow
 def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings) -> None:
     """It could between the check for unfinished trainings and the rewriting of the log."""
     tokens = Tokens(*FIELDS)
@@ -150,6 +151,7 @@ def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings)
     assert sum(b"other-" in payload for payload in permitted) >= 5
 
 
+@pytest.mark.slow
 def test_an_erasure_waits_for_a_training_with_its_devices(settings: Settings) -> None:
     """A training that began before the devices were suppressed delays the erasure."""
     tokens = Tokens(*FIELDS)
@@ -325,6 +327,7 @@ def test_a_rewriting_that_is_killed_anywhere_leaves_a_whole_log(tmp_path: Path) 
     assert list(tmp_path.glob("*.redacting")) == []
 
 
+@pytest.mark.slow
 def test_the_last_search_finds_late_records(tmp_path: Path, settings: Settings) -> None:
     """Another process may have accepted it: the verification finds and removes it."""
     tokens = Tokens(*FIELDS)

@@ -471,6 +471,7 @@ def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, insid
         assert "ada" in installation.suppression.suppressed
 
 
+@pytest.mark.slow
 def test_a_restore_opens_no_records_of_the_erased(tmp_path: Path, settings: Settings) -> None:
     """Sealed records of users erased after the backup stay sealed."""
     master = tmp_path / "apart" / "master.key"

@@ -288,6 +288,7 @@ def test_one_data_directory_has_one_server(settings: Settings) -> None:
     Platform.open(settings, build).close()
 
 
+@pytest.mark.slow
 def test_changed_features_need_a_rebuild(settings: Settings) -> None:
     """A changed definition counts nothing before `rebuild`, and loses nothing by it."""
     with Live(Platform.open(settings, build)) as live:

@@ -47,6 +47,7 @@ def test_another_file_is_refused_and_leaves_nothing(tmp_path: Path, parts: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path) -> None:
     ran = CliRunner().invoke(main, ["speech", "prepare", str(tmp_path)])
     assert ran.exit_code != 0 and "give a new directory" in ran.output

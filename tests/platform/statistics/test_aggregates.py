@@ -364,6 +364,7 @@ def test_names_of_the_parts_of_a_mean_are_taken(tmp_path: Path) -> None:
         load_statistics(path)
 
 
+@pytest.mark.slow
 def test_aggregates_over_http(tmp_path: Path) -> None:
     """Index, cells, conclusions and refusals of a sum and a mean."""
     wanted = [SPENT, spent(name="mean", aggregate="mean", cap=1)]

@@ -52,6 +52,7 @@ def write_state(path: Path, log: EmbeddedLog, offset: int, identity: Identity | 
     engine.close()
 
 
+@pytest.mark.slow
 @given(share=st.floats(0.5, 0.98), linked=st.booleans(), seed=st.integers(0, 99))
 @settings(max_examples=2, deadline=None)
 def test_rows_of_a_replay_from_a_state_are_those_of_a_whole_replay(

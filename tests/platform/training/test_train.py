@@ -164,6 +164,7 @@ def knows_the_future(laid: Laid, number: int, seed: int, *, tied: bool = False) 
     )
 
 
+@pytest.mark.slow
 @given(share=st.floats(0, 0.7), seed=st.integers(0, 10**6), tied=st.booleans())
 @settings(max_examples=4, deadline=None)
 def test_no_row_knows_what_came_after_its_question(share: float, seed: int, tied: bool) -> None:

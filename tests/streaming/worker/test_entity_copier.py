@@ -207,6 +207,7 @@ def test_an_emptied_redis_is_filled_again(place: Place) -> None:
     step_until([copier], lambda: place.views() == 6)
 
 
+@pytest.mark.slow
 def test_a_node_of_a_cluster_restarts_and_a_slot_moves(kafka_servers: str, tmp_path: Path) -> None:
     """The partition of a node that lost its data is copied again, beside the other one."""
     with RedisCluster(tmp_path) as cluster:
