@@ -52,10 +52,17 @@ class EntityTopic:
             self._send(partition, f"{kind}:{key}".encode(), None)
 
     def mark(
-        self, partition: int, offset: int, *, subtask: int = 0, of: int = 1, kind: str = "user"
+        self,
+        partition: int,
+        offset: int,
+        *,
+        subtask: int = 0,
+        of: int = 1,
+        kind: str = "user",
+        forgotten: int = 0,
     ) -> None:
         """A mark of a subtask."""
-        row = [1, entities_tag(self.definitions), offset, kind, subtask, of, START]
+        row = [1, entities_tag(self.definitions), offset, kind, subtask, of, START, forgotten]
         self._send(partition, f"@{kind}:{subtask}".encode(), msgspec.msgpack.encode(row))
 
     def raw(self, partition: int, value: bytes) -> None:

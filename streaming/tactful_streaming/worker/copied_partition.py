@@ -5,6 +5,9 @@ that it has counted, and marks: how far each of its subtasks has come. All rows 
 published before it, so the copy has *reached* the least of the last marks. A job that restarts
 publishes again what it had published; such rows are older than what was reached, and left out.
 
+Marks also say which erasures the job has applied: by the offset in the topic of the erased, so an
+erasure is confirmed once the last marks of all subtasks are behind its rows there.
+
 Redis holds a record of the progress with the values, so that a Redis that was emptied, or restored
 from an older copy, says itself from where to read::
 
@@ -38,13 +41,21 @@ class Copied(msgspec.Struct, kw_only=True):
     subtasks: int = 0  # number of the job's subtasks
     marks: dict[str, int] = {}  # last mark of each, by kind and subtask
     reached: int | None = None  # offset of the log up to which all values are copied
-    purged: int = 0  # number of the last erasure that was applied
+    purged: int = 0  # number of the last erasure that was applied here
+    # Erasures that the job has not confirmed: by number, the offset behind their rows in the topic
+    # of the erased.
+    asked: dict[int, int] = {}
+    forgotten: dict[str, int] = {}  # offset there that each subtask has confirmed
 
-    def note(self, kind: str, subtask: int, subtasks: int, offset: int) -> None:
+    def note(
+        self, kind: str, subtask: int, subtasks: int, offset: int, *, forgotten: int = 0
+    ) -> None:
         """Note a mark of a subtask; one of another number of subtasks is of a new run."""
         if subtasks != self.subtasks:
-            self.marks, self.subtasks = {}, subtasks
-        self.marks[f"{kind}:{subtask}"] = offset
+            self.marks, self.forgotten, self.subtasks = {}, {}, subtasks
+        name = f"{kind}:{subtask}"
+        self.marks[name] = offset
+        self.forgotten[name] = max(self.forgotten.get(name, 0), forgotten)
 
     def advance(self, kinds: Collection[str]) -> None:
         """Update what is reached: it is known once every subtask of every kind has a mark."""
@@ -52,6 +63,17 @@ class Copied(msgspec.Struct, kw_only=True):
             least = min(self.marks.values())
             # A job that restarted comes again from behind.
             self.reached = least if self.reached is None else max(self.reached, least)
+
+    def confirm(self, kinds: Collection[str]) -> int | None:
+        """Remove the erasures that the job has confirmed; return the number of the last one."""
+        known = self.subtasks and len(self.forgotten) == self.subtasks * len(kinds)
+        if not self.asked or not known:
+            return None
+        least = min(self.forgotten.values())
+        confirmed = [number for number, offset in self.asked.items() if offset <= least]
+        for number in confirmed:
+            del self.asked[number]
+        return max(confirmed, default=None)
 
 
 class CopiedPartition:
@@ -108,22 +130,38 @@ class CopiedPartition:
 
     def apply(
         self, offsets: Sequence[int], rows: Sequence[bytes], suppressed: Container[str]
-    ) -> None:
-        """Copy rows of the entities' topic, without those of erased users."""
+    ) -> int | None:
+        """Copy rows of the entities' topic, without those of erased users.
+
+        Returns:
+            The number of the last erasure that the job has confirmed with them; None: no new one.
+        """
         changes: dict[str, dict[str, bytes | None]] = {}
         for payload in rows:
             if payload:  # a tombstone repeats what the row before it says
                 self._apply(payload, suppressed, changes)
         self.copied.offset = offsets[-1] + 1
         self.copied.advance(self._kinds)
+        confirmed = self.copied.confirm(self._kinds)
         self._write(changes)
         self.entries += sum(map(len, changes.values()))
         if len(self._ahead) > _MOST_AHEAD:
             self._ahead = {k: at for k, at in self._ahead.items() if at > self.reached}
+        return confirmed
 
-    def purge(self, kinds: Mapping[str, Collection[str]], number: int) -> None:
-        """Remove the values of erased users and sessions, by kind, up to an erasure."""
+    def purge(
+        self, kinds: Mapping[str, Collection[str]], number: int, *, asked: int | None = None
+    ) -> None:
+        """Remove the values of erased users and sessions, by kind, up to an erasure.
+
+        Args:
+            kinds: keys of the erased by kind of entity.
+            number: of the erasure.
+            asked: offset behind its rows in the topic of the erased; None: it has none.
+        """
         self.copied.purged = number
+        if asked is not None:
+            self.copied.asked[number] = asked
         self._write({kind: dict.fromkeys(keys) for kind, keys in kinds.items()})
 
     def check(self) -> None:
@@ -154,8 +192,8 @@ class CopiedPartition:
             if tag != self._tag or kind not in self._kinds:
                 return
             if what == 1:
-                subtask, subtasks, watermark = rest
-                self.copied.note(kind, subtask, subtasks, offset)
+                subtask, subtasks, watermark, forgotten = rest
+                self.copied.note(kind, subtask, subtasks, offset, forgotten=forgotten)
                 self.watermark = max(self.watermark, watermark)
                 return
             key, packed = rest

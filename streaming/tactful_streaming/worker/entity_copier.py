@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
@@ -38,6 +38,8 @@ _WAIT_S = 0.05
 _TELL_S = 0.5
 _RETRY_S = 1.0
 _FLUSH_S = 10.0
+_ASK_S = 30.0
+_END: Final = b"end"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class EntityCopier:
         self._tell_at = clock()
         self._counts: Counter[str] = Counter()
         self._purged = 0
+        self._asked_at = clock()
         self._causes = client.Causes()
         self._group = PartitionGroup(
             options.kafka,
@@ -132,7 +135,10 @@ class EntityCopier:
         """Copy one batch; return whether it is time to tell the progress."""
         with self._patience():
             for number, rows in self._group.poll(self._options.batch, _WAIT_S).items():
-                self._partitions[number].apply(rows.offsets, rows.payloads, self._suppressed)
+                one = self._partitions[number]
+                confirmed = one.apply(rows.offsets, rows.payloads, self._suppressed)
+                if confirmed is not None:
+                    self._report(one, confirmed)
             self._purge()
         if self._clock() < self._tell_at:
             return False
@@ -140,6 +146,7 @@ class EntityCopier:
         with self._patience():
             for one in self._partitions.values():
                 one.check()
+            self._ask_again()
         self._group.commit({n: one.copied.offset for n, one in self._partitions.items()})
         return True
 
@@ -237,26 +244,51 @@ class EntityCopier:
         self._purged = newest
 
     def _purge_partition(self, one: CopiedPartition, erasures: Erasures) -> None:
-        """Remove erased users from Redis, from the topic and from the job's state; report it."""
+        """Remove erased users from Redis and the topic, and ask the job to forget them.
+
+        It is reported once the job has confirmed all that it was asked.
+        """
         number, subjects = erasures.after(one.copied.purged)
         if subjects != SubjectIds():
             gone = {"user": subjects.people, "session": subjects.sessions}
             gone = {kind: keys for kind, keys in gone.items() if kind in self._kinds}
-            self._write_erased(one.number, gone)
-            one.purge(gone, number)
+            one.purge(gone, number, asked=self._write_erased(one.number, gone))
+            self._asked_at = self._clock()
         elif one.copied.purged != number:
             one.purge({}, number)
-        erasures.purged(f"{self._options.owner}.{self._options.log_topic}-{one.number}", number)
+        if not one.copied.asked:
+            self._report(one, number)
 
-    def _write_erased(self, partition: int, gone: Mapping[str, Collection[str]]) -> None:
-        """Tell the job whom to forget, and write tombstones to a partition of the entities."""
+    def _report(self, one: CopiedPartition, number: int) -> None:
+        if self._options.erasures is not None:
+            name = f"{self._options.owner}.{self._options.log_topic}-{one.number}"
+            self._options.erasures.purged(name, number)
+
+    def _ask_again(self) -> None:
+        """Ask for marks again after a while, as a job that was restored may owe them."""
+        if self._clock() < self._asked_at + _ASK_S:
+            return
+        waiting = [number for number, one in self._partitions.items() if one.copied.asked]
+        if waiting:
+            self._asked_at = self._clock()
+            self._write_erased(waiting[0], {})
+
+    def _write_erased(self, partition: int, gone: Mapping[str, Collection[str]]) -> int:
+        """Tell the job whom to forget, and write tombstones to a partition of the entities.
+
+        Returns:
+            The offset behind these rows in the topic of the erased.
+        """
         options = self._options
         settings = replace(options.kafka, topic=options.erased_topic)
         problems: list[Any] = []
+        written: list[int] = []
 
-        def delivered(error: Any, _: Any) -> None:
+        def delivered(error: Any, row: Any) -> None:
             if error is not None:
                 problems.append(error)
+            elif row.topic() == options.erased_topic:
+                written.append(row.offset() + 1)
 
         producer = client.connect("Producer", settings.producer_config(), self._causes.note)
         for kind, keys in gone.items():
@@ -275,11 +307,15 @@ class EntityCopier:
                     partition=partition,
                     on_delivery=delivered,
                 )
+        producer.produce(
+            options.erased_topic, key=b"@", value=_END, partition=0, on_delivery=delivered
+        )
         left = producer.flush(_FLUSH_S)
         if problems:
             raise client.explain(problems[0], settings, self._causes)
         if left:
             raise LogWriteError(f"topic {options.erased_topic!r}: {left} rows were not confirmed")
+        return max(written)
 
 
 def _as_log_error(error: Exception) -> LogUnreachableError:

@@ -119,6 +119,7 @@ def test_from_event_to_list(
         wait_until(lambda: all(views(live, p, last) == counts for p in PEOPLE), seconds=60)
 
         check_erasure(live, redis, copier)
+        check_receipt(live, flink)
         with FlinkCluster(flink.url) as cluster:
             assert cluster.state(job) == "RUNNING"
 
@@ -138,6 +139,26 @@ def check_erasure(live: Live, redis: RedisServer, copier: subprocess.Popen[bytes
     assert live.views("u0", last) > 0
     assert not kept()
     assert copier.poll() is None
+
+
+def check_receipt(live: Live, flink: FlinkProcesses) -> None:
+    """An erasure is done once the job has dropped the person's state, and not before."""
+
+    def requested(person: str) -> str:
+        return str(live.http.delete(f"/v1/users/{person}").json()["receipt"])
+
+    def state(receipt: str) -> str:
+        return str(live.http.get(f"/v1/erasures/{receipt}").json()["state"])
+
+    first = requested("u0")
+    wait_until(lambda: state(first) == "done", seconds=60)
+    flink.kill_worker()
+    second = requested("5")
+    wait_until(lambda: state(second) == "purging", seconds=60)
+    time.sleep(4)  # the owners of partitions look for erasures each second
+    assert state(second) == "purging"
+    flink.start()
+    wait_until(lambda: state(second) == "done", seconds=120)
 
 
 def event_to_list(live: Live, number: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.streaming.entity_topic import EntityTopic
 from tests.streaming.redis_cluster import RedisCluster
@@ -55,7 +56,7 @@ class Place:
         self.log_id = "log"
         self._copiers: list[EntityCopier] = []
 
-    def copier(self) -> EntityCopier:
+    def copier(self, clock: Callable[[], float] = time.monotonic) -> EntityCopier:
         options = CopierOptions(
             kafka=self.topic.kafka,
             log_topic="log",
@@ -67,7 +68,7 @@ class Place:
             log_id=self.log_id,
             erasures=self.erasures,
         )
-        copier = EntityCopier(self.topic.definitions, options)
+        copier = EntityCopier(self.topic.definitions, options, clock=clock)
         self._copiers.append(copier)
         return copier
 
@@ -125,6 +126,30 @@ def test_what_is_reached(notes: list[tuple[str, int, int, int]], reached: int | 
     assert copied.reached == reached
     copied.advance(["user", "session"])
     assert copied.reached == reached, "the marks of a kind are missing"
+
+
+@pytest.mark.parametrize(
+    ("notes", "confirmed"),
+    [
+        ([], None),
+        ([("user", 0, 1, 2)], None),
+        ([("user", 0, 1, 5)], 2),
+        ([("user", 0, 1, 8), ("user", 0, 1, 0)], 3),  # a job that restarted and has none to confirm
+        ([("user", 0, 2, 9)], None),
+        ([("user", 0, 2, 9), ("user", 1, 2, 7)], 2),
+        ([("user", 0, 1, 9), ("user", 1, 2, 9)], None),  # a new run, of which one mark is missing
+    ],
+)
+def test_erasures_that_are_confirmed(
+    notes: list[tuple[str, int, int, int]], confirmed: int | None
+) -> None:
+    copied = Copied(asked={1: 3, 2: 5, 3: 8})
+    for kind, subtask, subtasks, forgotten in notes:
+        copied.note(kind, subtask, subtasks, 1, forgotten=forgotten)
+    found = copied.confirm(["user"])
+    assert found == confirmed
+    assert set(copied.asked) == {number for number in (1, 2, 3) if number > (found or 0)}
+    assert msgspec.json.decode(msgspec.json.encode(copied), type=Copied) == copied
 
 
 def test_values_and_marks(place: Place) -> None:
@@ -305,8 +330,21 @@ def test_erased_people(kafka_servers: str, redis: RedisServer) -> None:
     step_until([copier], lambda: place.store.marked(0) == 6)
     erasures.suppressed = frozenset({"ada"})
     erasures.newest = 7
-    reported = {"workers.log-0": 7, "workers.log-1": 7}
-    step_until([copier], lambda: erasures.reported == reported)
+    step_until([copier], lambda: place.views("ada") is None)
+    before = {"workers.log-0": 0, "workers.log-1": 0}
+    settle(copier)
+    assert erasures.reported == before, "the job has not confirmed it"
+    copier.close()
+    copier = place.copier()
+    settle(copier)
+    assert erasures.reported == before, "another owner knows it, too"
+    ends = [at for at, row in enumerate(topic.rows(topic.erased, [0])) if row == (b"@", b"end")]
+    for partition, kind in ((0, "user"), (0, "session"), (1, "user")):
+        topic.mark(partition, 6, kind=kind, forgotten=ends[-1] + 1)
+    step_until([copier], lambda: erasures.reported["workers.log-0"] == 7)
+    assert erasures.reported["workers.log-1"] == 0
+    topic.mark(1, 6, kind="session", forgotten=ends[-1] + 1)
+    step_until([copier], lambda: erasures.reported["workers.log-1"] == 7)
     assert (place.views("ada"), place.views("visit", "session"), place.views("bob")) == (
         None,
         None,
@@ -321,5 +359,31 @@ def test_erased_people(kafka_servers: str, redis: RedisServer) -> None:
     assert (b"session:visit", None) in rows
     expected = {(entity_hash("user", "ada").encode(), b"user")}
     expected |= {(entity_hash("session", "visit").encode(), b"session")}
-    assert set(topic.rows(topic.erased, [0])) == expected
+    assert set(topic.rows(topic.erased, [0])) - {(b"@", b"end")} == expected
+    place.close()
+
+
+def test_a_job_that_confirms_nothing_is_asked_again(kafka_servers: str, redis: RedisServer) -> None:
+    place = Place(EntityTopic(kafka_servers, DEFINITIONS), redis)
+    place.erasures = erasures = Erasures((), SubjectIds(users=frozenset({"ada"})))
+    now = [0.0]
+    copier = place.copier(clock=lambda: now[0])
+
+    def asked() -> int:
+        return place.topic.rows(place.topic.erased, [0]).count((b"@", b"end"))
+
+    step_until([copier], lambda: len(copier.partitions) == 2)
+    now[0] = 29.0
+    settle(copier)
+    assert asked() == 2, "once for each partition"
+    now[0] = 61.0
+    settle(copier)
+    assert asked() == 3
+    for partition in (0, 1):
+        place.topic.mark(partition, 1, forgotten=6)
+    now[0] = 62.0
+    step_until([copier], lambda: erasures.reported == {"workers.log-0": 7, "workers.log-1": 7})
+    now[0] = 120.0
+    settle(copier)
+    assert asked() == 3
     place.close()

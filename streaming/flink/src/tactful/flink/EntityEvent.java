@@ -13,6 +13,7 @@ public final class EntityEvent {
     public long watermark; // before the event; of a mark, that reached
     public int subtask; // of a mark: for whom it is …
     public int subtasks; // … of how many
+    public long forgotten; // of a mark: offset behind the last erasures that came before it, or 0
     public int[] aggregates = {}; // those that count the event
     public double[] amounts = {};
     public String[] texts = {};

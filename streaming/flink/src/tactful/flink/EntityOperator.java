@@ -199,7 +199,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
 
     private void publishMark(EntityEvent mark) {
         MessagePack.Writer row = new MessagePack.Writer();
-        row.array(7);
+        row.array(8);
         row.integer(1);
         row.text(spec.tag);
         row.integer(mark.next);
@@ -207,6 +207,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         row.integer(mark.subtask);
         row.integer(mark.subtasks);
         row.integer(mark.watermark);
+        row.integer(mark.forgotten);
         byte[] key = ("@" + layout.kind + ":" + mark.subtask).getBytes(StandardCharsets.UTF_8);
         output.collect(new StreamRecord<>(new EntityRow(mark.partition, key, row.toBytes())));
     }

@@ -17,6 +17,8 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * partition is, so that no event of theirs is counted after a fresh start either.
  */
 final class ErasedTopic {
+    /** The value of a row that ends the erasures before it; a worker waits for it to come back in a mark. */
+    static final String END = "end";
     private static final long LONGEST_MS = 60_000;
 
     private ErasedTopic() {}

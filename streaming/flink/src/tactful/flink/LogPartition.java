@@ -9,6 +9,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.BiConsumer;
 import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.state.MapState;
 import org.apache.flink.api.common.state.MapStateDescriptor;
@@ -45,6 +46,7 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
     private transient Map<Integer, Long> marked; // time of the last mark of each partition
     private transient Set<Integer> pending; // partitions with a timer for a mark
     private transient List<String> markKeys;
+    private transient long forgotten; // offset in the topic of the erased, behind the last end of some
 
     LogPartition(String json) {
         this.json = json;
@@ -100,7 +102,7 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
         long clock = context.timerService().currentProcessingTime();
         long due = marked.getOrDefault(record.partition, 0L) + spec.publishMs;
         if (clock >= due) {
-            mark(record.partition, now, clock, context);
+            mark(record.partition, now, clock, context::output);
         } else if (pending.add(record.partition)) {
             context.timerService().registerProcessingTimeTimer(due);
         }
@@ -110,10 +112,10 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
     public void onTimer(long timestamp, OnTimerContext context, Collector<EntityEvent> out) throws Exception {
         int partition = context.getCurrentKey();
         pending.remove(partition);
-        mark(partition, new EventTime(spec.delayMs, time.value()), timestamp, context);
+        mark(partition, new EventTime(spec.delayMs, time.value()), timestamp, context::output);
     }
 
-    private void mark(int partition, EventTime now, long clock, ReadOnlyContext context) {
+    private void mark(int partition, EventTime now, long clock, BiConsumer<OutputTag<EntityEvent>, EntityEvent> out) {
         marked.put(partition, clock);
         for (EntityLayout layout : spec.entities) {
             for (int subtask = 0; subtask < markKeys.size(); subtask++) {
@@ -125,7 +127,8 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
                 mark.watermark = now.watermark;
                 mark.subtask = subtask;
                 mark.subtasks = markKeys.size();
-                context.output(tag(layout.kind), mark);
+                mark.forgotten = forgotten;
+                out.accept(tag(layout.kind), mark);
             }
         }
     }
@@ -138,6 +141,15 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
         }
         String hash = new String(row.key, StandardCharsets.UTF_8);
         String kind = new String(row.value, StandardCharsets.UTF_8);
+        if (kind.equals(ErasedTopic.END)) {
+            forgotten = row.offset + 1;
+            if (spec.ends == null) {
+                long clock = context.currentProcessingTime();
+                context.applyToKeyedState(TIME, (partition, state) ->
+                        mark(partition, new EventTime(spec.delayMs, state.value()), clock, context::output));
+            }
+            return;
+        }
         if (kind.equals("user")) {
             erased.add(hash);
         }
