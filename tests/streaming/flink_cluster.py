@@ -127,6 +127,7 @@ def job_options(servers: str, log: str, features: str, matches: str) -> FlinkOpt
         matches_topic=matches,
         group_id=log,
         watermark_delay_ms=0,
+        allowed_lateness_ms=0,
         parallelism=1,
     )
 

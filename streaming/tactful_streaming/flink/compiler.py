@@ -3,8 +3,7 @@
 The log's topic is read once, as JSON entries. Its watermark follows events, by the earlier of
 timestamp and receipt, and ticks, as in the engine, and is emitted with every entry, so that
 lateness does not depend on the clock. Flink's watermark w excludes later events up to w, ours
-events before w, so Flink's is a millisecond less. Windows emit once, so `watermark_delay_ms` must
-include the allowed lateness.
+events before w, so Flink's is a millisecond less.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
-from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Sequence
+from tactful_streaming.definitions.model import Definitions, Feature, Sequence
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.entities import compile_entities
 from tactful_streaming.flink.features import LISTS, NUMBERS, feature_statements
@@ -21,10 +20,11 @@ from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.sequences import (
     MATCHES,
     join_statements,
-    longest_wait_ms,
     sequence_statements,
 )
-from tactful_streaming.flink.sql_text import CannotCompile, entity_column, interval, literal
+from tactful_streaming.flink.sources import check_sources, describing
+from tactful_streaming.flink.sql_text import CannotCompile, interval, literal
+from tactful_streaming.flink.timing import ttl_settings, watermark_delay_ms
 
 _FUNCTIONS: Final = {
     "json_text": "JsonText$Text",
@@ -42,11 +42,9 @@ _FUNCTIONS: Final = {
     "collect_ids": "CollectIds",
     "silences": "Silences",
 }
-_LASTING = ("last_n", "last_time")
 _SENDER = "sender, " + ", ".join(
     f"CASE WHEN sender IS NOT NULL THEN {column} END" for column in ("device_id", "user_id")
 )  # an event id is unique within its sender, see `event_key`
-_DAY_MS = 86_400_000
 
 
 def compile_flink(
@@ -64,16 +62,16 @@ def compile_flink(
         raise DefinitionError(f"{file}: there is nothing to compile")
     views: list[str] = []
     inserts: list[str] = []
-    wanted: set[str] = set()
+    delay_ms = watermark_delay_ms(definitions, options)
     for definition in definitions.all:
         try:
-            wanted |= _sources(definition, options)
+            check_sources(definition, options)
             if isinstance(definition, Feature):
                 more, insert = feature_statements(definition, options.decay)
             elif isinstance(definition, Sequence):
                 more, insert = sequence_statements(definition)
             else:
-                more, insert = join_statements(definition, options.watermark_delay_ms)
+                more, insert = join_statements(definition, delay_ms)
         except CannotCompile as error:
             line = definitions.lines.get(definition.name)
             where = file if line is None else f"{file}:{line}"
@@ -82,12 +80,12 @@ def compile_flink(
             ) from error
         views += more
         inserts.append(insert)
-    described = options.catalogue and any(_is_of_item(source) for source in wanted)
+    described = bool(describing(definitions, options))
     views = [*_event_views(options, described=described), *views]
     statements = (
-        *_settings(definitions, options, described=described),
+        *_settings(definitions, options),
         *_functions("\n".join([*views, *inserts])),
-        _log_table(options),
+        _log_table(options, delay_ms),
         *_sinks(inserts, options),
         *views,
         "EXECUTE STATEMENT SET BEGIN\n\n" + "".join(f"{insert};\n\n" for insert in inserts) + "END",
@@ -95,37 +93,12 @@ def compile_flink(
     return FlinkScript(statements)
 
 
-def _sources(definition: Definition, options: FlinkOptions) -> set[str]:
-    """Return the fields of an event that a definition reads beside its type and time."""
-    sources = {entity_column(definition.entity)}
-    if isinstance(definition, Feature):
-        sources |= {source for source in (definition.of, definition.group_by) if source}
-    elif isinstance(definition, Sequence) and definition.same is not None:
-        sources.add(definition.same)
-    elif isinstance(definition, Join) and not options.catalogue:
-        raise CannotCompile("it needs the updates of items, and catalogue is off")
-    of_item = sorted(source for source in sources if source.startswith("item."))
-    if of_item and not options.catalogue:
-        raise CannotCompile(f"{of_item[0]} needs the items, and catalogue is off")
-    return sources
-
-
-def _is_of_item(source: str) -> bool:
-    return source == "category" or source.startswith("item.")
-
-
-def _settings(definitions: Definitions, options: FlinkOptions, *, described: bool) -> Iterator[str]:
+def _settings(definitions: Definitions, options: FlinkOptions) -> Iterator[str]:
     settings = options.execution()
     settings["table.local-time-zone"] = "UTC"  # windows are aligned to the epoch
     if options.idle_timeout_ms:
         settings["table.exec.source.idle-timeout"] = f"{options.idle_timeout_ms} ms"
-    lasting = described or any(f.aggregate in _LASTING for f in definitions.features)
-    if options.dedupe_days and not lasting:
-        # Windows and patterns remove their own state. Event ids and the state of `silences` need a
-        # time to live, longer than any match waits.
-        waits = [longest_wait_ms(s) + options.watermark_delay_ms for s in definitions.sequences]
-        longest = 1 + max(waits, default=0) // _DAY_MS
-        settings["table.exec.state.ttl"] = f"{max(options.dedupe_days, longest)} d"
+    settings |= dict(ttl_settings(definitions, options))
     for key, value in settings.items():
         yield f"SET {literal(key)} = {literal(value)}"
 
@@ -136,7 +109,7 @@ def _functions(text: str) -> Iterator[str]:
             yield f"CREATE TEMPORARY SYSTEM FUNCTION {function} AS 'tactful.flink.{cls}'"
 
 
-def _log_table(options: FlinkOptions) -> str:
+def _log_table(options: FlinkOptions, delay_ms: int) -> str:
     properties = {
         "connector": "kafka",
         "topic": options.topic,
@@ -153,7 +126,7 @@ def _log_table(options: FlinkOptions) -> str:
             f"partition:{partition},offset:{offset}"
             for partition, offset in sorted(options.end_offsets.items())
         )
-    delay = interval(options.watermark_delay_ms + 1)
+    delay = interval(delay_ms + 1)
     return f"""CREATE TEMPORARY TABLE `log` (
   kind STRING, event_id STRING, type STRING, `timestamp` BIGINT, received_at BIGINT,
   sender STRING, user_id STRING, device_id STRING, session_id STRING, item_id STRING,
@@ -172,8 +145,9 @@ def _event_views(options: FlinkOptions, *, described: bool) -> Iterator[str]:
     source = "`log`"
     kinds = "kind IN ('event', 'item')" if described else "kind = 'event'"
     if options.dedupe_days:
-        # The planner treats the output of ROW_NUMBER as changing rows, which `described` cannot
-        # read. Items are never duplicates.
+        # Not ROW_NUMBER: the planner of Flink 2.0 infers changing rows for it, also for the first
+        # of each key by time of processing, and OVER, windows and patterns take only new rows.
+        # Items are never duplicates.
         identity = "COALESCE(event_id, CAST(`offset` AS STRING))" if described else "event_id"
         yield f"""CREATE TEMPORARY VIEW once AS
 SELECT * FROM (

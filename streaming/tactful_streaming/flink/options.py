@@ -19,10 +19,11 @@ class FlinkOptions:
     features_topic: str = "features"  # topic for values of features
     matches_topic: str = "matches"  # topic for matches of sequences and pairs of joins
     group_id: str = "tactful-flink"  # consumer group whose offsets show the job's progress
-    # the engine's delay plus its allowed lateness; of `output` entities, its delay alone
-    watermark_delay_ms: int = 300_000
+    watermark_delay_ms: int = 5_000  # as of the engine
     idle_timeout_ms: int = 60_000  # silence after which a partition counts as idle; 0: never
-    allowed_lateness_ms: int = 300_000  # of `output` entities: the engine's
+    # As of the engine. Windows of `output` results are written once, this much later than the
+    # engine writes them first; without windows it has no effect there.
+    allowed_lateness_ms: int = 300_000
     dedupe_days: int = 7  # days for which an event id is stored; 0: events are not deduplicated
     # Whether the topic holds items, too. Without them the category comes from the event alone, and
     # `item.` sources are refused.

@@ -115,6 +115,7 @@ def by_flink(
         matches_topic=f"matches-{name}",
         group_id=name,
         watermark_delay_ms=delay,
+        allowed_lateness_ms=0,
         parallelism=1,
         state_backend="hashmap",
         end_offsets=write_log(servers, f"log-{name}", [entries]),

@@ -8,8 +8,10 @@ import math
 import random
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,52 @@ def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:
         ("quiet", ("e3",)): 1,
         ("fresh", ("e1",)): 1,
     }
+
+
+@pytest.mark.slow
+def test_event_ids_expire_by_themselves(flink: LocalFlink, kafka_servers: str) -> None:
+    """An id counts again after its lifetime; what was read before it stays known."""
+    definitions = load_definitions("""
+- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}
+- {name: t, entity: user, event: view, aggregate: count, group_by: item.title, window: {size: 1m}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 4}
+- {name: quiet, entity: user, within: 5m, sequence: [view, {not: view, for: 2m}]}
+""")
+    again = event(2, "view", 2_000, item_id="tea")
+    first = [
+        Item(item_id="tea", timestamp=T0, title="Tea"),
+        event(1, "view", 1_000, item_id="cup"),
+        again,
+        again,
+    ]
+    later = [again, Tick(timestamp=T0 + 10 * MINUTE)]
+    log, features, matches = topic_name(), topic_name(), topic_name()
+    flink_cluster.write_log(kafka_servers, log, [first])
+    make_topic(kafka_servers, features)
+    make_topic(kafka_servers, matches)
+    options = flink_cluster.job_options(kafka_servers, log, features, matches)
+    ends = {0: len(first) + len(later)}
+    script = compile_flink(definitions, replace(options, end_offsets=ends)).text
+    lifetime = "'tactful.state.ttl.count' = "
+    assert f"{lifetime}'7 d'" in script
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(flink.run, script.replace(f"{lifetime}'7 d'", f"{lifetime}'3 s'"))
+        assert len(read_rows(kafka_servers, features, 2)) == 2  # of `recent`: no window has ended
+        time.sleep(3)
+        flink_cluster.append(kafka_servers, log, later)
+        job.result()
+    rows = read_rows(kafka_servers, features, 3 + 2)
+    recent = [row["feature_value"] for row in rows if row["feature"] == "recent"]
+    assert [[item for item, _ in texts] for texts in recent] == [
+        ["cup"], ["tea", "cup"], ["tea", "tea", "cup"],
+    ]  # fmt: skip
+    counts = {
+        (row["feature"], row.get("group_key")): row["feature_value"]
+        for row in rows
+        if row["feature"] != "recent"
+    }
+    assert counts == {("n", None): 3.0, ("t", "Tea"): 2.0}
+    assert [row["sequence"] for row in read_rows(kafka_servers, matches, 1)] == ["quiet"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from tactful.errors import ConfigError, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.compiler import compile_flink
+from tactful_streaming.flink.notes import Note, compile_notes
 from tactful_streaming.flink.options import FlinkOptions, FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 from tactful_streaming.flink.runner_jar import find_runner
 from tactful_streaming.flink.submission import Program, Started, submit_job, upgrade_job
 
-_DELAYS = {"results": 300_000, "entities": 5_000}
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -69,7 +70,6 @@ _job_options = cli.with_options(  # what is compiled
         "--output",
         type=click.Choice(["results", "entities"]),
         default="results",
-        is_eager=True,  # the default of --delay depends on it
         help="Rows of windows and matches, or packed values, from which servers recommend.",
     ),
     click.option("--entities-topic", default="tactful-entities", help="Topic for packed values."),
@@ -90,18 +90,16 @@ _job_options = cli.with_options(  # what is compiled
         "--delay",
         "watermark_delay_ms",
         type=_Duration(),
-        callback=lambda context, option, given: (
-            _DELAYS[context.params["output"]] if given is None else given
-        ),
-        help="Maximum lateness of events that count. With --output entities, as "
-        "engine.watermark_delay_ms.  [default: 5m; entities: 5s]",
+        default="5s",
+        help="Delay of the watermark, as engine.watermark_delay_ms.",
     ),
     click.option(
         "--lateness",
         "allowed_lateness_ms",
         type=_Duration(),
         default="5m",
-        help="Of --output entities, as engine.allowed_lateness_ms.",
+        help="Time for late events, as engine.allowed_lateness_ms. Windows of --output results are "
+        "written this much later.",
     ),
     click.option(
         "--idle",
@@ -179,7 +177,9 @@ flink.add_command(compare)
 @cli.grouped("options", FlinkOptions)
 def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     """Print FILE, a features.yaml, as Flink SQL."""
-    text = _compile(file, options).text
+    script, notes = _compile(file, options)
+    _say_notes(notes)
+    text = script.text
     if out is None:
         click.echo(text, nl=False)
         return
@@ -238,14 +238,16 @@ def submit(
         raise click.UsageError("either --cluster or --gateway is needed")
     if gateway is not None and (wait or savepoint is not None):
         raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
-    script = _compile(file, options)
+    script, notes = _compile(file, options, runner=gateway is None)
+    said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
+    if not as_json:
+        _say_notes(notes)
     state: str | None = None
     started: Started | None = None
     with flink_errors():
         if cluster is not None:
             path = Path(jar) if jar is not None else find_runner(flink_home)
             with FlinkCluster(cluster) as flink:
-                said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
                 said(f"Flink {flink.version()} answers; it gets {path.name}")
                 program = Program(options.job, script, options.parallelism)
                 started = submit_job(
@@ -263,7 +265,7 @@ def submit(
                 job = flink.run(script, jar=jar, on_progress=cli.advance(bar))
     if as_json:
         restored = started.restored if started is not None else None
-        cli.print_json({"job": job, "state": state, "restored": restored})
+        cli.print_json({"job": job, "state": state, "restored": restored, "notes": _data(notes)})
     else:
         click.echo(job)
 
@@ -302,11 +304,13 @@ def upgrade(
     It is stopped with a savepoint, which the new job begins with. State that another definition
     would take, or nobody, is refused first, and the job runs on.
     """
-    script = _compile(file, options)
+    script, notes = _compile(file, options)
+    said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
+    if not as_json:
+        _say_notes(notes)
     with flink_errors():
         path = Path(jar) if jar is not None else find_runner(flink_home)
         with FlinkCluster(cluster) as flink:
-            said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
             started = upgrade_job(
                 flink,
                 flink.upload(path),
@@ -319,7 +323,10 @@ def upgrade(
             said(f"job {started.job} begins {began(started)}")
             state = flink.state(started.job)
     if as_json:
-        cli.print_json({"job": started.job, "state": state, "restored": started.restored})
+        restored = started.restored
+        cli.print_json(
+            {"job": started.job, "state": state, "restored": restored, "notes": _data(notes)}
+        )
     else:
         click.echo(started.job)
 
@@ -328,6 +335,20 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-def _compile(file: Path, options: FlinkOptions) -> FlinkScript:
+def _say_notes(notes: Iterable[Note]) -> None:
+    for note in notes:
+        click.echo(f"note: {note.line}", err=True)
+
+
+def _data(notes: Iterable[Note]) -> list[dict[str, Any]]:
+    return [{"definitions": list(note.definitions), "note": note.text} for note in notes]
+
+
+def _compile(
+    file: Path, options: FlinkOptions, *, runner: bool = True
+) -> tuple[FlinkScript, tuple[Note, ...]]:
+    """Compile a file; return the script, and what the job will do differently from the engine."""
     with cli.reported_as(ConfigError, DefinitionError):
-        return compile_flink(load_definitions(file), options, file=str(file))
+        definitions = load_definitions(file)
+        script = compile_flink(definitions, options, file=str(file))
+        return script, compile_notes(definitions, options, runner=runner)

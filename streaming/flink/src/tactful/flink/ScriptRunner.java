@@ -8,11 +8,14 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Base64;
+import java.util.HashMap;
+import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.table.api.EnvironmentSettings;
+import org.apache.flink.table.api.PlanReference;
 import org.apache.flink.table.api.StatementSet;
 import org.apache.flink.table.api.TableEnvironment;
 import org.apache.flink.table.api.TableResult;
@@ -27,6 +30,9 @@ import org.apache.flink.table.api.TableResult;
  * ScriptRunner serve            awaits one script after the other, read from standard input
  * </pre>
  *
+ * A setting {@code tactful.state.ttl.count} is the lifetime of the state of OVER aggregations with
+ * COUNT, see {@link JobPlan}; so for any other function.
+ *
  * A script of settings and one statement ENTITIES '…' runs the {@link EntityJob} of that specification.
  *
  * On a cluster it runs where it was uploaded; started by itself it runs the job in its own JVM.
@@ -37,6 +43,7 @@ public final class ScriptRunner {
     private static final Pattern INSERT = Pattern.compile("INSERT\\s.*", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
 
     private static final String ENTITIES = "ENTITIES '";
+    private static final String TTL = "tactful.state.ttl."; // then the function of an OVER aggregation
 
     private ScriptRunner() {}
 
@@ -95,10 +102,22 @@ public final class ScriptRunner {
             System.out.println(inserts.explain());
             return;
         }
-        TableResult result = inserts.execute();
+        // By way of the plan, whose operators can have lifetimes and names of their own.
+        String plan = JobPlan.edited(inserts.compilePlan().asJsonString(), lifetimes(configuration));
+        TableResult result = environment.loadPlan(PlanReference.fromJsonString(plan)).execute();
         if (mode.equals("await")) {
             result.await();
         }
+    }
+
+    private static Map<String, String> lifetimes(Configuration configuration) {
+        Map<String, String> lifetimes = new HashMap<>();
+        configuration.toMap().forEach((key, value) -> {
+            if (key.startsWith(TTL)) {
+                lifetimes.put(key.substring(TTL.length()), value);
+            }
+        });
+        return lifetimes;
     }
 
     private static void runEntities(String mode, Configuration configuration, String specification) throws Exception {
