@@ -1,8 +1,9 @@
 """Starts, resumes and upgrades a job so that one of its name runs, with state that fits.
 
-Flink matches state to operators by the shape of a plan, not by their definitions: after a change
-from a window of two minutes to one of three it continues the sums of two. An upgrade therefore
-compares the plans first, and state goes only to an operator that is described as before.
+Our jobs name an operator by what it computes, and from what: after a change of one definition the
+operators of others find their state again. Flink would name them by the shape of a plan, and after
+a change from a window of two minutes to one of three continue the sums of two. An upgrade compares
+the plans first, so that state is neither lost nor given to another operator unasked.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _MISFIT: Final = re.compile(
     r"Cannot map checkpoint/savepoint state|There is no operator for the state|StateMigration"
     r"|must not be incompatible|cannot be restored|Failed to rollback to checkpoint"
 )
-_NUMBER: Final = re.compile(r"\[\d+\]")  # `Calc[17]`: another one for each compilation
-_TAGS: Final = re.compile(r"<br/>.*", re.DOTALL)
+_NUMBER: Final = re.compile(r"\[\d+\]")  # `Calc[17]`
+_CHAINED: Final = re.compile(r"<br/>.*", re.DOTALL)  # operators behind the one with the state
 _SHOWN: Final = 160
 
 
@@ -141,7 +142,10 @@ def upgrade_job(
         )
     (old,) = running
     if not from_start:
-        _check_change(_change(cluster, old.id, jar, program), allow_dropped=allow_dropped)
+        change = _change(cluster, old.id, jar, program)
+        _check_change(change, allow_dropped=allow_dropped)
+        if change.added:
+            progress("what is new begins empty: its windows are incomplete for their length")
     savepoint = stop_job(cluster, old.id, folder)
     progress(f"job {old.id} is stopped; its state is in {savepoint}")
     state = None if from_start else savepoint
@@ -190,8 +194,15 @@ def compare_plans(
 
 
 def described(plan: Mapping[str, Any]) -> dict[str, str]:
-    """Return the description of each operator of a plan by its id, without running numbers."""
-    return {str(it["id"]): _NUMBER.sub("", str(it["description"])) for it in plan["nodes"]}
+    """Return the description of each operator of a plan by its id, without numbers.
+
+    An operator that has its state by key begins a chain. Those behind it, such as projections for
+    other definitions, come and go.
+    """
+    return {
+        str(it["id"]): _NUMBER.sub("", _CHAINED.sub("", str(it["description"])))
+        for it in plan["nodes"]
+    }
 
 
 _SUBMIT: Final = "start it with `tactful flink submit`"
@@ -308,4 +319,4 @@ def _is_source(description: str) -> bool:
 
 
 def _head(description: str) -> str:
-    return repr(_TAGS.sub("", description).lstrip(":")[:_SHOWN])
+    return repr(description.lstrip(":")[:_SHOWN])

@@ -190,25 +190,62 @@ def test_the_watermark_is_a_millisecond_behind() -> None:
     assert (
         "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick')\n"
         "    THEN TO_TIMESTAMP_LTZ(reached, 3) - INTERVAL '0 00:00:05.001' DAY(3) TO SECOND(3) END"
-    ) in compiled(COUNT, watermark_delay_ms=5000)
+    ) in compiled(COUNT, watermark_delay_ms=5000, allowed_lateness_ms=0)
 
 
-def test_only_event_ids_have_a_time_to_live() -> None:
-    count = COUNT + "\n"
-    last = "- {name: g, entity: user, event: view, aggregate: last_time}\n"
-    of_item = count.replace("f,", "h,").replace("count", "count, group_by: item.title")
-    assert "'table.exec.state.ttl' = '7 d'" in compiled(count)
-    assert "'table.exec.state.ttl'" not in compiled(count, dedupe_days=0)
-    assert "'table.exec.state.ttl'" not in compiled(count + last)
-    assert "'table.exec.state.ttl'" not in compiled(count + of_item)
+LAST = "- {name: g, entity: user, event: view, aggregate: last_time}\n"
+RECENT = "- {name: r%d, entity: user, event: view, aggregate: last_n, of: item_id, n: 2%s}\n"
+WAIT = "- {name: s, entity: user, sequence: [view, {not: purchase, for: %s}], within: 1h}\n"
+OF_ITEM = COUNT.replace("f,", "h,").replace("count", "count, group_by: item.title") + "\n"
 
 
-def test_the_time_to_live_exceeds_the_wait_of_a_match() -> None:
-    yaml = "- {name: s, entity: user, sequence: [view, {not: purchase, for: %s}], within: 1h}\n"
-    assert "'table.exec.state.ttl' = '7 d'" in compiled(yaml % "6d")
-    assert "'table.exec.state.ttl' = '8 d'" in compiled(yaml % "7d")
-    assert "'table.exec.state.ttl' = '31 d'" in compiled(yaml % "30d", dedupe_days=1)
-    assert "'table.exec.state.ttl'" not in compiled(yaml % "30d", dedupe_days=0)
+def lifetimes(yaml: str, **options: object) -> dict[str, str]:
+    """Lifetimes of state by function; ``table.exec``: that of all without our runner."""
+    found = re.findall(r"SET '(.*)\.state\.ttl(.*)' = '(.*)'", compiled(yaml, **options))
+    return {function.lstrip(".") or place: days for place, function, days in found}
+
+
+@pytest.mark.parametrize("lasting", ["", LAST, OF_ITEM, RECENT % (0, "")])
+def test_event_ids_have_a_lifetime_of_their_own(lasting: str) -> None:
+    yaml = COUNT + "\n" + lasting
+    common = {} if lasting else {"table.exec": "7 d"}
+    assert lifetimes(yaml) == {"count": "7 d"} | common
+    assert lifetimes(yaml, dedupe_days=0) == {}
+
+
+def test_the_lifetime_of_a_wait_exceeds_it() -> None:
+    def waits(wait: str, **options: object) -> dict[str, str]:
+        return lifetimes(WAIT % wait, **options)
+
+    assert waits("6d") == {"count": "7 d", "silences": "14 d", "table.exec": "14 d"}
+    assert waits("30d", dedupe_days=90)["silences"] == "38 d"
+    assert waits("30d", dedupe_days=90)["table.exec"] == "90 d"
+    assert waits("30d", dedupe_days=0) == {"silences": "38 d", "table.exec": "38 d"}
+    assert waits("30d", watermark_delay_ms=86_400_000)["silences"] == "39 d"
+    assert lifetimes(WAIT % "6d" + LAST) == {"count": "7 d", "silences": "14 d"}
+    assert "silences" not in lifetimes(
+        "- {name: s, entity: user, sequence: [view, leave], within: 1h}"
+    )
+
+
+def test_newest_values_have_a_lifetime_if_all_have_a_window() -> None:
+    windows = ", window: {size: 30d}", ", window: {size: 2d}"
+    first, second = (RECENT % (n, window) for n, window in enumerate(windows))
+    assert lifetimes(first + second)["last_values"] == "38 d"
+    assert lifetimes(first + second)["table.exec"] == "38 d"
+    assert lifetimes(first + RECENT % (2, "")) == {"count": "7 d"}
+
+
+def test_only_windows_wait_for_late_events() -> None:
+    def watermark(yaml: str) -> str:
+        text = compiled(yaml, watermark_delay_ms=5000, allowed_lateness_ms=60_000)
+        return text.partition("THEN TO_TIMESTAMP_LTZ(reached, 3) - ")[2].partition(" DAY")[0]
+
+    join = "- {name: j, entity: user, join: {event: view, with: item_updates, within: 9s}}\n"
+    for yaml in (LAST, WAIT % "5m", RECENT % (0, ", window: {size: 2d}"), join):
+        assert watermark(yaml) == "INTERVAL '0 00:00:05.001'"
+        assert watermark(f"{yaml}{COUNT}") == "INTERVAL '0 00:01:05.001'"
+    assert "reached - 5000) AS heard" in compiled(join, watermark_delay_ms=5000)
 
 
 def test_items_are_joined_only_if_needed() -> None:

@@ -29,6 +29,11 @@ LONGER = load_definitions("""
 - {name: n, entity: user, event: view, aggregate: count, window: {size: 3m, slide: 1m}}
 - {name: left, entity: user, sequence: [view, leave], within: 5m}
 """)
+MORE = load_definitions("""
+- {name: n, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m}}
+- {name: left, entity: user, sequence: [view, leave], within: 5m}
+- {name: came, entity: user, sequence: [leave, view], within: 5m}
+""")
 FEWER = load_definitions("""
 - {name: n, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m}}
 """)
@@ -90,15 +95,17 @@ def test_a_job_is_operated(
         patiently(lambda: fired(options) == expected(1500), 120)
         patiently(lambda: well(cluster), 60)
 
-        # Definitions that would take the state of others, and some that would drop it.
-        for definitions, reason in ((LONGER, "of another definition"), (FEWER, "would lose it")):
+        # Definitions without those that have state, which no other may take.
+        for definitions in (LONGER, FEWER):
             changed = Program(NAME, compile_flink(definitions, options))
-            with pytest.raises(FlinkRefusedError, match=reason):
+            with pytest.raises(FlinkRefusedError, match="1 would lose it"):
                 upgrade_job(cluster, jar, changed)
             assert job_health(cluster, NAME).job == second.job
-        # Only the execution changes: all state is kept.
-        slower = Program(NAME, compile_flink(DEFINITIONS, replace(options, checkpoint_ms=700)))
-        third = upgrade_job(cluster, jar, slower)
+        # What is changed in the execution or added to the definitions leaves all state.
+        program = Program(NAME, compile_flink(MORE, replace(options, checkpoint_ms=700)))
+        steps: list[str] = []
+        third = upgrade_job(cluster, jar, program, progress=steps.append)
+        assert "what is new begins empty" in steps[0]
         assert third.restored is not None and f"/{second.job}/savepoint-" in third.restored
         append(kafka_servers, options.topic, events(1500, 2000))
         patiently(lambda: fired(options) == expected(2000), 120)

@@ -176,7 +176,9 @@ def flink(command: str, file: Path, *options: str) -> Result:
 def test_compile_prints_a_script(features: Path, tmp_path: Path) -> None:
     printed = flink("compile", features, "--delay", "2s", "--kafka-property", "a.b=c=d")
     assert printed.exit_code == 0
-    assert "INTERVAL '0 00:00:02.001'" in printed.stdout
+    assert "INTERVAL '0 00:05:02.001'" in printed.stdout  # the lateness is five minutes
+    assert "note: f: a window is written once, 302s of event time after its end" in printed.stderr
+    assert "note:" not in printed.stdout
     assert "'properties.a.b' = 'c=d'" in printed.stdout
     out = tmp_path / "job.sql"
     written = flink("compile", features, "--delay", "2s", "--kafka-property", "a.b=c=d",
@@ -224,10 +226,15 @@ def test_submit_to_a_cluster(features: Path, tmp_path: Path, fake: Fake) -> None
     }
     result = flink("submit", features, "--cluster", fake.url, "--jar", str(jar), "--wait", "--json")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == {"job": "j", "state": "FINISHED", "restored": None}
+    printed = json.loads(result.stdout)
+    notes = printed.pop("notes")
+    assert printed == {"job": "j", "state": "FINISHED", "restored": None}
+    assert [note["definitions"] for note in notes] == [["f"]] * 3
+    assert notes[0]["note"].startswith("a window is written once") and "note:" not in result.stderr
     again = flink("submit", features, "--cluster", fake.url, "--jar", str(jar))
     assert (again.exit_code, again.stdout) == (0, "j\n")
     assert "it begins without state, at the beginning of the log" in again.stderr
+    assert again.stderr.count("note: f: ") == 3
 
 
 def test_a_second_submit_is_code_4(features: Path, tmp_path: Path, fake: Fake) -> None:
@@ -259,7 +266,9 @@ def test_an_upgrade_prints_the_new_job(features: Path, tmp_path: Path, fake: Fak
     options = ("--cluster", fake.url, "--jar", str(jar), "--savepoint-dir", "/sp", "--from-start")
     result = flink("upgrade", features, *options, "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout) == {"job": "j", "state": "RUNNING", "restored": None}
+    shown = json.loads(result.stdout)
+    assert [note["definitions"] for note in shown.pop("notes")] == [["f"]] * 3
+    assert shown == {"job": "j", "state": "RUNNING", "restored": None}
     printed = flink("upgrade", features, *options)
     assert printed.stdout == "j\n"
     assert "its state is in file:/sp" in printed.stderr

@@ -94,6 +94,7 @@ def test_an_id_contains_name_definitions_and_time() -> None:
         ({"dedupe_days": 3}, True),  # only the time to live of the same state
         ({"dedupe_days": 0}, False),
         ({"watermark_delay_ms": 9}, False),
+        ({"allowed_lateness_ms": 9}, False),
         ({"features_topic": "other"}, False),
     ],
 )
@@ -294,13 +295,13 @@ def test_operators_without_state_do_not_count() -> None:
     assert compare_plans(PLAN, PLAN | {SUM: "other"}, [SOURCE]).changed == ()
 
 
-def test_running_numbers_are_no_difference() -> None:
-    def plan(first: int) -> dict[str, Any]:
-        text = f"[{first}]:Sum(size=[2 min])<br/>+- out[{first + 1}]: Writer"
+def test_numbers_and_what_comes_behind_are_no_difference() -> None:
+    def plan(first: int, behind: str) -> dict[str, Any]:
+        text = f"[{first}]:Sum(size=[2 min])<br/>+- {behind}[{first + 1}]: Writer"
         return {"nodes": [{"id": SUM, "description": text}]}
 
-    assert described(plan(4)) == described(plan(21)) == {SUM: ":Sum(size=[2 min])<br/>+- out: Wri"
-                                                         "ter"}  # fmt: skip
+    descriptions = {SUM: ":Sum(size=[2 min])"}
+    assert described(plan(4, "out")) == described(plan(21, "calc")) == descriptions
 
 
 def upgrading(fake: Fake, new: dict[str, str]) -> None:
