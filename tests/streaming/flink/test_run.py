@@ -154,13 +154,13 @@ def test_event_ids_expire_by_themselves(flink: LocalFlink, kafka_servers: str) -
 - {name: quiet, entity: user, within: 5m, sequence: [view, {not: view, for: 2m}]}
 """)
     again = event(2, "view", 2_000, item_id="tea")
-    first = [
+    first: list[Entry] = [
         Item(item_id="tea", timestamp=T0, title="Tea"),
         event(1, "view", 1_000, item_id="cup"),
         again,
         again,
     ]
-    later = [again, Tick(timestamp=T0 + 10 * MINUTE)]
+    later: list[Entry] = [again, Tick(timestamp=T0 + 10 * MINUTE)]
     log, features, matches = topic_name(), topic_name(), topic_name()
     flink_cluster.write_log(kafka_servers, log, [first])
     make_topic(kafka_servers, features)
@@ -296,6 +296,15 @@ def test_a_script_that_flink_refuses_is_an_error(flink: LocalFlink) -> None:
         flink.run("INSERT INTO nowhere SELECT 1;")
     with pytest.raises(AssertionError, match="inserts nothing"):
         flink.run("SET 'a' = 'b'; -- ; INSERT\n/* ; */")
+    # A lifetime that no state takes would else be a state that stays for ever.
+    with pytest.raises(AssertionError, match=r"no OVER aggregation has \[silences\]"):
+        flink.run(
+            "SET 'tactful.state.ttl.silences' = '1 d';\n"
+            "CREATE TEMPORARY TABLE made (a INT) WITH ('connector' = 'datagen', "
+            "'number-of-rows' = '1');\n"
+            "CREATE TEMPORARY TABLE nowhere (a INT) WITH ('connector' = 'blackhole');\n"
+            "INSERT INTO nowhere SELECT a FROM made;"
+        )
 
 
 @pytest.mark.slow

@@ -338,6 +338,13 @@ def test_an_upgrade_stops_with_a_savepoint_and_starts_from_it(
     assert steps == [f"job {old_job()} is stopped; its state is in {started.restored}"]
 
 
+def test_an_upgrade_says_that_what_is_new_begins_empty(fake: Fake, cluster: FlinkCluster) -> None:
+    upgrading(fake, PLAN | {"d" * 32: ":Sum(9 min)"})
+    steps: list[str] = []
+    upgrade_job(cluster, "jar", PROGRAM, clock=clock, progress=steps.append)
+    assert "what is new begins empty" in steps[0] and len(steps) == 2
+
+
 @pytest.mark.parametrize(
     ("new", "allowed", "reason"),
     [
