@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -111,8 +112,10 @@ class PeerAnswers:
         path.parent.mkdir(parents=True, exist_ok=True)
         settings = json.dumps([self.settings[peer, measure] for measure in MEASURES])
         arrays = {measure: self.lists[peer, measure] for measure in MEASURES}
-        with path.open("wb") as file:
+        part = path.with_suffix(f".{os.getpid()}")  # another case may read or write it now
+        with part.open("wb") as file:
             np.savez_compressed(file, settings=np.array(settings), **arrays)  # type: ignore[arg-type]
+        part.replace(path)
 
     def load(self, peer: str, path: Path) -> None:
         """Read what `save` wrote."""

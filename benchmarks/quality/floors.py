@@ -1,7 +1,8 @@
 """Every set in every variant: the served recommendations, with defaults only, beside the peers.
 
 A case is a set in a variant. Its results are kept in `reports/quality` and taken over when the same
-commit is measured again, so a run that was stopped continues.
+code is measured again, so a run that was stopped continues. Cases of a whole run are measured in
+processes of their own, one for each core.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,8 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.figures import Figure, commit
+from benchmarks.figures import Figure
 from benchmarks.quality.case_figures import Results, case_figures
+from benchmarks.quality.case_processes import run_apart
 from benchmarks.quality.cold_people import ask_cold
 from benchmarks.quality.contest import MEASURES, answers
 from benchmarks.quality.dataset import Dataset, sent_as, squeezed
@@ -48,6 +52,18 @@ VARIANTS: Mapping[str, Callable[[Dataset], Dataset]] = {
     "as_cart": lambda dataset: sent_as(dataset, "add_to_cart"),
 }
 """What is done to a set before it is sent."""
+
+# The code that decides about the figures, and what it is compared with.
+_CODE = (
+    "platform/tactful",
+    "streaming/tactful_streaming",
+    "bandits/tactful_bandits",
+    "privacy/tactful_privacy",
+    "benchmarks/quality",
+    "benchmarks/peers",
+)
+_LONGEST = ("completejourney", "online_retail")
+_MOST_CASES = 4
 
 _USUAL = [variant for variant in VARIANTS if variant != "as_cart"]
 
@@ -78,14 +94,17 @@ class Options:
     file: Dataset | None = None
     in_process: bool = False
 
-    @property
-    def questions(self) -> int:
-        """Most questions of a case."""
-        return 600 if self.quick else 3_000
+    def questions(self, variant: str) -> int:
+        """Return how many questions a case has at most."""
+        if self.quick:
+            return 600
+        return 3_000 if variant == "whole" else 1_500
 
 
 def measure_sets(options: Options) -> list[Figure]:
     """Measure every case; one that fails costs no other its figures."""
+    if options.file is None and not options.in_process:
+        _measure_apart(options)
     figures: list[Figure] = []
     for name in _names(options):
         try:
@@ -97,6 +116,24 @@ def measure_sets(options: Options) -> list[Figure]:
         for variant in _variants(name, options):
             figures += _kept(dataset, variant, options)
     return figures
+
+
+def _measure_apart(options: Options) -> None:
+    """Measure the cases of a run of several, each in a process of its own, into their files."""
+    cases = [(name, variant) for name in _names(options) for variant in _variants(name, options)]
+    if len(cases) < 2:
+        return
+
+    def dear(case: tuple[str, str]) -> tuple[bool, int]:
+        name, variant = case
+        return variant != "whole", _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
+
+    program = [sys.executable, "-m", "benchmarks.quality.run", *["--quick"] * options.quick]
+    commands = {
+        f"{name}-{variant}": [*program, "--only", name, "--variant", variant]
+        for name, variant in sorted(cases, key=dear)  # the longest first: they leave no core idle
+    }
+    run_apart(commands, _FOLDER / "logs", most=min(os.cpu_count() or 1, _MOST_CASES))
 
 
 def _names(options: Options) -> Sequence[str]:
@@ -141,13 +178,14 @@ def _missing(name: str, note: str) -> list[Figure]:
 
 
 def _key(dataset: Dataset) -> str:
-    """Return the commit with a digest of what is not committed, and of the events."""
-    changed = subprocess.run(
-        ["git", "diff", "HEAD"], cwd=_ROOT, capture_output=True, check=False
-    ).stdout
+    """Return digests of the code, with what is not committed, and of the events."""
+    code = hashlib.sha256()
+    for command in (["git", "ls-tree", "HEAD"], ["git", "diff", "HEAD", "--"]):
+        done = subprocess.run([*command, *_CODE], cwd=_ROOT, capture_output=True, check=False)
+        code.update(done.stdout)
     data = hashlib.sha256(dataset.timestamp.tobytes())
     data.update("\n".join(map(str, dataset.item)).encode())
-    return f"{commit()} {hashlib.sha256(changed).hexdigest()[:16]} {data.hexdigest()[:16]}"
+    return f"{code.hexdigest()[:32]} {data.hexdigest()[:16]}"
 
 
 def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
@@ -157,7 +195,8 @@ def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
     days = (dataset.timestamp.max() - dataset.timestamp.min()) / _DAY
     if variant.startswith("squeezed") and days <= float(variant.partition("_")[2]):
         return [Figure(f"{name}_hr20", None, "1", note=f"the set lasts {days:.1f} days only")]
-    exam = make_exam(case, questions=options.questions, earlier=options.questions // 2)
+    questions = options.questions(variant)
+    exam = make_exam(case, questions=questions, earlier=questions // 2)
     models, missing = sequence_peers() if variant == "whole" and not options.quick else ([], {})
     with _bar(f"{name}: peers") as progress:
         peers = answers(exam, _FOLDER / "peers", progress, models=models)
