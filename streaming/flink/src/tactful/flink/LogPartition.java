@@ -17,6 +17,7 @@ import org.apache.flink.api.common.state.StateTtlConfig;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
+import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.common.typeinfo.Types;
 import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.streaming.api.functions.co.KeyedBroadcastProcessFunction;
@@ -34,6 +35,8 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
     private static final String DEVICE = "device:";
     static final MapStateDescriptor<String, String> ERASED =
             new MapStateDescriptor<>("erased", Types.STRING, Types.STRING);
+    // Made once: Flink looks through the class by reflection, which took a sixth of the job's time.
+    private static final TypeInformation<EntityEvent> EVENTS = Types.POJO(EntityEvent.class);
     private static final ValueStateDescriptor<long[]> TIME =
             new ValueStateDescriptor<>("time", PrimitiveArrayTypeInfo.LONG_PRIMITIVE_ARRAY_TYPE_INFO);
 
@@ -54,7 +57,7 @@ final class LogPartition extends KeyedBroadcastProcessFunction<Integer, LogRecor
 
     /** The output with the events of one kind of entity. */
     static OutputTag<EntityEvent> tag(String kind) {
-        return new OutputTag<>(kind, Types.POJO(EntityEvent.class));
+        return new OutputTag<>(kind, EVENTS);
     }
 
     @Override
