@@ -9,15 +9,15 @@ import java.util.TreeMap;
 /**
  * State of one kind, of an entity or of one of its groups; the engine's state columns for one cell.
  *
- * <p>A column packs as records of numbers ({@link #records}) or as an object ({@link #write}).
+ * <p>A column packs as records of numbers ({@link #pack}) or as an object ({@link #write}).
  */
 abstract class EntityColumn {
 
     abstract void apply(long timestamp, long watermark, long horizon, double amount, String text);
 
-    /** The records from {@code horizon} on, as doubles one after the other; null: it packs as an object. */
-    double[] records(long horizon) {
-        return null;
+    /** Appends the records from {@code horizon} on; returns the number of doubles of them. */
+    int pack(PackedNumbers to, long horizon) {
+        throw new IllegalStateException();
     }
 
     void restore(double[] records) {
@@ -31,14 +31,6 @@ abstract class EntityColumn {
 
     void read(MessagePack.Reader from) {
         throw new IllegalStateException();
-    }
-
-    static boolean isRecorded(EntityLayout.Column layout) {
-        return layout.type.equals("panes") || layout.type.equals("decayed") || layout.type.equals("last_time");
-    }
-
-    static int width(EntityLayout.Column layout) {
-        return layout.type.equals("last_time") ? 1 : 2;
     }
 
     static EntityColumn of(EntityLayout.Column layout) {
@@ -63,7 +55,8 @@ abstract class EntityColumn {
     /** Counts, sums, minima or maxima by pane, oldest first. */
     private static final class Numbers extends EntityColumn {
         private final EntityLayout.Column layout;
-        private double[] records = new double[8]; // pane and number, one after the other
+        private static final double[] NONE = {};
+        private double[] records = NONE; // pane and number, one after the other
         private int size;
 
         Numbers(EntityLayout.Column layout) {
@@ -82,7 +75,7 @@ abstract class EntityColumn {
             }
             if (place == 0 || records[place - 2] != pane) {
                 if (size + 2 > records.length) {
-                    records = Arrays.copyOf(records, 2 * size);
+                    records = Arrays.copyOf(records, Math.max(2, 2 * size));
                 }
                 System.arraycopy(records, place, records, place + 2, size - place);
                 size += 2;
@@ -95,18 +88,18 @@ abstract class EntityColumn {
         }
 
         @Override
-        double[] records(long horizon) {
+        int pack(PackedNumbers to, long horizon) {
             long oldest = layout.oldest(horizon);
             int begin = 0;
             while (begin < size && records[begin] < oldest) {
                 begin += 2;
             }
-            return Arrays.copyOfRange(records, begin, size);
+            return to.add(records, begin, size);
         }
 
         @Override
         void restore(double[] stored) {
-            records = stored.length == 0 ? new double[8] : stored;
+            records = stored;
             size = stored.length;
         }
     }
@@ -141,8 +134,8 @@ abstract class EntityColumn {
         }
 
         @Override
-        double[] records(long horizon) {
-            return newest < 0 ? new double[0] : new double[] {newest, total};
+        int pack(PackedNumbers to, long horizon) {
+            return newest < 0 ? 0 : to.add((double) newest) + to.add(total);
         }
 
         @Override
@@ -164,8 +157,8 @@ abstract class EntityColumn {
         }
 
         @Override
-        double[] records(long horizon) {
-            return Double.isNaN(newest) ? new double[0] : new double[] {newest};
+        int pack(PackedNumbers to, long horizon) {
+            return Double.isNaN(newest) ? 0 : to.add(newest);
         }
 
         @Override

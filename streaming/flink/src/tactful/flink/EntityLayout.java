@@ -89,6 +89,8 @@ final class EntityLayout {
         final List<Window> windows = new ArrayList<>();
         final long length; // slide, half-life or gap in milliseconds
         final int most; // values of last_n, texts of a session
+        final boolean isRecorded; // whether it packs as records of numbers
+        final int width; // numbers of such a record
 
         Column(JsonNode spec) {
             key = spec.get("key").asText();
@@ -96,6 +98,8 @@ final class EntityLayout {
             fold = spec.get("fold").asText();
             length = spec.get("length").asLong();
             most = spec.get("most").asInt();
+            isRecorded = type.equals("panes") || type.equals("decayed") || type.equals("last_time");
+            width = type.equals("last_time") ? 1 : 2;
             spec.get("windows").forEach(window -> windows.add(new Window(window)));
         }
 

@@ -36,6 +36,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private final int kind; // place of the kind in the specification
     private transient EntitySpec spec;
     private transient EntityLayout layout;
+    private transient PackedEntity packer;
     private transient ValueState<byte[]> stored;
     private transient InternalTimerService<VoidNamespace> timers;
     private transient Map<String, Entity> changed;
@@ -60,6 +61,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         super.open();
         spec = new EntitySpec(json);
         layout = spec.entities.get(kind);
+        packer = new PackedEntity();
         changed = new LinkedHashMap<>();
         marks = new HashMap<>();
         stored = getRuntimeContext().getState(new ValueStateDescriptor<>(
@@ -157,7 +159,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
                 entity.isWatched = true;
                 watch();
             }
-            byte[] packed = PackedEntity.pack(entity.state);
+            byte[] packed = packer.pack(entity.state);
             stored.update(written(entity, packed));
             publish(entity, entity.next, packed);
         }

@@ -17,6 +17,12 @@ final class MessagePack {
             return Arrays.copyOf(bytes, size);
         }
 
+        /** Makes it empty; its memory is used again. */
+        Writer cleared() {
+            size = 0;
+            return this;
+        }
+
         void append(Writer other) {
             raw(other.bytes, 0, other.size);
         }
@@ -70,17 +76,22 @@ final class MessagePack {
         }
 
         void binary(byte[] value) {
-            if (value.length < 1 << 8) {
+            binary(value, value.length);
+        }
+
+        /** Appends the first {@code length} of some bytes. */
+        void binary(byte[] value, int length) {
+            if (length < 1 << 8) {
                 one(0xc4);
-                one(value.length);
-            } else if (value.length < 1 << 16) {
+                one(length);
+            } else if (length < 1 << 16) {
                 one(0xc5);
-                number(value.length, 2);
+                number(length, 2);
             } else {
                 one(0xc6);
-                number(value.length, 4);
+                number(length, 4);
             }
-            raw(value, 0, value.length);
+            raw(value, 0, length);
         }
 
         private void header(int count, int small, int most, int large) {

@@ -1,118 +1,121 @@
 package tactful.flink;
 
-import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.util.ArrayList;
-import java.util.Arrays;
+import java.util.HashMap;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 
 /**
  * The packed value of an entity, which servers and workers read with the engine's own code: see
  * {@code tactful_streaming/windows/packed_entity.py} for its form.
+ *
+ * <p>One object packs many values one after the other, and uses its memory again.
  */
 final class PackedEntity {
-    private PackedEntity() {}
+    private final MessagePack.Writer packed = new MessagePack.Writer();
+    private final MessagePack.Writer body = new MessagePack.Writer();
+    private final MessagePack.Writer objects = new MessagePack.Writer();
+    private final PackedNumbers counts = new PackedNumbers();
+    private final PackedNumbers records = new PackedNumbers();
+    private final List<EntityState.Cell> cells = new ArrayList<>(); // of the groups, in their order
 
-    static byte[] pack(EntityState state) {
-        MessagePack.Writer body = new MessagePack.Writer();
-        body.text("");
+    byte[] pack(EntityState state) {
+        body.cleared().text("");
         body.integer(state.newest);
         int entries = 1;
         for (int number = 0; number < state.cells.size(); number++) {
-            EntityLayout.Aggregate aggregate = state.layout.aggregates.get(number);
-            Map<String, EntityState.Cell> cells = state.cells.get(number);
-            if (aggregate.grouped) {
-                if (aggregate.memory != null) {
-                    cells.values().removeIf(cell -> cell.newest + aggregate.memory <= state.horizon);
-                }
-                entries += packGroups(body, aggregate, cells, state.horizon);
-            } else if (!cells.isEmpty()) {
-                entries += packCell(body, aggregate, cells.get(""), state.horizon);
+            Map<String, EntityState.Cell> groups = state.cells.get(number);
+            if (groups.isEmpty()) {
+                continue;
             }
+            EntityLayout.Aggregate aggregate = state.layout.aggregates.get(number);
+            entries += aggregate.grouped
+                    ? packGroups(aggregate, groups, state.horizon)
+                    : packCell(aggregate, groups.get(""), state.horizon);
         }
-        MessagePack.Writer packed = new MessagePack.Writer();
-        packed.map(entries);
+        packed.cleared().map(entries);
         packed.append(body);
         return packed.toBytes();
     }
 
-    private static int packCell(
-            MessagePack.Writer body, EntityLayout.Aggregate aggregate, EntityState.Cell cell, long horizon) {
+    private int packCell(EntityLayout.Aggregate aggregate, EntityState.Cell cell, long horizon) {
         int entries = 0;
         for (int number = 0; number < cell.columns.length; number++) {
-            double[] records = cell.columns[number].records(horizon);
-            if (records == null) {
-                MessagePack.Writer object = new MessagePack.Writer();
-                if (cell.columns[number].write(object, horizon)) {
-                    body.text(aggregate.columns.get(number).key);
-                    body.append(object);
+            EntityLayout.Column column = aggregate.columns.get(number);
+            records.clear();
+            if (!column.isRecorded) {
+                if (cell.columns[number].write(objects.cleared(), horizon)) {
+                    body.text(column.key);
+                    body.append(objects);
                     entries++;
                 }
-            } else if (records.length > 0) {
-                body.text(aggregate.columns.get(number).key);
-                body.binary(bytes(List.of(records)));
+            } else if (cell.columns[number].pack(records, horizon) > 0) {
+                body.text(column.key);
+                records.write(body);
                 entries++;
             }
         }
         return entries;
     }
 
-    private static int packGroups(
-            MessagePack.Writer body, EntityLayout.Aggregate aggregate, Map<String, EntityState.Cell> groups,
-            long horizon) {
-        if (groups.isEmpty()) {
+    /** Packs an aggregate with groups, of which those that are over are removed. */
+    private int packGroups(
+            EntityLayout.Aggregate aggregate, Map<String, EntityState.Cell> groups, long horizon) {
+        cells.clear();
+        records.clear();
+        objects.cleared();
+        for (Iterator<Map.Entry<String, EntityState.Cell>> all = groups.entrySet().iterator(); all.hasNext();) {
+            Map.Entry<String, EntityState.Cell> group = all.next();
+            EntityState.Cell cell = group.getValue();
+            if (aggregate.memory != null && cell.newest + aggregate.memory <= horizon) {
+                all.remove();
+            } else {
+                objects.text(group.getKey());
+                records.add(cell.newest);
+                cells.add(cell);
+            }
+        }
+        if (cells.isEmpty()) {
             return 0;
         }
         body.text(aggregate.key);
         body.array(2);
-        body.array(groups.size());
-        ByteBuffer newest = buffer(8 * groups.size());
-        groups.forEach((group, cell) -> {
-            body.text(group);
-            newest.putLong(cell.newest);
-        });
-        body.binary(newest.array());
+        body.array(cells.size());
+        body.append(objects);
+        records.write(body);
         int entries = 1;
         for (int number = 0; number < aggregate.columns.size(); number++) {
             EntityLayout.Column column = aggregate.columns.get(number);
-            boolean recorded = EntityColumn.isRecorded(column);
-            entries += recorded
-                    ? packRecords(body, column, number, groups, horizon)
-                    : packObjects(body, column, number, groups, horizon);
+            entries += column.isRecorded
+                    ? packRecords(column, number, horizon)
+                    : packObjects(column, number, horizon);
         }
         return entries;
     }
 
-    private static int packRecords(
-            MessagePack.Writer body, EntityLayout.Column column, int number, Map<String, EntityState.Cell> groups,
-            long horizon) {
-        List<double[]> records = new ArrayList<>();
-        ByteBuffer counts = buffer(2 * groups.size());
-        for (EntityState.Cell cell : groups.values()) {
-            double[] own = cell.columns[number].records(horizon);
-            records.add(own);
-            counts.putShort((short) (own.length / EntityColumn.width(column)));
+    private int packRecords(EntityLayout.Column column, int number, long horizon) {
+        counts.clear();
+        records.clear();
+        for (int place = 0; place < cells.size(); place++) {
+            int own = cells.get(place).columns[number].pack(records, horizon);
+            counts.add((short) (own / column.width));
         }
-        byte[] data = bytes(records);
-        if (data.length == 0) {
+        if (records.isEmpty()) {
             return 0;
         }
         body.text(column.key);
         body.array(2);
-        body.binary(counts.array());
-        body.binary(data);
+        counts.write(body);
+        records.write(body);
         return 1;
     }
 
-    private static int packObjects(
-            MessagePack.Writer body, EntityLayout.Column column, int number, Map<String, EntityState.Cell> groups,
-            long horizon) {
-        MessagePack.Writer objects = new MessagePack.Writer();
+    private int packObjects(EntityLayout.Column column, int number, long horizon) {
         boolean any = false;
-        objects.array(groups.size());
-        for (EntityState.Cell cell : groups.values()) {
-            any |= cell.columns[number].write(objects, horizon);
+        objects.cleared().array(cells.size());
+        for (int place = 0; place < cells.size(); place++) {
+            any |= cells.get(place).columns[number].write(objects, horizon);
         }
         if (!any) {
             return 0;
@@ -143,17 +146,19 @@ final class PackedEntity {
             }
             EntityLayout.Aggregate aggregate = layout.aggregates.get(place[0]);
             if (place[1] < 0) {
-                readGroups(from, aggregate, state.cells.get(place[0]), ordered.get(place[0]));
+                state.cells.set(place[0], readGroups(from, aggregate, ordered.get(place[0])));
                 continue;
             }
+            EntityLayout.Column column = aggregate.columns.get(place[1]);
             if (aggregate.grouped) {
-                readColumn(from, aggregate.columns.get(place[1]), place[1], ordered.get(place[0]));
+                readColumn(from, column, place[1], ordered.get(place[0]));
                 continue;
             }
             EntityState.Cell cell = state.cells.get(place[0])
                     .computeIfAbsent("", any -> new EntityState.Cell(aggregate));
-            if (EntityColumn.isRecorded(aggregate.columns.get(place[1]))) {
-                cell.columns[place[1]].restore(numbers(from.binary()));
+            if (column.isRecorded) {
+                byte[] data = from.binary();
+                cell.columns[place[1]].restore(PackedNumbers.doubles(data, 0, data.length / 8));
             } else {
                 cell.columns[place[1]].read(from);
             }
@@ -161,55 +166,39 @@ final class PackedEntity {
         return state;
     }
 
-    private static void readGroups(
-            MessagePack.Reader from, EntityLayout.Aggregate aggregate, Map<String, EntityState.Cell> groups,
-            List<EntityState.Cell> ordered) {
+    private static Map<String, EntityState.Cell> readGroups(
+            MessagePack.Reader from, EntityLayout.Aggregate aggregate, List<EntityState.Cell> ordered) {
         from.array();
-        for (int left = from.array(); left > 0; left--) {
+        int count = from.array();
+        Map<String, EntityState.Cell> groups = new HashMap<>(count + count / 2);
+        for (int place = 0; place < count; place++) {
             EntityState.Cell cell = new EntityState.Cell(aggregate);
             groups.put(from.text(), cell);
             ordered.add(cell);
         }
-        ByteBuffer newest = ByteBuffer.wrap(from.binary()).order(ByteOrder.LITTLE_ENDIAN);
-        ordered.forEach(cell -> cell.newest = newest.getLong());
+        byte[] newest = from.binary();
+        for (int place = 0; place < count; place++) {
+            ordered.get(place).newest = PackedNumbers.longAt(newest, place);
+        }
+        return groups;
     }
 
     private static void readColumn(
             MessagePack.Reader from, EntityLayout.Column column, int number, List<EntityState.Cell> ordered) {
         from.array();
-        if (!EntityColumn.isRecorded(column)) {
+        if (!column.isRecorded) {
             from.array();
             ordered.forEach(cell -> cell.columns[number].read(from));
             from.nil();
             return;
         }
-        ByteBuffer counts = ByteBuffer.wrap(from.binary()).order(ByteOrder.LITTLE_ENDIAN);
-        double[] records = numbers(from.binary());
+        byte[] counts = from.binary();
+        byte[] data = from.binary();
         int begin = 0;
-        for (EntityState.Cell cell : ordered) {
-            int end = begin + (counts.getShort() & 0xffff) * EntityColumn.width(column);
-            cell.columns[number].restore(Arrays.copyOfRange(records, begin, end));
-            begin = end;
+        for (int place = 0; place < ordered.size(); place++) {
+            int size = PackedNumbers.shortAt(counts, place) * column.width;
+            ordered.get(place).columns[number].restore(PackedNumbers.doubles(data, begin, size));
+            begin += 8 * size;
         }
-    }
-
-    private static byte[] bytes(List<double[]> records) {
-        ByteBuffer data = buffer(8 * records.stream().mapToInt(own -> own.length).sum());
-        for (double[] own : records) {
-            for (double number : own) {
-                data.putDouble(number);
-            }
-        }
-        return data.array();
-    }
-
-    private static double[] numbers(byte[] data) {
-        double[] numbers = new double[data.length / 8];
-        ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN).asDoubleBuffer().get(numbers);
-        return numbers;
-    }
-
-    private static ByteBuffer buffer(int size) {
-        return ByteBuffer.allocate(size).order(ByteOrder.LITTLE_ENDIAN);
     }
 }
