@@ -20,15 +20,16 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 /**
  * Keeps the entities of one kind, and publishes the packed value of each that has changed.
  *
- * <p>Changed entities are held as objects until the next mark, or the next checkpoint, when they are
- * packed, stored and published: an entity with many events costs one row. The rows before a mark are
- * published before the mark is.
+ * <p>Changed entities are packed and published at the next mark, or the next checkpoint: an entity
+ * with many events costs one row. The rows before a mark are published before the mark is. The
+ * entities used last are held as objects, and stored at the next checkpoint or when they no longer fit.
  */
 final class EntityOperator extends AbstractStreamOperator<EntityRow>
         implements OneInputStreamOperator<EntityEvent, EntityRow>, BoundedOneInput,
                 Triggerable<String, VoidNamespace> {
     private static final long serialVersionUID = 1L;
     private static final int MOST_CHANGED = 5_000;
+    private static final int SHARE_OF_HEAP = 16; // of which one operator holds entities
     private static final long LATEST_MS = 86_400_000;
     private static final long ALWAYS = -1; // offset of what replaces any other row
 
@@ -39,21 +40,13 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private transient PackedEntity packer;
     private transient ValueState<byte[]> stored;
     private transient InternalTimerService<VoidNamespace> timers;
-    private transient Map<String, Entity> changed;
+    private transient HeldEntities held;
+    private transient Map<String, HeldEntity> changed; // of those held, not yet published
     private transient Map<Integer, EntityEvent> marks; // the last of each partition
 
     EntityOperator(String json, int kind) {
         this.json = json;
         this.kind = kind;
-    }
-
-    /** An entity, and the last record that it counted. */
-    private static final class Entity {
-        String name;
-        int partition;
-        long next;
-        boolean isWatched; // whether a timer will look if it is over
-        EntityState state;
     }
 
     @Override
@@ -62,6 +55,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         spec = new EntitySpec(json);
         layout = spec.entities.get(kind);
         packer = new PackedEntity();
+        held = new HeldEntities(Runtime.getRuntime().maxMemory() / SHARE_OF_HEAP);
         changed = new LinkedHashMap<>();
         marks = new HashMap<>();
         stored = getRuntimeContext().getState(new ValueStateDescriptor<>(
@@ -82,11 +76,12 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
                 erase(event);
                 break;
             default:
-                Entity entity = changed.get(event.key);
+                HeldEntity entity = held.get(event.key);
                 if (entity == null) {
                     entity = load(event);
-                    changed.put(event.key, entity);
+                    held.add(entity);
                 }
+                changed.put(event.key, entity);
                 entity.next = event.next;
                 entity.state.apply(event, spec.latenessMs);
                 if (changed.size() >= MOST_CHANGED) {
@@ -98,6 +93,9 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     @Override
     public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
         flush();
+        for (HeldEntity entity : held.all()) {
+            store(entity);
+        }
     }
 
     @Override
@@ -113,26 +111,30 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     public void onProcessingTime(InternalTimer<String, VoidNamespace> timer) throws Exception {
         flush();
         setCurrentKey(timer.getKey());
-        byte[] bytes = stored.value();
-        if (bytes == null) {
-            return;
+        HeldEntity entity = held.get(timer.getKey());
+        if (entity == null) {
+            byte[] bytes = stored.value();
+            if (bytes == null) {
+                return;
+            }
+            entity = HeldEntity.read(timer.getKey(), bytes, layout);
         }
-        Entity entity = read(bytes);
         EntityEvent mark = marks.get(entity.partition);
         if (mark != null && entity.state.newest + layout.memory <= mark.watermark - spec.latenessMs) {
             stored.clear();
+            held.remove(entity.key);
             delete(entity, mark.next);
         } else {
             watch();
         }
     }
 
-    private Entity load(EntityEvent event) throws Exception {
+    private HeldEntity load(EntityEvent event) throws Exception {
         byte[] bytes = stored.value();
         if (bytes != null) {
-            return read(bytes);
+            return HeldEntity.read(event.key, bytes, layout);
         }
-        Entity entity = new Entity();
+        HeldEntity entity = new HeldEntity(event.key);
         entity.name = event.name;
         entity.partition = event.partition;
         entity.state = new EntityState(layout);
@@ -140,10 +142,11 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     }
 
     private void erase(EntityEvent event) throws Exception {
-        Entity entity = changed.remove(event.key);
+        changed.remove(event.key);
+        HeldEntity entity = held.remove(event.key);
         byte[] bytes = stored.value();
         if (bytes != null) {
-            entity = read(bytes);
+            entity = HeldEntity.read(event.key, bytes, layout);
             stored.clear();
         }
         if (entity != null) {
@@ -152,18 +155,28 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     }
 
     private void flush() throws Exception {
-        for (Map.Entry<String, Entity> one : changed.entrySet()) {
-            setCurrentKey(one.getKey());
-            Entity entity = one.getValue();
+        for (HeldEntity entity : changed.values()) {
             if (layout.memory != null && !entity.isWatched && spec.ends == null) {
+                setCurrentKey(entity.key);
                 entity.isWatched = true;
                 watch();
             }
             byte[] packed = packer.pack(entity.state);
-            stored.update(written(entity, packed));
+            held.published(entity, packed);
             publish(entity, entity.next, packed);
         }
         changed.clear();
+        for (HeldEntity entity : held.evict()) {
+            store(entity);
+        }
+    }
+
+    private void store(HeldEntity entity) throws Exception {
+        if (entity.packed != null) {
+            setCurrentKey(entity.key);
+            stored.update(entity.written());
+            entity.packed = null;
+        }
     }
 
     private void watch() {
@@ -172,12 +185,12 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
                 VoidNamespace.INSTANCE, timers.currentProcessingTime() + wait);
     }
 
-    private void delete(Entity entity, long next) {
+    private void delete(HeldEntity entity, long next) {
         publish(entity, next, null);
         output.collect(new StreamRecord<>(new EntityRow(entity.partition, key(entity), null)));
     }
 
-    private void publish(Entity entity, long next, byte[] packed) {
+    private void publish(HeldEntity entity, long next, byte[] packed) {
         MessagePack.Writer row = new MessagePack.Writer();
         row.array(6);
         row.integer(0);
@@ -214,31 +227,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         output.collect(new StreamRecord<>(new EntityRow(mark.partition, key, row.toBytes())));
     }
 
-    private byte[] key(Entity entity) {
+    private byte[] key(HeldEntity entity) {
         return (layout.kind + ":" + entity.name).getBytes(StandardCharsets.UTF_8);
-    }
-
-    private static byte[] written(Entity entity, byte[] packed) {
-        MessagePack.Writer to = new MessagePack.Writer();
-        to.text(entity.name);
-        to.integer(entity.partition);
-        to.integer(entity.next);
-        to.bool(entity.isWatched);
-        to.integer(entity.state.horizon);
-        to.binary(packed);
-        return to.toBytes();
-    }
-
-    private Entity read(byte[] bytes) {
-        MessagePack.Reader from = new MessagePack.Reader(bytes);
-        Entity entity = new Entity();
-        entity.name = from.text();
-        entity.partition = (int) from.integer();
-        entity.next = from.integer();
-        entity.isWatched = from.bool();
-        long horizon = from.integer();
-        entity.state = PackedEntity.unpack(from.binary(), layout);
-        entity.state.horizon = horizon;
-        return entity;
     }
 }
