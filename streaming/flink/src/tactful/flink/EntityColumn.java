@@ -15,8 +15,8 @@ abstract class EntityColumn {
 
     abstract void apply(long timestamp, long watermark, long horizon, double amount, String text);
 
-    /** Appends the records from {@code horizon} on; returns the number of doubles of them. */
-    int pack(PackedNumbers to, long horizon) {
+    /** Appends the records, of panes from {@code oldest} on; returns the number of doubles of them. */
+    int pack(PackedNumbers to, long oldest) {
         throw new IllegalStateException();
     }
 
@@ -88,8 +88,7 @@ abstract class EntityColumn {
         }
 
         @Override
-        int pack(PackedNumbers to, long horizon) {
-            long oldest = layout.oldest(horizon);
+        int pack(PackedNumbers to, long oldest) {
             int begin = 0;
             while (begin < size && records[begin] < oldest) {
                 begin += 2;
@@ -134,7 +133,7 @@ abstract class EntityColumn {
         }
 
         @Override
-        int pack(PackedNumbers to, long horizon) {
+        int pack(PackedNumbers to, long oldest) {
             return newest < 0 ? 0 : to.add((double) newest) + to.add(total);
         }
 
@@ -157,7 +156,7 @@ abstract class EntityColumn {
         }
 
         @Override
-        int pack(PackedNumbers to, long horizon) {
+        int pack(PackedNumbers to, long oldest) {
             return Double.isNaN(newest) ? 0 : to.add(newest);
         }
 

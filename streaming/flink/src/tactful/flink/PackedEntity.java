@@ -50,7 +50,7 @@ final class PackedEntity {
                     body.append(objects);
                     entries++;
                 }
-            } else if (cell.columns[number].pack(records, horizon) > 0) {
+            } else if (cell.columns[number].pack(records, column.oldest(horizon)) > 0) {
                 body.text(column.key);
                 records.write(body);
                 entries++;
@@ -97,8 +97,9 @@ final class PackedEntity {
     private int packRecords(EntityLayout.Column column, int number, long horizon) {
         counts.clear();
         records.clear();
+        long oldest = column.oldest(horizon);
         for (int place = 0; place < cells.size(); place++) {
-            int own = cells.get(place).columns[number].pack(records, horizon);
+            int own = cells.get(place).columns[number].pack(records, oldest);
             counts.add((short) (own / column.width));
         }
         if (records.isEmpty()) {
