@@ -2,8 +2,10 @@ package tactful.flink;
 
 import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Set;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
@@ -23,12 +25,17 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
  * <p>Changed entities are packed and published at the next mark, or the next checkpoint: an entity
  * with many events costs one row. The rows before a mark are published before the mark is. The
  * entities used last are held as objects, and stored at the next checkpoint or when they no longer fit.
+ *
+ * <p>After it has published for a time, it does not for three times as long: an operator that is behind
+ * so reads more events for each row, until it has caught up.
  */
 final class EntityOperator extends AbstractStreamOperator<EntityRow>
         implements OneInputStreamOperator<EntityEvent, EntityRow>, BoundedOneInput,
                 Triggerable<String, VoidNamespace> {
     private static final long serialVersionUID = 1L;
     private static final int MOST_CHANGED = 5_000;
+    private static final int REST = 3;
+    private static final long LONGEST_REST_MS = 1_000;
     private static final int SHARE_OF_HEAP = 16; // of which one operator holds entities
     private static final long LATEST_MS = 86_400_000;
     private static final long ALWAYS = -1; // offset of what replaces any other row
@@ -43,6 +50,9 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private transient HeldEntities held;
     private transient Map<String, HeldEntity> changed; // of those held, not yet published
     private transient Map<Integer, EntityEvent> marks; // the last of each partition
+    private transient Set<Integer> unmarked; // partitions whose last mark is not yet published
+    private transient long earliest; // time of the next publication, epoch milliseconds
+    private transient boolean isResting; // whether it waits for that time
 
     EntityOperator(String json, int kind) {
         this.json = json;
@@ -58,6 +68,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         held = new HeldEntities(Runtime.getRuntime().maxMemory() / SHARE_OF_HEAP);
         changed = new LinkedHashMap<>();
         marks = new HashMap<>();
+        unmarked = new HashSet<>();
         stored = getRuntimeContext().getState(new ValueStateDescriptor<>(
                 "entity", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO));
         timers = getInternalTimerService("over", VoidNamespaceSerializer.INSTANCE, this);
@@ -68,9 +79,17 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         EntityEvent event = element.getValue();
         switch (event.what) {
             case EntityEvent.MARK:
-                flush();
                 marks.put(event.partition, event);
-                publishMark(event);
+                unmarked.add(event.partition);
+                if (processingTimeService.getCurrentProcessingTime() >= earliest) {
+                    publishAll();
+                } else if (!isResting) {
+                    isResting = true;
+                    processingTimeService.registerTimer(earliest, time -> {
+                        isResting = false;
+                        publishAll();
+                    });
+                }
                 break;
             case EntityEvent.ERASE:
                 erase(event);
@@ -92,7 +111,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
 
     @Override
     public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
-        flush();
+        publishAll(); // marks, too: without further events they would not come again after a restart
         for (HeldEntity entity : held.all()) {
             store(entity);
         }
@@ -152,6 +171,18 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         if (entity != null) {
             delete(entity, ALWAYS);
         }
+    }
+
+    /** Publishes what has changed, and the marks after it. */
+    private void publishAll() throws Exception {
+        long began = System.nanoTime();
+        flush();
+        for (int partition : unmarked) {
+            publishMark(marks.get(partition));
+        }
+        unmarked.clear();
+        long took = (System.nanoTime() - began) / 1_000_000;
+        earliest = processingTimeService.getCurrentProcessingTime() + Math.min(REST * took, LONGEST_REST_MS);
     }
 
     private void flush() throws Exception {
