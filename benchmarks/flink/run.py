@@ -18,9 +18,11 @@ from benchmarks.figures import Figure, Part, main, measure
 from benchmarks.flink import kills
 from benchmarks.flink.freshness import freshness
 from benchmarks.flink.lists import lists
+from benchmarks.flink.people import FIGURES as OF_PEOPLE
+from benchmarks.flink.people import people
 from benchmarks.flink.rates import FIGURES, rates
 
-PARTS = ("freshness", "lists", "kills", "rates")
+PARTS = ("freshness", "lists", "kills", "rates", "people")
 
 
 def run(options: argparse.Namespace) -> list[Figure]:
@@ -28,10 +30,10 @@ def run(options: argparse.Namespace) -> list[Figure]:
     # A run that is told to stop ends its broker and its cluster on the way.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
-        return measure(_parts(options.quick, Path(name), options.resume), options.only)
+        return measure(_parts(options, Path(name)), options.only)
 
 
-def _parts(quick: bool, scratch: Path, resume: Path | None) -> list[Part]:
+def _parts(options: argparse.Namespace, scratch: Path) -> list[Part]:
     """Return the parts, each with a folder of its own."""
 
     def of(
@@ -42,7 +44,7 @@ def _parts(quick: bool, scratch: Path, resume: Path | None) -> list[Part]:
         def in_folder() -> list[Figure]:
             folder = scratch / name
             folder.mkdir()
-            return measured(quick, folder)
+            return measured(options.quick, folder)
 
         return Part(name, figures, in_folder)
 
@@ -51,8 +53,9 @@ def _parts(quick: bool, scratch: Path, resume: Path | None) -> list[Part]:
     return [
         of("freshness", fresh, freshness),
         of("lists", equal, lists),
-        of("kills", kills.FIGURES, partial(kills.kills, done=resume)),
+        of("kills", kills.FIGURES, partial(kills.kills, done=options.resume)),
         of("rates", FIGURES, rates),
+        of("people", OF_PEOPLE, partial(people, wanted=options.people)),
     ]
 
 
@@ -63,6 +66,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="record each round of kills here, and leave out those of this commit that are there",
     )
+    parser.add_argument(
+        "--people", type=_positive, metavar="N", help="people of the part people, else 10,000,000"
+    )
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 if __name__ == "__main__":
