@@ -116,6 +116,9 @@ def compile_entities(
     }
     # Flink else waits up to 100 ms for more to send between two operators.
     settings = options.execution() | {"execution.buffer-timeout.interval": "5 ms"}
+    if options.state_backend == "rocksdb":
+        # Most events of a large log are of users and ids that are new, or not read for long.
+        settings["state.backend.rocksdb.use-bloom-filter"] = "true"
     statements = [f"SET {literal(key)} = {literal(value)}" for key, value in settings.items()]
     text = msgspec.json.encode(spec, order="deterministic").decode()
     return FlinkScript((*statements, f"ENTITIES {literal(text)}"))
