@@ -10,8 +10,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,8 @@ def people(quick: bool, scratch: Path, wanted: int | None = None) -> list[Figure
         stack.callback(broker.stop)
         log = new_log(broker.servers)
         count = int(shop.counts.sum())
-        events = fill(broker.servers, log.topic, shop, _bar("events written", count))
+        bar = _bar("events written", count)
+        events, kept = fill(broker.servers, log.topic, shop, shop.sample(_SAMPLE), bar)
         cluster = stack.enter_context(flink(scratch, heap_mb=_HEAP_MB, state_mb=_STATE_MB))
         options = _options(broker.servers, log.topic, quick=quick)
         progress = _run(cluster, definitions, options, events)
@@ -94,7 +94,7 @@ def people(quick: bool, scratch: Path, wanted: int | None = None) -> list[Figure
                 scratch / "kafka",
             )
         )
-        compared, wrong, planted = _check(shop, definitions, options)
+        compared, wrong, planted = _check(kept, definitions, options)
     seconds = progress.ended - progress.began
     if not planted:
         raise RuntimeError("a planted value was not found: the comparison compares nothing")
@@ -220,24 +220,20 @@ def _await_checkpoint(progress: _Progress, api: FlinkCluster, job: str, seconds:
     raise TimeoutError(f"no checkpoint was completed within {seconds:g} s of the last row")
 
 
-def _check(shop: Shop, definitions: Definitions, options: FlinkOptions) -> tuple[int, int, int]:
+def _check(
+    events: Mapping[int, Sequence[bytes]], definitions: Definitions, options: FlinkOptions
+) -> tuple[int, int, int]:
     """Compare a sample; return the numbers of compared and wrong values, and of planted ones."""
-    chosen = shop.sample(_SAMPLE)
-    events: dict[int, list[bytes]] = defaultdict(list)
-    newest = 0
-    for person, event in shop.events():
-        if person in chosen:
-            events[person % PARTITIONS].append(event)
-            newest = max(newest, msgspec.json.decode(event)["timestamp"])
+    times = [msgspec.json.decode(event)["timestamp"] for part in events.values() for event in part]
     keys = [known_keys(events[number]) for number in range(PARTITIONS)]
     truth = list(zip(engines(definitions, events), keys, strict=True))
     wanted = frozenset(f"{kind}:{key}".encode() for part in keys for kind, key in part)
     values, _ = read_values(options.servers, options.entities_topic, wanted)
-    compared, wrong = different(definitions, truth, values, newest)
+    compared, wrong = different(definitions, truth, values, max(times))
     planted = dict(values)
     busiest = sorted((len(value), key) for key, value in values.items() if key[0] == "user")
     planted[busiest[0][1]] = values[busiest[-1][1]]
-    _, found = different(definitions, truth, planted, newest)
+    _, found = different(definitions, truth, planted, max(times))
     return compared, wrong, found - wrong
 
 

@@ -7,7 +7,7 @@ are viewed by a Zipf law. Everything follows from the seed and the number of peo
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +76,24 @@ class Shop:
         return frozenset([*busiest, *chosen])
 
 
-def fill(servers: str, topic: str, shop: Shop, note: Callable[[int], None]) -> int:
-    """Write the events of all people to a topic that exists; return their number.
+def fill(
+    servers: str,
+    topic: str,
+    shop: Shop,
+    chosen: Collection[int],
+    note: Callable[[int], None],
+) -> tuple[int, dict[int, list[bytes]]]:
+    """Write the events of all people to a topic that exists.
 
     Args:
         servers: of Kafka.
         topic: with `PARTITIONS` partitions.
         shop: the people.
+        chosen: people whose events are returned.
         note: is called with the number of events that were written.
+
+    Returns:
+        The number of events, and those of the chosen people by partition, in order.
     """
     from confluent_kafka import Producer
 
@@ -97,6 +107,7 @@ def fill(servers: str, topic: str, shop: Shop, note: Callable[[int], None]) -> i
             "queue.buffering.max.messages": 1_000_000,
         }
     )
+    kept: dict[int, list[bytes]] = {partition: [] for partition in range(PARTITIONS)}
     number = 0
     for number, (person, event) in enumerate(shop.events(), 1):
         while True:
@@ -105,10 +116,12 @@ def fill(servers: str, topic: str, shop: Shop, note: Callable[[int], None]) -> i
                 break
             except BufferError:
                 producer.poll(0.1)
+        if person in chosen:
+            kept[person % PARTITIONS].append(event)
         if number % _CHUNK == 0:
             producer.poll(0)
             note(number)
     if producer.flush(300):
         raise RuntimeError(f"the broker at {servers} did not take all events of {topic}")
     note(number)
-    return number
+    return number, kept
