@@ -9,6 +9,7 @@ import java.util.Set;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
+import org.apache.flink.configuration.TaskManagerOptions;
 import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
@@ -36,7 +37,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private static final int MOST_CHANGED = 5_000;
     private static final int REST = 3;
     private static final long LONGEST_REST_MS = 1_000;
-    private static final int SHARE_OF_HEAP = 16; // of which one operator holds entities
+    private static final int SHARE_OF_HEAP = 16; // for the held entities of a kind, of all slots
     private static final long LATEST_MS = 86_400_000;
     private static final long ALWAYS = -1; // offset of what replaces any other row
 
@@ -65,7 +66,9 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         spec = new EntitySpec(json);
         layout = spec.entities.get(kind);
         packer = new PackedEntity();
-        held = new HeldEntities(Runtime.getRuntime().maxMemory() / SHARE_OF_HEAP);
+        int slots = getContainingTask().getEnvironment().getTaskManagerInfo().getConfiguration()
+                .get(TaskManagerOptions.NUM_TASK_SLOTS);
+        held = new HeldEntities(Runtime.getRuntime().maxMemory() / SHARE_OF_HEAP / slots);
         changed = new LinkedHashMap<>();
         marks = new HashMap<>();
         unmarked = new HashSet<>();
@@ -103,7 +106,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
                 changed.put(event.key, entity);
                 entity.next = event.next;
                 entity.state.apply(event, spec.latenessMs);
-                if (changed.size() >= MOST_CHANGED) {
+                if (changed.size() >= MOST_CHANGED || held.isFull()) {
                     flush();
                 }
         }

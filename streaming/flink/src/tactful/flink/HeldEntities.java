@@ -41,6 +41,11 @@ final class HeldEntities {
         return entity;
     }
 
+    /** Whether those beyond the limit are to be published and evicted now. */
+    boolean isFull() {
+        return size > 2 * limit;
+    }
+
     Iterable<HeldEntity> all() {
         return byKey.values();
     }

@@ -9,7 +9,7 @@ final class HeldEntity {
     boolean isWatched; // whether a timer will look if it is over
     EntityState state;
     byte[] packed; // the published value, as long as it is not stored; null: it is stored
-    long size; // bytes of memory, about
+    long size = memory(0); // bytes of memory, about
 
     HeldEntity(String key) {
         this.key = key;
