@@ -36,7 +36,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private static final long serialVersionUID = 1L;
     private static final int MOST_CHANGED = 5_000;
     private static final int REST = 3;
-    private static final long LONGEST_REST_MS = 1_000;
+    private static final long LONGEST_REST = 1_000_000_000; // nanoseconds
     private static final int SHARE_OF_HEAP = 16; // for the held entities of a kind, of all slots
     private static final long LATEST_MS = 86_400_000;
     private static final long ALWAYS = -1; // offset of what replaces any other row
@@ -52,7 +52,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
     private transient Map<String, HeldEntity> changed; // of those held, not yet published
     private transient Map<Integer, EntityEvent> marks; // the last of each partition
     private transient Set<Integer> unmarked; // partitions whose last mark is not yet published
-    private transient long earliest; // time of the next publication, epoch milliseconds
+    private transient long earliest; // next publication, by System.nanoTime, which is never set back
     private transient boolean isResting; // whether it waits for that time
 
     EntityOperator(String json, int kind) {
@@ -72,6 +72,7 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
         changed = new LinkedHashMap<>();
         marks = new HashMap<>();
         unmarked = new HashSet<>();
+        earliest = System.nanoTime();
         stored = getRuntimeContext().getState(new ValueStateDescriptor<>(
                 "entity", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO));
         timers = getInternalTimerService("over", VoidNamespaceSerializer.INSTANCE, this);
@@ -84,11 +85,13 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
             case EntityEvent.MARK:
                 marks.put(event.partition, event);
                 unmarked.add(event.partition);
-                if (processingTimeService.getCurrentProcessingTime() >= earliest) {
+                long rest = earliest - System.nanoTime();
+                if (rest <= 0) {
                     publishAll();
                 } else if (!isResting) {
                     isResting = true;
-                    processingTimeService.registerTimer(earliest, time -> {
+                    long now = processingTimeService.getCurrentProcessingTime();
+                    processingTimeService.registerTimer(now + rest / 1_000_000, time -> {
                         isResting = false;
                         publishAll();
                     });
@@ -184,8 +187,8 @@ final class EntityOperator extends AbstractStreamOperator<EntityRow>
             publishMark(marks.get(partition));
         }
         unmarked.clear();
-        long took = (System.nanoTime() - began) / 1_000_000;
-        earliest = processingTimeService.getCurrentProcessingTime() + Math.min(REST * took, LONGEST_REST_MS);
+        long now = System.nanoTime();
+        earliest = now + Math.min(REST * (now - began), LONGEST_REST);
     }
 
     private void flush() throws Exception {
