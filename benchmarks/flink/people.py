@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +20,16 @@ import msgspec
 from benchmarks.apache_kafka import Cluster
 from benchmarks.figures import Figure
 from benchmarks.flink.cluster import Flink, flink
-from benchmarks.flink.place import DELAY_MS, LATENESS_MS, PARTITIONS, new_log
+from benchmarks.flink.place import PARTITIONS, entities_job, entities_topic, new_log
 from benchmarks.flink.published import different, engines, known_keys, read_values
 from benchmarks.flink.shop import Shop, fill
+from benchmarks.progress import progress_bar
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.flink.rest_client import FlinkCluster
-from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.kafka_log import KafkaLog
-from tactful_streaming.kafka.topics import ensure_topic
 
 FIGURES: Final = (
     ("flink_people_events_per_s", "events/s"),
@@ -79,10 +76,15 @@ def people(quick: bool, scratch: Path, wanted: int | None = None) -> list[Figure
         stack.callback(broker.stop)
         log = new_log(broker.servers)
         count = int(shop.counts.sum())
-        bar = _bar("events written", count)
-        events, kept = fill(broker.servers, log.topic, shop, shop.sample(_SAMPLE), bar)
+        chosen = shop.sample(_SAMPLE)
+        with progress_bar("events written") as bar:
+            events, kept = fill(broker.servers, log.topic, shop, chosen, lambda n: bar(n, count))
         cluster = stack.enter_context(flink(scratch, heap_mb=_HEAP_MB, state_mb=_STATE_MB))
-        options = _options(broker.servers, log.topic, quick=quick)
+        options = replace(
+            entities_job(broker.servers, log.topic, parallelism=PARTITIONS),
+            checkpoint_ms=1000 * (5 if quick else _CHECKPOINT_S),
+            kafka={"compression.type": "lz4"},
+        )
         progress = _run(cluster, definitions, options, events)
         pids = [*cluster.pids(), int((scratch / "kafka" / "node0" / "pid").read_text("ascii"))]
         memory = [_peak_bytes(pid) for pid in pids]
@@ -141,37 +143,19 @@ def check_disk(number: int, free: int, folder: Path) -> None:
         )
 
 
-def _options(servers: str, topic: str, *, quick: bool) -> FlinkOptions:
-    return FlinkOptions(
-        servers,
-        topic,
-        output="entities",
-        entities_topic=f"{topic}-entities",
-        erased_topic=f"{topic}-erased",
-        group_id=f"{topic}-flink",
-        watermark_delay_ms=DELAY_MS,
-        allowed_lateness_ms=LATENESS_MS,
-        parallelism=PARTITIONS,
-        checkpoint_ms=1000 * (5 if quick else _CHECKPOINT_S),
-        kafka={"compression.type": "lz4"},
-    )
-
-
 def _run(cluster: Flink, definitions: Definitions, options: FlinkOptions, events: int) -> _Progress:
     """Run the job until it has published all, and a checkpoint after that is complete."""
-    entities = KafkaSettings(options.servers, options.entities_topic)
-    ensure_topic(entities, partitions=PARTITIONS, compacted=True)
-    erased = KafkaSettings(options.servers, options.erased_topic)
-    ensure_topic(erased, partitions=1, compacted=True)
     progress = _Progress()
-    with (
-        FlinkCluster(cluster.url) as api,
-        closing(KafkaLog(entities)) as topic,
-        ExitStack() as stack,
-    ):
-        rows = [stack.enter_context(closing(topic.partition(n))) for n in range(PARTITIONS)]
+    with FlinkCluster(cluster.url) as api, entities_topic(options) as rows:
         job = api.run(api.upload(cluster.jar), compile_flink(definitions, options).text)
-        _await_rows(progress, lambda: sum(it.end for it in rows), lambda: _read(api, job), events)
+        with progress_bar("events read by Flink") as bar:
+            _await_rows(
+                progress,
+                lambda: sum(it.end for it in rows),
+                lambda: _read(api, job),
+                lambda done: bar(done, events),
+                events,
+            )
         _await_checkpoint(progress, api, job, 2 * options.checkpoint_ms / 1000 + _STALL_S)
         if failed := api.failure(job):
             raise RuntimeError(f"the job failed on the way: {failed[:300]}")
@@ -179,10 +163,13 @@ def _run(cluster: Flink, definitions: Definitions, options: FlinkOptions, events
 
 
 def _await_rows(
-    progress: _Progress, rows: Callable[[], int], read: Callable[[], int], events: int
+    progress: _Progress,
+    rows: Callable[[], int],
+    read: Callable[[], int],
+    show: Callable[[int], None],
+    events: int,
 ) -> None:
     """Wait until all events are read and the rows of the last ones published; note both times."""
-    bar = _bar("events read by Flink", events)
     known, done, submitted = 0, 0, time.time()
     changed = submitted
     while done < events or time.time() < changed + _REST_S:
@@ -192,7 +179,7 @@ def _await_rows(
             progress.began = progress.began or changed
         if (newest := read()) != done:
             done = newest
-            bar(done)
+            show(done)
         if time.time() > changed + (_STALL_S if known else _START_S):
             raise TimeoutError(f"the job published nothing more after {done:,} events")
     progress.ended = changed
@@ -235,23 +222,6 @@ def _check(
     planted[busiest[0][1]] = values[busiest[-1][1]]
     _, found = different(definitions, truth, planted, max(times))
     return compared, wrong, found - wrong
-
-
-def _bar(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that shows how far something is: on a terminal, or each tenth as a line."""
-    began, shown = time.monotonic(), -1
-
-    def show(done: int) -> None:
-        nonlocal shown
-        tenth = 10 * done // max(total, 1)
-        text = f"{what}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s"
-        if sys.stderr.isatty():
-            print(f"\r{text}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
-        elif tenth > shown:
-            print(text, file=sys.stderr, flush=True)
-        shown = tenth
-
-    return show
 
 
 def _peak_bytes(pid: int) -> int:

@@ -16,7 +16,10 @@ from typing import Any
 
 from benchmarks.apache_kafka import Cluster, named_servers
 from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.flink.options import FlinkOptions
 from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.online.store import RedisOnlineStore
 
@@ -84,6 +87,33 @@ def new_log(servers: str) -> Log:
     log = Log(servers, f"bench-{uuid.uuid4().hex[:12]}")
     ensure_topic(KafkaSettings(servers, log.topic), partitions=PARTITIONS)
     return log
+
+
+def entities_job(servers: str, topic: str, *, parallelism: int) -> FlinkOptions:
+    """Return the options of the job that serves from a log of `PARTITIONS` partitions."""
+    return FlinkOptions(
+        servers,
+        topic,
+        output="entities",
+        entities_topic=f"{topic}-entities",
+        erased_topic=f"{topic}-erased",
+        group_id=f"{topic}-flink",
+        watermark_delay_ms=DELAY_MS,
+        allowed_lateness_ms=LATENESS_MS,
+        parallelism=parallelism,
+    )
+
+
+@contextlib.contextmanager
+def entities_topic(options: FlinkOptions) -> Iterator[list[KafkaPartition]]:
+    """Make the topics that a job writes and reads beside the log; open that of its values."""
+    entities = KafkaSettings(options.servers, options.entities_topic)
+    ensure_topic(entities, partitions=PARTITIONS, compacted=True)
+    erased = KafkaSettings(options.servers, options.erased_topic)
+    ensure_topic(erased, partitions=1, compacted=True)
+    with contextlib.closing(KafkaLog(entities)) as topic, contextlib.ExitStack() as stack:
+        opened = (contextlib.closing(topic.partition(number)) for number in range(PARTITIONS))
+        yield [stack.enter_context(one) for one in opened]
 
 
 def ran(command: Sequence[str], what: str, **options: Any) -> str:

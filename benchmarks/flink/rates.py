@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.figures import Figure
-from benchmarks.flink.place import DELAY_MS, LATENESS_MS, PARTITIONS, kafka, ran
+from benchmarks.flink.place import PARTITIONS, entities_job, entities_topic, kafka, ran
 from benchmarks.services import redis
 from benchmarks.streaming.events import Topic, fill
 from benchmarks.streaming.flink import Flink, Run, flink
@@ -23,11 +23,7 @@ from tactful.metadata.connections import online_tag
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.flink.compiler import compile_flink
-from tactful_streaming.flink.options import FlinkOptions
-from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
-from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.online.comparison import RedisSide, compare_sides
 from tactful_streaming.online.store import RedisOnlineStore
 
@@ -93,12 +89,9 @@ def _figure(name: str, unit: str, values: Sequence[float], note: str) -> Figure:
 
 def _job(cluster: Flink, log: Topic, definitions: Definitions) -> Run:
     """Run the job as it serves, which publishes values all the while, until the log is read."""
-    entities = KafkaSettings(log.servers, f"{log.name}-entities")
-    ensure_topic(entities, partitions=PARTITIONS, compacted=True)
-    ensure_topic(KafkaSettings(log.servers, f"{log.name}-erased"), partitions=1, compacted=True)
-    script = _script(log, definitions)
-    with closing(KafkaLog(entities)) as topic, ExitStack() as stack:
-        opened = [stack.enter_context(closing(topic.partition(n))) for n in range(PARTITIONS)]
+    options = entities_job(log.servers, log.name, parallelism=1)
+    script = compile_flink(definitions, options).text
+    with entities_topic(options) as opened:
         return cluster.run_until(script, log.count, lambda: _await_rest(opened))
 
 
@@ -112,21 +105,6 @@ def _await_rest(partitions: Sequence[KafkaPartition]) -> float:
             raise TimeoutError(f"the job published nothing within {_START_S:g} s")
         time.sleep(_POLL_S)
     return changed
-
-
-def _script(log: Topic, definitions: Definitions) -> str:
-    options = FlinkOptions(
-        log.servers,
-        log.name,
-        output="entities",
-        entities_topic=f"{log.name}-entities",
-        erased_topic=f"{log.name}-erased",
-        group_id=f"{log.name}-flink",
-        watermark_delay_ms=DELAY_MS,
-        allowed_lateness_ms=LATENESS_MS,
-        parallelism=1,
-    )
-    return compile_flink(definitions, options).text
 
 
 def _ours(kind: str, log: Topic, redis_url: str, folder: Path) -> Run:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.progress import Progress
 from benchmarks.quality.item_peers import CO_VISITATION, ITEM_ITEM, MARKOV, SEQUENTIAL_RULES
 from benchmarks.quality.peers import POPULARITY, V_SKNN, Lists, Peer
 from benchmarks.quality.protocol import Exam
@@ -35,7 +36,6 @@ FIELD: tuple[Peer, ...] = (
 )
 """The peers to beat on every set."""
 
-Progress = Callable[[int, int], None]
 _REPEATS = "repeats"
 
 

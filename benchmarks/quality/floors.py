@@ -7,7 +7,6 @@ processes of their own, one for each core.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,20 +15,19 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.figures import Figure
+from benchmarks.progress import progress_bar
 from benchmarks.quality.case_figures import Results, case_figures
 from benchmarks.quality.case_processes import run_apart
 from benchmarks.quality.cold_people import ask_cold
 from benchmarks.quality.contest import MEASURES, answers
 from benchmarks.quality.dataset import Dataset, sent_as, squeezed
 from benchmarks.quality.generated import GENERATED
-from benchmarks.quality.installation import Installation, Progress
+from benchmarks.quality.installation import Installation
 from benchmarks.quality.protocol import Exam, make_exam
 from benchmarks.quality.sequence_models import sequence_peers
 from benchmarks.quality.served import served_lists
@@ -198,7 +196,7 @@ def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
     questions = options.questions(variant)
     exam = make_exam(case, questions=questions, earlier=questions // 2)
     models, missing = sequence_peers() if variant == "whole" and not options.quick else ([], {})
-    with _bar(f"{name}: peers") as progress:
+    with progress_bar(f"{name}: peers") as progress:
         peers = answers(exam, _FOLDER / "peers", progress, models=models)
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as folder:
         served = _in_process if options.in_process else _over_http
@@ -214,13 +212,13 @@ def measure(dataset: Dataset, variant: str, options: Options) -> list[Figure]:
 def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold: bool) -> Results:
     """Load a server, ask it untrained, train, and ask it again; each from the same log."""
     trained = Installation(folder / "trained")
-    with trained.serve() as visitor, _bar(f"{name}: loading") as progress:
+    with trained.serve() as visitor, progress_bar(f"{name}: loading") as progress:
         visitor.send_all(dataset, progress)
     loaded = trained.copy(folder / "untrained")
     loaded.train(promote=("--recall-only",))  # as the server does itself, every 20 seconds
     untrained, _ = _asked(loaded, dataset, exam, f"{name}: untrained")
     refusal, metrics = "", {}
-    with _bar(f"{name}: training") as progress:
+    with progress_bar(f"{name}: training") as progress:
         try:
             metrics = trained.train()["metrics"]
         except RuntimeError as error:  # a shop whose data cannot be trained on is served as well
@@ -229,7 +227,7 @@ def _over_http(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold:
     cold = None
     if with_cold:
         other = trained.copy(folder / "cold")
-        with other.serve() as visitor, _bar(f"{name}: cold people") as progress:
+        with other.serve() as visitor, progress_bar(f"{name}: cold people") as progress:
             cold = ask_cold(visitor, dataset, progress)
         other.delete()
     lists, new = _asked(trained, dataset, exam, f"{name}: trained", exam.new_rows)
@@ -243,7 +241,7 @@ def _asked(
     title: str,
     new_only: Collection[int] = (),
 ) -> tuple[list[tuple[str, ...]], dict[int, tuple[str, ...]]]:
-    with installation.serve() as visitor, _bar(title) as progress:
+    with installation.serve() as visitor, progress_bar(title) as progress:
         answered = visitor.ask_all(dataset, exam.asks, progress, new_only=new_only)
     installation.delete()
     return answered
@@ -262,7 +260,7 @@ def _in_process(dataset: Dataset, exam: Exam, folder: Path, name: str, with_cold
     """Answer without a server: quicker, and without upserts that arrive later."""
 
     def lists(title: str, options: TrainingOptions | None) -> list[tuple[str, ...]]:
-        with _bar(f"{name}: {title}") as progress:
+        with progress_bar(f"{name}: {title}") as progress:
             return served_lists(
                 _Played(dataset, exam.asks),
                 folder / title,
@@ -283,15 +281,3 @@ def _floor(dataset: Dataset, variant: str) -> float:
     if dataset.name in ("online_retail", "completejourney") and variant == "whole":
         return 1.10
     return 1.05 if variant == "whole" else 1.02
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Progress]:
-    """Show progress on stderr."""
-    with tqdm(desc=title, unit="", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress

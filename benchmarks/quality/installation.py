@@ -12,11 +12,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from benchmarks.progress import Progress
 from benchmarks.quality.dataset import Dataset, Record, who
 from tactful.client import Client
 from tactful.demo.datasets import Ask
@@ -24,7 +25,6 @@ from tactful.schemas.positions import Position, covers
 from tactful.training.evaluation import CUTOFF
 from tactful.util.signals import end_process
 
-Progress = Callable[[int, int], None]
 _BATCH = 500
 
 

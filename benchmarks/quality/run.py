@@ -8,19 +8,17 @@ resampling people; those of a ratio resample the people of both together.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.figures import Figure, main
+from benchmarks.progress import progress_bar
 from benchmarks.quality import peers
 from benchmarks.quality.cold import COLD_FIGURES, cold_users
 from benchmarks.quality.cold_items import COLD_ITEM_FIGURES, cold_items
@@ -119,7 +117,7 @@ class Contest:
         self._cards: dict[str, dict[str, Scorecard]] = {measure: {} for measure in measures}
         self._notes: dict[tuple[str, str], str] = {}
         self._missing: dict[str, str] = {}
-        with _bar(f"{name}: served") as progress:
+        with progress_bar(f"{name}: served") as progress:
             shown = served_lists(replay, scratch / "served", TrainingOptions(), progress=progress)
         self._served = Scorecard()
         for ask, items in zip(replay.asks, shown, strict=True):
@@ -128,7 +126,7 @@ class Contest:
     def ask(self, field: Sequence[Peer]) -> None:
         """Let peers choose their settings and answer."""
         for peer in field:
-            with _bar(f"{self._name}: {peer.name}") as progress:
+            with progress_bar(f"{self._name}: {peer.name}") as progress:
                 self._ask(peer, progress)
 
     def ask_if_there(self, field: Callable[[], Sequence[Peer]], *names: str) -> None:
@@ -201,18 +199,6 @@ def _card(trial: Trial, lists: Lists) -> Scorecard:
         shown = [str(item) for item in row if item >= 0]
         card.add(question.person, shown, {str(item) for item in question.taken})
     return card
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, told how much of how much is done."""
-    with tqdm(desc=what, unit="", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def _peers_python() -> Path:
