@@ -16,7 +16,7 @@ from tactful.imports.amounts import (
     currency_of,
     number_format,
 )
-from tactful.imports.cells import is_boolean, is_flag, present, read_id
+from tactful.imports.cells import is_boolean, is_flag, is_nothing, present, read_id
 from tactful.imports.event_types import types_of
 from tactful.imports.formats.rows import LOCAL_MS, UTC_MS, Reader
 from tactful.imports.moments import (
@@ -77,7 +77,7 @@ class Columns:
         """Return the share of a column's values that stand beside several ones of another."""
         beside: dict[str, set[str]] = {}
         for left, right in zip(self._sample[name], self._sample[other], strict=True):
-            if left is not None and right is not None:
+            if not (is_nothing(left) or is_nothing(right)):
                 beside.setdefault(str(left), set()).add(str(right))
         return sum(len(values) > 1 for values in beside.values()) / max(len(beside), 1)
 

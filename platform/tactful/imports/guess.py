@@ -94,7 +94,7 @@ def _kind(reader: Reader, columns: Columns, options: ImportOptions) -> tuple[Kin
         return reader.holds, "by the format"
     likely = likely_kind(columns, options)
     if likely == "items":
-        _refuse_orders(reader, columns)
+        _refuse_orders(columns)
     if likely is not None:
         return likely, "by the columns; --kind overrides"
     raise DatasetError(
@@ -104,13 +104,13 @@ def _kind(reader: Reader, columns: Columns, options: ImportOptions) -> tuple[Kin
     )
 
 
-def _refuse_orders(reader: Reader, columns: Columns) -> None:
+def _refuse_orders(columns: Columns) -> None:
     """Raise DatasetError if what looks like the ids of items are those of orders or visits."""
     name, title = columns.find(ITEM) or columns.find(BARE_ID), columns.find(TITLE)
     if name is None or title is None or columns.shares_values(name, title) < _MOST_TITLES:
         return
     raise DatasetError(
-        f"{reader.path}: cannot tell what a row is: values of {name} have several values of "
+        f"{columns.path}: cannot tell what a row is: values of {name} have several values of "
         f"{title} each, so they are no ids of items. If {name} is an order or visit, give --kind "
         f"events --map session={name} --map item={title} --set type=purchase; else --kind items"
     )

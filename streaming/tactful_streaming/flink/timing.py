@@ -1,9 +1,10 @@
 """Times of a job that follow from its definitions: lateness, and lifetimes of state.
 
 Flink removes the state of windows, patterns and interval joins by itself, once the watermark has
-passed. That of OVER aggregations it keeps, unless it has a lifetime since its last change, by the
-clock of the cluster. In Flink SQL a job has one lifetime for all of them, ``table.exec.state.ttl``.
-Our runner gives each aggregation its own, by the function in it: ``tactful.state.ttl.<function>``.
+passed. It keeps the state of OVER aggregations, unless this has a lifetime since its last change,
+by the clock of the cluster. In Flink SQL a job has one lifetime for all of them,
+``table.exec.state.ttl``. Our runner gives each aggregation its own, by the function in it:
+``tactful.state.ttl.<function>``.
 """
 
 from __future__ import annotations

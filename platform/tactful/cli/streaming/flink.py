@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ flink.add_command(compare)
 def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     """Print FILE, a features.yaml, as Flink SQL."""
     script, notes = _compile(file, options)
-    _say_notes(notes)
+    _say_notes(notes, _say)
     text = script.text
     if out is None:
         click.echo(text, nl=False)
@@ -239,9 +239,8 @@ def submit(
     if gateway is not None and (wait or savepoint is not None):
         raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
     script, notes = _compile(file, options, runner=gateway is None)
-    said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
-    if not as_json:
-        _say_notes(notes)
+    said = _say_nothing if as_json else _say
+    _say_notes(notes, said)
     state: str | None = None
     started: Started | None = None
     with flink_errors():
@@ -305,9 +304,8 @@ def upgrade(
     would take, or nobody, is refused first, and the job runs on.
     """
     script, notes = _compile(file, options)
-    said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
-    if not as_json:
-        _say_notes(notes)
+    said = _say_nothing if as_json else _say
+    _say_notes(notes, said)
     with flink_errors():
         path = Path(jar) if jar is not None else find_runner(flink_home)
         with FlinkCluster(cluster) as flink:
@@ -335,9 +333,13 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-def _say_notes(notes: Iterable[Note]) -> None:
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _say_notes(notes: Iterable[Note], said: Callable[[str], None]) -> None:
     for note in notes:
-        click.echo(f"note: {note.line}", err=True)
+        said(f"note: {note.line}")
 
 
 def _data(notes: Iterable[Note]) -> list[dict[str, Any]]:
