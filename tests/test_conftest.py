@@ -93,7 +93,10 @@ def test_services_and_examples(tmp_path: Path) -> None:
     _, first = outcomes(0, "--hypothesis-seed=1", TACTFUL_TEST_SEED="1")
     _, second = outcomes(0, "--hypothesis-seed=2", TACTFUL_TEST_SEED="2")
     assert second != first
-    assert (len(default), len(first)) == (20, 60)
+    _, few = outcomes(0, TACTFUL_TEST_EXAMPLES="0.3")
+    _, fewest = outcomes(0, TACTFUL_TEST_EXAMPLES="0.01")
+    _, many = outcomes(0, "--hypothesis-seed=1", TACTFUL_TEST_SEED="1", TACTFUL_TEST_EXAMPLES="3")
+    assert [len(each) for each in (default, first, few, fewest, many)] == [20, 20, 6, 3, 60]
 
 
 @pytest.mark.slow

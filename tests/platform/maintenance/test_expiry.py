@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import signal
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.alone import alone
 from tests.platform.metadata.test_rights import installed
 from tests.platform.support import build, now_ms, small_settings
 
@@ -85,16 +87,15 @@ def test_backups_that_are_too_old_go_and_a_dry_run_only_tells(backups: Path) -> 
     assert json.loads(run("--backups", backups, "--older-than", 30, "--json").stdout) == []
 
 
-def test_a_half_removed_backup_is_removed(backups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def expire_until_killed(backups: Path) -> None:
+    pytest.MonkeyPatch().setattr(shutil, "rmtree", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    list(expire_backups(backups, now_ms() - 30 * DAY, dry_run=False))
+
+
+def test_a_half_removed_backup_is_removed(backups: Path) -> None:
     """A killed expiry leaves no directory that counts as a backup."""
-    child = os.fork()
-    if child == 0:
-        try:
-            monkeypatch.setattr(shutil, "rmtree", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-            list(expire_backups(backups, now_ms() - 30 * DAY, dry_run=False))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with pytest.raises(BrokenProcessPool):
+        alone(expire_until_killed, backups)
     assert not (backups / "old").exists()
     assert (backups / "new" / MANIFEST).exists()
     (left,) = names(backups) - {"new", "other"}

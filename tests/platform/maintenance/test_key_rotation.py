@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from tests.alone import alone
 from tests.platform.support import now_ms
 
 from tactful.cli.main import main
@@ -107,17 +109,16 @@ KILLED_BEFORE: dict[str, tuple[object, str]] = {
 }
 
 
+def rotate_until_killed(settings: Settings, new: Path, place: str) -> None:
+    pytest.MonkeyPatch().setattr(*KILLED_BEFORE[place], kill_oneself)
+    change_master_key(settings, new)
+
+
 @pytest.mark.parametrize("place", KILLED_BEFORE)
 def test_a_killed_rotation_goes_on(settings: Settings, new: Path, place: str) -> None:
     records = sealed(settings, "ada", "bob")
-    child = os.fork()
-    if child == 0:
-        try:
-            pytest.MonkeyPatch().setattr(*KILLED_BEFORE[place], kill_oneself)
-            change_master_key(settings, new)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with pytest.raises(BrokenProcessPool):
+        alone(rotate_until_killed, settings, new, place)
     result = rotate(settings, "--master-key-file", new)
     assert result.exit_code == 0, result.output
     assert opened(settings, records) == [of("ada"), of("bob")]

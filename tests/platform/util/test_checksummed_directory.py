@@ -2,12 +2,14 @@
 
 import os
 import zlib
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.alone import alone
 
 from tactful.errors import ModelError
 from tactful.util import checksummed_directory as sealed
@@ -40,14 +42,16 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+def write_and_die(place: Path) -> None:
+    with sealing(place) as scratch:
+        (scratch / "two").write_bytes(b"2")
+        os._exit(1)
+
+
 def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "thing", one=b"1")
-    process = os.fork()
-    if not process:
-        with sealing(tmp_path / "thing") as scratch:
-            (scratch / "two").write_bytes(b"2")
-            os._exit(1)
-    os.waitpid(process, 0)
+    with pytest.raises(BrokenProcessPool):
+        alone(write_and_die, tmp_path / "thing")
     (tmp_path / "other").mkdir()
     assert len(list(tmp_path.iterdir())) == 3
     remove_scratch(tmp_path)

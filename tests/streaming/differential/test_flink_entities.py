@@ -229,7 +229,7 @@ def reached(servers: str, job: FlinkOptions, definitions: Definitions) -> list[i
         copied = Copied()
         for row in read_rows(servers, job.entities_topic, number):
             if row is not None and row[0] == 1:
-                _, _, offset, kind, subtask, subtasks, _ = row
+                _, _, offset, kind, subtask, subtasks, *_ = row
                 copied.note(kind, subtask, subtasks, offset)
         copied.advance(entity_kinds(definitions))
         offsets.append(copied.reached)
