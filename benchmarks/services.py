@@ -32,7 +32,24 @@ def mariadb(scratch: Path) -> Iterator[str]:
         FileNotFoundError: if it is not installed.
         CalledProcessError: if it cannot make its tables.
     """
-    port, data, user = free_port(), scratch / "mariadb", getpass.getuser()
+    port = free_port()
+    with _running(mariadb_command(scratch, port), port, scratch):
+        yield mariadb_url(port)
+
+
+def mariadb_url(port: int) -> str:
+    """Return the SQLAlchemy URL of the database of a MariaDB."""
+    return f"mysql+pymysql://root@127.0.0.1:{port}/tactful?charset=utf8mb4"
+
+
+def mariadb_command(scratch: Path, port: int) -> list[str]:
+    """Make the tables of a MariaDB in a folder; return the command that runs it.
+
+    Raises:
+        FileNotFoundError: if it is not installed.
+        CalledProcessError: if it cannot make its tables.
+    """
+    data, user = scratch / "mariadb", getpass.getuser()
     install, server = (shutil.which(it, path=_PATH) for it in ("mariadb-install-db", "mariadbd"))
     if install is None or server is None:
         raise FileNotFoundError("MariaDB is not installed")
@@ -48,12 +65,10 @@ def mariadb(scratch: Path) -> Iterator[str]:
             stderr=out,
         )
     first = scratch / "mariadb.sql"
-    first.write_text("CREATE DATABASE tactful CHARACTER SET utf8mb4;\n")
+    first.write_text("CREATE DATABASE IF NOT EXISTS tactful CHARACTER SET utf8mb4;\n")
     command = [server, "--no-defaults", f"--user={user}", f"--datadir={data}", f"--port={port}"]
     command += ["--bind-address=127.0.0.1", f"--socket={scratch / 'mariadb.sock'}"]
-    command += [f"--pid-file={scratch / 'mariadb.pid'}", f"--init-file={first}"]
-    with _running(command, port, scratch):
-        yield f"mysql+pymysql://root@127.0.0.1:{port}/tactful?charset=utf8mb4"
+    return [*command, f"--pid-file={scratch / 'mariadb.pid'}", f"--init-file={first}"]
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ class Installation:
         judge: Callable[[], str | None] = lambda: None,
         nudge: Callable[[], None] = lambda: None,
         failures: Failures | None = None,
+        look: Callable[[Client, int], None] = lambda client, newest: None,
     ) -> None:
         """Lay the files out.
 
@@ -99,6 +100,7 @@ class Installation:
             judge: what the broker does wrong, asked when all processes have died.
             nudge: called now and then while nothing happens.
             failures: where ends that nobody asked for are recorded; None: they are errors.
+            look: see `Load`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         features = folder / "features.yaml"
@@ -111,6 +113,7 @@ class Installation:
         self._judge = judge
         self._nudge = nudge
         self._failures = failures
+        self._look = look
         self._running: tuple[Process, ...] = ()
         self._environment = {
             "TACTFUL_ENGINE__FEATURES": str(features),
@@ -158,8 +161,14 @@ class Installation:
             for other in others:
                 other.start()
             self._running = (server, *others)
-            patient = self._failures is not None
-            load = Load(url, self._seed, rate=self._rate, watch=self._check, patient=patient)
+            load = Load(
+                url,
+                self._seed,
+                rate=self._rate,
+                watch=self._check,
+                patient=self._failures is not None,
+                look=self._look,
+            )
             targets = [Victim(server, lambda: load.acknowledged)]
             targets += [
                 Victim(other, partial(_entries, other), nudge=self._nudge) for other in others

@@ -143,6 +143,7 @@ class Load:
         rate: float,
         watch: Callable[[], None] = lambda: None,
         patient: bool = False,
+        look: Callable[[Client, int], None] = lambda client, newest: None,
     ) -> None:
         """Post to `url`.
 
@@ -153,6 +154,8 @@ class Load:
             watch: called while the load waits at its end for what is under way; raises to give up.
             patient: wait for each answer, also where a server is suspended; go on after faults,
                 and read features beside.
+            look: called again and again beside a patient load, with a client and the time of the
+                newest event.
         """
         self.stream = Stream(seed)
         self.upserts: list[Item] = []
@@ -161,6 +164,7 @@ class Load:
         self.faults: list[str] = []
         self.answer_s = self.acknowledged_s = 0.0
         self._patient = patient
+        self._look = look
         self._timeout_s = _PATIENT_S if patient else _TIMEOUT_S
         self._url = url
         self._watch = watch
@@ -243,6 +247,7 @@ class Load:
                 while not self._stopping.wait(_READ_S):
                     with suppress(ConnectionFailed, Busy, ServerFault):
                         self._timed(lambda: client.features(PEOPLE[0]))
+                    self._look(client, self.stream.newest)
         except BaseException as error:
             self._failure = error
 

@@ -83,6 +83,12 @@ class Process:
         self._failures = failures
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Number of the process, which was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and do not wait."""
         with self._path("out").open("wb") as out, self._path("log").open("ab") as log:
