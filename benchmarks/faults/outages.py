@@ -54,12 +54,12 @@ from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 FIGURES: Final = (
-    ("faults", "faults"),
-    ("faults_lost_events", "events"),
-    ("faults_wrong_counts", "values"),
+    ("faults_injected", "faults"),
+    ("acknowledged_events_lost", "events"),
+    ("wrong_values", "values"),
     ("faults_overspent_budgets", "numbers"),
     ("faults_failed_processes", "processes"),
-    ("faults_recovery_p95_s", "s"),
+    ("recovery_p95_s", "s"),
 )
 PLACES: Final = ("embedded", "distributed")
 
@@ -136,15 +136,15 @@ def as_figures(rounds: Sequence[Round]) -> list[Figure]:
     seeds = f"{len(rounds)} rounds, seeds from {rounds[0].seed}"
     notes = list(dict.fromkeys(note for one in rounds for note in one.notes))
     return [
-        Figure("faults", kinds.total(), "faults", note="; ".join([seeds, listed, *notes])),
+        Figure("faults_injected", kinds.total(), "faults", note="; ".join([seeds, listed, *notes])),
         Figure(
-            "faults_lost_events",
+            "acknowledged_events_lost",
             sum(one.lost for one in rounds),
             "events",
             note=f"of {sum(one.acknowledged for one in rounds):,} acknowledged",
         ),
         Figure(
-            "faults_wrong_counts",
+            "wrong_values",
             sum(one.wrong for one in rounds),
             "values",
             note=f"of {sum(one.compared for one in rounds):,} that were compared with a quiet run",
@@ -165,7 +165,7 @@ def as_figures(rounds: Sequence[Round]) -> list[Figure]:
             "500 or more beside 503",
         ),
         Figure(
-            "faults_recovery_p95_s",
+            "recovery_p95_s",
             float(np.percentile(recovery, 95)),
             "s",
             runs=len(recovery),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
@@ -19,7 +21,7 @@ import pytest
 from tests.platform import planted_bugs
 from tests.platform.system.test_chaos import WORKS
 
-from benchmarks.faults import outages, strikes
+from benchmarks.faults import outages, soak, strikes
 from benchmarks.faults.network import TROUBLES, Link
 from benchmarks.faults.outages import Round, as_figures, finished, run_round
 from benchmarks.faults.releases import Releases, overspent_days
@@ -27,6 +29,7 @@ from benchmarks.faults.strikes import Fault, Strikes, process_faults
 from benchmarks.figures import commit
 from benchmarks.kills.processes import Failures, Process, Victim
 from benchmarks.ports import free_port
+from tactful.errors import ConnectionFailed
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
 
@@ -244,7 +247,7 @@ def test_a_run_goes_on_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked.clear()
     figures = {figure.name: figure for figure in outages.outages(True, file, 50)}
     assert asked == [("distributed", 74), ("embedded", 75)]
-    assert figures["faults"].value == 50
+    assert figures["faults_injected"].value == 50
 
 
 def test_figures_of_rounds() -> None:
@@ -252,7 +255,7 @@ def test_figures_of_rounds() -> None:
     assert [one.sound for one in rounds] == [True, False]
     figures = {figure.name: figure.value for figure in as_figures(rounds)}
     assert {*figures} == {name for name, _ in outages.FIGURES}
-    assert [figures[f"faults_{it}"] for it in ("lost_events", "wrong_counts")] == [3, 4]
+    assert [figures[it] for it in ("acknowledged_events_lost", "wrong_values")] == [3, 4]
     assert (figures["faults_overspent_budgets"], figures["faults_failed_processes"]) == (5, 1)
 
 
@@ -277,3 +280,36 @@ def test_every_trouble_of_a_link_is_a_fault() -> None:
     link: Any = SimpleNamespace(disturb=str, restore=str)
     found = [fault.kind for fault in strikes.link_faults("Redis", link)]
     assert found == [f"{trouble} Redis" for trouble in TROUBLES]
+
+
+def test_growth_is_that_of_the_last_quarter() -> None:
+    warm = [*range(10), *[10.0] * 30]
+    assert soak.growth(warm) == 0
+    assert soak.growth([float(place) for place in range(40)]) == pytest.approx(20)
+    with pytest.raises(ValueError, match="too few"):
+        soak.growth([1.0] * 7)
+
+
+def test_answers_are_timed_from_when_requests_were_due() -> None:
+    """A slow answer delays those behind it, which counts; a failure is kept in words."""
+    arrivals, calls = soak.Arrivals(), itertools.count()
+
+    def request() -> None:
+        if next(calls) == 0:
+            time.sleep(0.1)
+        else:
+            raise ConnectionFailed("gone")
+
+    arrivals.send(request, 100.0, time.monotonic() + 0.05)
+    assert len(arrivals.seconds) == 5
+    assert min(arrivals.seconds) >= 0.1 - 0.04
+    assert set(arrivals.failures) == {"ConnectionFailed: gone"}
+
+
+@pytest.mark.slow
+def test_a_soak_watches_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_FILLING", 2)
+    found = {figure.name: figure for figure in soak.soak(True, tmp_path, minutes=0.25)}
+    assert {*found} == {name for name, _ in soak.FIGURES}
+    assert found["soak_failed_requests"].value == 0, found["soak_failed_requests"].note
+    assert (found["soak_lists_p99_ms"].value or 0) > 0
