@@ -85,7 +85,9 @@ _PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 # What `scripts/test` exports for each service it could start.
 _SERVICES = {
     "redis": "TACTFUL_TEST_REDIS",
+    "valkey": "TACTFUL_TEST_VALKEY",
     "mysql": "TACTFUL_TEST_MYSQL",
+    "postgres": "TACTFUL_TEST_POSTGRES",
     "kafka": "TACTFUL_TEST_KAFKA",
     "apache": "TACTFUL_TEST_KAFKA",
     "flink": "TACTFUL_TEST_FLINK",
@@ -217,6 +219,12 @@ def redis_url() -> str:
 
 
 @pytest.fixture(scope="session")
+def valkey_url() -> str:
+    """URL of a Valkey that tests may fill: each uses keys of its own."""
+    return _service("valkey")
+
+
+@pytest.fixture(scope="session")
 def mysql_url() -> str:
     """SQLAlchemy URL of a MariaDB or MySQL database: a test drops the tables it makes.
 
@@ -231,6 +239,23 @@ def mysql_url() -> str:
     statement = f"CREATE DATABASE IF NOT EXISTS {own.database} CHARACTER SET utf8mb4"
     with engine.begin() as connection:
         connection.execute(sa.text(statement))
+    engine.dispose()
+    return own.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """SQLAlchemy URL of a PostgreSQL database; likewise."""
+    url = _service("postgres")
+    if _PROCESS is None:
+        return url
+    place = sa.make_url(url)
+    engine = sa.create_engine(place, isolation_level="AUTOCOMMIT")
+    own = place.set(database=f"{place.database}_{_PROCESS}")
+    present = "SELECT 1 FROM pg_database WHERE datname = :name"
+    with engine.connect() as connection:
+        if connection.scalar(sa.text(present), {"name": own.database}) is None:
+            connection.execute(sa.text(f"CREATE DATABASE {own.database}"))
     engine.dispose()
     return own.render_as_string(hide_password=False)
 

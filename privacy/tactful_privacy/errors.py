@@ -11,6 +11,7 @@
         * ``UnknownStatisticError``
     * ``PermissionsError``
     * ``BackendError``
+    * ``DriverError``
 """
 
 
@@ -56,3 +57,7 @@ class PermissionsError(PrivacyError, OSError):
 
 class BackendError(PrivacyError, ImportError):
     """The library of a noise backend is not installed."""
+
+
+class DriverError(PrivacyError, ImportError):
+    """The driver of a database server is not installed, or not supported."""

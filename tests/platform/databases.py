@@ -12,7 +12,8 @@ from tactful.metadata.store import VERSION_TABLE
 from tactful.metadata.tables import tables
 
 Location = str | Path
-BACKENDS = ["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))]
+SERVERS = [pytest.param(name, marks=pytest.mark.service(name)) for name in ("mysql", "postgres")]
+BACKENDS = ["sqlite", *SERVERS]
 
 
 def empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[Location]:
@@ -20,7 +21,7 @@ def empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[Loc
     if request.param == "sqlite":
         yield folder / "metadata.db"
         return
-    url: str = request.getfixturevalue("mysql_url")
+    url: str = request.getfixturevalue(f"{request.param}_url")
     names = [*tables.tables, VERSION_TABLE]
     execute(url, *(f"DROP TABLE IF EXISTS {name}" for name in names))
     yield url

@@ -13,14 +13,16 @@ from tactful_privacy.ledger import schema as ledger_schema
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.people.pseudonyms import Keyring
 
+_SERVERS = [pytest.param(name, marks=pytest.mark.service(name)) for name in ("mysql", "postgres")]
 
-@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))])
+
+@pytest.fixture(params=["sqlite", *_SERVERS])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Location for an empty ledger: an SQLite path, then a MySQL URL."""
+    """Location for an empty ledger: an SQLite path, then the URL of each server."""
     if request.param == "sqlite":
         yield str(tmp_path / "ledger.db")
         return
-    url: str = request.getfixturevalue("mysql_url")
+    url: str = request.getfixturevalue(f"{request.param}_url")
     engine = sa.create_engine(url)
     ledger_schema.tables.drop_all(engine)
     yield url

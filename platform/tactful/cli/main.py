@@ -82,7 +82,7 @@ _HELP = {
     "restore": "Replace the data directory by the backup SOURCE; no server may be running.",
     "expire": "Remove backups, exports and models that are older than [retention] allows.",
     "worker": "Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.",
-    "sink": "Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.",
+    "sink": "Write fired windows from Kafka to Redis or a SQL database, until SIGTERM or Ctrl-C.",
     "flink": "Run feature definitions on a Flink cluster.",
 }
 # Commands whose module has another name.

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError
+from tactful_privacy.database_servers import SERVERS, parse_url, without_password
 
 LEDGER = "ledger.db"
 """Name of the file in the data directory."""
@@ -28,7 +29,8 @@ def ledger_location(settings: Settings, *, environ: Mapping[str, str] | None = N
         return file
     if not _is_database(url):
         raise ConfigError(
-            f"{where}: the variable holds no address such as mysql+pymysql://user@host/db"
+            f"{where}: the variable holds no address such as postgresql+psycopg://user@host/db or"
+            " mysql+pymysql://user@host/db"
         )
     if file.exists():
         raise ConfigError(
@@ -55,11 +57,14 @@ def named(place: Path | str) -> str:
     """Return the location without a password, for messages."""
     if isinstance(place, Path):
         return str(place)
-    return sa.make_url(place).render_as_string(hide_password=True)
+    return without_password(parse_url(place))
 
 
 def _is_database(url: str) -> bool:
     try:
-        return sa.make_url(url).get_backend_name() in ("mysql", "mariadb")
-    except sa.exc.ArgumentError:  # maybe a password in the wrong variable: do not quote it
+        return parse_url(url).get_backend_name() in SERVERS
+    except (
+        sa.exc.ArgumentError,
+        ValueError,
+    ):  # maybe a password in the wrong variable: do not quote it
         return False

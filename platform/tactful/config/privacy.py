@@ -146,6 +146,7 @@ class StatisticsSettings:
     definitions: Path = Path()  # ``statistics.yaml``; empty for none
     # clock that closes panes: the ``wall`` clock, or a ``replay`` that sends its own time
     clock: Literal["wall", "replay"] = "wall"
-    # variable with the address of a MySQL or MariaDB database for the ledger; empty: an SQLite file
+    # variable with the address of a PostgreSQL, MySQL or MariaDB database for the ledger; empty: an
+    # SQLite file
     # in the data directory
     ledger_url_env: Variable = ""

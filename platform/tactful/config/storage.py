@@ -68,9 +68,10 @@ class LogSettings:
 class OnlineSettings:
     """Settings of the store from which other processes read features."""
 
-    # ``engine``: none beside the server's own engine; ``redis``: a copy in Redis
+    # ``engine``: none beside the server's own engine; ``redis``: a copy in Redis or Valkey
     kind: Literal["engine", "redis"] = "engine"
-    # variable with the address of Redis, ``redis://``, ``rediss://`` or ``unix://``
+    # variable with its address: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or
+    # ``unix://``
     url_env: Annotated[Variable, Meta(min_length=1)] = "TACTFUL_REDIS_URL"
     prefix: Annotated[str, Meta(min_length=1)] = "tactful"  # prefix of every key in Redis
     # days after the last write until a key is deleted; 0 for never
@@ -89,6 +90,6 @@ class OnlineSettings:
 class MetadataSettings:
     """Settings of the database of API keys, applied definitions and backfills."""
 
-    # variable with the address of a MySQL or MariaDB database; empty: an SQLite file in the data
-    # directory
+    # variable with the address of a PostgreSQL, MySQL or MariaDB database; empty: an SQLite file in
+    # the data directory
     url_env: Variable = ""

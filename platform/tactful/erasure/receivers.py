@@ -28,6 +28,7 @@ from tactful.schemas.users import Erasure, ErasureStep
 from tactful.subjects.installation import Installation
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import StreamingError
+from tactful_streaming.online.store import is_redis_url
 from tactful_streaming.sinks.sink import RowTarget
 from tactful_streaming.sinks.webhook import post_signed
 
@@ -181,7 +182,7 @@ def _delete_rows(location: str, notice: Notice) -> int:
 def _opened(location: str) -> Iterator[RowTarget]:
     address, _, prefix = location.partition("#")
     target: RowTarget
-    if address.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis_url(address):
         from tactful_streaming.sinks.redis import RedisRows
 
         target = RedisRows(address, prefix=prefix or "tactful-fired", attempts=1)

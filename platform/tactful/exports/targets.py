@@ -13,10 +13,8 @@ import msgspec
 
 from tactful.errors import ConfigError, DatasetError
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.online.store import RedisConnection
+from tactful_streaming.online.store import RedisConnection, is_redis_url
 from tactful_streaming.sinks.webhook import Post, RetryPolicy, post_signed
-
-_REDIS = ("redis", "rediss", "unix")
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,12 @@ def open_target(
     if is_web:
         signing = None if secret is None else secret.encode()
         yield Webhook(address, secret=signing, policy=RetryPolicy(attempts))
-    elif parts.scheme in _REDIS:
+    elif is_redis_url(place):
         name = prefix or "tactful-" + kind.replace(" ", "-")
         with contextlib.closing(RedisKeys(place, name, ttl_s=ttl_s)) as target:
             yield target
     else:
-        raise ConfigError(f"--to {address!r}: give an https:// or redis:// address")
+        raise ConfigError(f"--to {address!r}: give an https://, redis:// or valkey:// address")
 
 
 def without_password(address: str) -> str:

@@ -47,7 +47,8 @@ from tactful_streaming.rules.rules import load_rules
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
 
-_EXTRAS = ("federated", "dashboard", "terminal", "kafka", "redis", "mysql", "demo")
+_SERVERS = ("kafka", "redis", "mysql", "postgres")
+_EXTRAS = ("federated", "dashboard", "terminal", *_SERVERS, "demo")
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0

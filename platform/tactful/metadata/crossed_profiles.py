@@ -35,7 +35,7 @@ def save_profile(
     for the latest: were its number reused, other processes would skip the next profile.
     """
     tokens = used_tokens.c
-    highest = sa.select(sa.func.max(tokens.number)).with_for_update()
+    highest = sa.select(sa.func.max(tokens.number))
     same = _table.person == profile.person, _table.releasing == profile.releasing
 
     def write(connection: sa.Connection) -> bool:

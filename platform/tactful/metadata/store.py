@@ -1,6 +1,6 @@
 """The metadata of an installation, in one database.
 
-One database, SQLite or MySQL/MariaDB, is shared by all processes of the installation. Opening it
+One database, SQLite, PostgreSQL, MySQL or MariaDB, is shared by all processes of the installation. Opening it
 upgrades its schema by the migrations.
 """
 
@@ -21,6 +21,17 @@ import sqlalchemy as sa
 from tactful.errors import StorageError
 from tactful.metadata.tables import backfill_jobs, definition_versions
 from tactful.util.clock import now_ms
+from tactful_privacy.database_servers import (
+    EXAMPLE_URL,
+    SERVER_NAMES,
+    SERVERS,
+    connect_server,
+    describe_error,
+    is_transient,
+    parse_url,
+    without_password,
+)
+from tactful_privacy.errors import DriverError
 from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import empty_write_ahead_log, use_write_ahead_log
 
@@ -34,8 +45,6 @@ _T = TypeVar("_T")
 _LOCK_SECONDS = 60
 _READERS_S = 1.0
 _ATTEMPTS = 5
-# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
-_MYSQL_TRY_AGAIN = ((1205,), (1213,), (1020,))
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class MetadataStore:
                 try:
                     return self._change(work)
                 except sa.exc.OperationalError as error:
-                    if error.orig is None or error.orig.args[:1] not in _MYSQL_TRY_AGAIN:
+                    if not is_transient(error):
                         raise
             return self._change(work)
 
@@ -210,7 +219,8 @@ def open_metadata(location: str | Path, *, clock: Callable[[], int] = now_ms) ->
 
     If processes start at once, one upgrades and the others wait. Only a backup leads back to an
     older schema. The location is the path of an SQLite file, or a database URL:
-    ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or ``sqlite:///path``.
+    ``postgresql+psycopg://user:password@host/database``, ``mysql+pymysql://…``,
+    ``mariadb+pymysql://…`` or ``sqlite:///path``.
 
     Raises:
         StorageError: if the database cannot be reached or used, its driver is not installed, or a
@@ -229,41 +239,23 @@ def open_metadata(location: str | Path, *, clock: Callable[[], int] = now_ms) ->
 def _connect(location: str | Path) -> sa.Engine:
     text = str(location)
     try:
-        url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
+        url = parse_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
     except (sa.exc.ArgumentError, ValueError):
         raise StorageError(
-            "the location of the metadata is not a database URL; write "
-            "mysql+pymysql://user:password@host/database or the path of an SQLite file"
+            f"the location of the metadata is not a database URL; write {EXAMPLE_URL} or the path "
+            "of an SQLite file"
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise StorageError("metadata in memory is lost at exit: give the path of a file")
         return _connect_sqlite(url)
-    if backend not in ("mysql", "mariadb"):
-        raise StorageError(f"metadata cannot be kept in {backend}: use SQLite, MySQL or MariaDB")
-    if url.drivername in ("mysql", "mariadb"):
-        url = url.set(drivername=f"{backend}+pymysql")
+    if backend not in SERVERS:
+        raise StorageError(f"metadata cannot be kept in {backend}: use SQLite, {SERVER_NAMES}")
     try:
-        engine = sa.create_engine(
-            url.update_query_dict({"charset": "utf8mb4"}),
-            pool_pre_ping=True,
-            pool_recycle=1_800,
-            connect_args={"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60},
-        )
-    except (ImportError, sa.exc.NoSuchModuleError) as error:
-        raise StorageError(
-            f"the driver {url.drivername} is not installed: write {backend}+pymysql:// and "
-            "pip install 'tactful[mysql]'"
-        ) from error
-
-    # Without strict mode a server truncates long values with a warning only.
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
-
-    return engine
+        return connect_server(url)
+    except DriverError as error:
+        raise StorageError(str(error)) from error
 
 
 def _connect_sqlite(url: sa.URL) -> sa.Engine:
@@ -323,6 +315,7 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     with contextlib.ExitStack() as stack:
         if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE is exclusive
             # MySQL commits at every CREATE TABLE, so a transaction does not exclude others.
+            # PostgreSQL may refuse a table that two transactions create at once.
             lock = hold_named_lock(engine, "tactful schema", timeout_s=_LOCK_SECONDS)
             try:
                 stack.enter_context(lock)
@@ -338,11 +331,13 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-        cause: object = getattr(error, "orig", None) or error
+        cause: object = describe_error(error)
         # SQLite raises exactly this class for a file that is no database.
-        cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""
+        in_file = engine.dialect.name == "sqlite"
+        damaged = in_file and type(error) is sa.exc.DatabaseError
+        cure = ": restore it from a backup" if damaged else ""
         place = Path(_name(engine))
-        if engine.dialect.name == "sqlite" and not place.parent.exists():
+        if in_file and not place.parent.exists():
             cause, cure = f"{place.parent} does not exist", ": name the data directory with --data"
         message = f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"
         raise StorageError(message) from error
@@ -351,7 +346,7 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
 def _name(engine: sa.Engine) -> str:
     if engine.dialect.name == "sqlite":
         return str(engine.url.database)
-    return engine.url.set(query={}).render_as_string(hide_password=True)
+    return without_password(engine.url)
 
 
 def _job(row: sa.Row[Any]) -> BackfillJob:

@@ -115,7 +115,7 @@ class ConsentStore:
     ) -> None:
         """Record decisions of several users in one transaction; see :meth:`record`."""
         now = self._clock()
-        highest = sa.select(sa.func.max(_table.version)).with_for_update()
+        highest = sa.select(sa.func.max(_table.version))
         refused = {
             person: [person, *self.devices_of(person)]
             for person, purposes in decisions.items()
@@ -177,7 +177,7 @@ class ConsentStore:
         row with the highest version stays, blank: were its number reused, other processes would
         skip the next decision.
         """
-        highest = sa.select(sa.func.max(_table.version)).with_for_update()
+        highest = sa.select(sa.func.max(_table.version))
 
         def change(connection: sa.Connection) -> int:
             latest = connection.execute(highest).scalar() or 0

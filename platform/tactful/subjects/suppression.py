@@ -116,7 +116,7 @@ class SuppressionStore:
         return frozenset(person for person in people if person in self.suppressed)
 
     def _insert(self, stones: Collection[Tombstone]) -> None:
-        highest = sa.select(sa.func.max(_table.number)).with_for_update()
+        highest = sa.select(sa.func.max(_table.number))
 
         def insert(connection: sa.Connection) -> None:
             latest = connection.execute(highest).scalar() or 0

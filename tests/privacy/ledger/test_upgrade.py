@@ -47,8 +47,9 @@ def old_ledger(location: str) -> dict[int, list[int]]:
     engine = schema.connect(location)
     values = {n * HOUR: [n, -n, 2**40 + n] for n in range(30)}
     with engine.begin() as connection:
+        blob = "BYTEA" if engine.dialect.name == "postgresql" else "BLOB"
         for statement in FIRST_VERSION:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement.replace("BLOB", blob))
         connection.execute(sa.text("INSERT INTO privacy_budget VALUES (1, '3/2')"))
         connection.execute(
             sa.text("INSERT INTO privacy_statistics VALUES ('hourly', :f, :d, 5)"),
@@ -190,6 +191,8 @@ def test_a_damaged_definition_grants_nothing(used: str, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", ["answer = NULL", "answered_at = NULL", "answer = X'00'"])
 def test_a_damaged_answer_is_not_shown_and_not_drawn_again(used: str, damage: str) -> None:
+    if used.startswith("postgresql"):
+        damage = damage.replace("X'00'", "'\\x00'")
     change(used, f"UPDATE privacy_queries SET {damage}")
     ledger = Ledger(used)
     with pytest.raises(LedgerError, match="damaged"):

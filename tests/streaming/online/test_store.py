@@ -32,6 +32,7 @@ Opener = Callable[..., OnlineStore]
 @pytest.fixture(
     params=[
         pytest.param("redis", marks=pytest.mark.service("redis")),
+        pytest.param("valkey", marks=pytest.mark.service("valkey")),
         pytest.param("cluster", marks=pytest.mark.service("redis")),
         pytest.param("partitioned cluster", marks=pytest.mark.service("redis")),
     ]
@@ -39,8 +40,8 @@ Opener = Callable[..., OnlineStore]
 def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     opened: list[OnlineStore] = []
     prefix = f"test.{uuid.uuid4().hex}"
-    cluster = request.param != "redis"
-    url = request.getfixturevalue("cluster_url" if cluster else "redis_url")
+    cluster = request.param not in ("redis", "valkey")
+    url = request.getfixturevalue("cluster_url" if cluster else f"{request.param}_url")
     kind: Callable[..., OnlineStore] = partial(RedisOnlineStore, url, cluster=cluster)
     if request.param == "partitioned cluster":
         kind = partial(PartitionedRedisStore, url, 5)

@@ -37,8 +37,10 @@ Payloads = Mapping[int, Sequence[bytes]]
 
 BACKENDS = [
     "sqlite",
-    pytest.param("mysql", marks=pytest.mark.service("mysql")),
-    pytest.param("redis", marks=pytest.mark.service("redis")),
+    *(
+        pytest.param(name, marks=pytest.mark.service(name))
+        for name in ("mysql", "postgres", "redis", "valkey")
+    ),
 ]
 
 Location = dict[str, Any]
@@ -46,22 +48,22 @@ Location = dict[str, Any]
 
 def location_of(backend: str, request: pytest.FixtureRequest, folder: Path) -> Location:
     """Address of an empty target, and for Redis a prefix of its own."""
-    if backend == "redis":
-        return {"url": request.getfixturevalue("redis_url"), "prefix": f"test.{uuid.uuid4().hex}"}
-    if backend == "mysql":
+    if backend == "sqlite":
+        return {"url": f"sqlite:///{folder / 'rows.db'}"}
+    url: str = request.getfixturevalue(f"{backend}_url")
+    if backend in ("mysql", "postgres"):
         import sqlalchemy as sa
 
-        url: str = request.getfixturevalue("mysql_url")
         engine = sa.create_engine(url)
         with engine.begin() as connection:
             connection.execute(sa.text("DROP TABLE IF EXISTS tactful_fired_values"))
         engine.dispose()
         return {"url": url}
-    return {"url": f"sqlite:///{folder / 'rows.db'}"}
+    return {"url": url, "prefix": f"test.{uuid.uuid4().hex}"}
 
 
 def open_target(location: Location) -> RowTarget:
-    return RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
+    return RedisRows(**location) if "prefix" in location else SqlRows(**location)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -413,7 +415,9 @@ def test_entities_without_new_rows_expire(redis_url: str) -> None:
     [
         ("nonsense", "not a database URL"),
         ("mysql://u:secret@host:port/d", "not a database URL"),
-        ("postgresql://u:secret@h/d", "cannot be stored in postgresql"),
+        ("oracle://u:secret@h/d", "cannot be stored in oracle"),
+        ("postgresql+psycopg2://u:secret@h/d", r"write postgresql\+psycopg:// and pip install"),
+        ("postgres://u:secret@127.0.0.1:1/d", r"\*\*\*.*the database failed: connection.*refused"),
         ("mysql+pymysql://u:secret@127.0.0.1:1/d", r"\*\*\*.*the database failed"),
         ("sqlite:////nowhere/at/all/rows.db", "the database failed"),
     ],
@@ -452,7 +456,7 @@ from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
 servers, topic, location, session = *sys.argv[1:3], json.loads(sys.argv[3]), int(sys.argv[4])
-target = RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
+target = RedisRows(**location) if "prefix" in location else SqlRows(**location)
 group = open_rows(KafkaSettings(servers, topic, session_timeout_ms=session), topic)
 print("ready", flush=True)
 run_sink(group, target, stop=lambda: False)

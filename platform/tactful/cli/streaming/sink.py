@@ -19,6 +19,7 @@ from tactful.util.supervisor import RESTART, supervise_this
 from tactful_streaming.errors import LogError, LogSettingsError, OnlineStoreError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.consumer_group import TEMPORARY
+from tactful_streaming.online.store import is_redis_url
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import RowTarget, SinkProgress, open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
@@ -51,7 +52,8 @@ _SETTINGS = {
     "location",
     envvar="TACTFUL_SINK_TARGET",
     required=True,
-    help="redis://…, mysql+pymysql://… or sqlite:///…; give passwords in the environment.",
+    help="redis://…, valkey://…, postgresql+psycopg://…, mysql+pymysql://… or sqlite:///…; give "
+    "passwords in the environment.",
 )
 @click.option("--group", default="tactful-sink", help="Consumer group.")
 @click.option("--prefix", default="tactful-fired", help="Prefix of the keys in Redis.")
@@ -83,7 +85,7 @@ def sink(
     supervise: bool,
     as_json: bool,
 ) -> None:
-    """Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.
+    """Write fired windows from Kafka to Redis or a SQL database, until SIGTERM or Ctrl-C.
 
     After a crash uncommitted windows are read again; the newest one counts. Exit code 75: start it
     again.
@@ -166,7 +168,7 @@ class _Idle:
 def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
     """Open the target and test it, so that a wrong address fails at once."""
     target: RowTarget
-    if location.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis_url(location):
         target = RedisRows(location, prefix=prefix, ttl_s=ttl)
     elif ttl is not None:
         raise ConfigError("--ttl is for Redis: rows in a table stay until somebody deletes them")
