@@ -37,6 +37,8 @@ SUBSTITUTIONS = (
     (re.compile(r"replication = 3"), "replication = 1"),
     (re.compile(r"redis://(?:localhost|redis|cache):6379/0"), "{redis}"),
     (re.compile(r"mysql\+pymysql://tactful:secret@db/\w+(?:\?charset=utf8mb4)?"), "{mysql}"),
+    (re.compile(r"postgresql\+psycopg://tactful:secret@db/\w+"), "{postgres}"),
+    (re.compile(r"valkey://cache:6379/0"), "{redis}"),
     (re.compile(r"http://jobmanager:8081"), "{flink}"),
     # Topics of a broker that other tests use, too.
     (

@@ -87,14 +87,23 @@ class Services(dict[str, str]):
     def _mysql(self) -> str:
         place = sa.make_url(self._request.getfixturevalue("mysql_url"))
         own = place.set(database=f"documents_{self['name']}")
-        engine = sa.create_engine(place)
+        return self._made(place, own, "CHARACTER SET utf8mb4")
+
+    def _postgres(self) -> str:
+        place = sa.make_url(self._request.getfixturevalue("postgres_url"))
+        own = place.set(database=f"documents_{self['name']}")
+        return self._made(place, own, "ENCODING 'UTF8'", "WITH (FORCE)")
+
+    def _made(self, place: sa.URL, own: sa.URL, options: str, drop: str = "") -> str:
+        """Make a database until the end of the test."""
+        engine = sa.create_engine(place, isolation_level="AUTOCOMMIT")
 
         def execute(statement: str) -> None:
-            with engine.begin() as connection:
+            with engine.connect() as connection:
                 connection.execute(sa.text(statement))
 
-        execute(f"CREATE DATABASE {own.database} CHARACTER SET utf8mb4")
-        self._request.addfinalizer(lambda: execute(f"DROP DATABASE {own.database}"))
+        execute(f"CREATE DATABASE {own.database} {options}")
+        self._request.addfinalizer(lambda: execute(f"DROP DATABASE {own.database} {drop}"))
         return own.render_as_string(hide_password=False)
 
 

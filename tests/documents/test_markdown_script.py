@@ -72,6 +72,8 @@ def test_blocks_become_steps_in_their_order() -> None:
         ("--kafka broker:9092", "--kafka here:92"),
         ("redis://localhost:6379/0#letters", "redis://here:63/0#letters"),
         ("mysql+pymysql://tactful:secret@db/shop", "mysql://here"),
+        ("postgresql+psycopg://tactful:secret@db/shop", "postgresql://here"),
+        ("valkey://cache:6379/0", "redis://here:63/0"),
         ("tactful backup /backups/2026", "tactful backup /tmp/x/backups/2026"),
         ("cat /usr/etc/tactful", "cat /usr/etc/tactful"),
         (
@@ -86,6 +88,7 @@ def test_names_of_production_become_those_of_the_test(code: str, run: str) -> No
         "kafka": "here:92",
         "redis": "redis://here:63/0",
         "mysql": "mysql://here",
+        "postgres": "postgresql://here",
         "folder": "/tmp/x",
         "name": "n",
     }

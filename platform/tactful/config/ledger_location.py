@@ -63,8 +63,5 @@ def named(place: Path | str) -> str:
 def _is_database(url: str) -> bool:
     try:
         return parse_url(url).get_backend_name() in SERVERS
-    except (
-        sa.exc.ArgumentError,
-        ValueError,
-    ):  # maybe a password in the wrong variable: do not quote it
-        return False
+    except (sa.exc.ArgumentError, ValueError):
+        return False  # maybe a password in the wrong variable: do not quote it

@@ -1,7 +1,7 @@
 """The metadata of an installation, in one database.
 
-One database, SQLite, PostgreSQL, MySQL or MariaDB, is shared by all processes of the installation. Opening it
-upgrades its schema by the migrations.
+One database, SQLite, PostgreSQL, MySQL or MariaDB, is shared by all processes of the installation.
+Opening it upgrades its schema by the migrations.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Page:
 
 
 class Ledger:
-    """Releases and budgets in SQLite (default) or MySQL/MariaDB.
+    """Releases and budgets in SQLite (default), PostgreSQL or MySQL/MariaDB.
 
     Guarantees, also with many processes on one database and through ``kill -9``:
 
@@ -51,7 +51,7 @@ class Ledger:
       afterwards. A day is a day of the data, not of the clock: no clock renews it.
 
     Durability: SQLite runs with a write-ahead log and ``synchronous=FULL``; MySQL needs
-    ``innodb_flush_log_at_trx_commit=1``, the server's default.
+    ``innodb_flush_log_at_trx_commit=1``, and PostgreSQL ``synchronous_commit=on``, the defaults.
 
     Rows by example (tables in `ledger_schema`):
 
@@ -71,7 +71,8 @@ class Ledger:
         """Open the ledger, creating its tables or upgrading those of an older version.
 
         Args:
-            location: Path of an SQLite file, or a database URL (``mysql+pymysql://…``).
+            location: Path of an SQLite file, or a database URL (``postgresql+psycopg://…``,
+                ``mysql+pymysql://…``).
             daily_epsilon: Budget of one user and one UTC day over everything; needed when the
                 ledger is new, and must agree with the stored one later.
             budgets: Further budgets by tenant, purpose and days; a budget over everything may

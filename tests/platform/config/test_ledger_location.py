@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from tests.platform.databases import SERVERS
 from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
@@ -57,13 +58,14 @@ def installed(folder: Path, *statistics: dict[str, object], variable: str = "") 
     )
 
 
-@pytest.fixture
+@pytest.fixture(params=SERVERS)
 def in_database(
-    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """An installation whose ledger is to be in a database, which is empty."""
-    monkeypatch.setenv("LEDGER_URL", mysql_url)
-    engine = sa.create_engine(mysql_url)
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    monkeypatch.setenv("LEDGER_URL", url)
+    engine = sa.create_engine(url)
     ledger_schema.tables.drop_all(engine)
     yield installed(tmp_path, variable="LEDGER_URL")
     ledger_schema.tables.drop_all(engine)
@@ -98,7 +100,6 @@ def run(settings: Settings, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["privacy", *arguments, "--config", str(at)])
 
 
-@pytest.mark.service("mysql")
 def test_ledger_in_a_database(in_database: Settings, tmp_path: Path) -> None:
     statistics = opened(in_database)
     minutes_pass(statistics, 0, 4)
@@ -123,7 +124,6 @@ def test_ledger_in_a_database(in_database: Settings, tmp_path: Path) -> None:
     assert run(in_database, "retire", "views").exit_code == 0
 
 
-@pytest.mark.service("mysql")
 def test_the_budget_in_a_database_holds_for_every_process(in_database: Settings) -> None:
     opened(in_database).close()
     more = {**VIEWS, "name": "more", "epsilon": "3/4"}
@@ -150,7 +150,7 @@ def test_file_beside_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("hunter2", "holds no address"),
         ("ledger.db", "holds no address"),
         ("sqlite:///ledger.db", "holds no address"),
-        ("postgresql://tactful:hunter2@db/ledger", "holds no address"),
+        ("oracle://tactful:hunter2@db/ledger", "holds no address"),
     ],
 )
 def test_an_address_that_is_none_is_refused_without_saying_it(

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.platform.databases import SERVERS
 from tests.platform.support import Live, build, now_ms, small_settings, view
 from tests.platform.webhook_receiver import Shop, receiving
 
@@ -217,7 +218,7 @@ def test_server(tmp_path: Path, shop: Shop) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [pytest.param("mysql", marks=pytest.mark.service("mysql"))])
+@pytest.mark.parametrize("backend", SERVERS)
 def test_sinks(
     backend: str,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""One contract for SQLite and MariaDB/MySQL: rows, upgrades, refusals."""
+"""One contract for SQLite, MariaDB/MySQL and PostgreSQL: rows, upgrades, refusals."""
 
 from __future__ import annotations
 
@@ -268,10 +268,25 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         open_metadata(tmp_path / "absent" / "m.db")
 
 
-def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymysql", None)
-    with pytest.raises(StorageError, match=r"pip install 'tactful\[mysql\]'"):
-        open_metadata("mysql://u@h/d")
+@pytest.mark.parametrize(
+    ("driver", "extra", "url"),
+    [("pymysql", "mysql", "mysql://u@h/d"), ("psycopg", "postgres", "postgres://u@h/d")],
+)
+def test_without_the_driver_the_cure_is_named(
+    driver: str, extra: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.delitem(sys.modules, "tactful_privacy.postgresql", raising=False)
+    with pytest.raises(StorageError, match=rf"pip install 'tactful\[{extra}\]'"):
+        open_metadata(url)
+
+
+def test_text_is_stored_as_it_is(store: MetadataStore) -> None:
+    """PostgreSQL refuses the first of them."""
+    for text in ("a\x00b", "\x1a0", "\x1a", "é😀", " a ", "a\\'%"):
+        store.record_definitions(text.encode().hex(), text, applied_by=text)
+        found = store.definitions_history(limit=1)[0]
+        assert (found.definitions, found.applied_by) == (text, text)
 
 
 @pytest.mark.slow

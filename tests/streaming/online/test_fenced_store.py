@@ -26,13 +26,17 @@ from tactful_streaming.worker.partition_job import PartitionJob
 pytest.importorskip("redis")
 
 
-@pytest.fixture
-def space(redis_url: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.service(name)) for name in ("redis", "valkey")]
+)
+def space(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    url: str = request.getfixturevalue(f"{request.param}_url")
     prefix = f"test-{tmp_path.name}-{id(tmp_path)}"
-    yield {"url": redis_url, "prefix": prefix}
+    url = url.replace("valkey", "redis", 1)  # for the client of the tests
+    yield {"url": url, "prefix": prefix}
     import redis
 
-    client = redis.Redis.from_url(redis_url)
+    client = redis.Redis.from_url(url)
     for key in client.scan_iter(f"{prefix}:*"):
         client.delete(key)
     client.close()

@@ -12,6 +12,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -443,10 +444,31 @@ def test_a_sink_waits_for_another_ones_lock(tmp_path: Path) -> None:
         release.join()
 
 
-def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymysql", None)
-    with pytest.raises(OnlineStoreError, match=r"pip install 'tactful\[mysql\]'"):
-        SqlRows("mysql://u@h/d")
+@pytest.mark.parametrize(
+    ("driver", "extra", "url"),
+    [("pymysql", "mysql", "mysql://u@h/d"), ("psycopg", "postgres", "postgresql://u@h/d")],
+)
+def test_a_missing_driver_names_the_extra(
+    driver: str, extra: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.delitem(sys.modules, "tactful_privacy.postgresql", raising=False)
+    with pytest.raises(OnlineStoreError, match=rf"pip install 'tactful\[{extra}\]'"):
+        SqlRows(url)
+
+
+def test_sinks_that_start_together_make_one_table(location: Location) -> None:
+    """PostgreSQL may refuse a table, or an index, that two transactions create at once."""
+    if "prefix" in location:
+        return
+    start = threading.Barrier(6)
+
+    def open_at_once(_: int) -> None:
+        start.wait()
+        open_target(location).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(open_at_once, range(6)))
 
 
 SINK = """
