@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+from deploy.release.requirements import OURS, PYTHONS, ROOT, applies, name_of, requirements_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-from deploy.release.requirements import OURS, PYTHONS, ROOT, applies, name_of, requirements_of
 
 _TORCH = re.compile(r"(torch|triton|nvidia-.+|cuda-.+)")
 # yattag, which cosmic-ray needs, is pure Python and has no wheel.
@@ -126,7 +125,9 @@ def not_locked(pins: Sequence[Pin], installed: Mapping[str, str], python: str) -
     return [
         f"{name} {version} is installed, {locked.get(name, 'nothing')} is locked"
         for name, version in sorted(installed.items())
-        if name not in ignored and not _TORCH.fullmatch(name) and locked.get(name) != Version(version)
+        if name not in ignored
+        and not _TORCH.fullmatch(name)
+        and locked.get(name) != Version(version)
     ]
 
 
@@ -195,7 +196,9 @@ def _header(lock: Lock) -> str:
     return f"# Written by scripts/lock from pyproject.toml: {made}; without torch.\n"
 
 
-_TORCH_HEADER = "# Written by scripts/lock from pyproject.toml: torch of PyPI, with CUDA on Linux.\n"
+_TORCH_HEADER = (
+    "# Written by scripts/lock from pyproject.toml: torch of PyPI, with CUDA on Linux.\n"
+)
 
 
 def check_locks(root: Path, folder: Path) -> tuple[list[str], str]:
