@@ -1,8 +1,8 @@
 """Check the wheels and source distributions of a release.
 
 Usage: ``python -m deploy.release.archives FOLDER``. For each archive: `twine check --strict` and
-`check-wheel-contents`; the files of a wheel are those that git tracks in the packages; the wheel that
-a source distribution builds has the same content as the one beside it.
+`check-wheel-contents`; the files of a wheel are those that git tracks in the packages; the wheel
+that a source distribution builds has the same content as the one beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUNDLED = "tactful_federated/bundled/"
 
 
 def expected_files(root: Path) -> tuple[set[str], set[str]]:
-    """Return the files of the wheel of `tactful`, and those of `tactful-device`, as git tracks them.
+    """Return the tracked files that the wheels of `tactful` and `tactful-device` ought to have.
 
     Raises:
         CalledProcessError: The folder is no checkout of git.

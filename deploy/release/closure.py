@@ -1,4 +1,4 @@
-"""Find the installed packages that `tactful` with some extras needs, without those for development."""
+"""Find the installed packages that `tactful` with some extras needs, and no others."""
 
 from __future__ import annotations
 

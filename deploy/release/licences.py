@@ -57,14 +57,15 @@ def read_policy(path: Path = POLICY) -> Policy:
 def statements(package: Distribution) -> list[str]:
     """Return what the metadata of a package says of its licence; none if it says nothing."""
     fields = package.metadata
-    if expression := fields.get("License-Expression"):
-        return [expression]
+    if "License-Expression" in fields:
+        return [fields["License-Expression"]]
     classifiers = [it for it in fields.get_all("Classifier") or () if it.startswith("License ::")]
     # Umbrella terms that name no licence.
     classifiers = [it for it in classifiers if it.count("::") > 1 or "Public Domain" in it]
     if classifiers:
         return classifiers
-    text = (fields.get("License") or "").strip()
+    named: Mapping[str, str] = dict(fields.items())
+    text = named.get("License", "").strip()
     return [text] if text and "\n" not in text and len(text) < 100 else []
 
 

@@ -23,12 +23,18 @@ from pathlib import Path
 
 from deploy.release.requirements import OURS, PYTHONS, ROOT, applies, name_of, requirements_of
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 _TORCH = re.compile(r"(torch|triton|nvidia-.+|cuda-.+)")
 # yattag, which cosmic-ray needs, is pure Python and has no wheel.
-_COMPILE = ("--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
+_COMPILE: tuple[str, ...] = (
+    "--universal",
+    "--generate-hashes",
+    "--no-header",
+    "--no-annotate",
+    "--quiet",
+)
 _COMPILE += ("--python-version", PYTHONS[0], "--only-binary", ":all:", "--no-binary", "yattag")
 
 
@@ -112,7 +118,9 @@ def misfits(pins: Sequence[Pin], required: Iterable[Requirement]) -> list[str]:
     return found
 
 
-def not_locked(pins: Sequence[Pin], installed: Mapping[str, str], python: str) -> list[str]:
+def not_locked(
+    pins: Sequence[Pin], installed: Mapping[NormalizedName, str], python: str
+) -> list[str]:
     """Return installed packages that a lock does not name with the same version.
 
     Args:
@@ -161,7 +169,8 @@ def compile_lock(lock: Lock, root: Path, preferred: str, constraints: str = "") 
 
 def split_torch(text: str) -> tuple[str, str]:
     """Divide the text of a lock into the part without torch and the part of torch."""
-    rest, torch = [], []
+    rest: list[str] = []
+    torch: list[str] = []
     for entry in re.split(r"(?m)^(?=[A-Za-z0-9])", text):
         name = re.match(r"[\w.-]+", entry)
         mine = name is not None and _TORCH.fullmatch(canonicalize_name(name[0]))

@@ -1,8 +1,8 @@
 """Look the locked versions up in the databases of known vulnerabilities.
 
-Usage: ``python -m deploy.release.vulnerabilities``. The tool pip-audit asks PyPI, and OSV where PyPI
-says nothing. Without data the answer is a note and the exit code 0, with a vulnerability 1. The tool
-also answers "none found" where it could look nothing up: such an answer counts as no data here.
+Usage: ``python -m deploy.release.vulnerabilities``. The tool pip-audit asks PyPI, and OSV where
+PyPI says nothing. Without data the answer is a note and the exit code 0, with a vulnerability 1.
+The tool also answers "none found" where it looked nothing up: such an answer counts as no data.
 """
 
 from __future__ import annotations
