@@ -29,7 +29,7 @@ from benchmarks.figures import Figure
 from tactful_privacy.errors import BudgetError, LedgerError
 from tactful_privacy.ledger import grants as ledger_grants
 from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
-from tactful_privacy.ledger.ledger import Draw, Ledger, Release
+from tactful_privacy.ledger.ledger import DayClaim, Draw, Ledger, Release
 from tactful_privacy.ledger.query import Answer, Query
 from tactful_privacy.ledger.statistic import Statistic
 
@@ -144,9 +144,11 @@ def run(location: str, writers: int, kills: int, seed: int, mistake: str = "none
 class _ShowsItsOwnDraw(Ledger):
     """Returns what it drew and not what is stored."""
 
-    def release_many(self, statistic: Statistic, draws: Mapping[int, Draw]) -> list[Release]:
+    def release_many(
+        self, statistic: Statistic, draws: Mapping[int, Draw], *, claim: DayClaim | None = None
+    ) -> list[Release]:
         drawn = {start: draw() for start, draw in draws.items()}
-        super().release_many(statistic, {start: drawn[start].copy for start in draws})
+        super().release_many(statistic, {start: drawn[start].copy for start in draws}, claim=claim)
         return [Release(statistic.name, start, drawn[start], 0) for start in draws]
 
 

@@ -37,7 +37,7 @@ from tactful.statistics.counter import ALLOWANCE_MS, StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
 from tactful_privacy.counting.publisher import Publisher
-from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.ledger import DayClaim, Ledger
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
@@ -185,9 +185,9 @@ def _timed() -> Iterator[list[Release]]:
     releases: list[Release] = []
 
     class Timed(Publisher):
-        def store(self, watermark: int) -> dict[str, list[int]]:
+        def store(self, watermark: int, *, claim: DayClaim | None = None) -> dict[str, list[int]]:
             cpu, began = time.thread_time(), time.perf_counter()
-            stored = super().store(watermark)
+            stored = super().store(watermark, claim=claim)
             taken, waited = time.thread_time() - cpu, time.perf_counter() - began
             for start in stored.get("items", []):
                 # The watermark was the clock less the allowance when the work began.

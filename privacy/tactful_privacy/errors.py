@@ -9,6 +9,7 @@
     * ``SealError``
     * ``LedgerError``
         * ``UnknownStatisticError``
+        * ``LedgerFencedError``
     * ``PermissionsError``
     * ``BackendError``
     * ``DriverError``
@@ -49,6 +50,10 @@ class LedgerError(PrivacyError, RuntimeError):
 
 class UnknownStatisticError(LedgerError, LookupError):
     """No statistic of that name is registered in the ledger."""
+
+
+class LedgerFencedError(LedgerError):
+    """Another process releases these panes now; nothing was stored."""
 
 
 class PermissionsError(PrivacyError, OSError):

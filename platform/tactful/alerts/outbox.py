@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.alerts.sinks import AlertMessage, send
+from tactful.metadata.lease import Lease
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import alert_messages
 from tactful.schemas.alert_routes import AlertRoute, Sink
@@ -52,9 +53,13 @@ def withdraw(connection: sa.Connection, alert: int, route: AlertRoute) -> bool:
 class Outbox:
     """Sends stored messages."""
 
-    def __init__(self, metadata: MetadataStore, *, send: Send = send) -> None:
-        """Send the messages in a metadata store."""
+    def __init__(
+        self, metadata: MetadataStore, *, send: Send = send, lease: Lease | None = None
+    ) -> None:
+        """Send the messages in a metadata store, with a lease only while it is held."""
         self._metadata = metadata
+        self._lease = lease
+        self._write = metadata.change if lease is None else lease.write
         self._send = send
         self._failing: set[str] = set()
 
@@ -64,7 +69,11 @@ class Outbox:
         return len(self._failing)
 
     def deliver(self, routes: Sequence[AlertRoute], now: int) -> int:
-        """Try messages that are due; return how many arrived."""
+        """Try messages that are due; return how many arrived.
+
+        Raises:
+            LeaseLost: if another server sends them now; what it has not sent, it sends.
+        """
         query = (
             sa.select(alert_messages)
             .where(_table.state == "waiting", _table.due_at <= now)
@@ -77,6 +86,8 @@ class Outbox:
         }
         arrived = tried = 0
         for row in self._metadata.fetch(query.limit(500)):
+            if self._lease is not None and not self._lease.held:
+                break
             message = msgspec.json.decode(row.body, type=AlertMessage)
             if row.sink not in sinks:
                 self._update(row, state="dead", problem="the route or sink was removed")
@@ -113,4 +124,4 @@ class Outbox:
 
     def _update(self, row: sa.Row[Any], **values: Any) -> None:
         statement = sa.update(alert_messages).where(_table.id == row.id).values(**values)
-        self._metadata.change(lambda connection: connection.execute(statement))
+        self._write(lambda connection: connection.execute(statement))

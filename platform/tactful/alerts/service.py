@@ -23,7 +23,6 @@ import sqlalchemy as sa
 
 from tactful.alerts.decisions import READ_AGAIN_MS, read_decisions, record_new
 from tactful.alerts.evaluate import Transition, evaluate
-from tactful.alerts.lease import Lease, LeaseLost
 from tactful.alerts.memory import AlertState, Memory, dump_memory, load_memory, series_key
 from tactful.alerts.outbox import Outbox, enqueue, withdraw
 from tactful.alerts.rules import AlertFile, merged
@@ -31,6 +30,7 @@ from tactful.alerts.sinks import AlertMessage, send
 from tactful.alerts.sources import Sources
 from tactful.alerts.store import AlertStore, is_silenced
 from tactful.metadata.audit import AuditTrail
+from tactful.metadata.lease import Lease, LeaseLost
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import alert_evaluator, alerts
 from tactful.schemas.alert_routes import AlertRoute
@@ -58,24 +58,25 @@ class AlertService:
         file: AlertFile,
         sources: Sources,
         *,
-        holder: str,
+        lease: Lease,
         clock: Callable[[], int],
         runbook: str,
         history_days: float = 400.0,
     ) -> None:
-        """Evaluate the rules of `file`, and those edited in `metadata`, under the name `holder`."""
+        """Evaluate the rules of `file`, and those edited in `metadata`, while `lease` is held."""
         self._packaged = {rule.name for rule in file.rules} - {*file.own}
         self.store = AlertStore(metadata, clock=clock, runbook=runbook)
-        self.outbox = Outbox(metadata)
+        self.outbox = Outbox(metadata, lease=lease)
         self.routes: Sequence[AlertRoute] = file.routes
         self._metadata = metadata
         self._file = file
         self._sources = sources
-        self._lease = Lease(metadata, holder)
+        self._lease = lease
         self._trail = AuditTrail(metadata, clock=clock)
         self._clock = clock
         self._history_ms = int(history_days * _DAY_MS)
         self._memory: Memory | None = None
+        self._fence: int | None = None  # of the lease under which the memory was read
         self._saved = self._pruned = 0
 
     def rules(self) -> list[AlertRule]:
@@ -98,31 +99,30 @@ class AlertService:
 
     def run(self) -> bool:
         """Evaluate once and send what is due; False while another server does."""
-        now = self._clock()
-        held = self._lease.acquire(now)
-        if held is None:
+        now, fence = self._clock(), self._lease.fence
+        if fence is None:
             self._memory = None
             return False
-        if held.fresh or self._memory is None:
-            self._memory = self._restored(held.memory)
+        if self._memory is None or fence != self._fence:
+            self._memory = self._restored(self._lease.write(_load))
+            self._fence = fence
         rules = self.rules()
         transitions = evaluate(rules, self._sources.scrape(rules, now), now, self._memory)
         try:
             self._write(rules, transitions, self._memory, now)
+            self.outbox.deliver(self.routes, now)
         except LeaseLost:
             self._memory = None
             return False
-        self.outbox.deliver(self.routes, now)
         if now - self._pruned >= _PRUNE_MS:
             self._prune(now)
         return True
 
     def close(self) -> None:
-        """Save the memory, and let another server evaluate."""
+        """Save the memory for the next server that evaluates."""
         if self._memory is not None:
             memory, self._memory = self._memory, None
             self._lease.write(lambda connection: _save(connection, memory))
-            self._lease.release()
 
     def test(self, route: AlertRoute) -> dict[str, str]:
         """Send a test message to each sink of a route; return the problems by sink."""
@@ -264,6 +264,17 @@ def _insert(connection: sa.Connection, transition: Transition, now: int) -> sa.R
     number = int(made.inserted_primary_key[0])  # type: ignore[index]
     logger.warning("alert %d opened: %s", number, transition.message)
     return connection.execute(sa.select(alerts).where(alerts.c.id == number)).one()
+
+
+def _load(connection: sa.Connection) -> bytes | None:
+    """Return the stored memory, from a row that is made where there is none."""
+    row = connection.execute(sa.select(alert_evaluator.c.memory)).first()
+    if row is None:
+        lease = {"holder": "", "fence": 0, "until": 0}
+        values = {"id": 1, "evaluated_at": 0, "memory": None, **lease}
+        connection.execute(sa.insert(alert_evaluator).values(**values))
+        return None
+    return None if row.memory is None else bytes(row.memory)
 
 
 def _save(connection: sa.Connection, memory: Memory) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from tactful.cli import options as cli
@@ -119,13 +121,17 @@ def _accept_losses(settings: Settings) -> None:
     """Repair every log below the data directory, and use metadata and vault as they are."""
     # Not in a supervising process.
     from tactful.event_log.encryption import VAULT_LOSS
-    from tactful.metadata.connections import METADATA, METADATA_LOSS
+    from tactful.metadata.connections import METADATA, METADATA_LOSS, open_installation
     from tactful.metadata.file_identity import accept_file
+    from tactful.metadata.lease import FILE_LEDGER, give_up_claim
     from tactful_streaming.log.embedded_log import EmbeddedLog
 
     data = settings.storage.data
     accept_file(data, data / METADATA, METADATA_LOSS)
     accept_file(data, settings.vault, VAULT_LOSS)
+    if settings.shared:
+        with closing(open_installation(settings, create=True)) as metadata:
+            give_up_claim(metadata, FILE_LEDGER)
     with cli.reported_as(StorageError, StreamingError):
         for path in sorted({file.parent for name in _LOG_FILES for file in data.rglob(name)}):
             EmbeddedLog(path, accept_loss=True).close()

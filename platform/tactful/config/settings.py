@@ -98,6 +98,11 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property
+    def shared(self) -> bool:
+        """Whether several servers may work on this log, with metadata that they share."""
+        return not self.log.in_files and bool(self.metadata.url_env)
+
+    @property
     def models(self) -> Path:
         """Directory of models and recall indexes."""
         return _chosen(self.storage.models, self.storage.data / "models")

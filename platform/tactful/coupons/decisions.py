@@ -164,6 +164,13 @@ class CouponIssuer:
             self._metadata.change(store)
             self._stored = dict(enumerate(self.positions))
 
+    def resume(self) -> None:
+        """Continue where another server has stopped: at the positions in the database."""
+        for row in self._metadata.fetch(sa.select(coupon_positions)):
+            if row.log_partition in self._stored:
+                at = max(row.position, self._stored[row.log_partition])
+                self._stored[row.log_partition] = self.positions[row.log_partition] = at
+
     def rewind(self) -> None:
         """Go back to the last `settle`: the entries of `run` did not reach the log."""
         for number, position in self._stored.items():

@@ -28,6 +28,7 @@ from tactful.maintenance.check_speech import check_speech
 from tactful.maintenance.retention import PROGRESS, read_progress
 from tactful.metadata.connections import kafka_settings, open_keys, open_redis
 from tactful.metadata.directory_lock import exclusive, open_directory
+from tactful.metadata.lease import LeaseState, process_of, read_lease
 from tactful.ranking.features import absent_features
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.placement_rules import load_placement
@@ -254,9 +255,11 @@ def _metadata(settings: Settings) -> Iterator[Check]:
             jobs = ErasureJobs(metadata, clock=now_ms)
             waiting, overdue = jobs.incomplete(), jobs.overdue()
             unconfirmed = ", ".join(jobs.unconfirmed())
+            lease = read_lease(metadata)
     except TactfulError as error:
         yield Check("metadata", "failed", str(error))
         return
+    yield Check("lease", *_lease(settings, lease))
     if valid:
         yield Check("API keys", "ok", f"{valid} valid")
     else:
@@ -273,6 +276,18 @@ def _metadata(settings: Settings) -> Iterator[Check]:
         yield Check("erasures", "warning", said)
     else:
         yield Check("erasures", "ok", "none waits")
+
+
+def _lease(settings: Settings, state: LeaseState | None) -> Finding:
+    """Describe which server publishes, sends and schedules."""
+    split = ""
+    if not settings.log.in_files and not settings.metadata.url_env:
+        split = "several servers on this topic would each send and publish: set metadata.url_env"
+    if state is None or state.left_ms <= 0:
+        said = "no server holds it: the next one that starts publishes, sends and schedules"
+    else:
+        said = f"held by {process_of(state.holder)} for {state.left_ms / 1000:.0f} s at least"
+    return ("warning", f"{said}; {split}") if split else ("ok", said)
 
 
 def _retention(settings: Settings) -> Finding:

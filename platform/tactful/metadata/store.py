@@ -37,7 +37,7 @@ from tactful_privacy.sqlite import empty_write_ahead_log, use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0017"  # the newest migration: the schema that this version reads and writes
+SCHEMA = "0018"  # the newest migration: the schema that this version reads and writes
 VERSION_TABLE = "tactful_schema"
 """Table of the schema's version; MLflow may use Alembic's default in the same database."""
 
@@ -90,6 +90,11 @@ class MetadataStore:
         """Return the rows of a query."""
         with _explained(self._engine), self._engine.connect() as connection:
             return connection.execution_options(reads_only=True).execute(query).all()
+
+    def read(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """Run `work`, which only reads, on a connection of its own."""
+        with _explained(self._engine), self._engine.connect() as connection:
+            return work(connection.execution_options(reads_only=True))
 
     def change(self, work: Callable[[sa.Connection], _T]) -> _T:
         """Run `work` in a serial transaction; repeat it if the database broke a deadlock."""

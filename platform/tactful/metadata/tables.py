@@ -268,6 +268,7 @@ alert_silences = _table(
 alert_evaluator = _table(
     "alert_evaluator",
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    # The next three were a lease of the evaluator alone; now `leases` holds that of all tasks.
     sa.Column("holder", sa.String(128), nullable=False),
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
@@ -339,4 +340,28 @@ used_tokens = _table(
     sa.Column("token_id", sa.String(64), primary_key=True),
     sa.Column("number", _number, nullable=False, unique=True),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
+)
+leases = _table(
+    "leases",
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(128), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+webhook_positions = _table(
+    "webhook_positions",
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+)
+webhook_deliveries = _table(
+    "webhook_deliveries",
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("log_offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("event_key", sa.String(64), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
 )

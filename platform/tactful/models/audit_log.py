@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ import sqlalchemy as sa
 from tactful.config.settings import Settings
 from tactful.experiments.store import refuse_while_rolled_out
 from tactful.metadata.connections import open_installation
+from tactful.metadata.lease import check_fence
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes
 from tactful.util.clock import now_ms
 
 Action = Literal["train", "promote", "rollback"]
 State = Literal["begun", "done", "failed"]
+
+FENCE = "TACTFUL_LEASE_FENCE"
+"""Variable with the fence of the lease of the server that started this process."""
 
 _ERROR_LENGTH = 2_000
 
@@ -49,10 +54,16 @@ class ModelChange:
 class ModelLog:
     """The entries of one installation, in its metadata; only their end is ever changed."""
 
-    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
-        """Use a metadata store and a clock, epoch milliseconds."""
+    def __init__(
+        self, metadata: MetadataStore, *, clock: Callable[[], int], fence: int | None = None
+    ) -> None:
+        """Use a metadata store and a clock, epoch milliseconds.
+
+        With a fence, entries are refused once the lease of the server has changed hands.
+        """
         self._metadata = metadata
         self._clock = clock
+        self._fence = fence
 
     @contextlib.contextmanager
     def entry(
@@ -71,10 +82,13 @@ class ModelLog:
 
         Raises:
             ModelError: if a rollout compares the champion with another model.
-            StorageError: if the entry cannot be written; nothing should be done then.
+            StorageError: if the entry cannot be written; nothing should be done then. LeaseLost is
+                one: another server goes on.
         """
 
         def begin(connection: sa.Connection) -> Any:
+            if self._fence is not None:
+                check_fence(connection, self._fence)
             if action != "train":
                 refuse_while_rolled_out(connection)
             row = sa.insert(model_changes).values(
@@ -145,7 +159,8 @@ def open_model_log(settings: Settings) -> Iterator[ModelLog]:
         StorageError: if the metadata cannot be used.
     """
     with contextlib.closing(open_installation(settings, create=True)) as metadata:
-        yield ModelLog(metadata, clock=now_ms)
+        fence = os.environ.get(FENCE, "")
+        yield ModelLog(metadata, clock=now_ms, fence=int(fence) if fence.isdecimal() else None)
 
 
 def login_and_host() -> str:

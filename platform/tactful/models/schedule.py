@@ -17,10 +17,10 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,15 @@ from numpy.typing import NDArray
 from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
 from tactful.event_log.impressions import Impression, read_impressions
-from tactful.models.audit_log import ModelChange
+from tactful.metadata.lease import Lease
+from tactful.models.audit_log import FENCE, ModelChange
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import read_pointer, untrained_recall
 from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SCORE = "score"  # name of the drift of the scores
 LATEST = 2_000_000  # number of the newest records of the log that are read by default
@@ -42,6 +45,7 @@ _BINS = 10
 _FLOOR = 1e-4
 _HOUR = 3_600_000
 _STOP_S = 10.0
+_LOOK_S = 1.0
 _NICENESS = 10
 _SHARE = 0.05  # of the time that learning of recall may take
 
@@ -186,8 +190,12 @@ def training_options(training: TrainingSettings) -> tuple[str, ...]:
     )
 
 
-async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
-    """Start the training process at intervals; it trains if a training is due."""
+async def retrain(settings: Settings, lease: Lease, *, python: str = sys.executable) -> None:
+    """Start the training process at intervals; it trains if a training is due.
+
+    Of several servers only the one that holds the lease does so. A process of one that has lost it
+    is ended, and one that outlives a suspended server changes no champion: it has the fence.
+    """
     training = settings.training
     command = [
         *(python, "-m", "tactful", "train", "--if-due", "--json", "--by", "tactful serve"),
@@ -196,13 +204,35 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
     ]
     while True:
         await asyncio.sleep(training.check_minutes * 60)
+        if (fence := lease.fence) is None:
+            continue
+        environ = {**os.environ, **environment(settings), FENCE: str(fence)}
         try:
-            code, message = await run_command(command, {**os.environ, **environment(settings)})
+            finished = await _while_held(lease, fence, run_command(command, environ))
+            if finished is None:
+                logger.warning("training was ended: another server has the lease")
+                continue
+            code, message = finished
         except OSError as error:
             logger.error("training could not be started: %s", error)
             continue
         if code:
             logger.error("training failed with exit code %d: %s", code, message)
+
+
+async def _while_held(lease: Lease, fence: int, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of `work`; end it and return None once the lease is lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=_LOOK_S)
+            if not task.done() and lease.fence != fence:
+                return None
+        return task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 class RecallLearner:

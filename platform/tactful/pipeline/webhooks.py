@@ -11,21 +11,33 @@ from typing import Any
 
 from tactful.config.server import ActionSettings
 from tactful.config.settings import secret
+from tactful.errors import StorageError
+from tactful.metadata.lease import Lease, LeaseLost
+from tactful.pipeline.shared_deliveries import SharedDeliveries
 from tactful.util.clock import now_ms
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.log.event_log import EventLog
-from tactful_streaming.sinks.webhook import Delivery, DeliveryQueue, RetryPolicy, WebhookSender
+from tactful_streaming.sinks.webhook import (
+    Deliveries,
+    Delivery,
+    DeliveryQueue,
+    RetryPolicy,
+    WebhookSender,
+)
 from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_KEPT_MS = 7 * 86_400_000
 
 
 class Webhooks:
     """Delivers the actions of a log; one queue for each partition.
 
-    A new queue begins at the end of its partition: earlier actions are not delivered.
+    A new queue begins at the end of its partition: earlier actions are not delivered. With a lease
+    the queues are in the metadata, and this server delivers while it holds the lease; without one
+    they are files of its own.
     """
 
     def __init__(
@@ -38,10 +50,14 @@ class Webhooks:
         clock: Callable[[], int] = now_ms,
         post: Any = None,
         suppressed: Container[str] = frozenset(),
+        lease: Lease | None = None,
+        topic: str = "",
+        kept_ms: int = _KEPT_MS,
     ) -> None:
         """Open the queues in `directory`; `start` starts the thread.
 
         Nothing is delivered for `suppressed` keys. `post` sends one request; by default over HTTP.
+        With a lease an id of `topic` is delivered once within `kept_ms`.
 
         Raises:
             ConfigError: if the secret is missing.
@@ -50,40 +66,55 @@ class Webhooks:
         signing = secret("actions.secret_env", settings.secret_env)
         if signing is None:
             signing = secret("actions.secret_file", "", settings.secret_file)
+        self._settings = settings
+        self._signing = None if signing is None else signing.encode()
+        self._clock, self._post, self._suppressed = clock, post, suppressed
         self._types = frozenset(types)
         self._partitions = partitions
+        self._lease, self._topic, self._kept_ms = lease, topic, kept_ms
+        self._fence: int | None = None  # of the lease under which the queues were opened
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tactful-webhooks", daemon=True)
-        self._queues: list[DeliveryQueue] = []
+        self._queues: list[DeliveryQueue] | list[SharedDeliveries] = []
         self._senders: list[WebhookSender] = []
         self._states: list[RocksState] = []
         # Successful deliveries since the start, failed attempts (repeated), deliveries given up.
         self.delivered = self.failed = self.buried = 0
         with ExitStack() as stack:
-            for number, log in enumerate(partitions):
-                state = RocksState(directory / str(number))
-                stack.callback(state.close)
-                is_new = next(iter(state.scan(b"")), None) is None
-                queue = DeliveryQueue(state)
-                if is_new:
-                    queue.add([], log.end)
-                self._queues.append(queue)
-                self._states.append(state)
-                sender = WebhookSender(
-                    queue,
-                    settings.webhook_url,
-                    clock=clock,
-                    secret=None if signing is None else signing.encode(),
-                    policy=RetryPolicy(settings.attempts, timeout_s=settings.timeout_s),
-                    post=post,
-                    suppressed=suppressed,
-                )
-                self._senders.append(sender)
+            if lease is None:
+                self._queues = [
+                    self._open(directory / str(number), log, stack)
+                    for number, log in enumerate(partitions)
+                ]
+                self._senders = [self._sender(queue) for queue in self._queues]
             self._opened = stack.pop_all()
+
+    def _open(self, path: Path, log: EventLog, stack: ExitStack) -> DeliveryQueue:
+        state = RocksState(path)
+        stack.callback(state.close)
+        is_new = next(iter(state.scan(b"")), None) is None
+        queue = DeliveryQueue(state)
+        if is_new:
+            queue.add([], log.end)
+        self._states.append(state)
+        return queue
+
+    def _sender(self, queue: Deliveries) -> WebhookSender:
+        lease = self._lease
+        return WebhookSender(
+            queue,
+            self._settings.webhook_url,
+            clock=self._clock,
+            secret=self._signing,
+            policy=RetryPolicy(self._settings.attempts, timeout_s=self._settings.timeout_s),
+            post=self._post,
+            suppressed=self._suppressed,
+            may_send=lambda: not self._stopping.is_set() and (lease is None or lease.held),
+        )
 
     @property
     def positions(self) -> list[int]:
-        """Next offset to read, by partition."""
+        """Next offset to read, by partition; empty while another server delivers."""
         return [queue.position for queue in self._queues]
 
     def start(self) -> None:
@@ -92,7 +123,7 @@ class Webhooks:
 
     def forget(self, matches: Callable[[Delivery], bool]) -> int:
         """Delete matching deliveries and return their number."""
-        return sum(queue.remove(matches) for queue in self._queues)
+        return sum(queue.remove(matches) for queue in [*self._queues])
 
     def purge(self) -> None:
         """Remove the bytes of deleted deliveries; it may be repeated after a StateError."""
@@ -101,16 +132,23 @@ class Webhooks:
 
     def close(self) -> None:
         """Finish the current delivery and close the queues."""
+        self.stop()
+        self._opened.close()
+
+    def stop(self) -> None:
+        """Finish the current delivery, and begin no other."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._opened.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                busy = self._work()
-            except (LogError, StateError) as error:
+                busy = self._may_work() and self._work()
+            except LeaseLost as error:
+                logger.warning("webhooks: %s", error)
+                self._fence, busy = None, False
+            except (LogError, StateError, StorageError) as error:
                 logger.warning("webhooks wait: %s", error)
                 busy = False
             except Exception:
@@ -118,6 +156,23 @@ class Webhooks:
                 return
             if not busy:
                 self._stopping.wait(_LOOK_S)
+
+    def _may_work(self) -> bool:
+        """Open the queues anew under a new lease; return whether this server delivers."""
+        if self._lease is None:
+            return True
+        fence = self._lease.fence
+        if fence is None or fence != self._fence:
+            self._fence, self._queues, self._senders = None, [], []
+        if fence is not None and self._fence is None:
+            options: dict[str, Any] = {"clock": self._clock, "kept_ms": self._kept_ms}
+            queues = [
+                SharedDeliveries(self._lease, (self._topic, number), log, **options)
+                for number, log in enumerate(self._partitions)
+            ]
+            self._senders = [self._sender(queue) for queue in queues]
+            self._fence, self._queues = fence, queues
+        return self._fence is not None
 
     def _work(self) -> bool:
         """Queue new actions and send due ones; return whether more may be waiting."""

@@ -33,12 +33,15 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
         version: version of the server.
         checks: result of each check: ``ok``, or the failure in words.
         workers: health of the worker processes; None without workers.
+        holds_lease: whether it publishes, sends and schedules at present; of several servers one
+            does. Servers that do not are as ready for traffic.
     """
 
     status: str
     version: str
     checks: dict[str, str] = {}
     workers: list[WorkerHealth] | None = None
+    holds_lease: bool = True
 
 
 class ApiLinks(msgspec.Struct, kw_only=True, frozen=True):

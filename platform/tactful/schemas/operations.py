@@ -123,6 +123,8 @@ class SystemInfo(msgspec.Struct, kw_only=True, frozen=True):
         checks: results of the checks that ``tactful doctor`` makes beside a running server.
         workers: health of the worker processes; None without workers.
         last_backup: latest backup that succeeded; None if there is none.
+        holds_lease: whether this server publishes, sends and schedules; of several one does.
+        lease_holder: host and process of the server that does; None while nobody does.
     """
 
     status: str
@@ -138,3 +140,5 @@ class SystemInfo(msgspec.Struct, kw_only=True, frozen=True):
     checks: list[SystemCheck]
     workers: list[WorkerHealth] | None = None
     last_backup: JobInfo | None = None
+    holds_lease: bool = True
+    lease_holder: str | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import secrets
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,7 +33,7 @@ def make_alerts(platform: Platform) -> AlertService:
         installation.metadata,
         file,
         Sources(platform.metrics.all_samples, platform.statistics),
-        holder=f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(4)}",
+        lease=platform.lease,
         clock=installation.clock,
         runbook=settings.runbook,
         history_days=settings.history_days,

@@ -53,25 +53,27 @@ _ROOT = "tactful"
 class BackgroundTasks:
     """Periodic work of one server.
 
-    Attribute `encoding` encodes items; None if no encoder is set, or the command does so.
+    Attribute `encoding` encodes items; None if no encoder is set, or the command does so. Of
+    several servers the one that holds the lease does the tasks with a star.
 
     =========  ====================================================================
     every      task
     =========  ====================================================================
     0.25 s     read keys, consent, rollouts, models and items that have changed
-    0.25 s     decide about coupons
+    0.25 s     decide about coupons *
     0.5 s      learn bandits from the log, and publish what was learnt
-    1 s        read the life cycles of some users on, and write changes of stage
-    5 s        continue erasures and undos of imports; move rollouts to their next stage; record
-               changed analyses of `metrics.yaml`, and once an hour judge their guardrails
+    1 s        read the life cycles of some users on, and write changes of stage *
+    5 s        continue erasures and undos of imports; hand erasures on *
+    5 s        move rollouts to their next stage; record changed analyses of `metrics.yaml`, and
+               once an hour judge their guardrails *
     5 s        read the health of the Flink job, if `engine.kind` is `flink`
     10 s       keep a point of the server's own metrics
-    15 s       evaluate alerts and send their messages
+    15 s       evaluate alerts and send their messages *
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time; note uses of flags
     60 min     measure the quality of logged recommendations
     60 s       encode new items, if `understanding` names an encoder
-    hours      train, if `training.every_hours` or `training.drift_psi` is set
+    hours      train, if `training.every_hours` or `training.drift_psi` is set *
     =========  ====================================================================
     """
 
@@ -137,6 +139,9 @@ class BackgroundTasks:
         ) -> Coroutine[Any, Any, None]:
             return _repeat(seconds, work, failures, message, partial(platform.metrics.failed, task))
 
+        def alone(work: Work) -> Work:
+            return partial(self._alone, work)
+
         yield self._refresh()
         yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
         uses = platform.flags.uses.store
@@ -149,7 +154,7 @@ class BackgroundTasks:
         recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
         yield again(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
-            partial(self._control_rollouts, recorder),
+            alone(partial(self._control_rollouts, recorder)),
             (TactfulError, StreamingError, ExperimentError, OSError),
             "rollouts were not evaluated",
             "rollouts",
@@ -164,7 +169,7 @@ class BackgroundTasks:
             yield again(_STAGES_S, self._follow_stages, steps, "no stage was followed", "lifecycle")
         if not settings.log.in_files or platform.notices.receivers:
             installation = platform.resources.installation
-            settle = partial(run, settle_erasures, installation, platform.notices)
+            settle = alone(partial(run, settle_erasures, installation, platform.notices))
             yield again(_ERASE_S, settle, (StorageError,), "no erasure was completed", "receivers")
         if platform.flink is not None:
             look = partial(run, platform.flink.look)
@@ -197,7 +202,12 @@ class BackgroundTasks:
             encode = partial(self._encode_items, self.encoding)
             yield again(every, encode, failing, "no item was encoded", "encode")
         if settings.training.every_hours or settings.training.drift_psi:
-            yield retrain(settings)
+            yield retrain(settings, platform.lease)
+
+    async def _alone(self, work: Work) -> None:
+        """Do what one of several servers does, while this one has the lease."""
+        if self._platform.lease.held:
+            await work()
 
     async def _encode_items(self, encoding: CatalogueEncoder) -> None:
         """Encode once all items of the log are read: vectors and pictures of others are deleted."""
@@ -242,8 +252,15 @@ class BackgroundTasks:
 
     async def _issue(self, coupons: CouponIssuer) -> None:
         """Decide about coupons, and write the decisions to the log."""
+        fence = self._platform.lease.fence
         while True:
             try:
+                if (held := self._platform.lease.fence) is None:
+                    await asyncio.sleep(_COUPON_S)
+                    continue
+                if held != fence:  # another server may have decided meanwhile
+                    await asyncio.to_thread(coupons.resume)
+                    fence = held
                 made = await asyncio.to_thread(coupons.run)
                 await asyncio.gather(*map(self._platform.ingest.append_internal, made))
                 await asyncio.to_thread(coupons.settle)
@@ -258,6 +275,8 @@ class BackgroundTasks:
     async def _follow_stages(self) -> None:
         """Read some users on, and write their changes of stage to the log."""
         changes = await asyncio.to_thread(self._platform.life_cycles.step)
+        if not self._platform.lease.held:
+            return
         writes = [self._platform.ingest.append_internal(encode_entry(it)) for it in changes]
         await asyncio.gather(*writes)
 
@@ -311,7 +330,7 @@ class BackgroundTasks:
         if self._platform.coupons is not None:
             needed = min(needed, *self._platform.coupons.needed)
         webhooks = self._platform.resources.webhooks
-        return needed if webhooks is None else min(needed, *webhooks.positions)
+        return needed if webhooks is None else min([needed, *webhooks.positions])
 
 
 class ErrorCounter(logging.Handler):

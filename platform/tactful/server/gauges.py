@@ -72,6 +72,8 @@ def add_gauges(platform: Platform) -> None:
         gauge("encoding_failed", text, lambda: bool(encoding.problem))
     if platform.flink is not None:
         add_flink_gauges(platform, platform.flink)
+    text = "Whether this server publishes, sends and schedules; of several servers one does"
+    gauge("lease_held", text, lambda: platform.lease.held)
     if webhooks is not None:
         text = "Attempts that failed and are repeated"
         gauge("webhooks_failed", text, lambda: webhooks.failed)

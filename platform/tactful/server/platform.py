@@ -56,6 +56,7 @@ from tactful.server.flags import ServerFlags
 from tactful.server.flink_job import open_monitor
 from tactful.server.gauges import add_gauges
 from tactful.server.ingestion import make_applier, make_ingest
+from tactful.server.lease_keeper import LeaseKeeper
 from tactful.server.lifecycle import LifeCycles
 from tactful.server.people import PersonData
 from tactful.server.recommendations import Recommendations, VisibilityTracker
@@ -92,6 +93,7 @@ class Platform:
         settings: checked settings.
         metrics: metrics of this process.
         history: metrics of the last day, a point each ten seconds.
+        lease: the lease on what one server alone may do.
         rates: rates of browser keys and devices.
         keys: API keys.
         tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
@@ -155,6 +157,8 @@ class Platform:
         self.history = MetricHistory(settings.storage.data / FILE)
         resources.closing.callback(self.history.close)
         self.started_at = clock()
+        self.lease, self._keeper = resources.lease, LeaseKeeper(resources.lease)
+        resources.closing.callback(self._hand_over)
         self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
         self.tokens = open_tokens(settings, clock=clock)
@@ -173,6 +177,8 @@ class Platform:
         self.recommender = resources.recommender
         self.recommender.observe = self.metrics.stage
         self.statistics = resources.statistics
+        if self.statistics is not None and self.statistics.counter.shared:
+            self.statistics.counter.share(lambda: self.lease.fence)
         self.model_log = resources.model_log
         self.model_commands = ModelCommands(settings)
         self.federated_runs = FederatedRunStore(installation.metadata, clock=clock)
@@ -271,6 +277,7 @@ class Platform:
             refresh: takes over models and items, in a thread; None: the recommender's own.
         """
         recommender, reading = self.recommender, YieldingLock(self.lock.inner)
+        await asyncio.to_thread(self._keeper.start)
         self.recent.begin()
         self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
@@ -299,6 +306,12 @@ class Platform:
             self.alerts.close()
         except StorageError as error:
             logger.warning("the state of alerts was not saved: %s", error)
+
+    def _hand_over(self) -> None:
+        """Finish what this server alone may do, and let another one go on with it."""
+        if self.resources.webhooks is not None:
+            self.resources.webhooks.stop()
+        self._keeper.close()
 
     def close(self) -> None:
         """Close all stores, as they are."""

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import CrossedVector
+from tactful.config.privacy import DAY_MS
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
 from tactful.erasure.erase import complete_erasures
+from tactful.errors import ConfigError
 from tactful.event_log.impressions import OFFER
 from tactful.experiment_metrics.definitions import load_metrics
 from tactful.experiment_metrics.own_guardrails import check_own
@@ -25,6 +27,7 @@ from tactful.maintenance.retention import expire_state
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.lease import FILE_LEDGER, Lease, claim
 from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Stage
 from tactful.models.audit_log import ModelLog
@@ -35,6 +38,7 @@ from tactful.recall.index import RecallIndex
 from tactful.recommend.item_lists import ItemLists
 from tactful.recommend.trials import Attempt, TrialOptions
 from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
+from tactful.server.lease_keeper import make_lease
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore, note_of_server, open_consents
 from tactful.subjects.installation import Installation
@@ -107,6 +111,7 @@ class Resources:
     """Opened parts of one server."""
 
     installation: Installation  # settings, metadata, suppressed users and clock
+    lease: Lease  # on what one server alone may do
     backend: Backend
     keys: KeyStore
     consents: ConsentStore
@@ -139,6 +144,9 @@ def open_resources(
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive(settings.storage.data, note=note_of_server(settings)))
         metadata, keys = stack.enter_context(open_keys(settings))
+        lease = make_lease(settings, metadata)
+        if statistics is not None:
+            _claim_ledger(settings, metadata, statistics)
         suppression = open_suppression(settings, metadata, clock=now_ms)
         installation = Installation(settings, metadata, suppression, now_ms)
         complete_erasures(installation)
@@ -158,7 +166,7 @@ def open_resources(
         coupons: list[CouponDefinition] = []
         if settings.coupons.definitions != Path():
             coupons = load_coupons(settings.coupons.definitions, definitions=definitions)
-        webhooks = _open_webhooks(installation, backend, types, coupons)
+        webhooks = _open_webhooks(installation, backend, types, coupons, lease)
         if webhooks is not None:
             stack.callback(webhooks.close)
         rollouts = _open_rollouts(settings, metadata)
@@ -166,6 +174,7 @@ def open_resources(
         stack.callback(recommender.close)
         return Resources(
             installation,
+            lease,
             backend,
             keys,
             open_consents(settings, metadata, clock=now_ms),
@@ -193,6 +202,7 @@ def _open_webhooks(
     backend: Backend,
     types: Collection[str],
     coupons: Sequence[CouponDefinition],
+    lease: Lease,
 ) -> Webhooks | None:
     settings = installation.settings
     if coupons:
@@ -207,7 +217,26 @@ def _open_webhooks(
         settings.storage.data / "webhooks",
         clock=now_ms,
         suppressed=installation.suppression.suppressed,
+        lease=lease if settings.shared else None,
+        topic=settings.log.topic,
+        kept_ms=settings.engine.dedupe_days * DAY_MS,
     )
+
+
+def _claim_ledger(
+    settings: Settings, metadata: MetadataStore, statistics: PrivateStatistics
+) -> None:
+    """Refuse to publish from a ledger in a file if another server may do so from its own."""
+    if not settings.shared or settings.statistics.ledger_url_env:
+        return
+    if not claim(metadata, FILE_LEDGER, statistics.counter.identity):
+        raise ConfigError(
+            f"{settings.statistics.definitions}: another server of this installation publishes"
+            " statistics from a ledger in its data directory, and both would draw the same panes."
+            " Name a database for the ledger by statistics.ledger_url_env, or leave"
+            " statistics.definitions empty here; if that data directory is lost for good, start"
+            " this server once with --accept-loss"
+        )
 
 
 def _open_rollouts(settings: Settings, metadata: MetadataStore) -> RolloutStore:

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tactful.errors import StorageError
 from tactful.maintenance.doctor import examine_running
+from tactful.metadata.lease import process_of
 from tactful.schemas.health import Health
 from tactful.schemas.operations import JobInfo, SystemCheck, SystemInfo
 from tactful.server.gauges import rounded
@@ -47,7 +49,13 @@ def check_health(platform: Platform, status: str) -> Health:
         ready = sum(worker.state == "ready" for worker in workers)
         total = len(workers)
         checks["workers"] = "ok" if ready == total else f"{ready} of {total} ready"
-    return Health(status=status, version=platform.version, checks=checks, workers=workers)
+    return Health(
+        status=status,
+        version=platform.version,
+        checks=checks,
+        workers=workers,
+        holds_lease=platform.lease.held,
+    )
 
 
 def describe_system(platform: Platform) -> SystemInfo:
@@ -69,8 +77,19 @@ def describe_system(platform: Platform) -> SystemInfo:
         cpus=len(os.sched_getaffinity(0)),
         checks=[*_checks(platform, health.checks)],
         workers=health.workers,
+        holds_lease=health.holds_lease,
+        lease_holder=_lease_holder(platform),
         last_backup=next((job for job in succeeded if job.kind == "backup"), None),
     )
+
+
+def _lease_holder(platform: Platform) -> str | None:
+    """Return the host and the process that hold the lease; None if nobody does."""
+    try:
+        state = platform.lease.state()
+    except StorageError:
+        return None
+    return None if state is None or state.left_ms <= 0 else process_of(state.holder)
 
 
 def _checks(platform: Platform, checks: dict[str, str]) -> Iterator[SystemCheck]:

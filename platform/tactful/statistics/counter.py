@@ -8,7 +8,9 @@ is drawn twice.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -20,8 +22,8 @@ from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.counting.publisher import Publisher, check_delta
 from tactful_privacy.decoding import DECODE_ERRORS
-from tactful_privacy.errors import StateError
-from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.errors import LedgerFencedError, StateError
+from tactful_privacy.ledger.ledger import DayClaim, Ledger
 from tactful_privacy.ledger.statistic import FOUND_KEYS, Statistic
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, Item
@@ -52,6 +54,8 @@ CHANGES = f"{CONSUMER}.changes"
 _FEW = 1_000
 """So many changed entries are never worth a whole snapshot."""
 
+_LOOK_S = 1.0  # pause between two looks into the ledger at the releases of another server
+
 _INCOMPLETE = (
     "the stored statistics are a snapshot without what changed since, so the day's caps are lost:"
     " restore the state as a whole, or compute it again with `tactful serve --rebuild`"
@@ -80,6 +84,12 @@ class StatisticsCounter(CoCommittedConsumer):
     searches    BoundedKeys                 KeysPublisher
     ```
 
+    Several servers that count one log into one ledger (`shared`) release under a lease, see
+    `share`. The others close a pane, and drop its counts, once it is in the ledger. Their counts of
+    a user are the same, as they depend on the user's own events alone; where the descriptions of
+    items decide, too, a UTC day belongs to the server that released its first pane
+    (`tactful_privacy.ledger.fencing`).
+
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
     """
 
@@ -99,6 +109,9 @@ class StatisticsCounter(CoCommittedConsumer):
         # anew: a restored ledger may lack releases of them. It holds for a replay as well, whose
         # days are mostly older.
         not_before: int = 0,
+        # whether other servers count the same log into this ledger; `share` is called then
+        shared: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Register the statistics; `PrivacyError` if the day's budget does not allow them."""
         self.means = [it for it in definitions if it.aggregate == "mean"]
@@ -108,6 +121,15 @@ class StatisticsCounter(CoCommittedConsumer):
         self._clock = clock
         self.allowance = allowance_ms
         self._not_before = not_before
+        self.shared = shared
+        self._monotonic = monotonic
+        self._looked: dict[str, tuple[float, int]] = {}  # by name: last look, end of the releases
+        self.identity = hashlib.sha256(b"counter" + secret).hexdigest()[:32]
+        self._claims = {
+            it.name: DayClaim(it.name, self.identity) for it in self.definitions if it.reads_items
+        }
+        if shared:
+            ledger.fence = lambda: None  # until `share`
         # Time before which all accepted events are applied, epoch milliseconds; None: now
         self.applied_until: Callable[[], int] | None = None
         self._replayed = 0
@@ -130,6 +152,10 @@ class StatisticsCounter(CoCommittedConsumer):
             [statistic for statistics in released.values() for statistic in statistics],
             first_day=first_day,
         )
+
+    def share(self, fence: Callable[[], int | None]) -> None:
+        """Release while `fence` returns one: that of the lease, while this server holds it."""
+        self.ledger.fence = fence
 
     @property
     def wall(self) -> bool:
@@ -191,14 +217,51 @@ class StatisticsCounter(CoCommittedConsumer):
             raise StateError(_INCOMPLETE)
         if not self._begun():
             return
-        for _, publisher in self._tracks.values():
-            publisher.store(self._over_at(self._reached()))
+        for name in self._tracks:
+            self._release(name, self._over_at(self._reached()))
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return
         whole = None
         if self.changes is None or not self._is_little():
             whole, self._whole, self._written = self._pack(), True, 0
         self._packed = whole, None if self.changes is None else self._pack_changes()
+
+    def _release(self, name: str, until: int) -> None:
+        """Release the panes that are due, or drop them where another server releases them."""
+        counts, publisher = self._tracks[name]
+        if not self.shared:
+            publisher.store(until)
+            return
+        claim, fence = self._claims.get(name), self.ledger.fence
+        if fence is None or fence() is None:
+            day = counts.open_from // DAY_MS
+            if counts.open_from >= until:
+                return
+            if claim is None or not self.ledger.owns_day(claim, day):
+                publisher.follow(min(until, self._followed(name)))
+                return
+            until = min(until, (day + 1) * DAY_MS)
+        try:
+            publisher.store(until, claim=claim)
+        except LedgerFencedError:
+            logger.warning("another server publishes the statistic %s now", name)
+            publisher.drop_due()
+
+    def _followed(self, name: str) -> int:
+        """Return the end of the panes that another server has released, with longer periods."""
+        looked, until = self._looked.get(name, (-_LOOK_S, 0))
+        if (now := self._monotonic()) - looked < _LOOK_S:
+            return until
+        base, last = self.bases[name], self.ledger.last_pane(name)
+        until = 0 if last is None else base.end_of(last)
+        for longer in self.further[name]:
+            newest = self.ledger.last_pane(longer.name)
+            released = 0 if newest is None else longer.end_of(newest)
+            if longer.start_of(until) > released:  # a period that is over waits for its release
+                begun = max(released, longer.start_of(self._tracks[name][0].open_from))
+                until = min(until, longer.end_of(begun) - base.pane_ms)
+        self._looked[name] = now, until
+        return until
 
     def snapshot(self) -> bytes | None:
         """Return the state that `before_commit` packed; None where it packed at most changes."""
@@ -321,7 +384,10 @@ class StatisticsCounter(CoCommittedConsumer):
         if closed is None:
             return
         last = self.ledger.last_pane(statistic.name)
-        if last is None or statistic.end_of(last) < closed:
+        if self.shared:
+            # The rest of a day that belongs to a server which is gone is released by nobody.
+            closed -= DAY_MS if statistic.period is None else closed
+        if (last is None and closed > 0) or (last is not None and statistic.end_of(last) < closed):
             raise StateError(
                 f"the ledger does not hold all releases of {statistic.name!r} that were made: it is"
                 " an older copy or another one, and would draw them a second time. Put the latest"

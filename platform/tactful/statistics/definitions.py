@@ -220,6 +220,15 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 raise
             return panes
 
+    @property
+    def reads_items(self) -> bool:
+        """Whether the description of an item decides if an event counts.
+
+        Servers that read a log in several partitions may learn of an item at different moments.
+        """
+        fields = (self.by, self.of or "any")
+        return any(it not in ("any", "type") and not it.startswith(_OF_EVENT) for it in fields)
+
     def key(self, event: Event, item: Item | None) -> str | None:
         """Return the key of an event; None if it is not counted."""
         counted = self.event

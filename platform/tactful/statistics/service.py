@@ -329,6 +329,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
             secret=secret.read_bytes(),
             clock=now_ms if wall else None,
             not_before=_not_before(data / NOT_BEFORE),
+            shared=settings.shared and bool(settings.statistics.ledger_url_env),
         )
     except PrivacyError as error:
         ledger = f", {named(ledger_location(settings))}" if isinstance(error, LedgerError) else ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tactful_privacy.counting.released import ReleasedPane, read_released
 from tactful_privacy.counting.snapshot_seal import SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.ledger.ledger import Draw, Ledger
+from tactful_privacy.ledger.ledger import DayClaim, Draw, Ledger
 from tactful_privacy.ledger.rows import stored_keys
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
@@ -121,6 +121,11 @@ class BoundedKeys:
     def _user(self, day: int, unit: str) -> bytes:
         return hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
 
+    @property
+    def open_from(self) -> int:
+        """Start of the oldest day that is still open, epoch milliseconds."""
+        return self._state.open_from * DAY_MS
+
     def due(self, watermark: int) -> dict[int, Counter[str]]:
         """Return the exact users of each key on each day that is over. Secret.
 
@@ -200,18 +205,28 @@ class KeysPublisher:
                 published += read_released(self._ledger, name, start=start, end=start + 1).panes
         return published
 
-    def store(self, watermark: int) -> dict[str, list[int]]:
+    def store(self, watermark: int, *, claim: DayClaim | None = None) -> dict[str, list[int]]:
         """Store as `publish` does; return only the starts of days, by statistic.
+
+        With `claim`, days that belong to another counter are dropped.
 
         If the ledger refuses or fails, the day is kept and tried again at the next call.
         """
         statistic, starts = self._keys.statistic, []
         for day, counts in self._keys.due(watermark).items():
             draw: Draw = partial(_draw, self._mechanism, counts)
-            self._ledger.release_once(statistic, day * DAY_MS, draw)
+            self._ledger.release_many(statistic, {day * DAY_MS: draw}, claim=claim)
             self._keys.forget(day)
             starts.append(day * DAY_MS)
         return {statistic.name: starts} if starts else {}
+
+    def follow(self, watermark: int) -> None:
+        """Drop the days that another process releases from the same input; nothing is drawn."""
+        for day in list(self._keys.due(watermark)):
+            self._keys.forget(day)
+
+    def drop_due(self) -> None:
+        """Do nothing: days that are not stored are due again."""
 
     def snapshot(self) -> bytes:
         """Return nothing: the snapshot of the counts holds all unreleased days."""

@@ -9,12 +9,12 @@ from fractions import Fraction
 import msgspec
 
 from tactful_privacy.counting.bounded_counts import BoundedCounts
-from tactful_privacy.counting.daily_caps import decide_cap
+from tactful_privacy.counting.daily_caps import cap_query, decide_cap
 from tactful_privacy.counting.released import ReleasedPane, delta_of, released_panes
 from tactful_privacy.counting.series import open_series
 from tactful_privacy.decoding import DECODE_ERRORS
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.ledger.ledger import Draw, Ledger
+from tactful_privacy.ledger.ledger import DayClaim, Draw, Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, PANES, TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 
@@ -84,8 +84,41 @@ class Publisher:
             published += released_panes(self._ledger, statistic, start=span[0], end=span[1])
         return published
 
-    def store(self, watermark: int) -> dict[str, list[int]]:
-        """Store as `publish` does; return only the starts of panes, by statistic."""
+    def store(self, watermark: int, *, claim: DayClaim | None = None) -> dict[str, list[int]]:
+        """Store as `publish` does; return only the starts of panes, by statistic.
+
+        With `claim`, panes of days that belong to another counter are dropped.
+        """
+        self._close(watermark)
+        stored: dict[str, list[int]] = {}
+        for series, due in zip(self._series, self._due, strict=True):
+            starts = sorted(due)
+            for batch in [[start] for start in starts] if series.one_by_one else [starts]:
+                if batch:
+                    draws = {at: due[at] for at in batch}
+                    self._ledger.release_many(series.statistic, draws, claim=claim)
+                    series.stored(batch[-1])
+                    stored.setdefault(series.statistic.name, []).extend(batch)
+                    for start in batch:
+                        del due[start]
+        return stored
+
+    def follow(self, watermark: int) -> None:
+        """Close panes that another process releases from the same input, and drop their counts.
+
+        Nothing is drawn. A day whose cap the other process has not chosen stays undecided until it
+        is over.
+        """
+        self._close(watermark, draws=False)
+        self.drop_due()
+
+    def drop_due(self) -> None:
+        """Drop closed panes that are not stored: another process releases them now."""
+        for due in self._due:
+            due.clear()
+
+    def _close(self, watermark: int, *, draws: bool = True) -> None:
+        """Close panes, and note what is due; choose the caps of days."""
         while True:
             for pane in self._counts.closed(watermark):
                 cap = self._counts.cap_on(pane.start // DAY_MS)
@@ -95,18 +128,12 @@ class Publisher:
                         due[start] = draw
             if (day := self._counts.undecided(watermark)) is None:
                 break
-            decide_cap(self._counts, self._ledger, day, entropy=self._entropy)
-        stored: dict[str, list[int]] = {}
-        for series, due in zip(self._series, self._due, strict=True):
-            starts = sorted(due)
-            for batch in [[start] for start in starts] if series.one_by_one else [starts]:
-                if batch:
-                    self._ledger.release_many(series.statistic, {at: due[at] for at in batch})
-                    series.stored(batch[-1])
-                    stored.setdefault(series.statistic.name, []).extend(batch)
-                    for start in batch:
-                        del due[start]
-        return stored
+            if draws or self._ledger.is_answered(cap_query(self._counts.statistic, day)):
+                decide_cap(self._counts, self._ledger, day, entropy=self._entropy)
+            elif watermark >= (day + 1) * DAY_MS:
+                self._counts.decide(day, self._counts.statistic.cap)
+            else:
+                break
 
     def snapshot(self) -> bytes:
         """Return the counts of unfinished periods.

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from tactful_privacy.errors import LedgerError, ParameterError
-from tactful_privacy.ledger import grants, rows, schema
+from tactful_privacy.ledger import fencing, grants, rows, schema
 from tactful_privacy.ledger.budget import ANY, Budget, Charge, date_of, total_budget
+from tactful_privacy.ledger.fencing import DayClaim as DayClaim
 from tactful_privacy.ledger.query import Answer, Query
 from tactful_privacy.ledger.rows import MAX_PAGE, SharedNoise
 from tactful_privacy.ledger.rows import Draw as Draw
@@ -95,6 +97,9 @@ class Ledger:
         self._clock = clock
         self.shared_noise = SharedNoise(self._engine)
         self._definitions: dict[str, Statistic] = {}
+        # The fence of this process while it may release panes, else None. Without such a
+        # function no lease is in use, and every process may release.
+        self.fence: Callable[[], int | None] | None = None
         try:
             schema.upgrade(self._engine)
             self._agree_on_budgets(given)
@@ -255,6 +260,11 @@ class Ledger:
         with schema.reading(self._engine) as connection:
             return [rows.unpack_answer(row) for row in connection.execute(query)]
 
+    def is_answered(self, query: Query) -> bool:
+        """Return whether the answer of a query is stored."""
+        stored = self._answer(query)
+        return stored is not None and stored.values is not None
+
     def _answer(self, query: Query) -> Answer | None:
         with schema.reading(self._engine) as connection:
             return rows.load_answer(connection, query)
@@ -273,10 +283,16 @@ class Ledger:
         """
         return self.release_many(statistic, {start: draw})[0]
 
-    def release_many(self, statistic: Statistic, draws: Mapping[int, Draw]) -> list[Release]:
+    def release_many(
+        self, statistic: Statistic, draws: Mapping[int, Draw], *, claim: DayClaim | None = None
+    ) -> list[Release]:
         """Release several panes, by their starts, in one transaction; see `release_once`.
 
-        The stored releases are returned in the order of `draws`.
+        The stored releases are returned in the order of `draws`. Under a lease, with `claim`,
+        panes of days that belong to another counter are drawn by nobody here, and left out.
+
+        Raises:
+            LedgerFencedError: Under a lease: another process releases these panes now.
         """
         for start in draws:
             if statistic.start_of(start) != start:
@@ -308,13 +324,29 @@ class Ledger:
                 }
                 for start in missing
             ]
-            schema.write(
-                self._engine,
-                lambda connection: schema.insert_where_absent(connection, _releases, new),
-            )
+            schema.write(self._engine, lambda connection: self._insert(connection, new, claim))
             with schema.reading(self._engine) as connection:
                 stored |= rows.load_releases(connection, statistic, missing)
-        return [stored[start] for start in draws]
+        return [stored[start] for start in draws if start in stored]
+
+    def _insert(
+        self, connection: sa.Connection, new: list[dict[str, Any]], claim: DayClaim | None
+    ) -> None:
+        """Insert releases that are absent, under the fence or the claim if there is a lease."""
+        if self.fence is not None and claim is None:
+            fencing.check_fence(connection, self.fence())
+        elif self.fence is not None and claim is not None:
+            days = {row["pane_start"] // DAY_MS for row in new}
+            own = fencing.claim_days(connection, claim, days, self.fence())
+            new = [row for row in new if row["pane_start"] // DAY_MS in own]
+        if new:
+            schema.insert_where_absent(connection, _releases, new)
+
+    def owns_day(self, claim: DayClaim, day: int) -> bool:
+        """Return whether a UTC day belongs to a counter, days since 1970-01-01."""
+        with schema.reading(self._engine) as connection:
+            owners = fencing.day_owners(connection, claim.statistic, [day])
+        return owners.get(day) == claim.counter
 
     def read(
         self,

@@ -15,7 +15,7 @@ from tactful_privacy.sqlite import transaction
 
 _WHOLE = (
     *(schema.budget, schema.budgets, schema.span_budgets),
-    *(schema.statistics, schema.releases, schema.noise),
+    *(schema.statistics, schema.releases, schema.noise, schema.publishers),
 )
 _OTHER = "other"
 

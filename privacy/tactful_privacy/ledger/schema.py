@@ -27,9 +27,9 @@ from tactful_privacy.sqlite import empty_write_ahead_log, rewrite_once, use_writ
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 """1: budget, statistics, releases. 2: more budgets, queries, shared noise, days of statistics.
-3: budgets of several days."""
+3: budgets of several days. 4: the fence, and the publishers of days."""
 
 FOREVER = 2**62
 """Last day of a statistic that is not retired."""
@@ -117,6 +117,23 @@ queries = sa.Table(
     sa.Column("answered_at", sa.BigInteger),
     mysql_collate="utf8mb4_bin",
     mysql_charset="utf8mb4",
+    **_INNODB,
+)
+fences = sa.Table(
+    "privacy_fence",
+    tables,
+    # One row: the highest fence of a process that released under a lease.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    **_INNODB,
+)
+publishers = sa.Table(
+    "privacy_publishers",
+    tables,
+    # The counter whose numbers of a UTC day are released, of counters that may differ.
+    sa.Column("statistic", sa.String(128), sa.ForeignKey(statistics.c.name), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("counter", sa.String(64), nullable=False),
     **_INNODB,
 )
 _version = sa.Table(

@@ -24,7 +24,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -61,6 +61,29 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 _decoder = msgspec.msgpack.Decoder(Delivery)
 
 
+class Deliveries(Protocol):
+    """Actions that wait for their delivery, and the position of the log behind them."""
+
+    @property
+    def position(self) -> int:
+        """Next offset of the log to read."""
+
+    def add(self, events: Sequence[Event], position: int, offsets: Sequence[int] = ()) -> None:
+        """Queue `events`, which lie at `offsets`, and store the position behind them."""
+
+    def due(self, now: int, limit: int) -> list[Delivery]:
+        """Return up to `limit` deliveries that are due, the longest due first."""
+
+    def done(self, delivery: Delivery) -> None:
+        """Remove a delivery that arrived."""
+
+    def retry(self, delivery: Delivery) -> None:
+        """Store the new time and number of attempts of a delivery that still waits."""
+
+    def mark_dead(self, delivery: Delivery) -> None:
+        """End the attempts of a delivery that still waits; it is stored as dead."""
+
+
 class DeliveryQueue:
     """Queue of deliveries in a state store of its own; durable and thread-safe."""
 
@@ -78,7 +101,7 @@ class DeliveryQueue:
         """Dead deliveries, with the reasons of failure."""
         return self._stored(_DEAD)
 
-    def add(self, events: Sequence[Event], position: int) -> None:
+    def add(self, events: Sequence[Event], position: int, offsets: Sequence[int] = ()) -> None:
         """Queue `events` and store the position behind them, atomically."""
         new = [Delivery(event.event_id, _encode_body(event)) for event in events]
         changes: list[Change] = [_change(_WAITING, delivery) for delivery in new]
@@ -192,7 +215,7 @@ class WebhookSender:
 
     def __init__(
         self,
-        queue: DeliveryQueue,
+        queue: Deliveries,
         url: str,
         *,
         clock: Callable[[], int],
@@ -201,6 +224,7 @@ class WebhookSender:
         post: Post | None = None,
         jitter: Callable[[], float] = random.random,
         suppressed: Container[str] = frozenset(),
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         """Deliver the actions in `queue` to `url`.
 
@@ -214,6 +238,7 @@ class WebhookSender:
             jitter: returns a number in [0, 1), which shortens a wait by up to a quarter, so that
                 many deliveries are not retried at once.
             suppressed: keys of erased users, whose actions are neither sent nor stored.
+            may_send: asked before each request; while it is False nothing is sent.
 
         Raises:
             ValueError: if `url` is no ``http`` or ``https`` address.
@@ -229,6 +254,7 @@ class WebhookSender:
         self._post = post if post is not None else post_request
         self._jitter = jitter
         self._suppressed = suppressed
+        self._may_send = may_send
 
     def collect(self, log: EventLog, types: Collection[str], limit: int = 1000) -> int:
         """Queue the actions of `types` in the next records; return how many were read."""
@@ -236,20 +262,24 @@ class WebhookSender:
         if not records:
             return 0
         actions: list[Event] = []
-        for _, payload in records:
+        offsets: list[int] = []
+        for offset, payload in records:
             try:
                 entry = decode_entry(payload)
             except EntryError:
                 continue  # the engine counts it
             if isinstance(entry, Event) and entry.type in types and not self._is_erased(entry):
                 actions.append(entry)
-        self._queue.add(actions, records[-1][0] + 1)
+                offsets.append(offset)
+        self._queue.add(actions, records[-1][0] + 1, offsets)
         return len(records)
 
     def send_due(self, limit: int = 100) -> SendResult:
         """Send up to `limit` deliveries that are due, one after the other."""
         delivered = failed = dead = 0
         for delivery in self._queue.due(self._clock(), limit):
+            if not self._may_send():
+                break
             if self._suppressed and self._is_erased(decode_entry(delivery.body)):
                 self._queue.done(delivery)
                 continue

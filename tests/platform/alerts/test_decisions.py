@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from tests.platform.webhook_receiver import Shop, receiving
 
 from tactful.alerts.decisions import READ_AGAIN_MS
-from tactful.alerts.lease import LEASE_MS
 from tactful.alerts.rules import PACKAGED, AlertFile, read_alerts
 from tactful.alerts.service import AlertService
 from tactful.alerts.sources import Sources
 from tactful.experiments.definitions import GuardrailDefinition, RolloutDefinition
 from tactful.experiments.store import Judged, RolloutStore
 from tactful.metadata.audit import note_change
+from tactful.metadata.lease import Lease
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.schemas.alert_routes import AlertRoute
 from tactful.schemas.alerts import AlertRule, DecisionRule, NewSilence
@@ -43,6 +43,9 @@ _KILL = msgspec.convert(
 )
 
 
+LEASE_MS = 45_000
+
+
 class Shopfloor:
     """A clock, a database with rollouts, and servers that send to one receiver."""
 
@@ -61,6 +64,7 @@ class Shopfloor:
         for _ in range(times):
             self.now += 15_000
             for service in services:
+                service._lease.acquire()
                 service.run()
 
     def begin(self, key: str, **about: Any) -> None:
@@ -93,7 +97,8 @@ def make_server(
     routes = msgspec.convert([plain | (route or {})], list[AlertRoute])
     file = AlertFile(rules=[*_RULES, *rules], routes=routes)
     sources = Sources(lambda: [])
-    return AlertService(metadata, file, sources, holder=name, clock=clock, runbook="http://x/")
+    lease = Lease(metadata, name, clock=clock, elapsed=lambda: clock() / 1000, lease_ms=LEASE_MS)
+    return AlertService(metadata, file, sources, lease=lease, clock=clock, runbook="http://x/")
 
 
 @pytest.fixture
@@ -162,6 +167,7 @@ def test_a_decision_while_no_server_runs_is_sent_by_the_next(floor: Shopfloor) -
     first = floor.server("a")
     floor.run(first)
     first.close()
+    first._lease.release()
     floor.begin("cheaper")
     floor.rollouts.move("cheaper", roll_back, by="ann", reason="worse")
     floor.now += _HOUR
@@ -287,6 +293,7 @@ def _evaluate_and_hang(path: str, port: int, now: int, ready: Any) -> None:
         return 0
 
     server.outbox.deliver = hang  # type: ignore[method-assign]
+    server._lease.acquire()
     server.run()
 
 

@@ -10,14 +10,16 @@ import msgspec
 import pytest
 from tests.platform.webhook_receiver import Shop, receiving
 
-from tactful.alerts.lease import LEASE_MS, Lease, LeaseLost
 from tactful.alerts.rules import AlertFile
 from tactful.alerts.service import AlertService
 from tactful.alerts.sources import Sources
 from tactful.metadata.audit import AuditTrail
+from tactful.metadata.lease import Lease
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.schemas.alert_routes import AlertRoute
 from tactful.schemas.alerts import AlertRule, NewSilence
+
+LEASE_MS = 45_000
 
 
 class Shopfloor:
@@ -48,13 +50,28 @@ class Shopfloor:
         )
         sources = Sources(lambda: [("lag", {}, self.lag)])
         return AlertService(
-            self.metadata, file, sources, holder=name, clock=self.clock, runbook="http://x/"
+            self.metadata,
+            file,
+            sources,
+            lease=self.lease(name),
+            clock=self.clock,
+            runbook="http://x/",
+        )
+
+    def lease(self, name: str) -> Lease:
+        return Lease(
+            self.metadata,
+            name,
+            clock=self.clock,
+            elapsed=lambda: self.now / 1000,
+            lease_ms=LEASE_MS,
         )
 
     def run(self, service: AlertService, lag: float, times: int = 1) -> bool:
         for _ in range(times):
             self.now += 15_000
             self.lag = lag
+            service._lease.acquire()
             evaluated = service.run()
         return evaluated
 
@@ -96,6 +113,7 @@ def test_a_pending_alert_survives_a_stop(floor: Shopfloor) -> None:
     first = floor.server("a")
     floor.run(first, 20, times=2)
     first.close()
+    first._lease.release()
     second = floor.server("b")
     assert floor.run(second, 20)  # 30 s since the first scrape above the level
     assert _states(second) == ["open"]
@@ -108,15 +126,23 @@ def test_one_of_two_servers_evaluates_and_the_other_takes_over(floor: Shopfloor)
     assert floor.run(second, 0) and not floor.run(first, 0)
 
 
-def test_a_suspended_server_writes_nothing_after_its_lease_ended(floor: Shopfloor) -> None:
-    first, second = Lease(floor.metadata, "a"), Lease(floor.metadata, "b")
-    held = first.acquire(0)
-    assert held is not None and held.fresh and first.acquire(1_000) is not None
-    taken = second.acquire(LEASE_MS + 1_001)
-    assert taken is not None and taken.fence == held.fence + 1
-    with pytest.raises(LeaseLost):
-        first.write(lambda connection: None)
-    assert first.acquire(LEASE_MS + 2_000) is None
+def test_a_suspended_server_neither_writes_nor_sends_when_it_wakes(floor: Shopfloor) -> None:
+    with receiving() as shop:
+        first = floor.server("a", [_route(shop)])
+        second = floor.server("b", [_route(shop)])
+        floor.run(first, 20, times=2)
+
+        def suspended(*_: object) -> list[Any]:
+            """Another server takes the lease and sends the message meanwhile."""
+            floor.now += LEASE_MS
+            floor.run(second, 20, times=3)
+            return []
+
+        first.store.silences = suspended  # type: ignore[method-assign]
+        assert not floor.run(first, 20)
+        assert _states(second) == ["open"] and len(shop.attempts) == 1
+        first.outbox.deliver(first.routes, floor.now)
+        assert len(shop.attempts) == 1
 
 
 def trail(floor: Shopfloor) -> list[tuple[str, str, str]]:
@@ -240,8 +266,9 @@ def test_the_totals_of_another_server_are_no_growth(tmp_path: Path) -> None:
     def server(name: str, rows: list[tuple[str, dict[str, str], float]]) -> AlertService:
         file = AlertFile(rules=[msgspec.convert(rule, AlertRule)])
         sources = Sources(lambda: rows)
+        lease = floor.lease(name)
         return AlertService(
-            floor.metadata, file, sources, holder=name, clock=floor.clock, runbook="http://x/"
+            floor.metadata, file, sources, lease=lease, clock=floor.clock, runbook="http://x/"
         )
 
     floor.run(server("a", [("errors_total", {"route": "x"}, 3.0)]), 0, times=2)

@@ -11,6 +11,7 @@ import stat
 import typing
 from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from tactful.config.recommendation import TrainingSettings
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.models.audit_log import ModelChange
+from tactful.metadata.lease import Lease, LeaseLost
+from tactful.metadata.store import open_metadata
+from tactful.models.audit_log import ModelChange, ModelLog
 from tactful.models.schedule import (
     SCORE,
     Drift,
@@ -271,6 +274,43 @@ def stand_in(directory: Path, body: str) -> str:
     return str(path)
 
 
+def held(directory: Path, name: str = "a") -> Lease:
+    """A lease that is held; whoever held it before has lost it."""
+    lease = Lease(open_metadata(directory / "lease.db"), name, alone=True)
+    assert lease.acquire() is not None
+    return lease
+
+
+def test_a_training_ends_with_the_lease_and_changes_nothing_after_it(tmp_path: Path) -> None:
+    python = stand_in(tmp_path, f"echo $TACTFUL_LEASE_FENCE $$ > {tmp_path}/begun; exec sleep 600")
+    training = TrainingSettings(every_hours=1, check_minutes=0.0005)
+    log_of = partial(ModelLog, open_metadata(tmp_path / "lease.db"), clock=lambda: 0)
+
+    async def ask() -> int:
+        lease, begun = held(tmp_path), tmp_path / "begun"
+        work = retrain(Settings(training=training), lease, python=python)
+        task = asyncio.create_task(work)
+        while not begun.exists() or not begun.read_text().strip():
+            await asyncio.sleep(0.01)
+        fence, process = map(int, begun.read_text().split())
+        assert fence == lease.fence
+        with log_of(fence=fence).entry("train", "m", by="x", reason=""):
+            pass
+        held(tmp_path, "b")
+        lease.release()  # in its own eyes, too
+        while Path(f"/proc/{process}").exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return fence
+
+    log = log_of(fence=asyncio.run(ask()))
+    with pytest.raises(LeaseLost), log.entry("promote", "m", by="x", reason=""):
+        pass
+    assert [change.action for change in log.changes()] == ["train"]
+
+
 def test_it_retries_and_says_what_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     note = f'echo "$@ $TACTFUL_STORAGE__DATA" >> {tmp_path}/asked'
     python = stand_in(tmp_path, f"{note}\necho tactful: too little >&2; exit 1")
@@ -280,7 +320,7 @@ def test_it_retries_and_says_what_failed(tmp_path: Path, caplog: pytest.LogCaptu
     )
 
     async def ask() -> None:
-        task = asyncio.create_task(retrain(chosen, python=python))
+        task = asyncio.create_task(retrain(chosen, held(tmp_path), python=python))
         asked = tmp_path / "asked"
         for _ in range(2_000):
             await asyncio.sleep(0.01)
@@ -304,7 +344,8 @@ def test_a_server_that_stops_ends_its_training(tmp_path: Path) -> None:
 
     async def ask() -> int:
         training = TrainingSettings(every_hours=1, check_minutes=0.0005)
-        task = asyncio.create_task(retrain(Settings(training=training), python=python))
+        work = retrain(Settings(training=training), held(tmp_path), python=python)
+        task = asyncio.create_task(work)
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
             await asyncio.sleep(0.01)
         pid = int((tmp_path / "pid").read_text())
@@ -323,7 +364,7 @@ def test_a_server_that_stops_ends_its_training(tmp_path: Path) -> None:
 def test_a_server_may_retrain(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Settings] = []
 
-    async def note(given: Settings) -> None:
+    async def note(given: Settings, lease: Lease) -> None:
         started.append(given)
 
     monkeypatch.setattr("tactful.server.background.retrain", note)

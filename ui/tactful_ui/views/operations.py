@@ -71,6 +71,9 @@ def _system(system: SystemInfo) -> None:
     for part in (facts[:4], facts[4:]):
         for column, (name, value) in zip(st.columns(4), part, strict=True):
             column.metric(name, value, border=True)
+    if not system.holds_lease:
+        name = formats.plain(system.lease_holder or _("none at present"))
+        st.caption(_("Another server publishes, sends and schedules: {name}.", name=name))
     problems = [check for check in system.checks if check.state != "ok"]
     for check in problems:
         draw = st.error if check.state == "failed" else st.warning
