@@ -275,16 +275,25 @@ def secret(
 ) -> str | None:
     """Read a secret from the variable or file that the setting `where` names; None for neither.
 
+    In place of a variable ``NAME``, ``NAME_FILE`` may hold the path of a file with the secret.
     Blanks and line breaks at the ends of a file are ignored.
 
     Raises:
-        ConfigError: if the variable or file is missing or empty.
+        ConfigError: if the variable or file is missing or empty, or both variables are set.
     """
     if variable:
-        value = (os.environ if environ is None else environ).get(variable, "")
-        if not value:
-            raise ConfigError(f"{where} names the environment variable {variable}: it is not set")
-        return value
+        variables = os.environ if environ is None else environ
+        value, named = variables.get(variable, ""), variables.get(f"{variable}_FILE", "")
+        if value and named:
+            raise ConfigError(f"{where}: {variable} and {variable}_FILE are both set: keep one")
+        if value:
+            return value
+        if not named:
+            raise ConfigError(
+                f"{where} names the environment variable {variable}: it is not set, nor is "
+                f"{variable}_FILE"
+            )
+        where, file = f"{variable}_FILE", Path(named)
     if file == Path():
         return None
     try:

@@ -113,6 +113,23 @@ def test_a_target_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "not a database URL" in ran.stderr
 
 
+def test_a_target_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "target"
+    monkeypatch.setenv("TACTFUL_SINK_TARGET_FILE", str(file))
+    cases = ((None, 2, "cannot be read"), ("nonsense\n", 1, "not a database URL"))
+    for text, code, said in cases:
+        if text is not None:
+            file.write_text(text)
+        ran = run("--kafka", "127.0.0.1:1", "--topic", "t")
+        assert ran.exit_code == code
+        assert said in ran.stderr
+    monkeypatch.delenv("TACTFUL_SINK_TARGET_FILE")
+    ran = run("--kafka", "127.0.0.1:1", "--topic", "t")
+    assert ran.exit_code == 2
+    assert "--to is missing" in ran.stderr
+    assert "TACTFUL_SINK_TARGET" in ran.stderr
+
+
 def test_silence_before_the_end_of_the_topic_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

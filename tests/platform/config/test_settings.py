@@ -8,7 +8,7 @@ import pytest
 
 from tactful.config.load import load_settings
 from tactful.config.server import ServerSettings
-from tactful.config.settings import Settings
+from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError
 from tactful.util.addresses import is_loopback
 
@@ -154,3 +154,22 @@ def test_flink_as_the_engine() -> None:
 def test_what_flink_cannot_do_is_refused(name: str, value: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_settings(environ=_FLINK | {f"TACTFUL_{name}": value})
+
+
+def test_a_secret_is_in_a_variable_or_in_the_file_that_another_one_names(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text(" redis://:word@there\n")
+    read = {"NAME_FILE": str(file)}
+    assert secret("a.b_env", "NAME", environ=read) == "redis://:word@there"
+    assert secret("a.b_env", "NAME", environ={"NAME": "x"}) == "x"
+    with pytest.raises(ConfigError, match=r"^a\.b_env: NAME and NAME_FILE are both set"):
+        secret("a.b_env", "NAME", environ={**read, "NAME": "x"})
+    with pytest.raises(ConfigError, match=r"^a\.b_env names .* NAME: it is not set, nor is NAME_F"):
+        secret("a.b_env", "NAME", environ={})
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match=r"^NAME_FILE names .*url, which is empty"):
+        secret("a.b_env", "NAME", environ=read)
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"^NAME_FILE names .*url, which cannot be read"):
+        secret("a.b_env", "NAME", environ=read)
+    assert load_settings(environ={"TACTFUL_REDIS_URL_FILE": str(file)}) == Settings()

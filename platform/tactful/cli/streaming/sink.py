@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from tactful.cli import options as cli
+from tactful.config.settings import secret
 from tactful.errors import ConfigError, StorageError
 from tactful.util.deadline import Deadline
 from tactful.util.signals import on_stop_signals
@@ -50,10 +51,8 @@ _SETTINGS = {
 @click.option(
     "--to",
     "location",
-    envvar="TACTFUL_SINK_TARGET",
-    required=True,
     help="redis://…, valkey://…, postgresql+psycopg://…, mysql+pymysql://… or sqlite:///…; give "
-    "passwords in the environment.",
+    "passwords in TACTFUL_SINK_TARGET.",
 )
 @click.option("--group", default="tactful-sink", help="Consumer group.")
 @click.option("--prefix", default="tactful-fired", help="Prefix of the keys in Redis.")
@@ -76,7 +75,7 @@ _SETTINGS = {
 def sink(
     servers: str,
     topic: str,
-    location: str,
+    location: str | None,
     group: str,
     prefix: str,
     ttl: float | None,
@@ -94,8 +93,9 @@ def sink(
         supervise_this(again=RESTART)
     with cli.reported_as(ConfigError, LogSettingsError):
         settings = _kafka_settings(servers, topic, properties)
+        address = location or _location()
     with cli.reported_as(StorageError, OnlineStoreError, LogError):
-        target = _open_target(location, prefix, ttl)
+        target = _open_target(address, prefix, ttl)
         source = open_rows(settings, group)
     told = threading.Event()  # a batch at hand is written and committed
     text = f"tactful: the sink did not end within {_END_S:g} s. Nothing is lost. Present calls:"
@@ -163,6 +163,13 @@ class _Idle:
 
     def over(self) -> bool:
         return self._seconds is not None and time.monotonic() - self._since >= self._seconds
+
+
+def _location() -> str:
+    """Read the address of the target, with its password, from a variable or its file."""
+    address = secret("--to is missing, and its default", "TACTFUL_SINK_TARGET")
+    assert address is not None
+    return address
 
 
 def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
