@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
-from tactful.client import Client, Request, with_scheme
+from tactful.client import Client, Request, tls_context, with_scheme
 from tactful.client.messages import LiveMessage
 from tactful_ui.errors import (
     BadAnswer,
@@ -44,12 +46,17 @@ class Settings:
 
     url: str = DEFAULT_URL
     api_key: str | None = field(default=None, repr=False)
+    ca: str = ""  # file of the authority of the server; empty for the usual ones
+    certificate: str = ""  # file of a certificate and its key, for a server that asks for one
 
     @classmethod
     def load(
         cls, secrets: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment before the secrets file."""
+        """Read ``TACTFUL_URL``, ``…_API_KEY``, ``…_CA`` and ``…_CERTIFICATE``.
+
+        The environment comes before the secrets file.
+        """
         variables = os.environ if environment is None else environment
 
         def value(name: str) -> str:
@@ -59,7 +66,13 @@ class Settings:
         url = value("TACTFUL_URL").rstrip("/") or DEFAULT_URL
         with contextlib.suppress(ValueError):  # `connect` reports an address that is none
             url = with_scheme(url)
-        return cls(url, value("TACTFUL_API_KEY") or None)
+        key = value("TACTFUL_API_KEY") or None
+        return cls(url, key, ca=value("TACTFUL_CA"), certificate=value("TACTFUL_CERTIFICATE"))
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the certificates of TLS to trust and to show; None for the usual authorities."""
+        named = (Path(name) if name else None for name in (self.ca, self.certificate))
+        return tls_context(*named)
 
 
 @dataclass(frozen=True)
@@ -82,8 +95,9 @@ class ReportSource:
 
     def __init__(self, settings: Settings) -> None:
         """Create the client without sending a request."""
-        self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
-        self._patient = Client(settings.url, settings.api_key, timeout=_PATIENT_SECONDS, retries=0)
+        url, key, tls = settings.url, settings.api_key, settings.tls()
+        self._client = Client(url, key, timeout=_TIMEOUT_SECONDS, retries=0, tls=tls)
+        self._patient = Client(url, key, timeout=_PATIENT_SECONDS, retries=0, tls=tls)
 
     def run(self, request: Request[T], *, patient: bool = False) -> T:
         """Send a request of `tactful.client.routes`; `patient`: it may take a minute."""

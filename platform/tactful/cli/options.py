@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,15 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.client.trust import tls_context
 from tactful.config.load import load_settings
 from tactful.errors import TactfulError
 from tactful.metadata.directory_lock import open_directory
 from tactful.util.addresses import with_scheme
 from tactful.util.jobs import Job
+
+CA, CERTIFICATE = "TACTFUL_CA", "TACTFUL_CERTIFICATE"
+"""Variables that name the files of `--ca` and `--certificate`."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -43,13 +48,7 @@ existing_directory = click.Path(exists=True, file_okay=False, path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 config_option = click.option("--config", type=any_path, help="Settings file.")
 data_option = click.option("--data", type=any_path, help="Data directory.")
-url_option = click.option(
-    "--url",
-    envvar="TACTFUL_URL",
-    type=address,
-    default="http://127.0.0.1:8420",
-    help="Address of the server; without a scheme http for this machine, else https.",
-)
+
 key_file_option = click.option(
     "--key-file", type=existing_file, help="File with the API key; else TACTFUL_API_KEY is used."
 )
@@ -101,6 +100,41 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
     return decorate
 
 
+def _kept(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Keep a file of TLS for `trust`; commands have no argument of it."""
+    ctx.meta[f"tactful.{param.name}"] = value
+
+
+def url_option(command: _Command) -> _Command:
+    """Add `--url`, and `--ca` and `--certificate`, which `trust` reads."""
+    options = (
+        click.option(
+            "--url",
+            envvar="TACTFUL_URL",
+            type=address,
+            default="http://127.0.0.1:8420",
+            help="Address of the server; without a scheme http for this machine, else https.",
+        ),
+        click.option(
+            "--ca",
+            envvar=CA,
+            type=existing_file,
+            expose_value=False,
+            callback=_kept,
+            help="PEM file of the authority of the server; default: the usual authorities.",
+        ),
+        click.option(
+            "--certificate",
+            envvar=CERTIFICATE,
+            type=existing_file,
+            expose_value=False,
+            callback=_kept,
+            help="PEM file of a certificate and its key, for a server that asks for one.",
+        ),
+    )
+    return with_options(*options)(command)
+
+
 def settings_with(
     *, opens: bool = True, **keys: str
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -150,6 +184,24 @@ def grouped(argument: str, struct: type) -> Callable[[Callable[..., None]], Call
         return call
 
     return decorate
+
+
+def trusted_files() -> dict[str, Path]:
+    """Return the files of `--ca` and `--certificate` that are given, by their variables."""
+    context = click.get_current_context(silent=True)
+    kept = {} if context is None else context.meta
+    files = {}
+    for name, variable in (("ca", CA), ("certificate", CERTIFICATE)):
+        path = kept.get(f"tactful.{name}") or os.environ.get(variable)
+        if path:
+            files[variable] = Path(path)
+    return files
+
+
+def trust() -> ssl.SSLContext | None:
+    """Return the certificates of TLS to trust and to show; None for the usual authorities."""
+    files = trusted_files()
+    return tls_context(files.get(CA), files.get(CERTIFICATE))
 
 
 def api_key(key_file: Path | None) -> str | None:

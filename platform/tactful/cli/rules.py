@@ -132,7 +132,10 @@ def redrive(
     """Send dead letters again; run it again to resume."""
     with cli.reported_as(ConfigError, RuleError):
         mending = None if mend is None else load_rules(mend)
-    with _opened(settings) as (kept, directory), Client(url, cli.api_key(key_file)) as client:
+    with (
+        _opened(settings) as (kept, directory),
+        Client(url, cli.api_key(key_file), tls=cli.trust()) as client,
+    ):
         counts = collections.Counter(letter.rule for _, letter in kept.read(rules=rules or None))
         chosen = rules or tuple(counts)
         with cli.progress_bar(

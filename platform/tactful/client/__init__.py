@@ -9,6 +9,7 @@ from tactful.client.calls import Flushed, Kind, RecommendFields, Record
 from tactful.client.offline_queue import OfflineQueue
 from tactful.client.request import Request
 from tactful.client.sync import Client
+from tactful.client.trust import tls_context
 from tactful.util.addresses import with_scheme
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "RecommendFields",
     "Record",
     "Request",
+    "tls_context",
     "with_scheme",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -56,6 +57,7 @@ class AsyncClient:
         longest_pause: float = 10.0,
         connections: int = 100,
         queue: OfflineQueue | None = None,
+        tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -68,6 +70,7 @@ class AsyncClient:
             headers=headers(api_key),
             timeout=timeout,
             limits=limits(connections),
+            verify=True if tls is None else tls,
             transport=transport,
         )
         policy = Policy(base_url, retries, 0.1, longest_pause, jitter, clock)

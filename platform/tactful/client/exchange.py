@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from tactful.client.trust import tls_problem
 from tactful.errors import (
     ApiError,
     BadRequest,
@@ -122,10 +123,11 @@ def exchange(
             response: httpx.Response = yield request
         except httpx.TransportError as error:
             if last:
-                raise ConnectionFailed(
-                    f"{policy.base_url} does not answer ({type(error).__name__}): "
-                    "is `tactful serve` running there?"
-                ) from error
+                failed = f"{policy.base_url} does not answer ({type(error).__name__}): "
+                reason = tls_problem(error) or "is `tactful serve` running there?"
+                if isinstance(error, httpx.RemoteProtocolError) and "https:" not in failed:
+                    reason += " If it speaks TLS, write https://"
+                raise ConnectionFailed(failed + reason) from error
         else:
             if response.status_code not in TEMPORARY:
                 return _decode(request.path, response, kind)

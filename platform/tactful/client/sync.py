@@ -7,6 +7,7 @@ errors are defined once, in `tactful.client.calls` and `tactful.client.exchange`
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
@@ -72,6 +73,7 @@ class Client:
         longest_pause: float = 10.0,
         connections: int = 100,
         queue: OfflineQueue | None = None,
+        tls: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
@@ -88,6 +90,8 @@ class Client:
                 pause, the call raises `Busy` at once with the pause in `retry_after`.
             connections: most open connections.
             queue: queue of `enqueue`; `close` closes it, too.
+            tls: certificates to trust and to show (`tls_context`); None: those that the variable
+                SSL_CERT_FILE names, else the usual authorities.
             transport: another way to send requests, for tests.
             sleep: called for the pause between attempts.
             jitter: random numbers in [0, 1) that spread the pauses.
@@ -102,6 +106,7 @@ class Client:
             headers=headers(api_key),
             timeout=timeout,
             limits=limits(connections),
+            verify=True if tls is None else tls,
             transport=transport,
         )
         policy = Policy(base_url, retries, 0.1, longest_pause, jitter, clock)

@@ -42,6 +42,30 @@ class ServerSettings:
     proxies: str = "127.0.0.1, ::1"
     # send traces over OTLP, to the address in OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra tracing
     traces: bool = False
+    # PEM file with the certificate of the server and those between it and its authority; empty for
+    # plain HTTP
+    tls_certificate: Path = Path()
+    tls_key: Path = Path()  # PEM file with its private key; empty if that is in the same file
+    tls_key_password_env: Variable = ""  # variable with the password of an encrypted key
+    # PEM file with the authorities of clients, which then must have a certificate; empty for none
+    tls_client_ca: Path = Path()
+    tls_reload_s: PositiveFloat = 60.0  # seconds between two looks for renewed files
+
+    @property
+    def key_of_certificate(self) -> Path:
+        """File with the private key of the certificate."""
+        return self.tls_certificate if self.tls_key == Path() else self.tls_key
+
+    @property
+    def tls_files(self) -> tuple[Path, ...]:
+        """Files that TLS needs; none for plain HTTP."""
+        named = (self.tls_certificate, self.key_of_certificate, self.tls_client_ca)
+        return tuple(path for path in dict.fromkeys(named) if path != Path())
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of the addresses of the server."""
+        return "http" if self.tls_certificate == Path() else "https"
 
     @property
     def trusted_proxies(self) -> frozenset[str]:

@@ -158,6 +158,7 @@ class Settings:
             parse_origins(self.server.cors_origins)
         except ValueError as error:
             raise ConfigError(f"server.cors_origins: {error}") from None
+        self._check_tls()
         self._check_oidc()
         self.domains.check()
         if self.limits.pending_bytes < self.limits.body_bytes:
@@ -195,6 +196,16 @@ class Settings:
             address.scheme not in ("http", "https") or not address.hostname
         ):
             raise ConfigError("actions.webhook_url must be an http or https address")
+
+    def _check_tls(self) -> None:
+        server = self.server
+        if server.tls_certificate == Path():
+            for name in ("tls_key", "tls_client_ca"):
+                if getattr(server, name) != Path():
+                    raise ConfigError(
+                        f"server.{name} is set without server.tls_certificate: name the file of "
+                        "the certificate, too, or neither"
+                    )
 
     def _check_oidc(self) -> None:
         oidc = self.oidc

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
@@ -91,6 +92,7 @@ class LocalFlags:
         file: Path | None = None,
         sticky: Sticky | None = None,
         updates: Updates | None = None,
+        tls: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -103,6 +105,7 @@ class LocalFlags:
             file: keeps the last payload for a start without the server.
             sticky: keeps arms of sticky experiments; None keeps none.
             updates: how new versions are noticed; None follows the server's events.
+            tls: certificates to trust and to show, as of `tactful.client.Client`.
             transport: another way to send requests, for tests.
             clock: now in epoch seconds.
 
@@ -111,9 +114,13 @@ class LocalFlags:
         """
         base_url = with_scheme(base_url)
         self._http = httpx.Client(
-            base_url=base_url, headers=headers(api_key), timeout=10.0, transport=transport
+            base_url=base_url,
+            headers=headers(api_key),
+            timeout=10.0,
+            verify=True if tls is None else tls,
+            transport=transport,
         )
-        self._client = Client(base_url, api_key, retries=1, transport=transport)
+        self._client = Client(base_url, api_key, retries=1, tls=tls, transport=transport)
         self._reader = PayloadReader(self._http, signing_key=signing_key, file=file)
         self._exposures = ExposureQueue(self._client.events)
         self._features = Features({})

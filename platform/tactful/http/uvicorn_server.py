@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tactful.config.server import ServerSettings
 from tactful.http.asgi import ARRIVED
 from tactful.http.resource import STREAMED
+from tactful.http.tls.certificate import HANDSHAKE_S, SHUTDOWN_S, Certificate, open_certificate
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util.process_tuning import (
@@ -290,8 +291,22 @@ class GuardedProtocol(HttpToolsProtocol):
             self._unsent_timer = self.loop.call_later(timeout, self._watch_unsent, unsent)
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's configuration with the context of TLS of a `Certificate`."""
+
+    certificate: Certificate | None = None
+
+    def load(self) -> None:
+        """Load the application and the protocol; set the context."""
+        super().load()
+        if self.certificate is not None:
+            self.ssl = self.certificate.context
+
+
 class Server(uvicorn.Server):
     """uvicorn server that returns after a signal instead of raising it again."""
+
+    certificate: Certificate | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully; a second interrupt stops at once."""
@@ -300,24 +315,29 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
-    """Make the server of `application`; it listens when it runs."""
+    """Make the server of `application`; it listens when it runs.
+
+    Raises:
+        ConfigError: if the settings name a certificate that cannot be used.
+    """
     logging.getLogger(_CONNECTIONS).setLevel(logging.ERROR)
     protocol = type("Protocol", (GuardedProtocol,), {"settings": settings, "idle": {}})
-    return Server(
-        uvicorn.Config(
-            application,
-            http=protocol,
-            ws="none",
-            lifespan="on" if lifespan else "off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,  # only new devices need the address: `sender_address`
-            timeout_keep_alive=settings.keep_alive_s,
-            timeout_graceful_shutdown=settings.shutdown_s,
-        )
+    config = _Config(
+        application,
+        http=protocol,
+        ws="none",
+        lifespan="on" if lifespan else "off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,  # only new devices need the address: `sender_address`
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.shutdown_s,
     )
+    server = Server(config)
+    config.certificate = server.certificate = open_certificate(settings)
+    return server
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -335,12 +355,18 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
 async def serve(server: Server, listener: socket.socket, started: Callable[[], None]) -> None:
     """Serve until the server exits; call `started` when it accepts requests."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    certificate = server.certificate
+    following = None if certificate is None else asyncio.create_task(certificate.follow())
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
         end_start()
         started()
-    await serving
+    try:
+        await serving
+    finally:
+        if following is not None:
+            following.cancel()
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -356,4 +382,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop
     except ImportError:  # Windows has none
         return None
-    return uvloop.new_event_loop
+
+    class Loop(uvloop.Loop):
+        """Event loop with limits for clients that do not begin or end TLS."""
+
+        async def create_server(self, *args: Any, **options: Any) -> Any:
+            """Create a server; uvicorn sets no limits, whose defaults are a minute and a half."""
+            if options.get("ssl") is not None:
+                limits = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
+                options = limits | options
+            return await super().create_server(*args, **options)
+
+    return Loop

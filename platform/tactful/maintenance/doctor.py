@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import stat
 import sys
 import time
@@ -21,6 +22,7 @@ from tactful.config.settings import Settings, secret
 from tactful.errors import ClientError, ModelError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.experiment_metrics.definitions import load_metrics
+from tactful.http.tls.certificate import Certificate
 from tactful.maintenance.check_encoders import check_picture_encoder, check_text_encoder
 from tactful.maintenance.check_flink import check_flink
 from tactful.maintenance.check_model import check_model
@@ -104,6 +106,8 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     yield "space", _room
     yield "data directory", _holder
     yield f"port {settings.server.port}", _port
+    if settings.server.tls_files:
+        yield "TLS", _tls
     yield "model", _model
     if settings.statistics.ledger_url_env:
         yield "ledger", _ledger
@@ -217,17 +221,27 @@ def _port(settings: Settings) -> Finding:
             return "ok", f"free on {host}"
     except OSError as error:
         reason = error.strerror or str(error)
-    if is_loopback(host) and _tactful_answers(host, port):
+    if is_loopback(host) and _tactful_answers(settings.server.scheme, host, port):
         return "warning", f"a tactful server is running on {host} already"
     return "failed", f"{host}: {reason}; choose another one with --port"
 
 
-def _tactful_answers(host: str, port: int) -> bool:
+def _tactful_answers(scheme: str, host: str, port: int) -> bool:
+    unverified = ssl.create_default_context()  # its certificate is none for this address
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    url = f"{scheme}://{host}:{port}"
     try:
-        with Client(f"http://{host}:{port}", retries=0, timeout=2.0) as client:
+        with Client(url, retries=0, timeout=2.0, tls=unverified) as client:
             return bool(client.health().version)
     except ClientError:
         return False
+
+
+def _tls(settings: Settings) -> Finding:
+    certificate = Certificate(settings.server)
+    if found := certificate.warnings():
+        return "warning", "; ".join(found)
+    return "ok", f"the certificate is valid until {certificate.ends_at:%Y-%m-%d}"
 
 
 def _model(settings: Settings) -> Finding:

@@ -37,6 +37,7 @@ from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
 from tactful.http.routes import make_application
+from tactful.http.tls.certificate import open_certificate
 from tactful.http.uvicorn_server import listen, make_server, run, run_loop
 from tactful.metadata.directory_lock import exclusive
 from tactful.metrics.registry import SummedRegistry
@@ -286,6 +287,9 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
     logs.configure(settings.logging)
     return_large_pieces()  # before there are threads, which choose an arena
     server = settings.server
+    certificate = open_certificate(server)  # now: workers would fail again and again
+    for warning in [] if certificate is None else certificate.warnings():
+        logger.warning("%s", warning)
     try:
         listener = listen(server.host, server.port)
     except OSError as error:
@@ -346,7 +350,7 @@ def _announce(
     """Print the address of the server that has started."""
     bound = listener.getsockname()[1]
     name = f"[{server.host.strip('[]')}]" if ":" in server.host else server.host
-    url = f"http://{name}:{bound}"
+    url = f"{server.scheme}://{name}:{bound}"
     if as_json:
         click.echo(msgspec.json.encode({"url": url, "pid": os.getpid(), "dev": server.dev}))
     else:

@@ -64,7 +64,7 @@ class Receiver:
         client = None
         if self.report is not None:
             key = cli.api_key(self.key_file)
-            client = Client(self.report, key, timeout=_TIMEOUT_S, retries=0)
+            client = Client(self.report, key, timeout=_TIMEOUT_S, retries=0, tls=cli.trust())
         run = FederatedReport(id=_id(directory), **about)
         return RunReporter(directory, client, run, url=self.report or "")
 

@@ -113,7 +113,7 @@ def _next(status: RunStatus) -> str:
 
 
 def _show_reported(url: str, name: str | None, key_file: Path | None, *, as_json: bool) -> None:
-    with Client(url, cli.api_key(key_file), timeout=_TIMEOUT_S) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust(), timeout=_TIMEOUT_S) as client:
         runs = [run for page in client.pages(routes.runs()) for run in page.runs]
     found = [run for run in runs if name in (None, run.name, run.id)]
     if name is not None and not found:

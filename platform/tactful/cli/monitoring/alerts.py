@@ -38,7 +38,7 @@ def list_(
     as_json: bool,
 ) -> None:
     """List alerts, newest first."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         page = client.run(routes.alerts(state=state, rule=rule, limit=limit))
     if as_json:
         cli.print_json(page)
@@ -65,7 +65,7 @@ def rules(check: Path | None, url: str, key_file: Path | None, as_json: bool) ->
             return
         click.echo(f"{check} is right: {len(file.own)} rules and {len(file.routes)} routes.")
         return
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         page = client.run(routes.rules(limit=_LIMIT))
     if as_json:
         cli.print_json(page)
@@ -85,7 +85,7 @@ def rules(check: Path | None, url: str, key_file: Path | None, as_json: bool) ->
 @cli.with_options(*_server)
 def ack(number: int, note: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """Acknowledge the alert NUMBER: you take care of it."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         alert = client.run(routes.acknowledge(number, note))
     if as_json:
         cli.print_json(alert)
@@ -113,7 +113,7 @@ def silence(
 ) -> None:
     """Hold back the messages of alerts of RULE; without RULE list the silences."""
     answer: Any
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         if end is not None:
             client.run(routes.end_silence(end))
             click.echo(f"Silence {end} has ended.", err=True)
@@ -135,7 +135,7 @@ def silence(
 @cli.with_options(*_server)
 def test(route: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """Send a test message to each sink of ROUTE; fail if one does not take it."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         answer = client.run(routes.test(route))
     if as_json:
         cli.print_json(answer)

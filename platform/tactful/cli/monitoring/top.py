@@ -27,7 +27,9 @@ def top(url: str, key_file: Path | None, every: float) -> None:
     from tactful.client import AsyncClient
 
     async def watch() -> None:
-        async with AsyncClient(url, cli.api_key(key_file), retries=0, timeout=5.0) as client:
+        async with AsyncClient(
+            url, cli.api_key(key_file), tls=cli.trust(), retries=0, timeout=5.0
+        ) as client:
             await Top(lambda: read_state(client), url=url, every=every, now=time.time).run_async()
 
     asyncio.run(watch())

@@ -147,7 +147,7 @@ def _run(
     bar = cli.progress_bar(quiet=delivery.as_json, total=len(people), unit="user", desc=kind)
     with (
         open_target(address, kind, secret=signing, ttl_s=ttl_s, attempts=attempts) as target,
-        Client(delivery.url, cli.api_key(delivery.key_file)) as client,
+        Client(delivery.url, cli.api_key(delivery.key_file), tls=cli.trust()) as client,
         bar,
     ):
         done = run_export(

@@ -44,7 +44,7 @@ def apply_(
         text = file.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: cannot be read as UTF-8: {error}") from error
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         request = routes.apply(text, name=str(file)[-255:], reason=reason, check=check)
         answer = client.run(request)
     if as_json:
@@ -65,7 +65,7 @@ def apply_(
 def list_(stale: bool, url: str, key_file: Path | None, as_json: bool) -> None:
     """List the flags of a server, with the reasons to remove them."""
     found: list[FlagInfo] = []
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         request: Request[FlagIndex] | None = routes.flags(limit=1_000)
         while request is not None:
             page = client.run(request)
@@ -85,7 +85,7 @@ def list_(stale: bool, url: str, key_file: Path | None, as_json: bool) -> None:
 @cli.with_options(*_server)
 def show(key: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """Show the flag KEY: its rules, and the versions that changed it."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         details = client.run(routes.flag(key))
     if as_json:
         cli.print_json(details)
@@ -108,7 +108,7 @@ def show(key: str, url: str, key_file: Path | None, as_json: bool) -> None:
 @cli.with_options(*_server)
 def kill(key: str, reason: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """Give every unit the default value of the flag KEY until it is revived."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         _switched(client.run(routes.kill(key, reason)), as_json)
 
 
@@ -118,7 +118,7 @@ def kill(key: str, reason: str, url: str, key_file: Path | None, as_json: bool) 
 @cli.with_options(*_server)
 def revive(key: str, reason: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """End the kill of the flag KEY."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         _switched(client.run(routes.revive(key, reason)), as_json)
 
 
@@ -132,7 +132,7 @@ def why(
 ) -> None:
     """Explain the value of the flag KEY for a unit; the look is recorded."""
     attributes = msgspec.json.encode(_attributes(given)).decode()
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         answer = client.run(routes.why(key, unit, attributes=attributes))
     if as_json:
         cli.print_json(answer)

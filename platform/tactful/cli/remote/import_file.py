@@ -154,7 +154,7 @@ async def _send(
         quiet=as_json, total=reader.total, unit=reader.unit, unit_scale=scale, desc=reader.path.name
     )
     with bar:
-        async with AsyncClient(url, cli.api_key(key_file)) as client:
+        async with AsyncClient(url, cli.api_key(key_file), tls=cli.trust()) as client:
             shown = len(job.notes)
             await begin(job, client)
             for note in job.notes[shown:] if not as_json else ():
@@ -242,7 +242,7 @@ def _home() -> Path | None:
 @cli.json_option
 def list_imports(limit: int, url: str, key_file: Path | None, as_json: bool) -> None:
     """List the imports of a server, newest first; needs the scope admin."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         page = client.run(routes.imports(limit=limit))
     if as_json:
         cli.print_json(page)
@@ -269,7 +269,7 @@ def undo_import(
 
     It is counted and asked first. Published statistics, trained models and sent actions stay.
     """
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         seen = client.run(routes.preview_undo(import_id))
         if as_json and only_preview:
             cli.print_json(seen)

@@ -43,7 +43,7 @@ def items_list(
 ) -> None:
     """List items in the order of their ids, page by page."""
     chosen = {name: value for name, value in wanted.items() if value is not None}
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         page = client.find_items(**cast(ItemFilter, chosen))
     if as_json:
         cli.print_json(page)
@@ -124,7 +124,7 @@ def items_search(query: str, url: str, key_file: Path | None, as_json: bool, **w
     if not query and not {"picture", "audio"} & chosen.keys():
         raise click.UsageError("name a QUERY, --picture or --audio")
     fields = cast(SearchFields, {**chosen, "explain": True, "trial": True})
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         page = client.search(query, **fields)
     if as_json:
         cli.print_json(page)
@@ -147,7 +147,7 @@ def items_search(query: str, url: str, key_file: Path | None, as_json: bool, **w
 @cli.json_option
 def items_show(item_id: str, url: str, key_file: Path | None, as_json: bool) -> None:
     """Print the description of an item as it is now."""
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         cli.print_json(client.item(item_id), pretty=not as_json)
 
 
@@ -174,7 +174,7 @@ def _add_list(name: str, request: Callable[..., ItemList], text: str, *, of_item
         **item: str,
     ) -> None:
         options = {"count": count} | ({} if category is None else {"category": category})
-        with Client(url, cli.api_key(key_file)) as client:
+        with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
             answer = request(client, *item.values(), **options)
         _print_list(answer, as_json)
 

@@ -98,7 +98,7 @@ def recommend(
     )
     if (users is None) != (out is None):
         raise click.UsageError("--users and --out come together")
-    with Client(url, cli.api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file), tls=cli.trust()) as client:
         if users is not None and out is not None:
             _recommend_all(client, users, out, request, as_json=as_json)
             return
@@ -156,9 +156,10 @@ def dashboard(url: str, port: int) -> None:
     page = Path(package.origin).with_name("app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
+    told = {"TACTFUL_URL": url, **{name: str(it) for name, it in cli.trusted_files().items()}}
     with (
         on_stop_signals(leave),
-        subprocess.Popen(command, env={**os.environ, "TACTFUL_URL": url}) as process,
+        subprocess.Popen(command, env={**os.environ, **told}) as process,
     ):
         try:
             code = process.wait()
