@@ -212,8 +212,11 @@ _STEPS = st.lists(
 def test_no_interleaving_loses_an_action_or_sends_it_twice(
     database: MetadataStore, tmp_path: Path, steps: Sequence[tuple[str, int]]
 ) -> None:
-    for table in (webhook_deliveries, webhook_positions, leases):
-        database.change(lambda connection, table=table: connection.execute(sa.delete(table)))
+    def empty(connection: sa.Connection) -> None:
+        for table in (webhook_deliveries, webhook_positions, leases):
+            connection.execute(sa.delete(table))
+
+    database.change(empty)
     shop = Shop(database, tmp_path)
     servers = [shop.server(name) for name in "abc"]
     shop.now += LEASE_MS

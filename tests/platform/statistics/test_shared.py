@@ -48,7 +48,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def view(number: int, hour: float, user: str = "u", page: str = "a") -> Event:
     at = BEGIN + int(hour * HOUR)
-    properties = {"page": page}
+    properties: Any = {"page": page}
     return Event(
         event_id=f"{user}{number}",
         type="view",
