@@ -28,7 +28,7 @@ from tactful.metadata.connections import online_tag
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FlinkError
 from tactful_streaming.flink.rest_client import FLINK_VERSION, FlinkCluster, build_runner
-from tests.test_deploy import compose, database, first_line, run
+from tests.test_deploy import compose, database, first_line, merge, read_compose, run, secret_files
 from tests.test_docs import unknown_words
 
 __all__ = ["database"]  # a fixture
@@ -41,18 +41,11 @@ SCRIPT = (ROOT / "scripts" / "flink").read_text(encoding="utf-8")
 
 def services() -> dict[str, Any]:
     """The services of both files, merged as Docker Compose merges them."""
-    merged = compose()["services"]
-    for name, service in flink_file()["services"].items():
-        present = merged.setdefault(name, {})
-        environment = {**present.get("environment", {}), **service.get("environment", {})}
-        present.update(service, environment=environment)
-    return dict(merged)
+    return dict(merge(compose(), flink_file())["services"])
 
 
 def flink_file() -> dict[str, Any]:
-    text = (DEPLOY / "compose.flink.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    return read_compose("compose.flink.yaml")
 
 
 def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -88,10 +81,13 @@ def test_one_version_of_flink() -> None:
     pinned = (FLINK / "jars.txt").read_text(encoding="utf-8")
     assert re.findall(r"^apache-flink-libraries==(\S+)", pinned, re.MULTILINE) == [FLINK_VERSION]
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-    for source in (dockerfile, SCRIPT):
+    steps = (ROOT / "scripts" / "image-steps").read_text(encoding="utf-8")
+    for source in (steps, SCRIPT):
         assert "--require-hashes" in source
         assert "--requirement streaming/flink/jars.txt" in source
         assert "streaming/flink/unpack_jars.py" in source
+    assert "image-steps flink /opt/flink" in dockerfile
+    assert "streaming/flink/java.options streaming/flink/log4j.properties" in steps
     assert "COPY streaming streaming" in dockerfile
     assert "FROM tactful AS flink" in dockerfile
     assert dockerfile.rstrip().endswith("\nFROM tactful"), "the default of a build"
@@ -125,8 +121,8 @@ def test_both_processes_are_started_as_in_the_tests() -> None:
         assert command == [
             "java",
             f"-Xmx{heap}m",
-            "@/src/streaming/flink/java.options",
-            "-Dlog4j.configurationFile=/src/streaming/flink/log4j.properties",
+            "@/opt/flink/java.options",
+            "-Dlog4j.configurationFile=/opt/flink/log4j.properties",
             "-cp",
             "/opt/flink/lib/*",
             kind,
@@ -152,7 +148,8 @@ def test_the_job_fits_server_and_workers(monkeypatch: pytest.MonkeyPatch) -> Non
     assert given["servers"] == server.log.brokers
     assert given["cluster"] == server.flink.cluster
     assert given["jar"] == "/opt/flink/tactful-flink.jar"
-    assert f"'{given['jar']}'" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    steps = (ROOT / "scripts" / "image-steps").read_text(encoding="utf-8")
+    assert f'home / "{Path(given["jar"]).name}"' in steps
     for name in ("entities_topic", "erased_topic", "job"):
         assert given[name] == getattr(server.flink, name)
     for name in ("watermark_delay_ms", "allowed_lateness_ms", "dedupe_days"):
@@ -162,7 +159,8 @@ def test_the_job_fits_server_and_workers(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_services_volumes_and_ports_exist() -> None:
-    named = {volume.split(":")[0] for it in services().values() for volume in it.get("volumes", [])}
+    mounts = [volume for it in services().values() for volume in it.get("volumes", [])]
+    named = {mount.split(":")[0] for mount in mounts if not mount.startswith(".")}
     assert named == {*compose()["volumes"], *flink_file()["volumes"]}
     for service in services().values():
         assert set(service.get("depends_on", {})) <= set(services())
@@ -229,7 +227,8 @@ def cluster(flink_home: Path, folder: Path, port: int) -> Iterator[None]:
     changes = {
         "/opt/flink/lib": f"{flink_home}/lib",
         "/opt/flink/conf": f"{folder}/conf",
-        "/src/": f"{ROOT}/",
+        "/opt/flink/java.options": str(FLINK / "java.options"),
+        "/opt/flink/log4j.properties": str(FLINK / "log4j.properties"),
     }
     with (
         flink_process("jobmanager", changes, folder / "jobmanager.log"),
@@ -258,11 +257,9 @@ def test_both_files_without_their_containers(
 ) -> None:
     """A list is made from what the job computed."""
     name, port, merged = uuid.uuid4().hex, free_port(), services()
-    environment = merged["server"]["environment"]
     changes = {
         "kafka:9092": kafka_servers,
-        environment["TACTFUL_REDIS_URL"]: redis_url,
-        environment["METADATA_URL"]: mysql_url,
+        **secret_files(tmp_path, redis_url=redis_url, database_url=mysql_url),
         "http://jobmanager:8081": f"http://127.0.0.1:{port}",
         "0.0.0.0": "127.0.0.1",
         "9464": "0",
@@ -284,7 +281,7 @@ def test_both_files_without_their_containers(
 
         def start(what: str, *options: str) -> Any:
             own = {**changes, "TACTFUL_STORAGE__DATA": str(tmp_path / what)}
-            words, variables = merged[what]["command"], merged[what]["environment"]
+            words, variables = merged[what]["command"], merged[what].get("environment", {})
             return stack.enter_context(run(what, words, variables, own, *options))
 
         stack.enter_context(cluster(flink_home, tmp_path, port))

@@ -111,7 +111,8 @@ def missing_paths(text: str) -> list[str]:
     top = "platform|privacy|streaming|federated|bandits|ui|tests|benchmarks|docs|examples|scripts"
     named = re.compile(rf"(?:{top}|deploy|\.ci)/[\w./-]*")
     spans = re.findall(r"`([^`\n]+)`", "\n".join(split_blocks(text)[0]))
-    commands = [match[0] for line in code(text) for match in re.finditer(r"\bscripts/\w+", line)]
+    script = re.compile(r"\bscripts/\w+(?:-\w+)*")
+    commands = [name for line in code(text) for name in script.findall(line)]
     paths = [span for span in spans if named.fullmatch(span)] + commands
     return [path for path in paths if not (ROOT / path).exists()]
 
