@@ -50,7 +50,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)  # a write names no file
 
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
-    "keys": "Create, list and revoke API keys; print the public key of signatures.",
+    "keys": "Create, list, limit, rotate and revoke API keys; print the public key of signatures.",
     "import": "Send events, items or users of FILE to a server; run it again to resume.",
     "check-data": "Check FILE before it is imported: missing values, types, ranges, duplicates.",
     "ingest": "Send FILE to a server: the former name of ``tactful import``.",

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 async def _get_me(platform: Platform, call: Call) -> Reply:
     return json_reply(
-        Caller(name=caller_of(call), note=call.key.note, scopes=sorted(call.key.scopes))
+        Caller(
+            name=caller_of(call),
+            note=call.key.note,
+            scopes=sorted(call.key.scopes),
+            expires_at=call.key.expires_at,
+        )
     )
 
 

@@ -26,7 +26,8 @@ from tactful_privacy.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from tactful.config.settings import Settings
-    from tactful.http.rate_limits import RateLimits
+    from tactful.http.limits.key_limits import KeyCounters
+    from tactful.http.limits.rate_limits import RateLimits
     from tactful.metrics.registry import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -80,6 +81,10 @@ class Host(Protocol):
     @property
     def rates(self) -> RateLimits:
         """Rates of browser keys and devices."""
+
+    @property
+    def key_counters(self) -> KeyCounters:
+        """Counts of keys with limits of their own."""
 
     @property
     def minimise(self) -> Minimiser | None:

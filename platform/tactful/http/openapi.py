@@ -116,11 +116,11 @@ def problem_codes(endpoint: Endpoint) -> list[str]:
     """Return the codes of all problems that `endpoint` can respond with."""
     codes = list(endpoint.problems)
     if endpoint.scope is not None:
-        codes.append("no_key")
+        codes += ["no_key", "key_expired", "too_many_requests", "quota_used_up"]
     if endpoint.scope not in (None, ANY_KEY):
         codes.append("missing_scope")
     if endpoint.browser:
-        codes += ["wrong_origin", "too_many_requests"]
+        codes.append("wrong_origin")
     if endpoint.body is not None:
         codes += ["bad_body", "body_timeout", "too_large"]
         codes += ["unsupported_encoding", "unsupported_media"]

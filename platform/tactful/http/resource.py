@@ -9,6 +9,7 @@ request takes some twenty microseconds here.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import functools
 import logging
 import re
@@ -54,6 +55,7 @@ STREAMED = "tactful.streamed"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _NO_KEY = ApiKey("", frozenset(), "", 0, None)
 _EVERY_RIGHT = ApiKey("", frozenset({"admin"}), "", 0, None)
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="tactful"'),)
 _GONE = 499  # as proxies log it: nobody gets an answer
 _THIS_MACHINE = browser.Origins(this_machine=True)
 
@@ -143,6 +145,8 @@ class Resource:
         limit = settings.limits.body_bytes
         timeout, gzip = server.body_timeout_s, endpoint.foreign
         call = Call(scope, receive, headers, key, limit, timeout, gzip)
+        if key.limits is not None:
+            self._host.key_counters.request(key)
         if call.public:
             self._host.rates.count(key.id)
             call.limit_body(settings.limits.browser_body_bytes)
@@ -161,17 +165,29 @@ class Resource:
         elif not sent and endpoint.secret:
             in_address = credentials.in_query(query, endpoint.secret)
         key = self._host.keys.check(sent or in_address)
+        if key is None and (ended := self._host.keys.expired_at(sent or in_address)) is not None:
+            raise _expired(ended)
         if key is None or (in_address and not credentials.may_be_in_address(key)):
             raise ProblemError(
                 "no_key",
                 "send `Authorization: Bearer KEY`; `tactful keys create` makes keys",
-                headers=((b"www-authenticate", b'Bearer realm="tactful"'),),
+                headers=_CHALLENGE,
             )
         if endpoint.browser and browser.SCOPE in key.scopes:
             if self._origins.of(headers) is None:
                 raise _wrong_origin(self._host.settings.server, headers)
             return key
         return _allowed(key, endpoint)
+
+
+def _expired(ended: int) -> ProblemError:
+    moment = dt.datetime.fromtimestamp(ended / 1000, dt.UTC)
+    return ProblemError(
+        "key_expired",
+        f"it expired at {moment:%Y-%m-%dT%H:%M:%SZ}: ask for a new one; `tactful keys rotate` "
+        "makes it before the end",
+        headers=_CHALLENGE,
+    )
 
 
 def _allowed(key: ApiKey, endpoint: Endpoint) -> ApiKey:

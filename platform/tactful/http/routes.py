@@ -36,6 +36,7 @@ from tactful.http.experiments.tuner import TUNER_ENDPOINTS
 from tactful.http.federated import FEDERATED_ENDPOINTS
 from tactful.http.item_details import ITEM_DETAIL_ENDPOINTS
 from tactful.http.items import ITEM_ENDPOINTS
+from tactful.http.limits.key_limits import EventQuota
 from tactful.http.models import MODEL_ENDPOINTS
 from tactful.http.operations import OPERATIONS_ENDPOINTS
 from tactful.http.resource import Application, route
@@ -86,14 +87,22 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
     options: dict[str, Any]
-    if call.public:
-        count = partial(platform.rates.count, call.browser_key)
-        options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
-    else:
-        options = {"place": place_of(call.headers), "import_id": await import_of(platform, call)}
-    if opts_out(platform, call):
-        options["opted_out"] = True
-    accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
+    with EventQuota(platform.key_counters, call.key) as quota:
+        if call.public:
+
+            def count(number: int, devices: list[str | None]) -> None:
+                platform.rates.count(call.browser_key, number, devices)
+                quota.count(number)
+
+            options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
+        else:
+            place, import_id = place_of(call.headers), await import_of(platform, call)
+            options = {"place": place, "import_id": import_id}
+            if call.key.limits is not None:
+                options["count"] = lambda number, _: quota.count(number)
+        if opts_out(platform, call):
+            options["opted_out"] = True
+        accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
     _count(platform, options.get("import_id"), accepted)
     if call.public:
         # The length of the log is an exact number about all users, and a duplicate about a device.

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import opts_out
+from tactful.http.limits.key_limits import EventQuota
 from tactful.metadata.key_cache import SOURCE_SCOPE
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.sources import (
@@ -97,7 +98,9 @@ async def _accept(
     platform: Platform, call: Call, source: SourceName, read: Callable[[], Sequence[Message]]
 ) -> SourceAnswer:
     messages, opted_out = _messages(platform, read), opts_out(platform, call)
-    return await platform.sources.accept(source, messages, opted_out=opted_out)
+    with EventQuota(platform.key_counters, call.key) as quota:
+        quota.count(len(messages))
+        return await platform.sources.accept(source, messages, opted_out=opted_out)
 
 
 async def _body(call: Call) -> bytes:

@@ -30,6 +30,22 @@ api_keys = _table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
 )
+key_terms = _table(
+    "key_terms",
+    sa.Column("key_id", sa.String(8), primary_key=True),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("rate", sa.Double),
+    sa.Column("burst", sa.BigInteger),
+    sa.Column("requests_per_day", sa.BigInteger),
+    sa.Column("events_per_day", sa.BigInteger),
+)
+key_uses = _table(
+    "key_uses",
+    sa.Column("key_id", sa.String(8), primary_key=True),
+    sa.Column("day", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("events", sa.BigInteger, nullable=False),
+)
 definition_versions = _table(
     "definition_versions",
     sa.Column("id", _number, primary_key=True, autoincrement=True),

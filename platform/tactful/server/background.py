@@ -18,6 +18,7 @@ from tactful.erasure.erase import settle_erasures
 from tactful.errors import ConfigError, StorageError, TactfulError, TrainingBusy
 from tactful.experiment_metrics.watch import MetricWatch
 from tactful.maintenance.retention import Retention
+from tactful.metadata.api_keys import DAY_MS, KeyUse
 from tactful.metrics.history import STEP_S
 from tactful.models.encode_catalogue import CatalogueEncoder
 from tactful.models.quality_process import QualityMeasurer
@@ -41,6 +42,7 @@ Failures = tuple[type[Exception], ...]
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25  # a new item is recommended within a second, whatever else runs
+_USES_S = 10.0
 _TRIM_S = 60.0
 _ERASE_S = 5.0
 _ROLLOUT_S = 5.0
@@ -67,7 +69,7 @@ class BackgroundTasks:
     5 s        move rollouts to their next stage; record changed analyses of `metrics.yaml`, and
                once an hour judge their guardrails *
     5 s        read the health of the Flink job, if `engine.kind` is `flink`
-    10 s       keep a point of the server's own metrics
+    10 s       keep a point of the server's own metrics; save uses of API keys
     15 s       evaluate alerts and send their messages *
     20 s       learn recall from the log, while there is no champion
     60 s       delete records that are older than the retention time; note uses of flags
@@ -111,6 +113,7 @@ class BackgroundTasks:
         self._refresh_recommender = refresh
         logging.getLogger(_ROOT).addHandler(self._errors)
         await self._refresh_models()
+        self._platform.key_counters.saved([], self._platform.keys.uses().values())
         if self._platform.resources.webhooks is not None:
             self._platform.resources.webhooks.start()
         self._tasks = [asyncio.create_task(work) for work in self._work()]
@@ -143,6 +146,7 @@ class BackgroundTasks:
             return partial(self._alone, work)
 
         yield self._refresh()
+        yield again(_USES_S, self.save_uses, (StorageError,), "no use of keys was saved", "keys")
         yield again(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed", "trim")
         uses = platform.flags.uses.store
         yield again(_TRIM_S, partial(run, uses), (StorageError,), "no use was noted", "flags")
@@ -208,6 +212,20 @@ class BackgroundTasks:
         """Do what one of several servers does, while this one has the lease."""
         if self._platform.lease.held:
             await work()
+
+    async def save_uses(self) -> None:
+        """Save which keys were used today, and what those with limits have sent."""
+        keys, counters = self._platform.keys, self._platform.key_counters
+        today = self._platform.resources.installation.clock() // DAY_MS
+        counted, used = counters.unsaved(), keys.take_uses()
+        first = {use.key_id for use in counted}
+        uses = [*counted, *(KeyUse(key, today, 0, 0) for key in used if key not in first)]
+        try:
+            totals = await asyncio.to_thread(keys.record_uses, uses)
+        except StorageError:
+            keys.note_uses(used)
+            raise
+        counters.saved(counted, [total for total in totals if total.key_id in first])
 
     async def _encode_items(self, encoding: CatalogueEncoder) -> None:
         """Encode once all items of the log are read: vectors and pictures of others are deleted."""

@@ -23,7 +23,8 @@ from tactful.erasure.receivers import ErasureNotices
 from tactful.errors import StorageError
 from tactful.event_log.recipients import open_ids
 from tactful.http.credentials import open_tokens
-from tactful.http.rate_limits import RateLimits
+from tactful.http.limits.key_limits import KeyCounters
+from tactful.http.limits.rate_limits import RateLimits
 from tactful.maintenance.import_undo import (
     preview_undo,
     problem_of,
@@ -95,6 +96,7 @@ class Platform:
         history: metrics of the last day, a point each ten seconds.
         lease: the lease on what one server alone may do.
         rates: rates of browser keys and devices.
+        key_counters: counts of keys with limits of their own.
         keys: API keys.
         tokens: checks ID tokens; None if nobody signs in by OpenID Connect.
         consents: consent decisions.
@@ -160,6 +162,7 @@ class Platform:
         self.lease, self._keeper = resources.lease, LeaseKeeper(resources.lease)
         resources.closing.callback(self._hand_over)
         self.rates = RateLimits(settings.limits)
+        self.key_counters = KeyCounters(wall=clock)
         self.keys = resources.keys
         self.tokens = open_tokens(settings, clock=clock)
         self.consents = resources.consents
@@ -291,6 +294,10 @@ class Platform:
         await self.uploads.stop()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
+        try:
+            await self._background.save_uses()
+        except StorageError as error:
+            logger.warning("the last uses of keys were not saved: %s", error)
         await self.model_commands.stop()
         await asyncio.to_thread(self._end_alerts)
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)

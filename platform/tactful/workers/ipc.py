@@ -83,7 +83,12 @@ class ChangesRequest(_Message, frozen=True, array_like=True, tag=True):
 
 
 class KeysRequest(_Message, frozen=True, array_like=True, tag=True):
-    """Ask for the valid API keys: pairs of hash and `ApiKey`."""
+    """Ask for the valid API keys: pairs of hash and `ApiKey`.
+
+    `used` are the ids of keys that this worker has seen for the first time today.
+    """
+
+    used: list[str] = []
 
 
 class ServedNotice(_Message, frozen=True, array_like=True, tag=True):

@@ -134,8 +134,8 @@ class WorkerPool:
         try:
             for _ in range(3):  # for its requests, its refresh thread and its event loop
                 connections.append(await self._connect(place, number, ends))
-            memory = self._platform.rates.memory
-            numbers = [self._listener.fileno(), memory, *(end.fileno() for end in ends)]
+            rates, counts = self._platform.rates.memory, self._platform.key_counters.memory
+            numbers = [self._listener.fileno(), rates, counts, *(end.fileno() for end in ends)]
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

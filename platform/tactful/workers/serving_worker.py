@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -36,7 +37,8 @@ from tactful.http.credentials import open_tokens
 from tactful.http.data.live import STREAM
 from tactful.http.experiments.flags import FLAG_STREAM, stream_reply
 from tactful.http.items import LIST_ENDPOINTS
-from tactful.http.rate_limits import RateLimits
+from tactful.http.limits.key_limits import KeyCounters
+from tactful.http.limits.rate_limits import RateLimits
 from tactful.http.resource import Application, route
 from tactful.http.routes import (
     ENDPOINTS,
@@ -108,6 +110,7 @@ class ServingWorker:
         client: ipc.AsyncClient,
         refresh_client: ipc.BlockingClient,
         rates: RateLimits | None = None,
+        key_counters: KeyCounters | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to serve; `refresh_client` is for the thread that refreshes."""
@@ -117,7 +120,8 @@ class ServingWorker:
             settings.minimise, lambda: open_ids(settings, clock=clock).keyring
         )
         self.version = metadata.version("tactful")
-        self.keys = ValidKeys()
+        self.key_counters = key_counters or KeyCounters()
+        self.keys = ValidKeys(clock=clock)
         self.tokens = open_tokens(settings, clock=clock)
         self.metrics = Metrics(CollectorRegistry())
         if settings.server.traces:
@@ -218,7 +222,12 @@ class ServingWorker:
 
     def refresh_keys(self) -> None:
         """Request the valid API keys."""
-        keys = self._refresh_client.request(ipc.KeysRequest(), list[tuple[bytes, ApiKey]])
+        used = self.keys.take_uses()
+        try:
+            keys = self._refresh_client.request(ipc.KeysRequest(used), list[tuple[bytes, ApiKey]])
+        except ProblemError:
+            self.keys.note_uses(used)
+            raise
         self.keys.replace(keys)
 
     def _refresh_recommender(self) -> None:
@@ -294,14 +303,15 @@ def main(numbers: list[int]) -> int:
     """Serve until SIGTERM, or until the process that owns the state has ended.
 
     Args:
-        numbers: file descriptors of the listening socket, of the memory of the rate limits, and
-            of the socket pairs for requests, for refreshes and for the event loop.
+        numbers: file descriptors of the listening socket, of the memory of the rate limits and of
+            that of the counts of keys, and of the socket pairs for requests, for refreshes and for
+            the event loop.
 
     Returns:
         The exit code.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C and stops workers
-    memory = numbers.pop(1)
+    memory, counts = numbers.pop(1), numbers.pop(1)
     listener, requests, refresh, loop_end = (socket.socket(fileno=number) for number in numbers)
     refresh_client = ipc.BlockingClient(refresh, timeout_s=60.0)
     config: WorkerConfig = pickle.loads(refresh_client.request(ipc.ConfigRequest(), bytes))
@@ -319,18 +329,22 @@ def main(numbers: list[int]) -> int:
         options["latest"] = source.latest
     recommender = build(engine=source, settings=settings, **options)
     recommender.crossed = source.crossed
-    rates = RateLimits(settings.limits, memory=memory)
-    return run_loop(
-        _serve(settings, recommender, source, refresh_client, rates, listener, loop_end)
+    worker = partial(
+        ServingWorker,
+        settings,
+        recommender=recommender,
+        source=source,
+        refresh_client=refresh_client,
+        rates=RateLimits(settings.limits, memory=memory),
+        key_counters=KeyCounters(memory=counts),
     )
+    return run_loop(_serve(settings, worker, recommender, listener, loop_end))
 
 
 async def _serve(
     settings: Settings,
+    make_worker: Callable[..., ServingWorker],
     recommender: Any,
-    source: RemoteFeatures,
-    refresh_client: ipc.BlockingClient,
-    rates: RateLimits,
     listener: socket.socket,
     loop_end: socket.socket,
 ) -> int:
@@ -342,14 +356,7 @@ async def _serve(
         server.should_exit = True
 
     client = ipc.AsyncClient(lost)
-    worker = ServingWorker(
-        settings,
-        recommender=recommender,
-        source=source,
-        client=client,
-        refresh_client=refresh_client,
-        rates=rates,
-    )
+    worker = make_worker(client=client)
     worker.refresh_keys()
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)
     await client.open(loop_end)

@@ -98,7 +98,8 @@ class StateServer:
             case ipc.ImpressionNotice(recommendation_id, impression):
                 platform.recent.note(recommendation_id, impression)
                 return None
-            case ipc.KeysRequest():
+            case ipc.KeysRequest(used):
+                platform.keys.note_uses(used)
                 return platform.keys.valid
             case ipc.ConfigRequest():
                 return self._config

@@ -64,6 +64,32 @@ def test_keys_as_json_and_revocation() -> None:
     assert again.stderr.startswith("tactful: no valid key")
 
 
+def test_keys_with_an_end_and_limits() -> None:
+    options = ("--expires", "90d", "--rate", "2.5", "--events-per-day", "1000", "--json")
+    made = json.loads(run("keys", "create", "--scope", "ingest", *options).stdout)
+    limits = {"rate": 2.5, "burst": None, "requests_per_day": None, "events_per_day": 1000}
+    assert made["limits"] == limits
+    new = json.loads(run("keys", "rotate", made["id"], "--overlap", "12h", "--json").stdout)
+    assert (new["limits"], new["scopes"]) == (limits, ["ingest"])
+    old, listed = json.loads(run("keys", "list", "--json").stdout)
+    assert old["expires_at"] - listed["created_at"] == 12 * 3_600_000
+    assert listed["expires_at"] - listed["created_at"] == 90 * 86_400_000
+    assert (listed["limits"], listed["last_used"]) == (limits, None)
+    assert run("keys", "limit", new["id"], "--rate", "9").exit_code == 0
+    (line,) = (it for it in run("keys", "list").stdout.splitlines() if new["id"] in it)
+    assert "valid" in line and "not used" in line and "until 20" in line
+    assert "9 requests/s, 9 at once" in line
+    assert "events/day" not in line
+    for wrong in ("90", "d", "-1d", "1y", "99999d", "٣d"):
+        refused = run("keys", "create", "--scope", "ingest", "--expires", wrong)
+        assert refused.exit_code == 2, wrong
+    refused = run("keys", "create", "--scope", "ingest", "--burst", "5")
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "tactful: the limit burst needs the limit rate\n",
+    )
+
+
 def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[server]\nprot = 1\n")
     for arguments, code, part in (

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.platform.support import SHOP, Live, build, small_settings, view, wait_until
 
 from tactful.config.server import LimitSettings
-from tactful.http.rate_limits import _BURST_S, RateLimits
+from tactful.http.limits.rate_limits import _BURST_S, RateLimits
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 

@@ -15,7 +15,7 @@ import pytest
 from tests.platform.databases import Location
 
 from tactful.errors import ApiKeyError, StorageError
-from tactful.metadata.api_keys import SCOPES, ApiKey, KeyStore
+from tactful.metadata.api_keys import SCOPES, ApiKey, KeyLimits, KeyStore, KeyUse
 from tactful.metadata.store import open_metadata
 
 
@@ -104,6 +104,110 @@ def test_wrong_scopes_are_refused(store: KeyStore) -> None:
     with pytest.raises(ApiKeyError, match="at least one scope"):
         store.create([])
     assert store.list() == []
+
+
+# Ends, limits and uses.
+
+DAY = 86_400_000
+
+
+def test_a_key_expires_and_says_when(location: Location) -> None:
+    now = 1_000
+    with opened(location, clock=lambda: now) as store:
+        key, about = store.create(["ingest"], lasts_ms=DAY)
+        assert about.expires_at == 1_000 + DAY
+        assert store.check(key) == about
+        now += DAY - 1
+        assert (store.check(key), store.expired_at(key)) == (about, None)
+        now += 1
+        assert (store.check(key), store.expired_at(key)) == (None, about.expires_at)
+        assert store.expired_at(f"tactful_{about.id}_{'A' * 43}") is None
+        with pytest.raises(ApiKeyError, match="no valid key"):
+            store.rotate(about.id, overlap_ms=DAY)
+        now -= DAY  # a clock that was set back
+        assert store.check(key) == about
+
+
+def test_a_rotated_key_overlaps_with_the_new_one(location: Location) -> None:
+    now = 1_000
+    limits = KeyLimits(rate=2.5, burst=7, requests_per_day=10**12, events_per_day=5)
+    with opened(location, clock=lambda: now) as store, opened(location, clock=lambda: now) as other:
+        old, about = store.create(["ingest", "recommend"], note="é", lasts_ms=90 * DAY)
+        store.limit(about.id, limits)
+        now += 80 * DAY
+        new, replaced = store.rotate(about.id, overlap_ms=7 * DAY)
+        assert (replaced.scopes, replaced.note, replaced.limits) == (
+            *(about.scopes, about.note),
+            limits,
+        )
+        assert replaced.expires_at == now + 90 * DAY
+        other.refresh()
+        assert [store.check(each) is not None for each in (old, new)] == [True, True]
+        now += 7 * DAY
+        assert [other.check(each) is not None for each in (old, new)] == [False, True]
+        # An overlap gives no key more time than it had.
+        _, third = store.rotate(replaced.id, overlap_ms=900 * DAY, lasts_ms=DAY)
+        assert third.expires_at == now + DAY
+        ends = {each.id: each.expires_at for each in store.list()}
+        assert ends[replaced.id] == replaced.expires_at
+        for_ever, lasting = store.create(["ingest"])
+        fresh, again = store.rotate(lasting.id, overlap_ms=0)
+        assert (again.expires_at, store.check(for_ever)) == (None, None)
+        assert store.check(fresh) == again
+
+
+def test_limits_are_replaced_as_a_whole(store: KeyStore, location: Location) -> None:
+    key, about = store.create(["ingest"], limits=KeyLimits(rate=0.5))
+    with opened(location) as server:
+        for limits in (KeyLimits(events_per_day=3), KeyLimits(), None):
+            store.limit(about.id, limits)
+            server.refresh()
+            found = server.check(key)
+            assert found is not None
+            assert found.limits == (limits if limits != KeyLimits() else None)
+    for wrong in (
+        KeyLimits(rate=0),
+        KeyLimits(rate=float("nan")),
+        KeyLimits(events_per_day=-1),
+        KeyLimits(burst=3),
+    ):
+        with pytest.raises(ApiKeyError, match="the limit"):
+            store.limit(about.id, wrong)
+        with pytest.raises(ApiKeyError, match="the limit"):
+            store.create(["ingest"], limits=wrong)
+    assert len(store.list()) == 1
+    with pytest.raises(ApiKeyError, match="no valid key"):
+        store.limit("00000000", None)
+
+
+def test_uses_add_up_and_days_replace_each_other(store: KeyStore) -> None:
+    a, b = KeyUse("0000000a", 5, 3, 4), KeyUse("0000000b", 5, 0, 0)
+    assert store.uses() == {}
+    assert [*store.record_uses([a, b])] == [a, b]
+    assert [*store.record_uses([a])] == [KeyUse("0000000a", 5, 6, 8)]
+    assert [*store.record_uses([KeyUse("0000000a", 5, 0, -3)])] == [KeyUse("0000000a", 5, 6, 5)]
+    earlier = KeyUse("0000000a", 4, 1, 1)
+    assert [*store.record_uses([earlier])] == [KeyUse("0000000a", 5, 7, 6)]
+    later = KeyUse("0000000a", 6, 1, 0)
+    assert [*store.record_uses([later])] == [later]
+    assert store.uses() == {"0000000a": later, "0000000b": b}
+
+
+def test_a_use_is_taken_once_a_day(location: Location) -> None:
+    now = 10 * DAY
+    with opened(location, clock=lambda: now) as store:
+        key, about = store.create(["ingest"])
+        for _ in range(3):
+            store.check(key)
+        store.check(key[:-1] + ("A" if key[-1] != "A" else "B"))
+        assert store.take_uses() == [about.id]
+        store.check(key)
+        assert store.take_uses() == []
+        store.note_uses([about.id])  # they could not be stored
+        assert store.take_uses() == [about.id]
+        now += DAY
+        store.check(key)
+        assert store.take_uses() == [about.id]
 
 
 # Keys of before the metadata had a database of its own.

@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 CONFIGURATION = HERE / "configuration"
 PREFIX = "stored"
 """Beginning of the keys in Redis."""
+_KEY = ("created_at", "id", "note", "revoked_at", "scopes")  # not its last use, which is today
 
 DAY = 86_400_000
 BEGIN = 1_700_006_400_000
@@ -253,7 +254,7 @@ def _read_all(installation: Installation, http: httpx.Client, made: Mapping[str,
         "model log": get(http, "/v1/models/log"),
         "rollouts": get(http, "/v1/experiments"),
         "rollout": get(http, "/v1/experiments/cheaper-first"),
-        "keys": command("keys", "list"),
+        "keys": [{name: key[name] for name in _KEY} for key in command("keys", "list")],
         "erasure": get(http, f"/v1/erasures/{made['receipt']}"),
         "explanation": get(http, f"/v1/explain/{made['recommendation_id']}"),
         "dead letters": stable(command("rules", "letters")),

@@ -90,12 +90,17 @@ class RateLimits:
 
 
 def _new_memory() -> int:
-    """Make memory that child processes can map; return its file descriptor."""
+    memory = shared_memory("tactful-rates", _SECRET + 8 * (_KEYS + _DEVICES))
+    os.pwrite(memory, os.urandom(_SECRET), 0)
+    return memory
+
+
+def shared_memory(name: str, size: int) -> int:
+    """Make memory of zeros that child processes can map; return its file descriptor."""
     if hasattr(os, "memfd_create"):
-        memory = os.memfd_create("tactful-rates")
+        memory = os.memfd_create(name)
     else:
         with tempfile.TemporaryFile() as file:
             memory = os.dup(file.fileno())
-    os.ftruncate(memory, _SECRET + 8 * (_KEYS + _DEVICES))
-    os.pwrite(memory, os.urandom(_SECRET), 0)
+    os.ftruncate(memory, size)
     return memory
