@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import time
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.platform.support import Live, build, logged_ids, small_settings, view, wait_until
 
+from tactful.http.limits import key_limits
 from tactful.http.limits.key_limits import EventQuota, KeyCounters
 from tactful.metadata.key_cache import DAY_MS, ApiKey, KeyLimits, KeyUse
 from tactful.schemas.problems import ProblemError
@@ -181,6 +183,32 @@ def test_processes_share_a_quota_exactly() -> None:
     for process in started:
         process.join(60)
     assert accepted.value == 5_000
+
+
+def _hold(memory: int, held: Any, seconds: float) -> None:
+    fcntl.lockf(memory, fcntl.LOCK_EX)
+    held.set()
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_count_waits_for_another_process_and_not_for_a_stopped_one(
+    patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if patient:
+        monkeypatch.setattr(key_limits, "_ATTEMPTS", 10**9)
+    fork = multiprocessing.get_context("fork")
+    counters, held = KeyCounters(), fork.Event()
+    seconds = 0.5 if patient else 60.0
+    holder = fork.Process(target=_hold, args=(counters.memory, held, seconds))
+    holder.start()
+    assert held.wait(60)
+    began = time.monotonic()
+    counters.request(key(requests_per_day=5))
+    took = time.monotonic() - began
+    holder.kill()
+    holder.join(60)
+    assert took > 0.2 if patient else took < 30
 
 
 # Over HTTP.
