@@ -187,7 +187,7 @@ def install(folder: Path, settings: dict[str, str], device: bool = False) -> tup
     calls = folder / "calls"
     program(folder / "bin/python3", _PYTHON.format(calls=calls, python=sys.executable))
     program(folder / "bin/nvidia-smi", f"exit {0 if device else 9}")
-    chosen = {"CI", "TACTFUL_SHARED", "TACTFUL_WEIGHTS"}
+    chosen = {"CI", "TACTFUL_LOCK", "TACTFUL_SHARED", "TACTFUL_WEIGHTS"}
     kept = {name: value for name, value in os.environ.items() if name not in chosen}
     environment = {**kept, "TACTFUL_VENV": "", **settings}
     environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
@@ -222,6 +222,19 @@ def test_weights_come_by_hash_and_only_where_they_are_wanted(
     assert install(tmp_path, {"TACTFUL_EXTRAS": "demo", **settings})[1][before:] == [], (
         "once is enough"
     )
+
+
+def test_a_lock_is_installed_by_hash_before_the_project(tmp_path: Path) -> None:
+    (tmp_path / "lock.txt").write_text("numpy==2.4.6 --hash=sha256:aa\n")
+    settings = {"TACTFUL_EXTRAS": "demo", "TACTFUL_LOCK": "lock.txt"}
+    _, calls = install(tmp_path, settings)
+    (locked,) = (number for number, line in enumerate(calls) if "lock.txt" in line)
+    assert "--no-deps --require-hashes --requirement lock.txt" in calls[locked]
+    assert "--editable" in calls[locked + 1]
+    before = len(calls)
+    assert install(tmp_path, settings)[1][before:] == []
+    (tmp_path / "lock.txt").write_text("numpy==2.4.5 --hash=sha256:bb\n")
+    assert install(tmp_path, settings)[1][before:] != [], "another lock is installed"
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,7 @@ def statements(package: Distribution) -> list[str]:
     classifiers = [it for it in classifiers if it.count("::") > 1 or "Public Domain" in it]
     if classifiers:
         return classifiers
-    named: Mapping[str, str] = dict(fields.items())
-    text = named.get("License", "").strip()
+    text = next(iter(fields.get_all("License") or ("",))).strip()
     return [text] if text and "\n" not in text and len(text) < 100 else []
 
 
