@@ -129,7 +129,7 @@ def not_locked(
         python: Version of Python, as in `3.13`.
     """
     locked = {pin.name: pin.version for pin in pins if applies(pin.requirement, python)}
-    ignored = {*OURS, "pip", "setuptools"}
+    ignored = {*OURS, "pip", "setuptools", "wheel"}
     return [
         f"{name} {version} is installed, {locked.get(name, 'nothing')} is locked"
         for name, version in sorted(installed.items())
@@ -257,7 +257,8 @@ def main() -> int:
     folder = ROOT / "deploy" / "locks"
     if options.installed:
         installed = {canonicalize_name(it.name): it.version for it in distributions()}
-        pins = read_pins((folder / "all.txt").read_text("utf-8"))
+        files = (folder / "all.txt", ROOT / "tests" / "weights.txt")
+        pins = [pin for file in files for pin in read_pins(file.read_text("utf-8"))]
         wrong = not_locked(pins, installed, "{}.{}".format(*sys.version_info))
     elif options.check:
         wrong, why = check_locks(ROOT, folder)
