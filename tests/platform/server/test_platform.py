@@ -352,6 +352,7 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         started_at=0,
         rollouts=SimpleNamespace(all=lambda: []),
         encoding=None,
+        lease=SimpleNamespace(held=True),
         flink=None,
     )
     add_gauges(platform)

@@ -304,9 +304,7 @@ def test_a_killed_and_a_suspended_holder_lose_nothing_and_repeat_nothing(
         load.thread.join()
     assert balancer.failed == [] and balancer.answered > 50
     counts = _receivers(shop)
-    assert (
-        counts.keys() == {f"p{number}" for number in range(load.people)} or counts.keys() >= people
-    )
+    assert counts.keys() >= people
     repeated = sum(counts.values()) - len(counts)
     assert repeated <= 2, "at most the request that was under way at the kill or the stop"
     keys = Counter(headers["Idempotency-Key"] for headers, _ in shop.attempts)
