@@ -60,14 +60,6 @@ def _expand(name: str, extras: set[str], projects: Mapping[str, Any]) -> Iterato
             yield requirement
 
 
-def without_upper_bounds(requirement: Requirement) -> str:
-    """Return the text of a requirement that any later version satisfies, too."""
-    kept = ",".join(str(it) for it in requirement.specifier if it.operator in (">=", ">", "!="))
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    marker = f" ; {requirement.marker}" if requirement.marker else ""
-    return f"{requirement.name}{extras}{kept}{marker}"
-
-
 def applies(requirement: Requirement, python: str) -> bool:
     """Return whether the marker of a requirement holds on Linux with a version of Python."""
     return requirement.marker is None or requirement.marker.evaluate(linux(python))

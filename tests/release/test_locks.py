@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from deploy.release.locks import LOCKS, misfits, not_locked, read_pins, split_torch
 from deploy.release.notes import notes_of, other_versions, version_of
-from deploy.release.requirements import ROOT, requirements_of, without_upper_bounds
+from deploy.release.requirements import ROOT, requirements_of
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName
 
@@ -69,13 +69,6 @@ def test_installed_versions_that_nobody_locked_are_found() -> None:
     assert not_locked(pins, present, "3.13") == ["numpy 2.4.6 is installed, 2.5.5 is locked"]
     present[NormalizedName("planted")] = "1"
     assert not_locked(pins, present, "3.11") == ["planted 1 is installed, nothing is locked"]
-
-
-def test_upper_bounds_are_left_out() -> None:
-    text = "redis[hiredis]>=6,!=7.0,<9; python_version >= '3.11'"
-    loose = Requirement(without_upper_bounds(Requirement(text)))
-    assert loose.specifier.contains("99") and not loose.specifier.contains("7.0")
-    assert loose.extras == {"hiredis"} and str(loose.marker) == 'python_version >= "3.11"'
 
 
 def test_all_places_name_the_same_version() -> None:
