@@ -25,6 +25,9 @@ def test_mistakes_of_a_ledger_are_caught(mistake: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(  # the longest test: of the servers one is enough
+    "location", ["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))], indirect=True
+)
 def test_two_hundred_writers_that_are_killed_overspend_nothing(location: str) -> None:
     found = run_apart(location, writers=200, kills=400, seed=5)
     assert found.overspends == found.failed == 0
