@@ -58,10 +58,9 @@ def other_versions(root: Path, version: str) -> list[str]:
         for text in texts:
             if match := re.fullmatch(r"tactful-device(?:\[\w+\])?==(.+)", text):
                 named[f"pyproject.toml, extra {extra}"] = match[1]
-    for text in ("deploy/kubernetes.yaml", "sdk/web/README.md"):
-        for match in re.finditer(
-            r"(?:/tactful:|tactful-web-)(\d[\w.]*?)(?=\.tgz|$)", (root / text).read_text(), re.M
-        ):
+    for text in ("deploy/helm/tactful/images.env", "sdk/web/README.md"):
+        pattern = r"(?:=tactful(?:-flink)?:|tactful-web-)(\d[\w.]*?)(?=\.tgz|$)"
+        for match in re.finditer(pattern, (root / text).read_text(), re.M):
             named[text] = match[1]
     return [f"{place}: {it} instead of {version}" for place, it in named.items() if it != version]
 

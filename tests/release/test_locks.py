@@ -75,7 +75,11 @@ def test_all_places_name_the_same_version() -> None:
     version = version_of(ROOT)
     assert other_versions(ROOT, version) == []
     places = {line.partition(":")[0] for line in other_versions(ROOT, "9.9")}
-    assert {"device/pyproject.toml", "sdk/web/package.json", "deploy/kubernetes.yaml"} <= places
+    assert {
+        "device/pyproject.toml",
+        "sdk/web/package.json",
+        "deploy/helm/tactful/images.env",
+    } <= places
 
 
 def test_the_tag_of_a_commit_has_to_agree(tmp_path: Path) -> None:

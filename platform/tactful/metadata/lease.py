@@ -45,8 +45,9 @@ FILE_LEDGER = "statistics ledger"
 
 _SHARE = 0.9  # of the time, after which the holder itself considers it lost
 _table = leases.c
-# No zone of a session, and no change of summer time, is in this.
-_DATABASE_NOW = sa.text("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3))")
+# No zone of a session, and no change of summer time, is in these: microseconds since 1970.
+_MYSQL_NOW = sa.text("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3))")
+_POSTGRESQL_NOW = sa.text("SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint")
 
 
 class LeaseLost(StorageError):
@@ -234,7 +235,8 @@ def _now(connection: sa.Connection, clock: Callable[[], int] | None) -> int:
         return clock()
     if connection.dialect.name == "sqlite":
         return now_ms()
-    return int(connection.execute(_DATABASE_NOW).scalar_one()) // 1000
+    query = _POSTGRESQL_NOW if connection.dialect.name == "postgresql" else _MYSQL_NOW
+    return int(connection.execute(query).scalar_one()) // 1000
 
 
 def claim(metadata: MetadataStore, name: str, owner: str) -> bool:

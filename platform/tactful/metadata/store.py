@@ -37,7 +37,7 @@ from tactful_privacy.sqlite import empty_write_ahead_log, use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0018"  # the newest migration: the schema that this version reads and writes
+SCHEMA = "0019"  # the newest migration: the schema that this version reads and writes
 VERSION_TABLE = "tactful_schema"
 """Table of the schema's version; MLflow may use Alembic's default in the same database."""
 

@@ -140,7 +140,10 @@ def test_groups_over_sparse_graphs_are_as_exact_and_charge_with_the_vector() -> 
     plan = replace(without_noise(plan_training(WISHES)), cohort=24, report_goal=24)
     terms = invitation(plan, Groups(12, 5, Graph(neighbours=6, threshold=3)))
     line = Line(terms, 24, {2: 6, 5: 4, 9: 3, 11: 2})
-    found = collector(line, terms).collect(line.ids(), ZERO, plan, 1)
+    summing = collector(line, terms)
+    # Of some graphs, too many neighbours of one device are silent, and the sum is given up.
+    summing._entropy = np.random.default_rng(1).bytes
+    found = summing.collect(line.ids(), ZERO, plan, 1)
     summed = set(range(1, 25)) - {5, 9, 11}
     expected = sum(plan.grid.encode(np.full(SIZE, 0.01 * d, dtype=np.float32)) for d in summed)
     assert found.reports == 21 and found.total.tolist() == np.asarray(expected).tolist()

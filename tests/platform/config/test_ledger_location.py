@@ -187,11 +187,11 @@ def test_server_outlives_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     real, refused = Ledger.release_many, threading.Event()
     away = True
 
-    def release(self: Ledger, *what: Any) -> Any:
+    def release(self: Ledger, *what: Any, **how: Any) -> Any:
         if away:
             refused.set()
             raise LedgerError("the ledger cannot be used, and nothing is released without it")
-        return real(self, *what)
+        return real(self, *what, **how)
 
     monkeypatch.setattr(Ledger, "release_many", release)
 

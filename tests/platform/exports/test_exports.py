@@ -144,7 +144,7 @@ def test_a_webhook_that_fails_for_good(tmp_path: Path) -> None:
 )
 def test_what_is_no_target(address: str) -> None:
     with (
-        pytest.raises(ConfigError, match="give an https:// or redis:// address"),
+        pytest.raises(ConfigError, match="give an https://, redis:// or valkey:// address"),
         open_target(address, "recommendations", secret=None, ttl_s=1, attempts=1),
     ):
         pass

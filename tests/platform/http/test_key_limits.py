@@ -171,6 +171,7 @@ def _send(memory: int, number: int, accepted: Any) -> None:
         accepted.value += count
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 def test_processes_share_a_quota_exactly() -> None:
     """Without the lock, some of the counts of processes that write at once are lost."""
     fork = multiprocessing.get_context("fork")
@@ -191,6 +192,7 @@ def _hold(memory: int, held: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.alone  # its fork waits for locks that threads of other tests hold
 @pytest.mark.parametrize("patient", [True, False])
 def test_a_count_waits_for_another_process_and_not_for_a_stopped_one(
     patient: bool, monkeypatch: pytest.MonkeyPatch

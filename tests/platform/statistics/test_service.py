@@ -7,6 +7,7 @@ import itertools
 import random
 import stat
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -61,6 +62,9 @@ from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 
 SECRET = b"a secret of tests only"
+CLOCKS = {
+    name: getattr(time, name) for name in ("clock_gettime", "CLOCK_BOOTTIME", "CLOCK_MONOTONIC")
+}
 FAMILIES = ("family-0", "family-1", "family-2")
 MONDAY = 1_700_438_400_000
 MORNING = MONDAY - MONDAY % DAY + DAY
@@ -419,7 +423,9 @@ def test_backlog(
 ) -> None:
     """One person's backlog makes nobody late: the time of receipt decides, not the engine's."""
     now = [MONDAY + HOUR // 2]
-    monkeypatch.setattr(clock, "time", SimpleNamespace(time_ns=lambda: now[0] * 1_000_000))
+    monkeypatch.setattr(
+        clock, "time", SimpleNamespace(time_ns=lambda: now[0] * 1_000_000, **CLOCKS)
+    )
     content = {"daily_epsilon": "1", "statistics": [msgspec.to_builtins(LINES)]}
     statistics = configured(tmp_path, content).statistics
     settings = replace(small_settings(tmp_path), statistics=statistics)

@@ -150,7 +150,7 @@ def test_a_day_that_the_ledger_cannot_store_stays(
         keys.add(f"u{n}", 0, "tea")
     publisher = KeysPublisher(keys, ledger, entropy=makes_every_draw_zero)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise LedgerError("full")
 
     with monkeypatch.context() as patch:

@@ -240,7 +240,7 @@ def test_a_failing_ledger_costs_no_pane_and_no_node(
     counts.add("u", 0, "tea")
     with monkeypatch.context() as broken:
         fail = (_ for _ in ()).throw
-        broken.setattr(Ledger, "release_many", lambda *_: fail(OSError("disk full")))
+        broken.setattr(Ledger, "release_many", lambda *_, **__: fail(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             publisher.publish(HOUR)
     counts.add("v", HOUR, "tea")
