@@ -64,7 +64,7 @@ settings.load_profile("tests")
 # Share of its examples that a test of Hypothesis tries, see scripts/test.
 _EXAMPLES = float(os.environ.get("TACTFUL_TEST_EXAMPLES", "1"))
 _FEWEST = 3
-_RANDOM_S = 110  # seconds after which a random run begins no further test
+_RANDOM_S = 60  # seconds after which a random run begins no further test
 _TEST_S = 4  # seconds after which its tests try no further example, unless one has failed
 
 # A dashboard's page under test replaces the main module, which processes that tests start import;

@@ -260,18 +260,10 @@ def test_figures_of_rounds() -> None:
 
 
 @pytest.mark.slow
-def test_a_round_loses_nothing(tmp_path: Path) -> None:
-    found = run_round("embedded", 1, 8, tmp_path)
-    assert found.sound, found
-    assert found.acknowledged > 1000
-    assert found.compared > 1000
-
-
-@pytest.mark.slow
 def test_a_planted_loss_is_found(tmp_path: Path) -> None:
     bugs = Path(planted_bugs.__file__)
     launcher = (sys.executable, str(bugs), "acknowledge_before_append")
-    found = run_round("embedded", 2, 8, tmp_path, launcher)
+    found = run_round("embedded", 2, 6, tmp_path, launcher)
     assert found.lost > 0
     assert not found.sound
 
