@@ -126,7 +126,7 @@ def not_locked(
     Args:
         pins: Entries of the lock.
         installed: Version by normalised name, as installed.
-        python: Version of Python, as in `3.13`.
+        python: Version of Python, as in `3.13` or `3.11.7`.
     """
     locked = {pin.name: pin.version for pin in pins if applies(pin.requirement, python)}
     ignored = {*OURS, "pip", "setuptools", "wheel"}
@@ -259,7 +259,7 @@ def main() -> int:
         installed = {canonicalize_name(it.name): it.version for it in distributions()}
         files = (folder / "all.txt", ROOT / "tests" / "weights.txt")
         pins = [pin for file in files for pin in read_pins(file.read_text("utf-8"))]
-        wrong = not_locked(pins, installed, "{}.{}".format(*sys.version_info))
+        wrong = not_locked(pins, installed, "{}.{}.{}".format(*sys.version_info))
     elif options.check:
         wrong, why = check_locks(ROOT, folder)
         if why:

@@ -68,8 +68,8 @@ def applies(requirement: Requirement, python: str) -> bool:
 def linux(python: str) -> dict[str, str]:
     """Return the environment of markers of a version of CPython on Linux with x86-64."""
     return {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
+        "python_version": ".".join(python.split(".")[:2]),
+        "python_full_version": python if python.count(".") > 1 else f"{python}.0",
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",
         "platform_python_implementation": "CPython",
