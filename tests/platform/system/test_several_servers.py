@@ -262,7 +262,6 @@ def holder(servers: list[Server]) -> Server:
     return found[0]
 
 
-@pytest.mark.skip(reason="does not end: the last matches of some people are awaited in vain")
 def test_a_killed_and_a_suspended_holder_lose_nothing_and_repeat_nothing(
     servers: list[Server], environ: dict[str, str], shop: Shop
 ) -> None:
@@ -289,18 +288,13 @@ def test_a_killed_and_a_suspended_holder_lose_nothing_and_repeat_nothing(
         second.signal(signal.SIGCONT)
         wait_until(lambda: second.ready)
         assert third.holds and not second.holds
-        load.stopping.set()
-        load.thread.join()
+        # Matches are certain once time has gone on in their partition, so the load goes on.
         people = {f"p{number}" for number in range(load.people)}
-        for _ in range(12):  # the last matches are certain once time goes on in each partition
-            load.step()
         wait_until(lambda: {*_receivers(shop)} >= people)
 
         third.signal(signal.SIGTERM)  # a clean stop hands over at once
         wait_until(lambda: second.holds)
-        for _ in range(12):
-            load.step()
-        panes = load.minute - 2
+        panes = load.minute
         wait_until(lambda: len(_pages(environ["DATABASE"], "pages")) >= panes - 1)
     finally:
         load.stopping.set()
