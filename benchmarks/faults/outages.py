@@ -48,6 +48,7 @@ from benchmarks.kills.servers import kafka_settings, redis_settings
 from benchmarks.kills.topics import Stalled, partitions_of, values_of
 from benchmarks.kills.truth import Outcome, Truth
 from benchmarks.ports import await_port, free_port
+from benchmarks.rounds import KeptRound, keep_round, read_rounds
 from benchmarks.services import mariadb_command, mariadb_url
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
@@ -73,10 +74,9 @@ _FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfak
 _REPORTS = Path(__file__).resolve().parents[2] / "reports" / "outages"
 
 
-class Round(msgspec.Struct, frozen=True):
+class Round(KeptRound, frozen=True):
     """Result of one round, a line of the file."""
 
-    commit: str | None
     seed: int
     place: str
     faults: dict[str, int]  # number by kind
@@ -108,24 +108,18 @@ def outages(quick: bool, done: Path | None, wanted: int | None = None) -> list[F
     """
     of_round = _QUICK_FAULTS if quick else _FAULTS_OF_ROUND
     wanted = wanted or (len(PLACES) * _QUICK_FAULTS if quick else _FAULTS)
-    rounds = [] if done is None else finished(done, of_round)
+    rounds = finished(done, of_round)
     while sum(sum(one.faults.values()) for one in rounds) < wanted:
         place = PLACES[len(rounds) % len(PLACES)]
         with tempfile.TemporaryDirectory(prefix="tactful-faults-") as scratch:
             rounds.append(run_round(place, _SEED + len(rounds), of_round, Path(scratch)))
-        if done is not None:
-            done.parent.mkdir(parents=True, exist_ok=True)
-            with done.open("ab") as file:
-                file.write(msgspec.json.encode(rounds[-1]) + b"\n")
+        keep_round(done, rounds[-1])
     return as_figures(rounds)
 
 
-def finished(file: Path, faults: int) -> list[Round]:
+def finished(file: Path | None, faults: int) -> list[Round]:
     """Return the rounds of this commit with at least so many faults each that a file names."""
-    if not file.exists():
-        return []
-    rounds = [msgspec.json.decode(line, type=Round) for line in file.read_bytes().splitlines()]
-    return [one for one in rounds if one.commit == commit() and sum(one.faults.values()) >= faults]
+    return [one for one in read_rounds(file, Round) if sum(one.faults.values()) >= faults]
 
 
 def as_figures(rounds: Sequence[Round]) -> list[Figure]:

@@ -207,12 +207,10 @@ class Strikes:
                 chosen = [self._next(deck)]
                 if self.rng.random() < _TWO:
                     other = self._next(deck)
-                    if other is not chosen[0] and (
-                        not other.target or other.target != chosen[0].target
-                    ):
-                        chosen.append(other)
-                    else:
+                    if other is chosen[0] or (other.target and other.target == chosen[0].target):
                         deck.insert(0, other)  # its turn comes later
+                    else:
+                        chosen.append(other)
                 self._strike(chosen, victims)
                 bar.update(len(chosen))
         return self.counts.total()

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from benchmarks.apache_kafka import Cluster
 from benchmarks.figures import Figure, commit
 from benchmarks.flink.cluster import Flink, flink
@@ -33,6 +31,7 @@ from benchmarks.flink.place import (
 from benchmarks.kills.load import Stream
 from benchmarks.kills.processes import Failures, Process
 from benchmarks.ports import await_port, free_port
+from benchmarks.rounds import KeptRound, keep_round, read_rounds
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.metadata.connections import online_tag
 from tactful_streaming.contract.log_entries import encode_entry, route_key
@@ -67,10 +66,9 @@ _READ = 5_000
 _SEED = 41
 
 
-class Round(msgspec.Struct, frozen=True):
+class Round(KeptRound, frozen=True):
     """Result of one round, a line of the file."""
 
-    commit: str | None
     seed: int
     kills: int
     killed: dict[str, int]  # number of kills by kind
@@ -89,25 +87,19 @@ def kills(quick: bool, scratch: Path, done: Path | None) -> list[Figure]:
         done: file of rounds that an interrupted run of this commit has finished; None: none.
     """
     wanted, of_round = (_QUICK_KILLS, _QUICK_KILLS) if quick else (_KILLS, _KILLS_OF_ROUND)
-    rounds = [] if done is None else finished(done, of_round)
+    rounds = finished(done, of_round)
     while sum(one.kills for one in rounds) < wanted:
         seed = _SEED + len(rounds)
         folder = scratch / f"round-{seed}"
         folder.mkdir()
         rounds.append(_round(seed, of_round, folder))
-        if done is not None:
-            done.parent.mkdir(parents=True, exist_ok=True)
-            with done.open("ab") as file:
-                file.write(msgspec.json.encode(rounds[-1]) + b"\n")
+        keep_round(done, rounds[-1])
     return as_figures(rounds)
 
 
-def finished(file: Path, kills: int) -> list[Round]:
+def finished(file: Path | None, kills: int) -> list[Round]:
     """Return the rounds of this commit, with so many kills each, that a file names."""
-    if not file.exists():
-        return []
-    rounds = [msgspec.json.decode(line, type=Round) for line in file.read_bytes().splitlines()]
-    return [one for one in rounds if one.commit == commit() and one.kills == kills]
+    return [one for one in read_rounds(file, Round) if one.kills == kills]
 
 
 def as_figures(rounds: Sequence[Round]) -> list[Figure]:

@@ -193,7 +193,7 @@ def training_options(training: TrainingSettings) -> tuple[str, ...]:
 async def retrain(settings: Settings, lease: Lease, *, python: str = sys.executable) -> None:
     """Start the training process at intervals; it trains if a training is due.
 
-    Of several servers only the one that holds the lease does so. A process of one that has lost it
+    Only the server that holds the lease does so. A process of one that has lost it
     is ended, and one that outlives a suspended server changes no champion: it has the fence.
     """
     training = settings.training

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import sqlalchemy as sa
@@ -34,6 +35,15 @@ _PRUNE_MS = 3_600_000
 _LOST = "the log does not hold the action any more"
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """Terms on which servers share the deliveries of a log."""
+
+    lease: Lease  # its holder delivers
+    topic: str  # that the servers read
+    kept_ms: int = 7 * 86_400_000  # for which an id is delivered once
+
+
 class SharedDeliveries:
     """The deliveries of one partition, while this server holds the lease; thread-safe.
 
@@ -43,22 +53,20 @@ class SharedDeliveries:
 
     def __init__(
         self,
-        lease: Lease,
-        place: tuple[str, int],
+        sharing: Sharing,
+        partition: int,
         log: EventLog,
         *,
         clock: Callable[[], int],
-        kept_ms: int,
     ) -> None:
         """Read where the holder before stopped; without one begin at the end of the log.
 
-        `place` is the topic and the number of the partition; `clock` returns epoch milliseconds;
-        hashes of sent ids are kept for `kept_ms`.
+        `partition` is the number of the one that `log` reads; `clock` returns epoch milliseconds.
         """
-        self._lease = lease
+        self._lease = sharing.lease
         self._clock = clock
-        self._kept_ms, self._pruned = kept_ms, clock()
-        topic, partition = place
+        self._kept_ms, self._pruned = sharing.kept_ms, clock()
+        topic = sharing.topic
         self._place = {"topic": topic, "log_partition": partition}
         self._is_position = sa.and_(
             _positions.topic == topic, _positions.log_partition == partition
@@ -83,7 +91,7 @@ class SharedDeliveries:
             return int(position), rows
 
         end = log.end
-        self.position, rows = lease.write(open_queue)
+        self.position, rows = self._lease.write(open_queue)
         for row in rows:
             self._restore(row, log)
 

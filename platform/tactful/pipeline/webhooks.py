@@ -12,8 +12,8 @@ from typing import Any
 from tactful.config.server import ActionSettings
 from tactful.config.settings import secret
 from tactful.errors import StorageError
-from tactful.metadata.lease import Lease, LeaseLost
-from tactful.pipeline.shared_deliveries import SharedDeliveries
+from tactful.metadata.lease import LeaseLost
+from tactful.pipeline.shared_deliveries import SharedDeliveries, Sharing
 from tactful.util.clock import now_ms
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.log.event_log import EventLog
@@ -29,15 +29,14 @@ from tactful_streaming.state.store import RocksState
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
-_KEPT_MS = 7 * 86_400_000
 
 
 class Webhooks:
     """Delivers the actions of a log; one queue for each partition.
 
-    A new queue begins at the end of its partition: earlier actions are not delivered. With a lease
-    the queues are in the metadata, and this server delivers while it holds the lease; without one
-    they are files of its own.
+    A new queue begins at the end of its partition: earlier actions are not delivered. Shared
+    queues are in the metadata, and this server delivers while it holds the lease; others are files
+    of its own.
     """
 
     def __init__(
@@ -50,14 +49,12 @@ class Webhooks:
         clock: Callable[[], int] = now_ms,
         post: Any = None,
         suppressed: Container[str] = frozenset(),
-        lease: Lease | None = None,
-        topic: str = "",
-        kept_ms: int = _KEPT_MS,
+        sharing: Sharing | None = None,
     ) -> None:
         """Open the queues in `directory`; `start` starts the thread.
 
         Nothing is delivered for `suppressed` keys. `post` sends one request; by default over HTTP.
-        With a lease an id of `topic` is delivered once within `kept_ms`.
+        None for `sharing`: no other server delivers the actions of this log.
 
         Raises:
             ConfigError: if the secret is missing.
@@ -71,7 +68,7 @@ class Webhooks:
         self._clock, self._post, self._suppressed = clock, post, suppressed
         self._types = frozenset(types)
         self._partitions = partitions
-        self._lease, self._topic, self._kept_ms = lease, topic, kept_ms
+        self._sharing = sharing
         self._fence: int | None = None  # of the lease under which the queues were opened
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tactful-webhooks", daemon=True)
@@ -81,7 +78,7 @@ class Webhooks:
         # Successful deliveries since the start, failed attempts (repeated), deliveries given up.
         self.delivered = self.failed = self.buried = 0
         with ExitStack() as stack:
-            if lease is None:
+            if sharing is None:
                 self._queues = [
                     self._open(directory / str(number), log, stack)
                     for number, log in enumerate(partitions)
@@ -100,7 +97,7 @@ class Webhooks:
         return queue
 
     def _sender(self, queue: Deliveries) -> WebhookSender:
-        lease = self._lease
+        lease = None if self._sharing is None else self._sharing.lease
         return WebhookSender(
             queue,
             self._settings.webhook_url,
@@ -159,15 +156,14 @@ class Webhooks:
 
     def _may_work(self) -> bool:
         """Open the queues anew under a new lease; return whether this server delivers."""
-        if self._lease is None:
+        if self._sharing is None:
             return True
-        fence = self._lease.fence
+        fence = self._sharing.lease.fence
         if fence is None or fence != self._fence:
             self._fence, self._queues, self._senders = None, [], []
         if fence is not None and self._fence is None:
-            options: dict[str, Any] = {"clock": self._clock, "kept_ms": self._kept_ms}
             queues = [
-                SharedDeliveries(self._lease, (self._topic, number), log, **options)
+                SharedDeliveries(self._sharing, number, log, clock=self._clock)
                 for number, log in enumerate(self._partitions)
             ]
             self._senders = [self._sender(queue) for queue in queues]

@@ -55,8 +55,8 @@ _ROOT = "tactful"
 class BackgroundTasks:
     """Periodic work of one server.
 
-    Attribute `encoding` encodes items; None if no encoder is set, or the command does so. Of
-    several servers the one that holds the lease does the tasks with a star.
+    Attribute `encoding` encodes items; None if no encoder is set, or the command does so. Tasks
+    with a star are those of the one server that holds the lease.
 
     =========  ====================================================================
     every      task

@@ -32,6 +32,7 @@ from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Stage
 from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
+from tactful.pipeline.shared_deliveries import Sharing
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
 from tactful.recall.index import RecallIndex
@@ -217,9 +218,9 @@ def _open_webhooks(
         settings.storage.data / "webhooks",
         clock=now_ms,
         suppressed=installation.suppression.suppressed,
-        lease=lease if settings.shared else None,
-        topic=settings.log.topic,
-        kept_ms=settings.engine.dedupe_days * DAY_MS,
+        sharing=Sharing(lease, settings.log.topic, settings.engine.dedupe_days * DAY_MS)
+        if settings.shared
+        else None,
     )
 
 

@@ -9,13 +9,15 @@ the panes of each; then a UTC day belongs to the counter that first releases som
     privacy_publishers  "views.hourly", 20514, "9f3c…"
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from tactful_privacy.errors import LedgerFencedError
 from tactful_privacy.ledger import schema
+from tactful_privacy.ledger.statistic import DAY_MS
 
 _fences, _publishers = schema.fences, schema.publishers
 
@@ -41,6 +43,30 @@ def check_fence(connection: sa.Connection, fence: int | None) -> None:
         connection.execute(sa.insert(_fences).values(id=1, fence=fence))
     elif int(stored) < fence:
         connection.execute(sa.update(_fences).values(fence=fence))
+
+
+def insert_releases(
+    connection: sa.Connection,
+    new: list[dict[str, Any]],
+    claim: DayClaim | None,
+    fence: Callable[[], int | None] | None,
+) -> None:
+    """Insert releases that are absent; under a lease only what this process may release.
+
+    Args:
+        connection: its transaction guards the insertion.
+        new: rows of `schema.releases`.
+        claim: right to the days of the rows, which it may not have; None: any counter will do.
+        fence: returns the fence of this process; None: no lease is in use.
+    """
+    if fence is not None and claim is None:
+        check_fence(connection, fence())
+    elif fence is not None and claim is not None:
+        days = {row["pane_start"] // DAY_MS for row in new}
+        own = claim_days(connection, claim, days, fence())
+        new = [row for row in new if row["pane_start"] // DAY_MS in own]
+    if new:
+        schema.insert_where_absent(connection, schema.releases, new)
 
 
 def claim_days(

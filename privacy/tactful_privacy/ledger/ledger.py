@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -324,23 +323,13 @@ class Ledger:
                 }
                 for start in missing
             ]
-            schema.write(self._engine, lambda connection: self._insert(connection, new, claim))
+            schema.write(
+                self._engine,
+                lambda connection: fencing.insert_releases(connection, new, claim, self.fence),
+            )
             with schema.reading(self._engine) as connection:
                 stored |= rows.load_releases(connection, statistic, missing)
         return [stored[start] for start in draws if start in stored]
-
-    def _insert(
-        self, connection: sa.Connection, new: list[dict[str, Any]], claim: DayClaim | None
-    ) -> None:
-        """Insert releases that are absent, under the fence or the claim if there is a lease."""
-        if self.fence is not None and claim is None:
-            fencing.check_fence(connection, self.fence())
-        elif self.fence is not None and claim is not None:
-            days = {row["pane_start"] // DAY_MS for row in new}
-            own = fencing.claim_days(connection, claim, days, self.fence())
-            new = [row for row in new if row["pane_start"] // DAY_MS in own]
-        if new:
-            schema.insert_where_absent(connection, _releases, new)
 
     def owns_day(self, claim: DayClaim, day: int) -> bool:
         """Return whether a UTC day belongs to a counter, days since 1970-01-01."""

@@ -16,6 +16,7 @@ from tactful.config.server import ActionSettings
 from tactful.metadata.lease import LEASE_MS, Lease, LeaseLost
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import leases, webhook_deliveries, webhook_positions
+from tactful.pipeline.shared_deliveries import Sharing
 from tactful.pipeline.webhooks import Webhooks
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
 from tactful_streaming.sinks.webhook import Answer
@@ -56,15 +57,14 @@ class Shop:
             clock=lambda: self.now,
             post=self.post,
             suppressed=self.suppressed,
-            lease=lease,
-            topic="t",
+            sharing=Sharing(lease, "t"),
         )
 
     def work(self, server: Webhooks, *, acquire: bool = True) -> None:
         """Do one round of the thread."""
-        assert server._lease is not None
+        assert server._sharing is not None
         if acquire:
-            server._lease.acquire()
+            server._sharing.lease.acquire()
         if server._may_work():
             server._work()
 
