@@ -25,6 +25,8 @@ _LOCK_S = 60
 # More than locks wait, so that a lock that took too long is reported as such.
 _READ_S = 90
 _RECYCLE_S = 1_800
+# A process that is suspended within a transaction keeps its locks for so long.
+_IDLE_S = 20
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 LOCK_TIMEOUT = "55P03"
@@ -51,9 +53,10 @@ def connect_server(url: sa.URL) -> sa.Engine:
     """Return an engine for one of `SERVERS`; it connects at the first use.
 
     A URL without a driver gets the one of the extra. Text is UTF-8, values that are too long are
-    refused, and a connection waits for a lock for a minute at most. On PostgreSQL each statement
-    of a transaction reads what is committed by then, so that a lock taken first makes transactions
-    serial.
+    refused, and a connection waits for a lock for a minute at most. A transaction in which nothing
+    happens for 20 s is rolled back, so that a suspended process keeps no locks; MySQL cannot do
+    that. On PostgreSQL each statement of a transaction reads what is committed by then, so that a
+    lock taken first makes transactions serial.
 
     Raises:
         DriverError: The driver is not installed, or another one of PostgreSQL is named.
@@ -85,7 +88,11 @@ def _connect_mysql(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
+            # MariaDB alone reads the comment.
+            cursor.execute(
+                "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
+                f" /*M!, idle_transaction_timeout = {_IDLE_S} */"
+            )
 
     return engine
 
@@ -112,7 +119,7 @@ def _connect_postgresql(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        prepare_connection(connection, lock_timeout_s=_LOCK_S)
+        prepare_connection(connection, lock_timeout_s=_LOCK_S, idle_timeout_s=_IDLE_S)
 
     return engine
 

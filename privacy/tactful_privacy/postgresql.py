@@ -41,8 +41,10 @@ def unescape_text(text: str) -> str:
     return _ESCAPED.sub(lambda match: _NUL if match[1] == "0" else _SUB, text)
 
 
-def prepare_connection(connection: psycopg.Connection[Any], *, lock_timeout_s: int) -> None:
-    """Prepare a new connection: text is escaped, and a lock is waited for so long.
+def prepare_connection(
+    connection: psycopg.Connection[Any], *, lock_timeout_s: int, idle_timeout_s: int
+) -> None:
+    """Prepare a new connection: text is escaped, and waits for a lock and idle transactions end.
 
     Raises:
         psycopg.NotSupportedError: The database does not store text in UTF-8.
@@ -57,5 +59,8 @@ def prepare_connection(connection: psycopg.Connection[Any], *, lock_timeout_s: i
     for name in ("text", "varchar"):
         connection.adapters.register_loader(name, _UnescapingLoader)
     connection.autocommit = True
-    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{lock_timeout_s}s"])
+    limits = {"lock_timeout": lock_timeout_s}
+    limits["idle_in_transaction_session_timeout"] = idle_timeout_s
+    for name, seconds in limits.items():
+        connection.execute("SELECT set_config(%s, %s, false)", [name, f"{seconds}s"])
     connection.autocommit = False

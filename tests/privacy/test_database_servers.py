@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tactful_privacy import database_servers
 from tactful_privacy.database_servers import (
     connect_server,
     describe_error,
@@ -181,3 +182,27 @@ def test_a_lost_race_keeps_the_first_row(location: str) -> None:
     (release,) = ledger.read("hourly").releases
     assert release.noisy_counts.tolist() == [1]
     ledger.close()
+
+
+@pytest.mark.parametrize("backend", SERVERS)
+def test_a_suspended_process_keeps_no_lock(
+    backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction in which nothing happens is rolled back; what it wrote is gone."""
+    monkeypatch.setattr(database_servers, "_IDLE_S", 1)
+    engine = connect_server(parse_url(request.getfixturevalue(f"{backend}_url")))
+    table = sa.Table("kept_locks", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    table.drop(engine, checkfirst=True)
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(table).values(id=1))
+    with engine.connect() as suspended:
+        suspended.execute(sa.update(table).values(id=2))
+        with engine.begin() as other:
+            other.execute(sa.update(table).values(id=table.c.id + 10))
+        with pytest.raises(sa.exc.DBAPIError):
+            suspended.execute(sa.select(table))
+    with engine.begin() as connection:
+        assert connection.scalar(sa.select(table.c.id)) == 11
+    table.drop(engine)
+    engine.dispose()
