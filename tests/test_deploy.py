@@ -480,7 +480,8 @@ def test_mlflow_keeps_its_records_in_the_database(mysql_url: str, tmp_path: Path
     engine = sa.create_engine(mysql_url)
     with engine.begin() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
-    (tmp_path / "url").write_text(str(mysql_url).replace("/tactful?", f"/{name}?"))
+    own = sa.make_url(mysql_url).set(database=name)
+    (tmp_path / "url").write_text(own.render_as_string(hide_password=False))
     shell, option, text = service["command"]
     for old, new in {
         "/run/secrets/mlflow_url": str(tmp_path / "url"),
