@@ -106,8 +106,7 @@ class Resource:
             reply = _problem_reply(error, request_id)
         except Exception as error:
             _log_failure(self._path, scope["method"], request_id, error)
-            failure = ProblemError("internal", "report it with the request id")
-            reply = _problem_reply(failure, request_id)
+            reply = _problem_reply(_failure_of(error), request_id)
         if self._origins:
             cors = self._origins.headers(self._origins.of(headers))
             reply = reply._replace(headers=(*reply.headers, *cors))
@@ -337,6 +336,14 @@ def _check_host(headers: Mapping[bytes, bytes]) -> None:
 
 def _wrong_origin(server: ServerSettings, headers: Mapping[bytes, bytes]) -> ProblemError:
     return ProblemError("wrong_origin", browser.refusal(headers, dev=server.dev))
+
+
+def _failure_of(error: Exception) -> ProblemError:
+    """Return the problem that a client sees: it tries again where memory or threads ran out."""
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    if no_thread or isinstance(error, MemoryError):
+        return ProblemError("overloaded", "the server has no memory left", retry_after=2)
+    return ProblemError("internal", "report it with the request id")
 
 
 def _log_failure(path: str, method: str, request_id: bytes, error: Exception) -> None:

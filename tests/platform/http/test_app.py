@@ -560,6 +560,27 @@ def test_only_admins_choose_arms_and_get_explanations(shop: Live) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (MemoryError(), 503),
+        (RuntimeError("can't start new thread"), 503),
+        (RuntimeError("something else"), 500),
+    ],
+)
+def test_a_client_tries_again_where_memory_ran_out(
+    live: Live, monkeypatch: pytest.MonkeyPatch, failure: Exception, status: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(live.platform.recommendations, "recommend", fail)
+    answer = live.http.post("/v1/recommend", json={"user_id": "ada"})
+    assert answer.status_code == status
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert str(failure) not in answer.text or not str(failure)
+
+
 def test_metrics_count_and_name_nobody(live: Live) -> None:
     live.http.post("/v1/events", json=[view(1, "alice-4711"), view(1, "alice-4711"), {}])
     position = live.http.post("/v1/events", json=view(2, "alice-4711")).json()["position"]
