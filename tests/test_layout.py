@@ -261,7 +261,7 @@ def test_what_runs_last_is_found_by_its_mark(files: list[Path]) -> None:
     # scripts/test looks for these marks in the text of files whose name begins with test_.
     script = (ROOT / "scripts" / "test").read_text(encoding="utf-8")
     assert "--include='test_*.py'" in script
-    marked = re.compile(r"\bmark\.(slow|alone)\b")
+    marked = re.compile(r"\bmark\.(slow|long|alone)\b")
     others = [path for path in files if path.parts[0] == "tests" and path.suffix == ".py"]
     assert [
         path.as_posix()

@@ -289,7 +289,7 @@ def test_settings_out_of_range_are_refused() -> None:
             DdpgSettings(**changes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pendulum_swings_up() -> None:
     pytest.importorskip("gymnasium")
     from benchmarks.experiments import tuner as _experiments_tuner

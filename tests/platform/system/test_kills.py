@@ -76,7 +76,7 @@ def test_the_server_on_its_own_log(folder: Path) -> None:
     check(on_embedded_log(2, folder, 1), 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("durability", ["power", "process"])
 def test_the_server_on_its_own_log_often(folder: Path, durability: str) -> None:
     check(on_embedded_log(KILLS, folder, 2, durability=durability), KILLS)
@@ -87,7 +87,7 @@ def test_the_server_with_a_copy_in_redis(folder: Path, redis_url: str) -> None:
     check(on_embedded_log(KILLS, folder, 3, redis_url=redis_url), KILLS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_server_on_kafka(folder: Path, kafka_brokers: Brokers) -> None:
     def run(servers: str, attempt: int) -> Outcome:
         return on_kafka(KILLS, again(folder, attempt), 4, servers)
@@ -145,7 +145,7 @@ def test_a_sink_to_sqlite(folder: Path, kafka_brokers: Brokers) -> None:
     check(run_sink(kafka_brokers, SINK_KILLS, folder, 6, in_sqlite), SINK_KILLS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sink_to_mariadb(folder: Path, kafka_brokers: Brokers, mysql_url: str) -> None:
     def emptied(place: Path) -> str:
         drop_rows(mysql_url)
@@ -154,7 +154,7 @@ def test_a_sink_to_mariadb(folder: Path, kafka_brokers: Brokers, mysql_url: str)
     check(run_sink(kafka_brokers, SINK_KILLS, folder, 7, emptied), SINK_KILLS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sink_to_redis(folder: Path, kafka_brokers: Brokers, redis_url: str) -> None:
     check(run_sink(kafka_brokers, SINK_KILLS, folder, 8, lambda _: redis_url), SINK_KILLS)
 
@@ -187,7 +187,7 @@ def test_an_offset_ahead_of_its_state_shows(folder: Path, planted: Launcher) -> 
     assert outcome.comparison.wrong > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_mistake("offset_before_state")
 def test_an_offset_ahead_of_its_state_shows_in_workers(
     folder: Path, planted: Launcher, kafka_brokers: Brokers, redis_url: str
@@ -207,7 +207,7 @@ def test_actions_that_are_taken_twice_show(folder: Path, planted: Launcher) -> N
     assert all("action" in it for it in outcome.comparison.examples)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_mistake("rows_after_state")
 def test_windows_that_are_fired_too_late_are_missed(
     folder: Path, planted: Launcher, kafka_brokers: Brokers, redis_url: str

@@ -45,7 +45,10 @@ def flink(flink_home: Path) -> Iterator[LocalFlink]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(100, 111))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(100, 105), *(pytest.param(it, marks=pytest.mark.long) for it in range(105, 111))],
+)
 def test_flink_agrees(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:
