@@ -524,8 +524,14 @@ def test_an_undelivered_record_is_an_error(broker_and_proxy: Proxied) -> None:
     broker, proxy = broker_and_proxy
     with new_log(broker.servers, linger_ms=1) as log:
         partition = KafkaPartition(log, 0, timeout_s=0.5)
+
+        def delivered(offset: int, record: bytes) -> bool:
+            with contextlib.suppress(LogUnreachableError):
+                return partition.read(offset, 1) == [(offset, record)]
+            return False
+
         log.append_to(0, [b"x"])
-        assert partition.read(0, 1) == [(0, b"x")]
+        patiently(lambda: delivered(0, b"x"))
         log.append_to(0, [b"y"])
         proxy.cut()
         with pytest.raises(LogUnreachableError, match=r"record 1 exists|no broker answers"):
@@ -533,13 +539,7 @@ def test_an_undelivered_record_is_an_error(broker_and_proxy: Proxied) -> None:
                 pass
             partition.read(0, 1)
         proxy.restore()
-
-        def delivered() -> bool:
-            with contextlib.suppress(LogUnreachableError):
-                return partition.read(1, 1) == [(1, b"y")]
-            return False
-
-        patiently(delivered)
+        patiently(lambda: delivered(1, b"y"))
         partition.close()
 
 
