@@ -17,8 +17,20 @@ from tactful.cli.exit_codes import ExitCode
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance import expiry
-from tactful.maintenance.backup import Trust, check_origin, make_backup, read_signed_manifest
+from tactful.maintenance.backup import (
+    Manifest,
+    Trust,
+    check_origin,
+    make_backup,
+    read_signed_manifest,
+)
+from tactful.maintenance.backup_source import BackupSource, FolderSource
 from tactful.maintenance.restore import check_backup, restore_backup
+from tactful.maintenance.stored_backup import (
+    expire_stored_backups,
+    open_stored_backup,
+    store_backup,
+)
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.models.mlflow_registry import audited_registry
@@ -30,37 +42,44 @@ from tactful.util.signing import open_signing_key, read_public_key
 
 
 @click.command(
-    epilog=cli.example("tactful backup /backups/monday", "tactful backup /backups/monday --check")
+    epilog=cli.example(
+        "tactful backup /backups/monday",
+        "tactful backup s3://bucket/tactful/monday",
+        "tactful backup /backups/monday --check",
+    )
 )
 @cli.with_settings
 @cli.json_option
-@click.argument("target", type=cli.any_path)
+@click.argument("target", type=cli.place)
 @click.option("--check", is_flag=True, help="Only check the backup that is there.")
 @cli.verify_key_option
 @cli.accept_unsigned_option
 def backup(
-    target: Path,
+    target: Path | str,
     settings: Settings,
     as_json: bool,
     check: bool,
     verify_key: Path | None,
     accept_unsigned: bool,
 ) -> None:
-    """Copy the installation to a new directory TARGET, with or without a running server.
+    """Copy the installation to TARGET, with or without a running server.
 
-    TARGET appears when it is complete, signed, with the checksum of every file. It holds personal
-    data: encrypt it, and delete it when its retention is over.
+    TARGET is a new directory, or s3://BUCKET/PREFIX. It appears when it is complete, signed, with
+    the checksum of every file. It holds personal data: encrypt it, and delete it when its retention
+    is over.
     """
-    with cli.progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
-        if check:
-            data = settings.storage.data
-            own = open_signing_key(data).public if data.is_dir() else ""
-            trust = _trust(verify_key, accept_unsigned)
-            check_origin(target, read_signed_manifest(target)[1], own, trust)
-            manifest = check_backup(target, copied=_counting(bar))
-        else:
-            with tracked(settings.storage.data, "backup"):
-                manifest = make_backup(settings, target, clock=now_ms, copied=_counting(bar))
+    if check:
+        source = _source(target)
+        data = settings.storage.data
+        own = open_signing_key(data).public if data.is_dir() else ""
+        trust = _trust(verify_key, accept_unsigned)
+        signed, signer = read_signed_manifest(source)
+        check_origin(source, signer, own, trust)
+        with _bytes_bar(as_json, "check", signed.size) as bar:
+            manifest = check_backup(source, copied=_counting(bar))
+    else:
+        with tracked(settings.storage.data, "backup"):
+            manifest = _make(settings, target, quiet=as_json)
     if as_json:
         counts = {"files": len(manifest.files), "bytes": manifest.size}
         cli.print_json(msgspec.to_builtins(manifest) | counts)
@@ -70,10 +89,35 @@ def backup(
         click.echo(f"not in it: {line}", err=True)
 
 
+def _make(settings: Settings, target: Path | str, *, quiet: bool) -> Manifest:
+    """Make a backup in a directory, or in a place of objects with a bar for each stage."""
+    with contextlib.ExitStack() as stack:
+        copying = stack.enter_context(_bytes_bar(quiet, "copy"))
+        if isinstance(target, Path):
+            return make_backup(settings, target, clock=now_ms, copied=_counting(copying))
+
+        def sending(size: int) -> Callable[[int], None]:
+            return _counting(stack.enter_context(_bytes_bar(quiet, "send", size)))
+
+        return store_backup(
+            settings, target, clock=now_ms, copied=_counting(copying), sending=sending
+        )
+
+
+def _source(place: Path | str) -> BackupSource:
+    return FolderSource(place) if isinstance(place, Path) else open_stored_backup(place)
+
+
+def _bytes_bar(
+    quiet: bool, stage: str, size: int | None = None
+) -> contextlib.AbstractContextManager[tqdm[Any]]:
+    return cli.progress_bar(quiet=quiet, total=size, unit="B", unit_scale=True, desc=stage)
+
+
 @click.command(epilog=cli.example("tactful restore /backups/monday --replace"))
 @cli.settings_with(tombstones="consent.tombstones")
 @cli.json_option
-@click.argument("source", required=False, type=cli.any_directory)
+@click.argument("source", required=False, type=cli.place)
 @click.option("--replace", is_flag=True, help="Replace what is in the data directory.")
 @click.option(
     "--tombstones",
@@ -88,7 +132,7 @@ def backup(
 @click.option("--finish", is_flag=True, help="Only finish an interrupted restore.")
 def restore(
     settings: Settings,
-    source: Path | None,
+    source: Path | str | None,
     as_json: bool,
     replace: bool,
     without_tombstones: bool,
@@ -106,12 +150,10 @@ def restore(
     told: dict[str, Any] = {"data": str(settings.storage.data)}
     with exclusive(settings.storage.data), tracked(settings.storage.data, "restore") as job:
         if source is not None:
-            with cli.progress_bar(
-                quiet=as_json, unit="B", unit_scale=True, desc=source.name
-            ) as bar:
+            with _bytes_bar(as_json, "restore") as bar:
                 manifest, parts = restore_backup(
                     settings,
-                    source,
+                    _source(source),
                     clock=now_ms,
                     replace=replace,
                     without_tombstones=without_tombstones,
@@ -137,7 +179,7 @@ def restore(
 
 @click.command(epilog=cli.example("tactful expire --backups /backups --models --dry-run"))
 @cli.with_settings
-@click.option("--backups", type=cli.existing_directory, help="Directory that holds backups.")
+@click.option("--backups", type=cli.place, help="Directory or s3://BUCKET/PREFIX with backups.")
 @click.option("--exports", type=cli.existing_directory, help="Directory that holds users' exports.")
 @click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
 @click.option(
@@ -147,7 +189,7 @@ def restore(
 @cli.json_option
 def expire(
     settings: Settings,
-    backups: Path | None,
+    backups: Path | str | None,
     exports: Path | None,
     models: bool,
     older_than: float | None,
@@ -164,7 +206,11 @@ def expire(
         raise click.UsageError("give --backups, --exports or --models")
     before = now_ms() - expiry.kept_for(settings, older_than)
     found: list[expiry.Expired] = []
-    if backups is not None:
+    if isinstance(backups, str):
+        found += expire_stored_backups(backups, before, dry_run=dry_run)
+    elif backups is not None:
+        if not backups.is_dir():
+            raise click.UsageError(f"--backups {backups} is no directory")
         found += expiry.expire_backups(backups, before, dry_run=dry_run)
     if exports is not None:
         found += expiry.expire_exports(exports, before, dry_run=dry_run)

@@ -22,6 +22,7 @@ from tactful.errors import TactfulError
 from tactful.metadata.directory_lock import open_directory
 from tactful.util.addresses import with_scheme
 from tactful.util.jobs import Job
+from tactful_streaming.storage.objects import is_url
 
 CA, CERTIFICATE = "TACTFUL_CA", "TACTFUL_CERTIFICATE"
 """Variables that name the files of `--ca` and `--certificate`."""
@@ -38,7 +39,19 @@ class _Address(click.ParamType[str]):
         return with_scheme(str(value))
 
 
+class _Place(click.ParamType["Path | str"]):
+    """A path, or the URL of a place of objects, such as a bucket."""
+
+    name = "place"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        return str(value) if is_url(str(value)) else Path(value)
+
+
 address = _Address()
+place = _Place()
 any_path = click.Path(path_type=Path)
 any_file = click.Path(dir_okay=False, path_type=Path)
 any_directory = click.Path(file_okay=False, path_type=Path)

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
 from tactful.erasure.survivors import STORES, ids_of_others, short_ids_left, texts_left
+from tactful.metadata.scratch import SCRATCH, remove_abandoned_copy
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.trace_search import SearchResult, needles_of
 from tactful.util.multi_substring import SHORTEST, MultiSubstring
@@ -39,7 +40,10 @@ def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str
         return []
     ids = {name for result in results for name in result.ids}
     data = settings.storage.data
+    remove_abandoned_copy(data)
     files = [path for path in sorted(data.rglob("*")) if _is_ours(settings, path)]
+    # A backup that is being sent is a copy elsewhere, as soon as it is complete.
+    files = [path for path in files if SCRATCH not in path.relative_to(data).parts[:1]]
     # The metadata and the search results of jobs hold the ids until the end.
     files = [path for path in files if "metadata" not in path.name and path.parent.name != WORK]
     names = _prepared(ids)

@@ -33,10 +33,10 @@ from tactful.errors import BackupError
 from tactful.maintenance.backup_paths import (
     is_code,
     is_left_out,
-    open_plain,
     refuse_foreign_paths,
     secret_files,
 )
+from tactful.maintenance.backup_source import FILES, MANIFEST, BackupSource, source_of
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful.util.signing import Signature, SigningKey, is_genuine, open_signing_key
 from tactful_privacy.decoding import DECODE_ERRORS
@@ -47,8 +47,6 @@ from tactful_streaming.state.key_layout import read_meta
 from tactful_streaming.state.store import RocksState, copy_state
 
 FORMAT = 1  # version of the layout that is written and read
-MANIFEST = "manifest.json"
-FILES = "files"
 
 _PURPOSE = "backup"
 _CHUNK = 1 << 20
@@ -111,12 +109,12 @@ def write_manifest(backup: Path, manifest: Manifest, key: SigningKey | None = No
     replace_file(backup / MANIFEST, msgspec.json.encode(sealed))
 
 
-def read_manifest(backup: Path) -> Manifest:
+def read_manifest(backup: Path | BackupSource) -> Manifest:
     """Read the manifest of a backup; BackupError if it is absent, damaged or newer."""
     return read_signed_manifest(backup)[0]
 
 
-def check_origin(source: Path, signer: str | None, own: str, trust: Trust) -> None:
+def check_origin(source: BackupSource | Path, signer: str | None, own: str, trust: Trust) -> None:
     """Raise BackupError unless the signer of a backup is trusted; None: it has no signature."""
     wanted = trust.verify_key or own
     if signer == wanted:
@@ -132,16 +130,16 @@ def check_origin(source: Path, signer: str | None, own: str, trust: Trust) -> No
         )
 
 
-def read_signed_manifest(backup: Path) -> tuple[Manifest, str | None]:
+def read_signed_manifest(backup: Path | BackupSource) -> tuple[Manifest, str | None]:
     """Read the manifest of a backup and the public key that signed it; None without signature.
 
     Raises:
         BackupError: if it is absent, damaged or newer, its signature is wrong, or it names a file
             that no backup contains.
     """
-    path = backup / MANIFEST
+    path = f"{backup}/{MANIFEST}"
     try:
-        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        sealed = msgspec.json.decode(source_of(backup).read_manifest(), type=_Sealed)
         encoded = bytes(sealed.manifest)
         if hashlib.sha256(encoded).hexdigest() != sealed.sha256:
             raise BackupError(f"{path}: damaged: its checksum differs; use another backup")
@@ -176,27 +174,32 @@ def describe(root: Path, path: Path) -> BackupFile:
         return BackupFile(path=path.relative_to(root).as_posix(), size=file.tell(), sha256=digest)
 
 
-def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
+def copy_checked(
+    backup: BackupSource, file: BackupFile, target: Path | None, copied: Copied
+) -> None:
     """Copy a file of a backup durably and compare it with the manifest; None only compares.
 
     A file that is missing or damaged, or cannot be written, raises BackupError.
     """
-    source = backup / FILES / file.path
+    source = f"{backup}/{FILES}/{file.path}"
     digest = hashlib.sha256()
     size = 0
     try:
         with contextlib.ExitStack() as stack:
-            reading = stack.enter_context(open_plain(backup, f"{FILES}/{file.path}"))
             writing = None if target is None else stack.enter_context(open_private(target))
-            while size <= file.size and (block := reading.read(_CHUNK)):
+            for block in backup.blocks(file.path):
                 digest.update(block)
                 size += len(block)
+                if size > file.size:
+                    break
                 if writing is not None:
                     writing.write(block)
                 copied(len(block))
             if writing is not None:
                 writing.flush()
                 os.fsync(writing.fileno())
+    except BackupError:
+        raise
     except FileNotFoundError:
         raise BackupError(f"{source} is missing from the backup; use another one") from None
     except OSError as error:
@@ -220,6 +223,7 @@ def make_backup(
     *,
     clock: Callable[[], int],  # epoch milliseconds
     copied: Copied = lambda size: None,
+    scratch: bool = False,  # whether it is deleted soon, so it may lie in the data directory
 ) -> Manifest:
     """Copy an installation into a new directory, also beside a running server.
 
@@ -231,7 +235,7 @@ def make_backup(
         raise BackupError(f"{data}: there is no data directory")
     if target.exists():
         raise BackupError(f"{target} exists already: a backup needs a new directory")
-    if target.is_relative_to(data.absolute()):
+    if target.is_relative_to(data.absolute()) and not scratch:
         raise BackupError(f"{target} lies in the data directory and would be lost with it")
     refuse_unfinished(data)
     begun = target.with_name(f".{target.name}.unfinished")

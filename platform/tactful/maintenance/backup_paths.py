@@ -61,7 +61,7 @@ def secret_files(settings: Settings) -> frozenset[Path]:
     return frozenset(data / path for path in {*within, *own})
 
 
-def refuse_foreign_paths(manifest: Path, names: Iterable[str]) -> None:
+def refuse_foreign_paths(manifest: Path | str, names: Iterable[str]) -> None:
     """Raise BackupError if the paths of a manifest are not those of different plain files."""
     folders: dict[str, str] = {}
     files: set[str] = set()

@@ -16,7 +16,8 @@ import msgspec
 from tactful.config.privacy import days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
-from tactful.maintenance.backup import MANIFEST, read_manifest
+from tactful.maintenance.backup import read_manifest
+from tactful.maintenance.backup_source import MANIFEST
 from tactful_privacy.decoding import DECODE_ERRORS
 
 _EXPORT = ("export.json", "export.html")

@@ -52,6 +52,7 @@ from tactful.maintenance.backup import (
     read_signed_manifest,
 )
 from tactful.maintenance.backup_paths import is_code, secret_files
+from tactful.maintenance.backup_source import BackupSource, FolderSource, source_of
 from tactful.metadata.connections import METADATA
 from tactful.metadata.directory_lock import foreign_file
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
@@ -77,11 +78,12 @@ _DAY_MS = 86_400_000
 _STAYS = ("lock", RESTORING, JOBS, METRICS)  # what is about the machine, not its data
 
 
-def check_backup(source: Path, *, copied: Copied = lambda size: None) -> Manifest:
+def check_backup(backup: Path | BackupSource, *, copied: Copied = lambda size: None) -> Manifest:
     """Read every file of a backup and compare it with the manifest.
 
     One that is damaged or partial raises BackupError, which says what and where.
     """
+    source = source_of(backup)
     manifest = read_manifest(source)
     for file in manifest.files:
         copy_checked(source, file, None, copied)
@@ -90,7 +92,7 @@ def check_backup(source: Path, *, copied: Copied = lambda size: None) -> Manifes
 
 def restore_backup(
     settings: Settings,
-    source: Path,
+    backup: Path | BackupSource,
     *,
     clock: Callable[[], int],  # epoch milliseconds
     replace: bool = False,  # whether present data may be replaced
@@ -106,7 +108,7 @@ def restore_backup(
             another installation, or users erased since are unknown. The data directory is
             unchanged.
     """
-    data = settings.storage.data
+    data, source = settings.storage.data, source_of(backup)
     finish_restore(data)
     manifest, signer = read_signed_manifest(source)
     key = open_signing_key(data)
@@ -153,7 +155,12 @@ def restore_backup(
 
 
 def _check_target(
-    data: Path, source: Path, manifest: Manifest, secrets: Collection[Path], *, replace: bool
+    data: Path,
+    source: BackupSource,
+    manifest: Manifest,
+    secrets: Collection[Path],
+    *,
+    replace: bool,
 ) -> None:
     if foreign := {data / file.path for file in manifest.files}.intersection(secrets):
         raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
@@ -161,7 +168,8 @@ def _check_target(
         raise BackupError(f"{data} has a log and a state already: --replace replaces them")
     if other := foreign_file(data):
         raise BackupError(f"{data} is no data directory, it has {other!r}: use an empty one")
-    if source.absolute().is_relative_to(data.absolute()):
+    inside = isinstance(source, FolderSource) and source.folder.absolute()
+    if inside and inside.is_relative_to(data.absolute()):
         raise BackupError(f"{source} lies in the data directory; move it out first")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tactful.errors import StorageError
 from tactful.metadata.restore_journal import RESTORING, finish_restore
+from tactful.metadata.scratch import SCRATCH, remove_abandoned_copy
 from tactful.util.jobs import FOLDER as JOBS
 from tactful.util.signing import ADOPTED_MODELS, SIGNING_KEY, open_signing_key
 from tactful_privacy.errors import PermissionsError
@@ -21,6 +22,7 @@ _NEW = (
     JOBS,
     "lost+found",
     RESTORING,
+    SCRATCH,
     SIGNING_KEY,
     ADOPTED_MODELS,
     "metadata.db.id",
@@ -80,6 +82,7 @@ def exclusive(directory: Path, *, note: bytes = b"") -> Iterator[None]:
         holder.write(note)
         holder.flush()
         finish_restore(directory)
+        remove_abandoned_copy(directory)
         open_signing_key(directory)  # made with the directory
         try:
             yield

@@ -52,12 +52,13 @@ class S3Objects:
         self._prefix = prefix
         endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
         self._endpoint = endpoint or "AWS"
+        client = _client(endpoint, environ)
         with self._explained(""):
             self._store = S3Store(
                 bucket,
                 prefix=prefix or None,
                 config=_config(endpoint, environ),
-                client_options=_client(endpoint, environ),
+                client_options=client,
                 retry_config={
                     "max_retries": _RETRIES,
                     "retry_timeout": timedelta(seconds=_RETRY_S),
@@ -164,5 +165,10 @@ def _client(endpoint: str, environ: Mapping[str, str]) -> ClientConfig:
         "allow_http": endpoint.startswith("http://"),
     }
     if bundle := environ.get("AWS_CA_BUNDLE"):
-        client["root_certificate"] = Path(bundle).read_bytes()
+        try:
+            client["root_certificate"] = Path(bundle).read_bytes()
+        except OSError as error:
+            raise ObjectStoreError(
+                f"AWS_CA_BUNDLE names {bundle}: cannot be read: {error}"
+            ) from error
     return client

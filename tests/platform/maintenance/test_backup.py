@@ -38,8 +38,9 @@ from tactful.config.settings import Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup
-from tactful.maintenance.backup import FILES, Trust, copy_database, make_backup, read_manifest
+from tactful.maintenance.backup import Trust, copy_database, make_backup, read_manifest
 from tactful.maintenance.backup_paths import is_left_out
+from tactful.maintenance.backup_source import FILES, BackupSource
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
@@ -90,7 +91,7 @@ def fill(settings: Settings, first: int = 0) -> None:
         others(live, first)
 
 
-def restored(settings: Settings, backup: Path, **options: Any) -> Any:
+def restored(settings: Settings, backup: Path | BackupSource, **options: Any) -> Any:
     # A data directory that was lost has another signing key.
     options = {"clock": now_ms, "trust": Trust(accept_unsigned=True), **options}
     return restore_backup(settings, backup, **options)

@@ -24,7 +24,8 @@ from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError
-from tactful.maintenance.backup import FORMAT, MANIFEST, Manifest, write_manifest
+from tactful.maintenance.backup import FORMAT, Manifest, write_manifest
+from tactful.maintenance.backup_source import MANIFEST
 from tactful.maintenance.expiry import expire_backups, expire_exports, expire_models, kept_for
 from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog

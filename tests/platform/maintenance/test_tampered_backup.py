@@ -22,7 +22,6 @@ from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, SignatureError, StorageError
 from tactful.maintenance.backup import (
-    FILES,
     BackupFile,
     Manifest,
     Trust,
@@ -32,6 +31,7 @@ from tactful.maintenance.backup import (
     write_manifest,
 )
 from tactful.maintenance.backup_paths import refuse_foreign_paths
+from tactful.maintenance.backup_source import FILES
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
