@@ -127,6 +127,7 @@ class WorkerSettings:
     late_topic: str = ""  # topic for events that came too late; empty for none
     # directory, shared by all hosts, of copies of the state; empty for none
     checkpoints: Path = Path()
+    checkpoints_url: str = ""  # … or their place in a bucket: ``s3://BUCKET/PREFIX``
     checkpoint_s: PositiveInt = 300  # seconds between two copies
     shutdown_s: PositiveFloat = 35.0  # longest time to end; then the process ends without a commit
     # port for metrics, /healthz and /readyz; 0 for none

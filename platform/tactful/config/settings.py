@@ -175,6 +175,10 @@ class Settings:
             raise ConfigError("log.brokers is missing: log.kind = kafka needs their addresses")
         self._check_flink()
         self._check_retention()
+        if self.worker.checkpoints != Path() and self.worker.checkpoints_url:
+            raise ConfigError(
+                "worker.checkpoints and worker.checkpoints_url are both set: keep one"
+            )
         label = self.training.label
         if label and not is_interaction(label):
             raise ConfigError(

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tactful.config.settings import Settings, secret
+from tactful.feature_workers.checkpoint_place import checkpoint_place
 from tactful.metadata.connections import (
     kafka_settings,
     make_topic,
@@ -93,7 +94,7 @@ def prepare_worker(
         matches_topic=matches_topic,
         late_topic=share.late_topic or None,
         topic_id=topic_id(kafka),
-        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
+        checkpoints=checkpoint_place(settings),
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         engine=replace(
             engine_options(settings),

@@ -24,6 +24,7 @@ from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
 from tactful.event_log.log_offsets import LogOffsets
 from tactful.event_log.merged_log import MergedLog, Span
+from tactful.feature_workers.checkpoint_place import checkpoint_place
 from tactful.metadata.connections import kafka_settings
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
@@ -239,11 +240,11 @@ class _WorkerPart(Part):
         return replace(options, partition_of=self._topic.partition_of) if self.linked else options
 
     def hold(self, stack: contextlib.ExitStack) -> StateStore:
-        share = self._settings.worker.checkpoints
+        opened = checkpoint_place(self._settings)
         try:
             self._held = PartitionState(
                 self._folder,
-                checkpoints=None if share == Path() else share / self._folder.name,
+                checkpoints=None if opened is None else opened(self._folder.name),
                 patience_s=0.0,
             )
         except StateError as error:

@@ -1,7 +1,7 @@
 """The state of one partition, on the disk of its owner and in shared checkpoints.
 
 A state is a directory that one process at a time can open. It moves with its partition: on one host
-the next owner opens the directory; on another host it begins with the newest checkpoint in a folder
+the next owner opens the directory; on another host it begins with the newest checkpoint in a place
 that the hosts share, or at the beginning of the log. Any state of a partition, however old, leads
 to the same state by applying the log from the offset stored in it.
 """
@@ -11,18 +11,16 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from tactful_streaming.errors import StateError
+from tactful_streaming.state.checkpoints import Checkpoints, restore_newest
 from tactful_streaming.state.key_layout import read_meta
-from tactful_streaming.state.store import RocksState, restore_checkpoint
+from tactful_streaming.state.store import RocksState
 
 _logger = logging.getLogger(__name__)
 
-_KEPT = 2
 _POLL_S = 0.05
 
 
@@ -33,15 +31,17 @@ class PartitionState:
     """
 
     def __init__(
-        self, folder: Path, *, checkpoints: Path | None = None, patience_s: float = 30.0
+        self, folder: Path, *, checkpoints: Checkpoints | None = None, patience_s: float = 30.0
     ) -> None:
         """Open the state in `folder` of this host, or the newest checkpoint if that is further.
 
-        All hosts share the folder of `checkpoints`, if there is one. Another process that has the
-        state open is waited for `patience_s` seconds.
+        All hosts share the place of `checkpoints`, if there is one. Another process that has the
+        state open is waited for `patience_s` seconds. If the checkpoints cannot be read, a state of
+        this host is used as it is.
 
         Raises:
-            StateError: if another process keeps it, or it is damaged.
+            StateError: if another process keeps it, it is damaged, or there is none and the
+                checkpoints cannot be read.
         """
         self._folder = folder
         self._checkpoints = checkpoints
@@ -58,38 +58,22 @@ class PartitionState:
         """Write the committed state as the newest checkpoint; keep one older one."""
         assert self._checkpoints is not None
         meta = read_meta(self.store)
-        if meta is None:
-            return
-        target = self._checkpoints / f"{meta.offset:020}"
-        if not target.exists():
-            self.store.checkpoint(target)
-        for old in _checkpoints(self._checkpoints)[:-_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        if meta is not None:
+            self._checkpoints.write(self.store, meta.offset)
 
     def replace_checkpoints(self) -> None:
         """Replace all checkpoints by one of the committed state."""
-        old = _checkpoints(self._checkpoints)
-        if not old:
-            return
-        assert self._checkpoints is not None
-        draft = self._checkpoints / "new"
-        shutil.rmtree(draft, ignore_errors=True)
-        meta = read_meta(self.store)
-        if meta is not None:
-            self.store.checkpoint(draft)
-        try:
-            for checkpoint in old:
-                shutil.rmtree(checkpoint)
-            if meta is not None:
-                draft.rename(self._checkpoints / f"{meta.offset:020}")
-        except OSError as error:
-            raise StateError(f"{self._checkpoints}: cannot be replaced: {error}") from error
+        if self._checkpoints is not None:
+            meta = read_meta(self.store)
+            self._checkpoints.replace(self.store, None if meta is None else meta.offset)
 
     def close(self) -> None:
         """Release the state to its next owner. Closing twice is harmless."""
         if self._lock < 0:
             return
         try:
+            if self._checkpoints is not None:
+                self._checkpoints.close()
             self.store.close()
         finally:
             os.close(self._lock)
@@ -111,13 +95,15 @@ class PartitionState:
         state = self._folder / "state"
         store = RocksState(state) if state.exists() else None
         offset = _offset(store)
-        newest = next(reversed(_checkpoints(self._checkpoints)), None)
-        if newest is not None and int(newest.name) > offset:
+        if self._checkpoints is not None:
             if store is not None:
                 store.close()
-                shutil.rmtree(state)
-            restore_checkpoint(newest, state)
-            _logger.info("the state begins with the checkpoint %s", newest)
+            try:
+                restore_newest(self._checkpoints, state, offset)
+            except StateError as error:
+                if not offset:
+                    raise
+                _logger.warning("the state of this host is used: %s", error)
             store = RocksState(state)
             offset = _offset(store)
         return (RocksState(state) if store is None else store), offset
@@ -126,12 +112,3 @@ class PartitionState:
 def _offset(store: RocksState | None) -> int:
     meta = read_meta(store) if store is not None else None
     return 0 if meta is None else meta.offset
-
-
-def _checkpoints(folder: Path | None) -> list[Path]:
-    """Return the finished checkpoints, the newest last."""
-    finished: list[Path] = []
-    if folder is not None:
-        with suppress(FileNotFoundError):
-            finished = [path for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(finished)

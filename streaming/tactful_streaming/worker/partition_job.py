@@ -40,6 +40,7 @@ from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
+from tactful_streaming.state.checkpoints import OpenCheckpoints
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker import erasure
@@ -59,7 +60,7 @@ class JobOptions:
     matches_topic: str | None = None  # topic for matches of sequences and joins; None: none
     late_topic: str | None = None  # topic for events too late for a feature; None: none
     topic_id: str | None = None  # id of the log's topic, to notice its deletion; None: unchecked
-    checkpoints: Path | None = None  # folder that all hosts share; None: no checkpoints
+    checkpoints: OpenCheckpoints | None = None  # in a place that all hosts share; None: none
     dead_letter_ms: int | None = None  # age at which rejected events may be deleted; None: never
     engine: EngineOptions = DEFAULT_OPTIONS  # a job sets options that depend on its partition
     online: OpenOnline | None = None  # opens the copy of a partition's entities; None: no copy
@@ -109,7 +110,7 @@ class PartitionJob:
         checkpoints = options.checkpoints
         self._state = PartitionState(
             folder,
-            checkpoints=None if checkpoints is None else checkpoints / self._name,
+            checkpoints=None if checkpoints is None else checkpoints(self._name),
             patience_s=options.patience_s,
         )
         try:

@@ -30,6 +30,7 @@ from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.segment import BLANK
 from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.checkpoints import FolderCheckpoints
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 from tactful_streaming.windows.triggers import WindowResult
@@ -248,7 +249,7 @@ def test_deleted_bytes_leave_the_disk(tmp_path: Path, killed: bool) -> None:
 
 def test_one_checkpoint_takes_the_place_of_all(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
-    state = PartitionState(tmp_path / "own", checkpoints=checkpoints)
+    state = PartitionState(tmp_path / "own", checkpoints=FolderCheckpoints(checkpoints))
     state.replace_checkpoints()
     assert not checkpoints.exists()
     for number in range(2):

@@ -21,6 +21,7 @@ from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.errors import FencedError, LogError, StateError
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
+from tactful_streaming.state.checkpoints import checkpoints_in_folder
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import MemoryState, RocksState
 from tactful_streaming.worker.partition_job import PartitionJob
@@ -297,7 +298,8 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
 def test_another_host_goes_on(shard: Shard, tmp_path: Path, shared: bool) -> None:
     here = shard
     if shared:
-        here = replace(shard, options=replace(shard.options, checkpoints=tmp_path / "shared"))
+        place = checkpoints_in_folder(tmp_path / "shared")
+        here = replace(shard, options=replace(shard.options, checkpoints=place))
     entries = random_entries(4, 2_000)
     first = new_worker(here, checkpoint_interval_s=0)
     work_to([first], append(here, entries[:1_000]))
@@ -321,7 +323,7 @@ def test_another_host_goes_on(shard: Shard, tmp_path: Path, shared: bool) -> Non
 
 
 def test_a_state_that_is_further_than_the_checkpoint_is_kept(tmp_path: Path, shard: Shard) -> None:
-    options = replace(shard.options, checkpoints=tmp_path / "shared")
+    options = replace(shard.options, checkpoints=checkpoints_in_folder(tmp_path / "shared"))
     append(shard, random_entries(5, 600))
     records = read_topic(shard.kafka)[0]
     job = PartitionJob(0, definitions(), options)
