@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from tactful.maintenance.backup import (
     read_signed_manifest,
 )
 from tactful.maintenance.backup_source import BackupSource, FolderSource
-from tactful.maintenance.restore import check_backup, restore_backup
+from tactful.maintenance.point_in_time import PointInTime
+from tactful.maintenance.restore import Parts, check_backup, restore_backup
 from tactful.maintenance.stored_backup import (
     expire_stored_backups,
     open_stored_backup,
@@ -114,7 +115,12 @@ def _bytes_bar(
     return cli.progress_bar(quiet=quiet, total=size, unit="B", unit_scale=True, desc=stage)
 
 
-@click.command(epilog=cli.example("tactful restore /backups/monday --replace"))
+@click.command(
+    epilog=cli.example(
+        "tactful restore /backups/monday --replace",
+        "tactful restore /backups/monday --replace --until 2026-03-14T15:00:00Z --show",
+    )
+)
 @cli.settings_with(tombstones="consent.tombstones")
 @cli.json_option
 @click.argument("source", required=False, type=cli.place)
@@ -129,6 +135,13 @@ def _bytes_bar(
 )
 @cli.verify_key_option
 @cli.accept_unsigned_option
+@click.option(
+    "--until",
+    type=cli.moment,
+    metavar="TIME",
+    help="Restore what was received before TIME, such as 2026-03-14T15:00:00Z.",
+)
+@click.option("--show", is_flag=True, help="With --until: only show what would be lost.")
 @click.option("--finish", is_flag=True, help="Only finish an interrupted restore.")
 def restore(
     settings: Settings,
@@ -138,16 +151,22 @@ def restore(
     without_tombstones: bool,
     verify_key: Path | None,
     accept_unsigned: bool,
+    until: int | None,
+    show: bool,
     finish: bool,
 ) -> None:
     """Replace the data directory by the backup SOURCE; no server may be running.
 
     Users erased since the backup are erased from the restored data, before this command ends or, if
-    it is interrupted, before a server answers. Spent privacy budgets stay spent.
+    it is interrupted, before a server answers. Spent privacy budgets stay spent. With --until the
+    log goes on beyond the backup, if the data directory has it, and ends at that time.
     """
     if (source is None) != finish:
         raise click.UsageError("name the backup, or say --finish")
+    if (until is None and show) or (until is not None and finish):
+        raise click.UsageError("--show needs --until, which needs a backup")
     told: dict[str, Any] = {"data": str(settings.storage.data)}
+    lines: list[str] = []
     with exclusive(settings.storage.data), tracked(settings.storage.data, "restore") as job:
         if source is not None:
             with _bytes_bar(as_json, "restore") as bar:
@@ -155,26 +174,49 @@ def restore(
                     settings,
                     _source(source),
                     clock=now_ms,
-                    replace=replace,
+                    replace=replace or show,
                     without_tombstones=without_tombstones,
                     trust=_trust(verify_key, accept_unsigned),
+                    point=None if until is None else PointInTime(until, only_show=show),
                     copied=_counting(bar),
                     say=lambda stage: job.advance(0, 0, stage),
                 )
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
             told |= {"files": len(manifest.files), "bytes": manifest.size, "parts": parts}
-        with contextlib.closing(open_installation(settings)) as metadata:
-            suppression = open_suppression(settings, metadata, clock=now_ms)
-            erased = complete_erasures(Installation(settings, metadata, suppression, now_ms))
-        told["erasures"] = len(erased)
+            lines = list(_result(manifest, parts))
+        if not show:
+            with contextlib.closing(open_installation(settings)) as metadata:
+                suppression = open_suppression(settings, metadata, clock=now_ms)
+                erased = complete_erasures(Installation(settings, metadata, suppression, now_ms))
+            told["erasures"] = len(erased)
+            again = f"restored; {len(erased)} people were erased once more"
+            lines.insert(0, f"{settings.storage.data}: {again}")
     if as_json:
         cli.print_json(told)
         return
-    click.echo(f"{settings.storage.data}: restored; {len(erased)} people were erased once more")
-    if source is not None:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.begun_at / 1000))
-        click.echo(f"what was acknowledged up to {at} UTC is there")
-        click.echo(f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}")
+    for line in lines:
+        click.echo(line)
+
+
+def _result(manifest: Manifest, parts: Parts) -> Iterator[str]:
+    """Say up to when an installation is restored, and what is lost."""
+    cut = parts.cut
+    if cut is None:
+        yield f"what was acknowledged up to {_utc(manifest.begun_at)} is there"
+    else:
+        log = "the log continues that of the backup" if cut.continued else "only the backup's log"
+        yield f"restored up to {_utc(cut.until)} ({log}); records lost: {cut.records}"
+        if cut.first_at is not None and cut.last_at is not None:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in cut.kinds.items())
+            yield f"lost: received {_utc(cut.first_at)} to {_utc(cut.last_at)}: {kinds}"
+        if cut.state == "computed":
+            yield "features: computed from the log at the next start"
+        yield "releases, decisions of users and erasures after that time stay"
+    yield f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}"
+
+
+def _utc(time_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000))
 
 
 @click.command(epilog=cli.example("tactful expire --backups /backups --models --dry-run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import ssl
 import sys
@@ -50,7 +51,24 @@ class _Place(click.ParamType["Path | str"]):
         return str(value) if is_url(str(value)) else Path(value)
 
 
+class _Moment(click.ParamType[int]):
+    """A time as in ISO 8601, of UTC without an offset; its value is in epoch milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            time = dt.datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-03-14T15:00:00Z", param, ctx)
+        utc = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time
+        return round(utc.timestamp() * 1000)
+
+
 address = _Address()
+moment = _Moment()
 place = _Place()
 any_path = click.Path(path_type=Path)
 any_file = click.Path(dir_okay=False, path_type=Path)

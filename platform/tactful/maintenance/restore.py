@@ -25,6 +25,7 @@ nothing is released of the days that they may concern.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 import sqlite3
@@ -53,6 +54,7 @@ from tactful.maintenance.backup import (
 )
 from tactful.maintenance.backup_paths import is_code, secret_files
 from tactful.maintenance.backup_source import BackupSource, FolderSource, source_of
+from tactful.maintenance.point_in_time import Cut, PointInTime, check_until, cut_log
 from tactful.metadata.connections import METADATA
 from tactful.metadata.directory_lock import foreign_file
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
@@ -98,6 +100,7 @@ def restore_backup(
     replace: bool = False,  # whether present data may be replaced
     without_tombstones: bool = False,  # users erased since the backup are unknown: continue
     trust: Trust = Trust(),  # noqa: B008
+    point: PointInTime | None = None,  # time at which the restored data end; None: the backup's
     copied: Copied = lambda size: None,
     say: Callable[[str], None] = lambda stage: None,  # called with each stage
 ) -> tuple[Manifest, Parts]:
@@ -108,6 +111,8 @@ def restore_backup(
             another installation, or users erased since are unknown. The data directory is
             unchanged.
     """
+    if point is not None:
+        check_until(settings)
     data, source = settings.storage.data, source_of(backup)
     finish_restore(data)
     manifest, signer = read_signed_manifest(source)
@@ -131,11 +136,18 @@ def restore_backup(
         for path in secrets:
             if path.exists():
                 _copy_file(path, staged / path.relative_to(data))
+        cut = None
+        if point is not None:
+            cut = cut_log(settings, staged, manifest, point.until, copied)
         if (staged / "state" / "CURRENT").exists():
             _stop_counting(staged / "state")
         parts = keep_what_never_goes_back(
             settings, staged, clock=clock, without_tombstones=without_tombstones
         )
+        parts = dataclasses.replace(parts, cut=cut)
+        if point is not None and point.only_show:
+            shutil.rmtree(restoring)
+            return manifest, parts
         made = {"backup": manifest.begun_at, "at": clock()}
         replace_file(staged / RESTORED, msgspec.json.encode(made))
         say("place")
@@ -207,6 +219,7 @@ class Parts:
     metadata: str  # ``present``, ``backup`` or ``elsewhere``
     keyring: str  # ``present``, ``backup`` or ``elsewhere``
     erased_since: int  # known number of users erased after the backup
+    cut: Cut | None = None  # where the log was cut, of a restore up to a time
 
 
 def keep_what_never_goes_back(

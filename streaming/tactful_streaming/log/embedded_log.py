@@ -199,6 +199,12 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
         """Find the first record received at or after `timestamp`, epoch ms, or the end."""
         return self._segments.offset_at(timestamp, self.end)
 
+    def received(self, offset: int) -> int:
+        """Return when a record was received, epoch ms; OffsetError outside the log."""
+        if not self.begin <= offset < self.end:
+            raise OffsetError(f"{self._path}: there is no record {offset}")
+        return self._segments.received(offset, self._end)
+
     def trim(self, retain_from: int) -> int:
         """Drop the oldest segments that exceed the retention; return the new begin.
 
@@ -268,15 +274,19 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             return replaced
 
     def copy(
-        self, path: Path, *, copied: Callable[[int], None] = lambda size: None
+        self,
+        path: Path,
+        *,
+        until: int | None = None,  # offset of the first record that is left out; None: all
+        copied: Callable[[int], None] = lambda size: None,
     ) -> tuple[int, int]:
-        """Copy all acknowledged records to the new directory `path`; appends may continue.
+        """Copy acknowledged records to the new directory `path`; appends may continue.
 
         Segments that are open here are copied also if retention drops them meanwhile. The copy is
         complete and forced to disk on return. `copied` is called after every piece with its size,
         bytes. The result is the copy's begin and end.
         """
-        end = self.end
+        end = self.end if until is None else min(max(until, self.begin), self.end)
         path.mkdir(mode=0o700, parents=True)
         begin = self._segments.copy(path, end, copied)
         sync(path)

@@ -203,12 +203,25 @@ class SegmentList:
                 return True
         return False
 
+    def received(self, offset: int, end: int) -> int:
+        """Return the time of receipt of a record of a log that ends at `end`."""
+        segments = self._segments
+        number = bisect.bisect_right(segments, offset, key=lambda s: s.base) - 1
+        following = segments[number + 1].base if number + 1 < len(segments) else end
+        with self._index_lock:
+            self._build_index(segments[number], following)
+            return segments[number].received(offset)
+
     def copy(self, path: Path, end: int, copied: Callable[[int], None]) -> int:
         """Copy the records before `end` to directory `path`; returns the offset of the oldest."""
-        *ended, last = self._segments
+        segments = self._segments
+        count = max(1, bisect.bisect_left(segments, end, key=lambda s: s.base))
+        *ended, last = segments[:count]
         for segment in ended:
             segment.copy(path / segment.path.name, None, copied)
         with self._index_lock:
+            if count < len(segments):
+                self._build_index(last, segments[count].base)
             size = last.seek(end)
         last.copy(path / last.path.name, size, copied)
         return (ended or [last])[0].base

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from tests.platform.databases import SERVERS, empty_database
 from tests.platform.erasure.test_erase import (
     FIELDS,
     Tokens,
@@ -35,6 +36,7 @@ from tests.platform.support import Live, build, killed_after, now_ms, view
 from tactful.cli.main import main
 from tactful.config.privacy import PrivacySettings
 from tactful.config.settings import Settings
+from tactful.config.storage import MetadataSettings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup
@@ -648,3 +650,53 @@ def test_vault_keys_of_an_earlier_epoch_are_deleted(tmp_path: Path, settings: Se
     with contextlib.closing(Vault(tmp_path / "vault.db", bytes(32), keyring)) as vault:
         assert vault.open_many([sealed]) == [None]
         assert vault.reference("bob") is not None
+
+
+@pytest.fixture(params=SERVERS)
+def on_server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
+    """Settings with the metadata in a database server."""
+    database = contextlib.contextmanager(empty_database)(request, settings.storage.data)
+    with database as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METADATA_OF_BACKUPS", str(url))
+        yield replace(settings, metadata=MetadataSettings(url_env="METADATA_OF_BACKUPS"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [False, True])
+def test_metadata_in_a_database_server_are_as_they_were_left(
+    tmp_path: Path, on_server: Settings, lost: bool
+) -> None:
+    """The server has the erased users, decisions and keys, also where the machine is lost."""
+    settings, tokens = on_server, Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+    with open_keys(settings) as (_, keys):
+        _, revoked = keys.create(["ingest"])
+    backup = tmp_path / "backup"
+    manifest = make_backup(settings, backup, clock=now_ms)
+    assert any("metadata: a database of its own" in line for line in manifest.elsewhere)
+    assert not any(file.path == "metadata.db" for file in manifest.files)
+    assert scan(backup, tokens.needles())
+    with open_keys(settings) as (metadata, keys):
+        keys.revoke(revoked.id)
+        consents = ConsentStore(metadata, NOTHING, clock=now_ms)
+        consents.record("other-1", {Purpose.PERSONALISATION: False}, source="test")
+    erase(settings, tokens["user"])
+    if lost:
+        kept = settings.keyring.read_bytes()
+        remake(settings.storage.data)
+        settings.keyring.write_bytes(kept)
+    _, parts = restored(settings, backup, replace=True)
+    assert parts.metadata == "elsewhere"
+    assert not (settings.storage.data / "metadata.db").exists()
+    with installed(settings) as installation:
+        assert len(complete_erasures(installation)) == 1
+        assert tokens["user"] in installation.suppression.suppressed
+    assert scan(settings.storage.data, tokens.needles()) == {}
+    with open_keys(settings) as (metadata, keys):
+        assert [key.revoked_at is not None for key in keys.list()] == [True]
+        assert len(ConsentStore(metadata, NOTHING, clock=now_ms).history("other-1")) == 1
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/recommend", json={})
+        assert live.http.get("/v1/users/other-0/features").json()["features"]["views"] == 7
