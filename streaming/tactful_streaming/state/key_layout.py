@@ -35,7 +35,7 @@ ERASED = b"f"  # `f`: number of the last erasure that the state was purged by
 PURGING = b"p"  # `p`: present while deleted data may still be in files
 TOPIC = b"k"  # `k`: id of the Kafka topic of the state
 RESCALING = b"z"  # `z`: progress of a rescaling into this state; no engine opens it meanwhile
-REBUILD = "rebuild the state by replay from the log (rebuild=True)"
+REBUILD = "compute the state again from the log: `tactful serve --rebuild` (rebuild=True)"
 
 _T_co = TypeVar("_T_co", covariant=True)
 
