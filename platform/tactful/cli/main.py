@@ -78,6 +78,7 @@ _HELP = {
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",
+    "tenants": "List, add and remove the shops of one installation.",
     "backup": "Copy the installation to a new directory TARGET, with or without a running server.",
     "restore": "Replace the data directory by the backup SOURCE; no server may be running.",
     "expire": "Remove backups, exports and models that are older than [retention] allows.",
@@ -97,6 +98,7 @@ _MODULES = {
     "worker": "serve",
     "check-data": "check_data",
     "flags": "flags.files",
+    "tenants": "tenants.manage",
     "domains": "domains.keys",
     **{name: f"streaming.{name}" for name in ("sink", "flink")},
 }

@@ -18,8 +18,10 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.client.trust import tls_context
-from tactful.config.load import load_settings
-from tactful.errors import TactfulError
+from tactful.config.load import load_settings, load_tenant
+from tactful.config.settings import Settings
+from tactful.config.tenants import model_store
+from tactful.errors import ConfigError, TactfulError
 from tactful.metadata.directory_lock import open_directory
 from tactful.util.addresses import with_scheme
 from tactful.util.jobs import Job
@@ -79,6 +81,7 @@ existing_directory = click.Path(exists=True, file_okay=False, path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 config_option = click.option("--config", type=any_path, help="Settings file.")
 data_option = click.option("--data", type=any_path, help="Data directory.")
+tenant_option = click.option("--tenant", help="Shop of an installation of several.")
 
 key_file_option = click.option(
     "--key-file", type=existing_file, help="File with the API key; else TACTFUL_API_KEY is used."
@@ -167,26 +170,47 @@ def url_option(command: _Command) -> _Command:
 
 
 def settings_with(
-    *, opens: bool = True, **keys: str
+    *, opens: bool = True, for_all: bool = False, **keys: str
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds `--config` and `--data` and passes their `settings`.
+    """Return a decorator that adds `--config`, `--data` and `--tenant` and passes `settings`.
 
     Options of the command override settings: ``settings_with(port="server.port")``. The permissions
-    of an existing data directory are checked, if the command `opens` it.
+    of an existing data directory are checked, if the command `opens` it. A command `for_all` needs
+    no `--tenant` in an installation of several shops; the settings are then those of the
+    installation.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
-        def call(config: Path | None, data: Path | None, **values: Any) -> Any:
+        def call(config: Path | None, data: Path | None, tenant: str | None, **values: Any) -> Any:
             overrides = {key: values.pop(name) for name, key in keys.items()}
             settings = load_settings(config, overrides={"storage.data": data, **overrides})
+            if tenant is not None:
+                if data is not None:
+                    raise click.UsageError("--tenant has a data directory: leave --data out")
+                settings = load_tenant(settings, tenant, overrides=overrides)
+            if settings.tenants.name:
+                os.environ.update(model_store(settings))
+            elif settings.tenants.directory != Path() and not for_all:
+                raise ConfigError("this installation has tenants: name one by --tenant")
             if opens and settings.storage.data.is_dir():
                 open_directory(settings.storage.data)
             return command(settings=settings, **values)
 
-        return with_options(config_option, data_option)(call)
+        return with_options(config_option, data_option, tenant_option)(call)
 
     return decorate
+
+
+def with_installation(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config` and pass the `settings` of the installation, whatever its tenants."""
+
+    @wraps(command)
+    def call(config: Path | None, **values: Any) -> Any:
+        settings: Settings = load_settings(config)
+        return command(settings=settings, **values)
+
+    return config_option(call)
 
 
 with_settings = settings_with()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import click
 
@@ -29,7 +30,11 @@ _accept_loss = click.option(
     epilog=cli.example("tactful serve --dev", "tactful serve --host 0.0.0.0 --workers 3")
 )
 @cli.settings_with(
-    host="server.host", port="server.port", dev="server.dev", workers="server.workers"
+    for_all=True,
+    host="server.host",
+    port="server.port",
+    dev="server.dev",
+    workers="server.workers",
 )
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one.")
@@ -46,6 +51,8 @@ def serve(
 ) -> None:
     """Run a server: ingestion, engine and recommendation, in one process or several.
 
+    With tenants it serves all of them, or by --tenant one alone.
+
     Exit code 75: start it again.
     """
     if supervise:
@@ -54,14 +61,21 @@ def serve(
                 "--supervise not with --rebuild or --accept-loss: a crash would begin it again"
             )
         supervise_this(again=RESTART)
+    all_tenants = settings.tenants.directory != Path() and not settings.tenants.name
+    if all_tenants and (rebuild or accept_loss):
+        raise click.UsageError("--rebuild and --accept-loss are for one shop: add --tenant")
     if accept_loss:
         with exclusive(settings.storage.data):
             _accept_losses(settings)
-    # Here, since it takes 150 MB that a supervising process does without.
+    # Here, since they take 150 MB that a supervising process does without.
+    from tactful.tenants.run import run_tenants
     from tactful.workers.pool import run_server
 
     try:
-        run_server(settings, rebuild=rebuild, as_json=as_json)
+        if all_tenants:
+            run_tenants(settings, as_json=as_json)
+        else:
+            run_server(settings, rebuild=rebuild, as_json=as_json)
     except TactfulError as error:
         if not _may_pass(error):
             raise

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tactful.config.settings import Settings
+from tactful.config.tenants import FILE, check_name, tenant_names, tenant_values, tenants_directory
 from tactful.errors import ConfigError
 
 _PREFIX = "TACTFUL_"
@@ -45,11 +46,44 @@ def load_settings(
     if path is not None:
         values.update(_from_file(path))
     values.update(_from_environment(environ))
+    values.update(_overridden(overrides))
+    return _assemble(values)
+
+
+def load_tenant(
+    settings: Settings, name: str, *, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read the settings of a tenant of an installation; see `tactful.config.tenants`.
+
+    `overrides` are those of `load_settings`.
+
+    Raises:
+        ConfigError: if there is no such tenant, or its file is wrong.
+    """
+    folder = tenants_directory(settings) / check_name(name)
+    if not folder.is_dir():
+        known = ", ".join(tenant_names(settings)) or "none"
+        raise ConfigError(
+            f"there is no tenant {name!r} (known are: {known}); `tactful tenants add {name}` makes "
+            "it"
+        )
+    file = folder / FILE
+    own = _from_file(file) if file.is_file() else {}
+    values = tenant_values(settings, name, own, file)
+    values.update(_overridden(overrides))
+    return _assemble(values)
+
+
+def _overridden(overrides: Mapping[str, Any] | None) -> dict[tuple[str, str], Any]:
+    values = {}
     for name, value in (overrides or {}).items():
         if value is not None:
             section, _, key = name.partition(".")
             values[section, key] = _convert(section, key, value, f"option {name}", strict=True)
+    return values
 
+
+def _assemble(values: Mapping[tuple[str, str], Any]) -> Settings:
     sections: dict[str, Any] = {}
     for section, kind in _sections().items():
         own = {key: value for (owner, key), value in values.items() if owner == section}

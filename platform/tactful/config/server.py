@@ -151,6 +151,10 @@ class LimitSettings:
     # requests and events a second with one browser key, averaged over 10 s; 0 for no limit
     browser_key_rate: Annotated[float, Meta(ge=0)] = 1_000.0
     device_rate: Annotated[float, Meta(ge=0)] = 30.0  # the same of one device
+    # requests with a key, and events, a second, of all keys together, averaged over 10 s; 0 for no
+    # limit
+    request_rate: Annotated[float, Meta(ge=0)] = 0.0
+    event_rate: Annotated[float, Meta(ge=0)] = 0.0
     # devices that one address may make known in an hour, with one browser key; 0 for no limit
     new_devices_per_hour: Annotated[int, Meta(ge=0)] = 30
 

@@ -42,6 +42,7 @@ from tactful.config.server import (
 )
 from tactful.config.speech import SpeechSettings
 from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings, StorageSettings
+from tactful.config.tenants import TenantSettings
 from tactful.config.understanding import UnderstandingSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
@@ -96,6 +97,7 @@ class Settings:
     domains: DomainSettings = field(default_factory=DomainSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    tenants: TenantSettings = field(default_factory=TenantSettings)
 
     @property
     def shared(self) -> bool:

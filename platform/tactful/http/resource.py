@@ -97,7 +97,7 @@ class Resource:
         """Answer one request; return the status, 499 if the client has gone."""
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        request_id = _request_id(headers)
+        request_id = request_id_of(headers)
         try:
             reply = await self._answer(scope, receive, headers)
         except Disconnected:
@@ -146,6 +146,8 @@ class Resource:
         call = Call(scope, receive, headers, key, limit, timeout, gzip)
         if key.limits is not None:
             self._host.key_counters.request(key)
+        if settings.limits.request_rate and endpoint.scope is not None:
+            self._host.rates.count_request()
         if call.public:
             self._host.rates.count(key.id)
             call.limit_body(settings.limits.browser_body_bytes)
@@ -268,12 +270,13 @@ def route(
             resource, scope[PARAMETERS] = paths.find(scope["raw_path"])
             await (resource or _not_found)(scope, receive, send)
         elif scope["type"] == "lifespan" and lifespan is not None:
-            await _run_lifespan(lifespan, receive, send)
+            await run_lifespan(lifespan, receive, send)
 
     return application
 
 
-async def _run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> None:
+async def run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> None:
+    """Start, say so, and stop when the server does."""
     await receive()
     try:
         await lifespan.start()
@@ -293,8 +296,12 @@ async def _run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> Non
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    request_id = _request_id(dict(scope["headers"]))
-    error = ProblemError("not_found", "GET /docs describes all paths")
+    await send_problem(ProblemError("not_found", "GET /docs describes all paths"), scope, send)
+
+
+async def send_problem(error: ProblemError, scope: Scope, send: Send) -> None:
+    """Send a problem as the whole response."""
+    request_id = request_id_of(dict(scope["headers"]))
     await send_reply(_problem_reply(error, request_id), request_id, send)
 
 
@@ -308,7 +315,7 @@ def _problem_reply(error: ProblemError, request_id: bytes) -> Reply:
     return Reply(error.kind.status, body, problems.MEDIA_TYPE, tuple(headers))
 
 
-def _request_id(headers: Mapping[bytes, bytes]) -> bytes:
+def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the caller's request id if it is valid, else a new one."""
     sent = headers.get(b"x-request-id")
     if sent is not None and _REQUEST_ID.fullmatch(sent):

@@ -88,18 +88,21 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 async def _post_events(platform: Platform, call: Call) -> Reply:
     options: dict[str, Any]
     with EventQuota(platform.key_counters, call.key) as quota:
-        if call.public:
 
-            def count(number: int, devices: list[str | None]) -> None:
+        def count(number: int, devices: list[str | None]) -> None:
+            platform.rates.count_events(number)
+            if call.public:
                 platform.rates.count(call.browser_key, number, devices)
+            if call.key.limits is not None:
                 quota.count(number)
 
-            options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
+        if call.public:
+            options = {"sender": BROWSER, "forbidden": browser.refused}
         else:
             place, import_id = place_of(call.headers), await import_of(platform, call)
             options = {"place": place, "import_id": import_id}
-            if call.key.limits is not None:
-                options["count"] = lambda number, _: quota.count(number)
+        if call.public or call.key.limits is not None or platform.settings.limits.event_rate:
+            options["count"] = count
         if opts_out(platform, call):
             options["opted_out"] = True
         accepted = await platform.ingest.events(await call.body(), call.content_type, **options)

@@ -115,6 +115,10 @@ class ValidKeys:
             return None
         return about.expires_at
 
+    def knows(self, key: str) -> bool:
+        """Return whether this is a key that is not revoked, without counting a use."""
+        return self._known(key) is not None
+
     def take_uses(self) -> list[str]:
         """Return the ids of keys that were used for the first time on a day, once."""
         taken, self._new_uses = self._new_uses, set()

@@ -74,10 +74,18 @@ class Metrics:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic
+        self,
+        registry: CollectorRegistry,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        tenant: str = "",
     ) -> None:
-        """Register the metrics in `registry`; `clock` returns monotonic seconds."""
+        """Register the metrics in `registry`; `clock` returns monotonic seconds.
+
+        With a `tenant`, every published sample has its name as the label ``tenant``.
+        """
         self._registry = registry
+        self._tenant = tenant
         self.others = SummedRegistry(registry)
         self._public = PublicMetrics(self.others, clock)
         self._clock = clock
@@ -235,7 +243,27 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""
-        return generate_latest(self._public)
+        return generate_latest(
+            _Labelled(self._public, self._tenant) if self._tenant else self._public
+        )
+
+
+class _Labelled(Collector):
+    """Collector that adds the name of a tenant to every sample of another one."""
+
+    def __init__(self, collector: Collector, tenant: str) -> None:
+        """Label the samples of `collector`."""
+        self._collector = collector
+        self._tenant = tenant
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families for `generate_latest`."""
+        for family in self._collector.collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, "tenant": self._tenant})
+                for sample in family.samples
+            ]
+            yield family
 
 
 def _phrase_seconds(registry: CollectorRegistry) -> Histogram:

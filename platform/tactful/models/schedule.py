@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
+from tactful.config.tenants import model_store
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.metadata.lease import Lease
 from tactful.models.audit_log import FENCE, ModelChange
@@ -320,4 +321,4 @@ def environment(settings: Settings) -> dict[str, str]:
             if isinstance(value, Path) and value != Path():  # which stands for none
                 text = str(value.absolute())
             variables[f"TACTFUL_{section.name}__{field.name}".upper()] = text
-    return variables
+    return variables | (model_store(settings) if settings.tenants.name else {})

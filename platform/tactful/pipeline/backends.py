@@ -389,7 +389,8 @@ class _Opening:
             options = replace(
                 engine_options(self.settings),
                 memory_bytes=memory_limit(self.settings.engine),
-                resident=own_memory,
+                # The memory of a process of several tenants is not that of one engine.
+                resident=None if self.settings.tenants.name else own_memory,
                 consumers=consumers,
                 suppressed=self.suppressed,
                 cleaner=self.rules,

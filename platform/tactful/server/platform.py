@@ -155,7 +155,7 @@ class Platform:
         settings, clock = installation.settings, installation.clock
         self.resources = resources
         self.settings = settings
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics(CollectorRegistry(), tenant=settings.tenants.name)
         self.history = MetricHistory(settings.storage.data / FILE)
         resources.closing.callback(self.history.close)
         self.started_at = clock()

@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ from tactful.metrics.registry import SummedRegistry
 from tactful.recommend.build import Counts, build, open_counts
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful.statistics.service import SECRET, open_statistics
+from tactful.statistics.service import SECRET, PrivateStatistics, open_statistics
 from tactful.util.process_tuning import end_start, return_large_pieces, returning_large_pieces
 from tactful.workers import ipc
 from tactful.workers.state_server import StateServer
@@ -278,6 +279,52 @@ def run_pool(
     return run_loop(serve())
 
 
+@dataclass(frozen=True)
+class OpenedServer:
+    """The opened parts of a server that does not accept requests yet."""
+
+    platform: Platform
+    statistics: PrivateStatistics | None
+    counts: Counts
+
+
+def open_server(settings: Settings, *, rebuild: bool) -> OpenedServer:
+    """Open data and statistics of an installation, or raise `TactfulError`."""
+    with exclusive(settings.storage.data):
+        pass  # completes an interrupted restore before anything is opened
+    try:
+        statistics = open_statistics(settings)
+        consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
+        counts = open_counts(settings, None if statistics is None else statistics.trends())
+        with compilations() as compiled:
+            platform = Platform.open(
+                settings,
+                partial(build, **counts.options()),
+                consumers={**consumers, **counts.consumers()},
+                statistics=statistics,
+                rebuild=rebuild,
+            )
+        _log_compilations(compiled)
+    except StreamingError as error:
+        raise TactfulError(str(error)) from error
+    except PrivacyError as error:
+        where = f"{named(ledger_location(settings))}, {settings.storage.data / SECRET}"
+        raise TactfulError(f"{where}: {error}") from error
+    return OpenedServer(platform, statistics, counts)
+
+
+def open_listener(server: ServerSettings) -> socket.socket:
+    """Prepare this process to serve, and open the socket; TactfulError if it is not possible."""
+    return_large_pieces()  # before there are threads, which choose an arena
+    certificate = open_certificate(server)  # now: workers would fail again and again
+    for warning in [] if certificate is None else certificate.warnings():
+        logger.warning("%s", warning)
+    try:
+        return listen(server.host, server.port)
+    except OSError as error:
+        raise TactfulError(f"{server.host}:{server.port}: {error.strerror or error}") from error
+
+
 def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -285,36 +332,10 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
         TactfulError: the address is taken, the data cannot be opened, or the server cannot start.
     """
     logs.configure(settings.logging)
-    return_large_pieces()  # before there are threads, which choose an arena
     server = settings.server
-    certificate = open_certificate(server)  # now: workers would fail again and again
-    for warning in [] if certificate is None else certificate.warnings():
-        logger.warning("%s", warning)
-    try:
-        listener = listen(server.host, server.port)
-    except OSError as error:
-        raise TactfulError(f"{server.host}:{server.port}: {error.strerror or error}") from error
-    with listener:
-        with exclusive(settings.storage.data):
-            pass  # completes an interrupted restore before anything is opened
-        try:
-            statistics = open_statistics(settings)
-            consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
-            counts = open_counts(settings, None if statistics is None else statistics.trends())
-            with compilations() as compiled:
-                platform = Platform.open(
-                    settings,
-                    partial(build, **counts.options()),
-                    consumers={**consumers, **counts.consumers()},
-                    statistics=statistics,
-                    rebuild=rebuild,
-                )
-            _log_compilations(compiled)
-        except StreamingError as error:
-            raise TactfulError(str(error)) from error
-        except PrivacyError as error:
-            where = f"{named(ledger_location(settings))}, {settings.storage.data / SECRET}"
-            raise TactfulError(f"{where}: {error}") from error
+    with open_listener(server) as listener:
+        opened = open_server(settings, rebuild=rebuild)
+        platform, statistics, counts = opened.platform, opened.statistics, opened.counts
         started = partial(_announce, platform, server, listener, as_json)
         if server.workers:
             served = run_pool(
@@ -334,6 +355,12 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             raise TactfulError("the server could not start; its log says why")
 
 
+def url_of(server: ServerSettings, listener: socket.socket) -> str:
+    """Return the address of a server that listens."""
+    name = f"[{server.host.strip('[]')}]" if ":" in server.host else server.host
+    return f"{server.scheme}://{name}:{listener.getsockname()[1]}"
+
+
 def _log_compilations(compiled: Sequence[Compilation]) -> None:
     """Log what a first start has compiled, which later ones do not do."""
     if not compiled:
@@ -348,9 +375,7 @@ def _announce(
     platform: Platform, server: ServerSettings, listener: socket.socket, as_json: bool
 ) -> None:
     """Print the address of the server that has started."""
-    bound = listener.getsockname()[1]
-    name = f"[{server.host.strip('[]')}]" if ":" in server.host else server.host
-    url = f"{server.scheme}://{name}:{bound}"
+    url = url_of(server, listener)
     if as_json:
         click.echo(msgspec.json.encode({"url": url, "pid": os.getpid(), "dev": server.dev}))
     else:

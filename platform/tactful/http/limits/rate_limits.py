@@ -1,4 +1,4 @@
-"""Rates of browser keys and of devices, for all processes of one server together.
+"""Rates of browser keys, of devices and of all together, for all processes of one server together.
 
 Everybody can read a browser key, so everybody can send with it. Each request and each event counts
 for its key and its device (GCRA, the leaky bucket of ATM Forum TM 4.0 as a time): a cell holds the
@@ -6,7 +6,7 @@ time by which all that was counted would have come at the allowed rate, and refu
 more than ten seconds ahead. Ids select cells by a keyed hash, so memory is constant and a sender
 cannot choose whom to share a cell with::
 
-    secret 16 bytes | cells of keys: float64 [1,024] | cells of devices: float64 [65,536]
+    secret 16 bytes | cells of keys: float64 [1,024] | cells of devices: float64 [65,536] | all
 
 The processes share this memory without a lock: two that count in the same microsecond may count
 one. A flood of ids from one key is stopped by the limit of the key, which is charged first: the
@@ -31,6 +31,7 @@ from tactful.schemas.problems import ProblemError
 _BURST_S = 10.0
 _KEYS = 1_024
 _DEVICES = 65_536
+_ALL = 2  # requests, events
 _SECRET = 16
 
 
@@ -55,7 +56,9 @@ class RateLimits:
         self._secret = bytes(mapped[:_SECRET])
         cells = mapped[_SECRET:].cast("d")
         self._keys = cells[:_KEYS], settings.browser_key_rate
-        self._devices = cells[_KEYS:], settings.device_rate
+        self._devices = cells[_KEYS : _KEYS + _DEVICES], settings.device_rate
+        self._requests = cells[-2:-1], settings.request_rate
+        self._events = cells[-1:], settings.event_rate
         self._clock = clock
 
     def count(self, key: str, number: int = 1, devices: Iterable[str | None] = ()) -> None:
@@ -71,8 +74,22 @@ class RateLimits:
             if device is not None:
                 self._charge(*self._devices, device, times, "a device")
 
+    def count_request(self) -> None:
+        """Count a request with a key; raise `ProblemError` if all keys together send too many."""
+        self._charge(*self._requests, "", 1, "this shop", "requests")
+
+    def count_events(self, number: int) -> None:
+        """Count events of any sender; see `count_request`."""
+        self._charge(*self._events, "", number, "this shop", "events")
+
     def _charge(
-        self, cells: memoryview[float], rate: float, sender: str, number: int, name: str
+        self,
+        cells: memoryview[float],
+        rate: float,
+        sender: str,
+        number: int,
+        name: str,
+        counted: str = "requests and events",
     ) -> None:
         if not rate:
             return
@@ -83,14 +100,14 @@ class RateLimits:
         if wait > 0:
             raise ProblemError(
                 "too_many_requests",
-                f"{name} sends more than {rate:g} requests and events a second",
+                f"{name} sends more than {rate:g} {counted} a second",
                 retry_after=math.ceil(wait),
             )
         cells[cell] = max(cells[cell], now) + number / rate
 
 
 def _new_memory() -> int:
-    memory = shared_memory("tactful-rates", _SECRET + 8 * (_KEYS + _DEVICES))
+    memory = shared_memory("tactful-rates", _SECRET + 8 * (_KEYS + _DEVICES + _ALL))
     os.pwrite(memory, os.urandom(_SECRET), 0)
     return memory
 
