@@ -27,6 +27,7 @@ from benchmarks.streaming.engine import hll_error, six_windows, spill
 from benchmarks.streaming.events import broker
 from benchmarks.streaming.freshness import Run, as_figure, freshness, observe, pooled
 from benchmarks.streaming.kills import APACHE, PLANTED, kills, kills_apache, kills_planted
+from benchmarks.streaming.partitions import cpu_by_partitions
 from benchmarks.streaming.peers import Contest
 from benchmarks.streaming.server import worker
 
@@ -37,6 +38,7 @@ PARTS = (
     "decay",
     "cep",
     "six-windows",
+    "partitions",
     "freshness-embedded",
     "freshness-kafka-redis",
     "spill",
@@ -74,6 +76,14 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
         (
             (("six_windows_decode_share", "1"),),
             lambda: six_windows(quick),
+        ),
+        (
+            (
+                ("cpu_us_per_event_1_partition", "us"),
+                ("cpu_us_per_event_50_partitions", "us"),
+                ("cpu_50_partitions_vs_1", "1"),
+            ),
+            lambda: cpu_by_partitions(quick),
         ),
         ((("freshness_p99_ms_embedded", "ms"),), lambda: [_embedded(quick, scratch)]),
         ((("freshness_p99_ms_kafka_redis", "ms"),), lambda: _kafka_redis(quick, scratch)),

@@ -22,7 +22,7 @@ from tactful_streaming.definitions.model import (
     Feature,
 )
 from tactful_streaming.patterns.match import Operator
-from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.columns import NO_ROWS, Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.shared_aggregate import Source
 
@@ -79,6 +79,7 @@ class Plan:
         self.codes: Mapping[str, int] = _Codes(types)
         custom = {t for t in types if t.startswith(CUSTOM_PREFIX)} - created
         self.of_store: dict[tuple[str, int], tuple[Source, NDArray[np.bool_]]] = {}
+        self.codes_of: dict[tuple[str, int], frozenset[int]] = {}  # codes counted
         self.of_entity: dict[str, NDArray[np.bool_]] = {}
         for entity, of in stores.items():
             for number, store in enumerate(of):
@@ -86,6 +87,7 @@ class Plan:
                 counted |= custom if CUSTOM_EVENTS in counted else set()
                 wanted = np.array([type_ in counted for type_ in [*types, None]])
                 self.of_store[entity, number] = store.source, wanted
+                self.codes_of[entity, number] = frozenset(np.flatnonzero(wanted).tolist())
                 self.of_entity[entity] = wanted | self.of_entity.get(entity, False)
         sources = sources_of(f for table in tables.values() for f in table.features)
         for operator in operators:
@@ -122,6 +124,11 @@ class Columns:
         codes = map(self._plan.codes.__getitem__, map(attrgetter("type"), events))
         return np.fromiter(codes, np.int64, len(events))
 
+    @cached_property
+    def _present(self) -> frozenset[int]:
+        """Different codes of the events."""
+        return frozenset(self._codes.tolist())
+
     def keys(self, entity: str) -> Sequence[str | None]:
         """Return the key of the `entity` of each event; None if no feature counts it."""
         keys = self.texts(entity_source(entity))
@@ -135,6 +142,8 @@ class Columns:
 
         `rows` holds the row of its entity of each event of the batch, -1 where there is none.
         """
+        if self._plan.codes_of[entity, number].isdisjoint(self._present):
+            return NO_ROWS  # a small batch has few of the types: most aggregates count none of it
         source, wanted = self._plan.of_store[entity, number]
         counts = wanted[self._codes]
         counts &= rows >= 0

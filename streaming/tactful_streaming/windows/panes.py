@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.kernels.feature_reads import load_add_panes
+from tactful_streaming.kernels.pane_counts import load_count_panes
 from tactful_streaming.windows.columns import NO_ROWS, Selection, grown
 from tactful_streaming.windows.pane_columns import PanedColumn, PanedWindow
 
@@ -173,6 +174,15 @@ class PaneTable:
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, cells: Rows, panes: Rows, amounts: Floats | None) -> None:
         """Fold ``amounts[i]``, or ones, into pane ``panes[i]`` of ``cells[i]``, in order."""
+        if self._adds:
+            self._reserve(len(cells))
+            self._size = load_count_panes()(
+                np.ascontiguousarray(cells, np.int64),
+                np.ascontiguousarray(panes, np.int64),
+                _ALL_ONE if amounts is None else np.ascontiguousarray(amounts, np.float64),
+                *(self._head, self._panes, self._values, self._older, self._cells, self._size),
+            )
+            return
         entries = self._entries(cells, panes)
         self._fold.combine.at(self._values, entries, 1.0 if amounts is None else amounts)
 
