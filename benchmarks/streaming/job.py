@@ -76,6 +76,8 @@ def main(kind: str, servers: str, topic: str, output: str, count: int, folder: P
         for job in worker.jobs.values():
             end = Tick(timestamp=job.watermark + _AFTER_ALL_MS)
             job.apply([(job.offset, encode_entry(end, "json"))])
+            while job.is_emitting:
+                job.emit_portion()
         worker.commit()
         wall = time.perf_counter() - started[0]
         cpu = time.process_time() - started[1]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.contract.log_entries import Record, Transfer, payloads_of
 from tactful_streaming.engine.admission import AdmittedBatch
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.engine.selection import Batch, Columns, entity_source
 from tactful_streaming.identity.resolver import Move
+from tactful_streaming.kernels.pane_counts import load_count_panes
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.patterns.match import action_of, former_id
+from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.triggers import BatchSplitter, WindowResult
 
 _logger = logging.getLogger(__name__)
+
+_Selected = tuple[EntityTable, str, int, Rows, Rows]
+"""A table, its entity, an aggregate's number, the rows of all events, and those that count."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,18 @@ class BatchApplier:
     def __init__(self, state: EngineState) -> None:
         """Apply to `state`."""
         self._state = state
+        load_count_panes()  # or the first batch would wait for it
         emits = state.options.on_results is not None
         self._splitter = BatchSplitter(
             state.definitions.features if emits else (), state.options.allowed_lateness_ms
         )
 
-    def apply(self, records: Sequence[Record]) -> Applied:
-        """Count log records, none of which was applied before."""
+    def apply(self, records: Sequence[Record]) -> Generator[None, None, Applied]:
+        """Count log records, none of which was applied before; return the counts.
+
+        It yields after each portion of the results of windows. Until it has returned, the state is
+        that of a part of the batch.
+        """
         state = self._state
         before = state.watermark
         admitted = state.admission.admit(payloads_of(records))
@@ -77,7 +88,7 @@ class BatchApplier:
             for move in moves:
                 self._move(move)
             columns = Columns(state.plan, state.projection, part, before)
-            evicted += self._aggregate(columns, before, begin, late)
+            evicted += yield from self._aggregate(columns, before, begin, late)
             self._match(columns, admitted, items)
             if part.events:
                 before = int(part.watermarks[-1])
@@ -104,7 +115,7 @@ class BatchApplier:
 
     def _aggregate(
         self, columns: Columns, before: int, begin: int, late: dict[str, list[int]]
-    ) -> int:
+    ) -> Generator[None, None, int]:
         """Count a part of a batch, and emit the windows that end; return the evicted groups.
 
         The part begins at position `begin` of the batch, with the watermark `before` it. `late`
@@ -113,20 +124,7 @@ class BatchApplier:
         state, batch, evicted = self._state, columns.batch, 0
         if not batch.events:
             return evicted
-        selected = []
-        for entity, table in state.tables.items():
-            keys = columns.keys(entity)
-            if (tracked := state.options.tracked.get(entity)) is not None:
-                keys = [key if key in tracked else None for key in keys]
-            rows = table.touch(keys, columns.timestamps)
-            for number in range(len(table.aggregates)):
-                chosen = columns.select(entity, number, rows)
-                if len(chosen):
-                    selected.append((table, entity, number, rows, chosen))
-        if "session" in state.tables and "session" not in state.options.tracked:
-            for session, user in zip(columns.texts("session_id"), batch.users, strict=True):
-                if session is not None and user is not None:
-                    state.owners[session] = user
+        selected = self._select(columns)
         pieces = [(0, len(batch.events))]
         if self._splitter.has_windows:
             pieces = self._splitter.split(columns.timestamps, batch.watermarks, before)
@@ -143,8 +141,7 @@ class BatchApplier:
                     late.setdefault(name, []).extend((begin + chosen[positions]).tolist())
             if self._splitter.has_windows:
                 reached = int(batch.watermarks[end - 1])
-                for table in state.tables.values():
-                    results += table.emit(before, reached)
+                yield from self._emit(before, reached, results)
                 before = reached
         horizon = max(int(batch.watermarks[-1]) - state.options.allowed_lateness_ms, 0)
         for table in state.tables.values():
@@ -152,6 +149,41 @@ class BatchApplier:
         if results and state.options.on_results is not None:
             state.options.on_results(results)
         return evicted
+
+    def _select(self, columns: Columns) -> list[_Selected]:
+        """Find the row of each event, and the events that count for each aggregate."""
+        state, selected = self._state, list[_Selected]()
+        for entity, table in state.tables.items():
+            keys = columns.keys(entity)
+            if (tracked := state.options.tracked.get(entity)) is not None:
+                keys = [key if key in tracked else None for key in keys]
+            rows = table.touch(keys, columns.timestamps)
+            for number in range(len(table.aggregates)):
+                chosen = columns.select(entity, number, rows)
+                if len(chosen):
+                    selected.append((table, entity, number, rows, chosen))
+        if "session" in state.tables and "session" not in state.options.tracked:
+            for session, user in zip(columns.texts("session_id"), columns.batch.users, strict=True):
+                if session is not None and user is not None:
+                    state.owners[session] = user
+        return selected
+
+    def _emit(
+        self, before: int, reached: int, results: list[WindowResult]
+    ) -> Generator[None, None, None]:
+        """Add the results of the windows that end to `results`, and pass on whole portions."""
+        options = self._state.options
+        most, emit = options.portion_rows, options.on_results
+        rows = sum(len(result.keys) for result in results)
+        for table in self._state.tables.values():
+            for result in table.emit(before, reached, most):
+                results.append(result)
+                rows += len(result.keys)
+                if rows >= most and emit is not None:
+                    emit([*results])
+                    results.clear()
+                    rows = 0
+                    yield
 
     def _needed_moves(self, admitted: AdmittedBatch) -> list[tuple[int, int, Move]]:
         """Select the moves of existing histories: each of them splits the batch."""

@@ -10,7 +10,7 @@ The results follow from the log alone, never from its division into batches.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -112,10 +112,24 @@ class Engine(EngineReads):
         An error of a consumer leaves the memory half changed: the engine then refuses to go on, and
         opening it again continues from the last commit.
         """
+        portions = self.apply_in_portions(records)
+        while True:
+            try:
+                next(portions)
+            except StopIteration as end:
+                applied: Applied = end.value
+                return applied
+
+    def apply_in_portions(self, records: Sequence[Record]) -> Generator[None, None, Applied]:
+        """Like :meth:`apply`, but yield after each portion of the results of windows.
+
+        Other work is possible between two portions. The engine refuses to commit or apply anything
+        else until all of them were read: its state belongs to a part of the batch.
+        """
         self._state.check_usable()
         self._state.broken = True
         self._limit_memory(len(records))
-        applied = self._applier.apply(from_offset(records, self.offset))
+        applied = yield from self._applier.apply(from_offset(records, self.offset))
         self._state.broken = False
         return applied
 

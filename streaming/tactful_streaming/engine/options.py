@@ -104,7 +104,8 @@ class EngineOptions:
             commit; histories of devices that are merged into a tracked user must be tracked, too.
         also_reads: features of other engines: the fields that they read are decoded, and so
             checked, by this one too.
-        on_results: called with the results of windows that ended.
+        on_results: called with the results of windows that ended, some `portion_rows` rows at once.
+        portion_rows: rows after which results are passed on, however many windows end at once.
         on_late: called with events that came too late for some features.
         on_match: called with matches of sequences and joins.
         on_dead_letter: called with records that do not count.
@@ -128,6 +129,7 @@ class EngineOptions:
     tracked: Mapping[str, Container[str]] = field(default_factory=dict)
     also_reads: tuple[Feature, ...] = ()
     on_results: Callable[[list[WindowResult]], None] | None = None
+    portion_rows: int = 50_000
     on_late: Callable[[list[LateEvent]], None] | None = None
     on_match: Callable[[list[Match]], None] | None = None
     on_dead_letter: Callable[[list[DeadLetter]], None] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from tactful_streaming.windows.packed_entity import NEWEST, decode_all, encode
 from tactful_streaming.windows.reads import ColumnCache, LazyValues, Placing, View
 from tactful_streaming.windows.shared_aggregate import Outcome, Value, make_shared_aggregates
 from tactful_streaming.windows.triggers import (
+    ALL_ROWS,
     WindowResult,
     drop_infinite,
     emit_windows,
@@ -203,22 +204,22 @@ class EntityTable:
         """Return a watermark before which no window counted now ends; None without any."""
         return next_pending(self._emitting, watermark)
 
-    def emit(self, before: int, after: int) -> list[WindowResult]:
-        """Return windows with ends in ``(before, after]``, and earlier ones changed since.
+    def emit(self, before: int, after: int, most_rows: int = ALL_ROWS) -> Iterator[WindowResult]:
+        """Yield windows with ends in ``(before, after]``, and earlier ones changed since.
 
-        Call it before :meth:`expire`. Windows that changed within the allowed lateness are emitted
-        again at each call, also with ``before == after``.
+        Read all of them before the next change, and before :meth:`expire`. Windows that changed
+        within the allowed lateness are emitted again at each call, also with ``before == after``.
+        A window with more than `most_rows` rows comes as several results.
         """
-        keys = self._rows.keys
-        results = emit_windows(self._emitting, keys, before, after, self._lateness_ms)
-        for number, result in enumerate(results):
+        keys, lateness = self._rows.keys, self._lateness_ms
+        for result in emit_windows(self._emitting, keys, before, after, lateness, most_rows):
             feature = self._views[result.feature].feature
             # Emitted sessions are marked in the state, so that a restart does not repeat them.
             if isinstance(feature.window, SessionWindow):
                 self._rows.dirty[[self._rows.row_of[key] for key in result.keys]] = True
                 if feature.aggregate in ("sum", "mean"):
-                    results[number] = drop_infinite(result)
-        return results
+                    result = drop_infinite(result)
+            yield result
 
     def expire(self, horizon: int) -> None:
         """Delete panes that no read from `horizon` on (watermark - lateness) returns.

@@ -30,6 +30,9 @@ from tactful_streaming.windows.pane_columns import AccumulatorPanes, PanedWindow
 from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.shared_aggregate import SharedAggregate, Value, counts_values
 
+WindowRows = tuple[Rows, list[str] | None, list[Any]]
+"""Rows of a window, their groups if any, and their values."""
+
 _LISTS = ("last_n", "top_k")
 _UNKNOWN: Final = -1
 _MOST_MOVED: Final = 10_000
@@ -82,8 +85,8 @@ class View:
             numbers = numbers / self.columns[1].read(cells, self.feature, at)
         return numbers
 
-    def window(self, end: int) -> tuple[Rows, list[str] | None, list[Any]]:
-        """Return the window that ends at `end`: rows with state, groups if any, values.
+    def window(self, end: int, most_rows: int) -> Iterator[WindowRows]:
+        """Yield the rows with state of the window that ends at `end`, `most_rows` at once.
 
         A value beyond the range of a double is left out.
         """
@@ -97,9 +100,9 @@ class View:
         kept = np.isfinite(numbers)
         if not kept.all():
             cells, numbers = cells[kept], numbers[kept]
-        return self._rows(cells, numbers)
+        return self._rows(cells, numbers, most_rows)
 
-    def window_of(self, cells: Iterable[int], end: int) -> tuple[Rows, list[str] | None, list[Any]]:
+    def window_of(self, cells: Iterable[int], end: int, most_rows: int) -> Iterator[WindowRows]:
         """Like :meth:`window`, for some cells only; None is a value beyond a double."""
         ordered = np.array(sorted(cells), np.int64)
         if self._by_value:
@@ -108,22 +111,35 @@ class View:
             ordered = np.array(self.aggregate.groups.of_rows(rows), np.int64)
         numbers = self.read_cells(ordered, end - 1)
         present = ~np.isnan(numbers)
-        return self._rows(ordered[present], numbers[present])
+        return self._rows(ordered[present], numbers[present], most_rows)
 
-    def _rows(self, cells: Rows, numbers: Floats) -> tuple[Rows, list[str] | None, list[Any]]:
-        values: list[Any] = numbers.tolist()
-        if np.isinf(numbers).any():
-            values = [value if math.isfinite(value) else None for value in values]
+    def _rows(self, cells: Rows, numbers: Floats, most_rows: int) -> Iterator[WindowRows]:
+        if self._by_value:
+            yield from self._counted_rows(cells, numbers, most_rows)
+            return
         index = self.aggregate.groups
-        if index is None:
-            return cells, None, values
-        rows, groups = index.rows[cells], index.names(cells)
-        if not self._by_value:
-            return rows, groups, values
+        for begin in range(0, len(cells), most_rows):
+            part = cells[begin : begin + most_rows]
+            values: list[Any] = numbers[begin : begin + most_rows].tolist()
+            if np.isinf(numbers[begin : begin + most_rows]).any():
+                values = [value if math.isfinite(value) else None for value in values]
+            if index is None:
+                yield part, None, values
+            else:
+                yield index.rows[part], index.names(part), values
+
+    def _counted_rows(self, cells: Rows, numbers: Floats, most_rows: int) -> Iterator[WindowRows]:
+        """Yield one row for all the counted values of an entity."""
+        index = self.aggregate.groups
+        assert index is not None
         counts: dict[int, dict[str, float]] = {}
-        for row, group, value in zip(rows.tolist(), groups, values, strict=True):
-            counts.setdefault(row, {})[group] = value
-        return np.array([*counts], np.int64), None, [*map(self._of_counts, counts.values())]
+        pairs = zip(index.rows[cells].tolist(), index.names(cells), numbers.tolist(), strict=True)
+        for row, value, count in pairs:
+            counts.setdefault(row, {})[value] = count
+        rows = np.array([*counts], np.int64)
+        for begin in range(0, len(rows), most_rows):
+            part = rows[begin : begin + most_rows]
+            yield part, None, [self._of_counts(counts[row]) for row in part.tolist()]
 
     def _by_group(self, row: int, at: int) -> dict[str, float]:
         assert self.aggregate.groups is not None

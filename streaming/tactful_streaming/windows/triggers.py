@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, groupby
 from typing import Any, Final, cast
@@ -23,6 +24,9 @@ from tactful_streaming.windows.pane_columns import (
 from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.reads import View
 from tactful_streaming.windows.sessions import Closed, Sessions
+
+ALL_ROWS: Final = sys.maxsize
+"""Number of rows at once that no window reaches."""
 
 _FOR_EVER: Final = 2**62
 
@@ -78,7 +82,8 @@ class BatchSplitter:
 class WindowResult:
     """Values of one feature in one window ``[window_start, window_end)``, epoch milliseconds.
 
-    The rows and their values do not depend on how the log was split into batches; their order may.
+    A window of many rows comes in several results. The rows and their values do not depend on how
+    the log was split into batches; their order may.
     """
 
     feature: str
@@ -97,28 +102,44 @@ def has_windows(view: View) -> bool:
     return isinstance(view.columns[0], PanedColumn | Sessions)
 
 
+@dataclass(frozen=True)
+class _Due:
+    """A window to emit: its results are computed when they are read."""
+
+    end: int
+    start: int
+    results: Iterator[WindowResult]
+
+
 def emit_windows(
-    views: Sequence[View], keys: Sequence[str | None], before: int, after: int, lateness_ms: int
-) -> list[WindowResult]:
-    """Return windows that ended, and those that changed after their end.
+    views: Sequence[View],
+    keys: Sequence[str | None],
+    before: int,
+    after: int,
+    lateness_ms: int,
+    most_rows: int,
+) -> Iterator[WindowResult]:
+    """Yield windows that ended, and those that changed after their end, by their ends.
 
     `keys` are those of the rows, and the watermark went from `before` to `after`. A window may
-    change for `lateness_ms` after its end.
+    change for `lateness_ms` after its end. One with more than `most_rows` rows comes as several
+    results, so that few values are in memory at once. The state must not change until the end.
     """
-    results: list[WindowResult] = []
+    due: list[_Due] = []
     columns = {id(column): column for view in views for column in view.columns}
     closed = {n: c.close(after) for n, c in columns.items() if isinstance(c, Sessions)}
     for view in views:
         if isinstance(view.columns[0], Sessions):
             sessions = [closed[id(column)] for column in view.columns]
-            results += _ended_sessions(view, keys, sessions)
+            due += _ended_sessions(view, keys, sessions, most_rows)
         else:
-            results += _changed_windows(view, keys, before, lateness_ms)
-            results += _ended_windows(view, keys, before, after)
+            due += _changed_windows(view, keys, before, lateness_ms, most_rows)
+            due += _ended_windows(view, keys, before, after, most_rows)
     for column in columns.values():
         if isinstance(column, PanedColumn) and column.changed:
             column.changed = []
-    return sorted(results, key=lambda result: (result.window_end, result.window_start))
+    for window in sorted(due, key=lambda window: (window.end, window.start)):
+        yield from window.results
 
 
 def drop_infinite(result: WindowResult) -> WindowResult:
@@ -145,20 +166,20 @@ def next_pending(views: Sequence[View], watermark: int) -> int | None:
 
 
 def _ended_windows(
-    view: View, keys: Sequence[str | None], before: int, after: int
-) -> list[WindowResult]:
+    view: View, keys: Sequence[str | None], before: int, after: int, most_rows: int
+) -> Iterator[_Due]:
     column, window = view.columns[0], view.feature.window
     assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
     slide = column.slide_ms
     if before // slide == after // slide:
-        return []
-    ends = column.ends(window, _panes(view, before, after), before, after)
-    return [_result(view, keys, end, view.window(end)) for end in ends]
+        return
+    for end in column.ends(window, _panes(view, before, after), before, after):
+        yield _due(view, keys, end, most_rows)
 
 
 def _changed_windows(
-    view: View, keys: Sequence[str | None], before: int, lateness_ms: int
-) -> list[WindowResult]:
+    view: View, keys: Sequence[str | None], before: int, lateness_ms: int, most_rows: int
+) -> Iterator[_Due]:
     column, window = view.columns[0], view.feature.window
     assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
     changed: dict[int, set[int]] = {}
@@ -167,46 +188,76 @@ def _changed_windows(
             first = max(watermark - lateness_ms, 0)
             for end in column.ends(window, [pane], first, min(watermark, before)):
                 changed.setdefault(end, set()).add(cell)
-    windows = [(end, view.window_of(cells, end)) for end, cells in sorted(changed.items())]
-    return [_result(view, keys, end, rows) for end, rows in windows]
+    for end, cells in sorted(changed.items()):
+        yield _due(view, keys, end, most_rows, cells)
 
 
 def _ended_sessions(
-    view: View, keys: Sequence[str | None], closed: Sequence[Sequence[Closed]]
-) -> list[WindowResult]:
-    results: list[WindowResult] = []
-    column = view.columns[0]
-    assert isinstance(column, Sessions)
+    view: View,
+    keys: Sequence[str | None],
+    closed: Sequence[Sequence[Closed]],
+    most_rows: int,
+) -> Iterator[_Due]:
     for (end, start), group in groupby(zip(*closed, strict=True), key=lambda parts: parts[0][:2]):
         # An entity merged into another has no key any more.
         sessions = [parts for parts in group if keys[parts[0].row] is not None]
-        values = [column.result(parts[0], view.feature) for parts in sessions]
-        if len(closed) > 1:
-            other = view.columns[1]
-            assert isinstance(other, Sessions)
-            divisors = [other.result(parts[1], view.feature) for parts in sessions]
-            values = [value / by for value, by in zip(values, divisors, strict=True)]
-        if view.feature.aggregate in ("sum", "mean"):
-            values = [
-                None if parts[0].again and math.isinf(value) else value
-                for parts, value in zip(sessions, values, strict=True)
-            ]
-        names = _names(keys, [parts[0].row for parts in sessions])
-        groups = [parts[0].group or "" for parts in sessions] if view.feature.group_by else None
-        results.append(
-            WindowResult(view.feature.name, view.feature.entity, start, end, names, groups, values)
-        )
-    return results
+        yield _Due(end, start, _session_results(view, keys, sessions, most_rows))
 
 
-def _result(
-    view: View, keys: Sequence[str | None], end: int, rows: tuple[Any, list[str] | None, list[Any]]
+def _session_results(
+    view: View,
+    keys: Sequence[str | None],
+    sessions: Sequence[tuple[Closed, ...]],
+    most_rows: int,
+) -> Iterator[WindowResult]:
+    for begin in range(0, len(sessions), most_rows):
+        yield _session_result(view, keys, sessions[begin : begin + most_rows])
+
+
+def _session_result(
+    view: View, keys: Sequence[str | None], sessions: Sequence[tuple[Closed, ...]]
 ) -> WindowResult:
+    end, start = sessions[0][0][:2]
+    column = view.columns[0]
+    assert isinstance(column, Sessions)
+    values = [column.result(parts[0], view.feature) for parts in sessions]
+    if len(view.columns) > 1:
+        other = view.columns[1]
+        assert isinstance(other, Sessions)
+        divisors = [other.result(parts[1], view.feature) for parts in sessions]
+        values = [value / by for value, by in zip(values, divisors, strict=True)]
+    if view.feature.aggregate in ("sum", "mean"):
+        values = [
+            None if parts[0].again and math.isinf(value) else value
+            for parts, value in zip(sessions, values, strict=True)
+        ]
+    names = _names(keys, [parts[0].row for parts in sessions])
+    groups = [parts[0].group or "" for parts in sessions] if view.feature.group_by else None
+    return WindowResult(view.feature.name, view.feature.entity, start, end, names, groups, values)
+
+
+def _due(
+    view: View,
+    keys: Sequence[str | None],
+    end: int,
+    most_rows: int,
+    cells: Collection[int] | None = None,
+) -> _Due:
+    """Prepare the paned window that ends at `end`, of some cells or of all with state."""
     window = view.feature.window
     assert isinstance(window, PanedWindow)
     start = window_at(window, end - 1)[0] * slide_of(window)
-    names = _names(keys, rows[0].tolist())
-    return WindowResult(view.feature.name, view.feature.entity, start, end, names, *rows[1:])
+
+    def results() -> Iterator[WindowResult]:
+        parts = (
+            view.window(end, most_rows) if cells is None else view.window_of(cells, end, most_rows)
+        )
+        for rows, groups, values in parts:
+            names = _names(keys, rows.tolist())
+            feature = view.feature
+            yield WindowResult(feature.name, feature.entity, start, end, names, groups, values)
+
+    return _Due(end, start, results())
 
 
 def _names(keys: Sequence[str | None], rows: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ them is stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +106,7 @@ class PartitionJob:
         self._dead_letters: DeadLetters | None = None
         self._rejected: list[DeadLetter] = []
         self.rows = 0  # rows written
+        self._portions: Generator[None, None, Applied] | None = None
         folder = options.data / "partitions" / self._name
         checkpoints = options.checkpoints
         self._state = PartitionState(
@@ -186,19 +187,50 @@ class PartitionJob:
         """Watermark of the partition, epoch milliseconds."""
         return self.engine.watermark
 
-    def apply(self, records: Sequence[Record]) -> Applied:
-        """Count records of the log."""
+    @property
+    def is_emitting(self) -> bool:
+        """Whether portions of window results are still to be written by :meth:`emit_portion`."""
+        return self._portions is not None
+
+    def apply(self, records: Sequence[Record]) -> Applied | None:
+        """Count records of the log; None if windows of so many rows ended that portions follow.
+
+        Until :meth:`emit_portion` has written the last one, nothing else may be applied, and
+        :meth:`commit` writes nothing: after a crash the next owner aborts the portions that were
+        written, and computes them again.
+        """
         if self._seal is not None:
             payloads = self._seal.open(payloads_of(records))
             records = Records([offset for offset, _ in records], payloads)
-        return self.engine.apply(records)
+        self._portions = self.engine.apply_in_portions(records)
+        return self.emit_portion()
+
+    def emit_portion(self) -> Applied | None:
+        """Write the next portion; return the counts of the records after the last one."""
+        assert self._portions is not None
+        try:
+            next(self._portions)
+        except StopIteration as end:
+            self._portions = None
+            applied: Applied = end.value
+            return applied
+        except BaseException:
+            self._portions = None  # the engine refuses to go on
+            raise
+        return None
 
     def publish(self) -> None:
         """Copy applied changes to the online store, if any, before the next commit."""
-        self.engine.publish()
+        if not self.is_emitting:
+            self.engine.publish()
 
     def commit(self) -> int:
-        """Publish the results of windows, store the state, and return its offset."""
+        """Publish the results of windows, store the state, and return its offset.
+
+        Between two portions it returns the offset stored before.
+        """
+        if self.is_emitting:
+            return self._committed
         if self.engine.offset != self._committed:
             self._writer.commit()
             if self._dead_letters is not None:
@@ -212,7 +244,8 @@ class PartitionJob:
 
     def append_actions(self, now: int) -> int:
         """Append committed actions, received `now`, to the log, unless they are there already."""
-        if self.engine.offset < self._end:
+        # An append would commit the portions that were written.
+        if self.engine.offset < self._end or self.is_emitting:
             return 0
         waiting = self.engine.outbox()
         # An action in the same batch as its cause, in a replay, is in the log already.
@@ -232,7 +265,7 @@ class PartitionJob:
     def append_transfers(self) -> int:
         """Append committed entries for other partitions to these."""
         waiting = self.engine.transfers.ready()
-        if not waiting:
+        if not waiting or self.is_emitting:
             return 0
         assert self._partition_of is not None
         for entry in waiting.values():
@@ -255,6 +288,7 @@ class PartitionJob:
         # One tick is enough, until it has been read from the log.
         if (
             not due
+            or self.is_emitting
             or self._ticked > self.engine.watermark + self._options.engine.watermark_delay_ms
         ):
             return False

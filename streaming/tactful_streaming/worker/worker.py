@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from tactful_streaming.contract.log_entries import Records
 from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.batches import Applied
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.consumer_group import TEMPORARY, PartitionGroup
 from tactful_streaming.worker.partition_job import JobOptions, PartitionJob, purge_idle
@@ -71,6 +73,9 @@ class Worker:
 
         PartitionGroup.poll → {0: records, 3: records} → PartitionJob 0, PartitionJob 3
 
+    A partition in which windows of very many rows end writes them in portions, one in each step,
+    while the others go on.
+
     While the brokers do not take what it writes, it waits: it closes all states, as after a crash,
     and continues from their last commits.
     """
@@ -108,6 +113,7 @@ class Worker:
         self._heard: dict[int, float] = {}
         self._committed: dict[int, int] = {}
         self._paused: set[int] = set()
+        self._unapplied: dict[int, deque[Records]] = {}  # read while portions were written
         self._commit_at = self._checkpoint_at = self._tell_at = self._read_at = clock()
         self._counts: Counter[str] = Counter()
         self._purged = 0
@@ -181,7 +187,9 @@ class Worker:
             # appended from here on, by the commit of any step, may lie behind them.
             appended = self._appended()
             ends = {number: job.append_tick(reached) for number, job in self._jobs.items()}
-            while any(job.offset < ends[number] for number, job in self._jobs.items()):
+            while any(
+                job.offset < ends[number] or job.is_emitting for number, job in self._jobs.items()
+            ):
                 self.step()
                 if stop():
                     return False
@@ -218,21 +226,38 @@ class Worker:
         wait = self._commit_at - self._clock()
         if wait > 0:
             wait = min(max(wait, _LEAST_WAIT_S), _WAIT_S)
+        if any(job.is_emitting for job in self._jobs.values()):
+            wait = 0.0
         records = self._group.poll(self._pace.batch, max(wait, 0.0))
         for number, run in records.items():
-            applied = self._jobs[number].apply(run)
-            if self._pace.publish_interval_s is not None:
-                self._jobs[number].publish()
-            self._heard[number] = self._clock()
-            self._counts["entries"] += applied.applied
-            for name in ("late", "duplicates", "invalid", "dropped"):
-                self._counts[name] += getattr(applied, name)
+            self._unapplied.setdefault(number, deque()).append(run)
+        for number, job in self._jobs.items():
+            self._proceed(number, job)
         self._align()
         due = self._is_due(busy=bool(records))
         if due:
             self.commit()
             self._purge()
         return due
+
+    def _proceed(self, number: int, job: PartitionJob) -> None:
+        """Write one portion of window results, or apply the records of a partition."""
+        if job.is_emitting:
+            self._count(number, job.emit_portion())
+        runs = self._unapplied.get(number)
+        while runs and not job.is_emitting:
+            self._count(number, job.apply(runs.popleft()))
+
+    def _count(self, number: int, applied: Applied | None) -> None:
+        """Count a batch, and copy its changes; None is one with portions left."""
+        self._heard[number] = self._clock()
+        if applied is None:
+            return
+        if self._pace.publish_interval_s is not None:
+            self._jobs[number].publish()
+        self._counts["entries"] += applied.applied
+        for name in ("late", "duplicates", "invalid", "dropped"):
+            self._counts[name] += getattr(applied, name)
 
     def _is_due(self, *, busy: bool) -> bool:
         """Whether a commit is due; amid copied batches, up to a second interval later."""
@@ -315,7 +340,10 @@ class Worker:
         if erasures is None or erasures.newest <= self._purged:
             return
         newest = erasures.newest
-        for number in [number for number, job in self._jobs.items() if job.purged < newest]:
+        waiting = [number for number, job in self._jobs.items() if job.purged < newest]
+        if any(self._jobs[number].is_emitting for number in waiting):
+            return  # a state is behind what was read: it is purged after the last portion
+        for number in waiting:
             job = self._jobs.pop(number)
             self._counts["rows"] += job.rows
             job.close()
@@ -347,6 +375,7 @@ class Worker:
                 self._heard.pop(number, None)
                 self._committed.pop(number, None)
                 self._paused.discard(number)
+                self._unapplied.pop(number, None)
                 if job is not None:
                     self._counts["rows"] += job.rows
                     closing.callback(job.close)
@@ -357,10 +386,11 @@ class Worker:
         return {number for number, heard in self._heard.items() if heard <= until} - self._paused
 
     def _align(self) -> None:
-        if self._pace.alignment_ms is None or len(self._jobs) < 2:
-            return
-        watermarks = {number: job.watermark for number, job in self._jobs.items()}
-        paused = leading(watermarks, self._idle(), self._pace.alignment_ms)
+        # Records that arrive while portions are written would only take memory.
+        paused = {number for number, job in self._jobs.items() if job.is_emitting}
+        if self._pace.alignment_ms is not None and len(self._jobs) > 1:
+            watermarks = {number: job.watermark for number, job in self._jobs.items()}
+            paused |= leading(watermarks, self._idle(), self._pace.alignment_ms)
         if paused != self._paused:
             self._group.resume(self._paused - paused)
             self._group.pause(paused - self._paused)

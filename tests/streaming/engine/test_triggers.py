@@ -16,6 +16,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions, LateEvent
+from tactful_streaming.errors import EngineError
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
 
@@ -53,6 +54,7 @@ def run(
 
     options = EngineOptions(
         on_results=fired.extend,
+        portion_rows=rng.choice([1, 7, 50_000]),
         memory_bytes=memory_bytes,
         watermark_delay_ms=delay,
         allowed_lateness_ms=lateness,
@@ -191,3 +193,30 @@ def test_late_events_are_handed_out_with_the_features_they_miss() -> None:
     entry = decode_entry(late[0].payload)
     assert isinstance(entry, Event) and entry.event_id == "2"
     assert engine.read("user", "u", start)["last"] == start + 30 * MINUTE
+
+
+def test_portions_hold_the_same_rows_in_the_same_order() -> None:
+    rng = random.Random(4)
+    definitions = Definitions(random_features(rng, 14))
+    payloads = map(encode_entry, with_end(random_stream(4, 400)))
+    stream = [*enumerate(payloads)]
+    runs: list[list[Any]] = []
+    for most in (3, 50_000):
+        portions: list[list[WindowResult]] = []
+        options = EngineOptions(on_results=portions.append, portion_rows=most)
+        engine = Engine(definitions, MemoryState(), options)
+        pauses = 0
+        for begin in range(0, len(stream), 100):
+            batch = engine.apply_in_portions(stream[begin : begin + 100])
+            for _ in batch:
+                pauses += 1
+                with pytest.raises(EngineError):
+                    engine.commit()
+            engine.commit()
+        sizes = [sum(len(one.keys) for one in portion) for portion in portions]
+        assert max(sizes) < 2 * most
+        assert (pauses > 100) == (most == 3)
+        rows = [rows_of([one]) for portion in portions for one in portion]
+        runs.append([row for one in rows for row in one.items()])
+    assert len(runs[0]) > 300
+    assert runs[0] == runs[1]

@@ -313,7 +313,7 @@ def test_a_session_is_not_emitted_again_after_a_restart() -> None:
     again = EntityTable((feature,), emits=True)
     again.unpack(stored.items())
     assert again.next_pending(end) is None
-    assert again.emit(end, end + 60_000) == []
+    assert [*again.emit(end, end + 60_000)] == []
 
 
 def test_rows_are_used_again() -> None:

@@ -45,7 +45,7 @@ def test_silence_of_more_than_the_gap_ends_a_session() -> None:
     assert table.next_pending(140) is not None
     assert rows(table.emit(140, 169)) == []
     assert rows(table.emit(169, 170)) == [(100, 170, ["u"], [3.0])]
-    assert table.emit(170, 1000) == []
+    assert [*table.emit(170, 1000)] == []
     assert table.next_pending(1000) is None
 
 
@@ -91,7 +91,7 @@ def test_a_session_is_emitted_again_within_the_lateness() -> None:
     assert rows(table.emit(160, 170)) == []
     assert rows(table.emit(170, 180)) == [(90, 180, ["u"], [4.0])]
     assert feed(table, [90], watermark=230) == 1
-    assert table.emit(180, 1000) == []
+    assert [*table.emit(180, 1000)] == []
 
 
 @pytest.mark.parametrize("cut", range(1, 7))
@@ -101,9 +101,9 @@ def test_where_a_batch_is_cut_does_not_matter(cut: int) -> None:
     table = EntityTable(features(), emits=True)
     middle = max(times[:cut])
     late = feed(table, times[:cut])
-    fired = table.emit(0, middle)
+    fired = [*table.emit(0, middle)]
     late += feed(table, times[cut:], before=middle)
-    fired += table.emit(middle, 1000)
+    fired += [*table.emit(middle, 1000)]
     assert late == 2
     ended = [(100, 140, 2.0), (171, 230, 2.0), (300, 330, 1.0)]
     assert rows(fired) == [(start, end, ["u"], [count]) for start, end, count in ended]
@@ -124,7 +124,7 @@ def test_groups_have_sessions_of_their_own() -> None:
     outcome = table.apply(0, Selection(got, times, times, None, ["a", "b", "a", "b", "c"]))
     # Group a was seen at 125, b at 140: a makes room for c. It ended at 155, before c came.
     assert outcome.evicted == 0
-    fired = table.emit(0, 1000)
+    fired = [*table.emit(0, 1000)]
     assert [(one.window_start, one.window_end, one.groups, one.values) for one in fired] == [
         (100, 155, ["a"], [2.0]),
         (120, 170, ["b"], [2.0]),
@@ -136,7 +136,7 @@ def test_many_sessions_leave_no_timers_behind() -> None:
     table = EntityTable(features(), emits=True)
     for start in range(0, 100_000, 100):
         feed(table, [start, start + 10, start + 20, start + 5])
-        table.emit(start, start + 20)
+        [*table.emit(start, start + 20)]
         table.expire(start + 20)
     (part,) = table.aggregates[0].columns.values()
     assert len(part._timers) <= 2  # type: ignore[union-attr]
