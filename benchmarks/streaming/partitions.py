@@ -77,8 +77,8 @@ def _batches(count: int, partitions: int) -> Sequence[_Batch]:
         assert event.user_id is not None
         # The stream has a session for each event: here a user's events of a while share one.
         visit = f"{event.user_id}-{number // (_VISIT * 10_000)}"
-        event = msgspec.structs.replace(event, session_id=visit)
         partition = partition_of(event.user_id, partitions)
+        event = msgspec.structs.replace(event, session_id=visit)
         waiting.setdefault(partition, []).append(encode(event))
         if number % size and number < count:
             continue

@@ -83,6 +83,8 @@ class PartitionJob:
     no broker answers; this is written later, or again, which is harmless.
     """
 
+    _portions: Generator[None, None, Applied] | None = None  # rest of a batch that emits many rows
+
     def __init__(self, number: int, definitions: Definitions, options: JobOptions) -> None:
         """Open the state of partition `number`, and fence its former owners.
 

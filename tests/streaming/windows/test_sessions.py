@@ -1,6 +1,6 @@
 """Sessions by example. Random streams: test_shared_aggregate.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def feed(
     return sum(map(len, outcome.late_by.values()))
 
 
-def rows(fired: Sequence[WindowResult]) -> list[tuple[int, int, list[str], list[float]]]:
+def rows(fired: Iterable[WindowResult]) -> list[tuple[int, int, list[str], list[float]]]:
     return [(one.window_start, one.window_end, one.keys, one.values) for one in fired]
 
 

@@ -34,6 +34,7 @@ class Job:
     open: ClassVar[set[int]] = set()
     failure: LogError | None = None
     rows = watermark = offset = 0
+    is_emitting = False
 
     def __init__(self, number: int, *_: object) -> None:
         assert number not in Job.open, "a state has one owner"

@@ -79,6 +79,7 @@ class Noting:
     """A partition job that records its calls."""
 
     rows = watermark = 0
+    is_emitting = False
 
     def __init__(self) -> None:
         self.told: list[str] = []
