@@ -16,7 +16,8 @@ from tests.platform.support import small_settings
 from tactful.coupons.definitions import load_coupons
 from tactful.errors import BackupError, ConfigError, ModelError, SignatureError, TactfulError
 from tactful.experiments.definitions import load_rollouts
-from tactful.maintenance.backup import MANIFEST, read_signed_manifest
+from tactful.maintenance.backup import read_signed_manifest
+from tactful.maintenance.backup_source import MANIFEST
 from tactful.ranking.model import read_manifest, read_pointer
 from tactful.rerank.frequency_caps import ShownToday
 from tactful.rerank.placement_rules import load_placement

@@ -13,7 +13,8 @@ from tests.platform.understanding.tiny_picture_model import plain_picture
 
 from tactful.client.aio import AsyncClient
 from tactful.client.sync import Client
-from tactful.maintenance.backup import FILES, make_backup
+from tactful.maintenance.backup import make_backup
+from tactful.maintenance.backup_source import FILES
 from tactful.models.encode_catalogue import encode_catalogue
 from tactful.recommend.build import build
 from tactful.server.platform import Platform
