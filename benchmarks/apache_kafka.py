@@ -52,7 +52,7 @@ class Cluster:
         if program is None:
             raise FileNotFoundError("no Apache Kafka: set TACTFUL_SHARED and install Java 17")
         self._program = program
-        self._folder = folder
+        self.folder = folder
         for left in reversed(range(_STARTS)):
             try:
                 self.servers = self._call("start", "--brokers", str(brokers), *options).strip()
@@ -78,7 +78,7 @@ class Cluster:
 
     def address(self, listener: str) -> str:
         """Return the addresses of the listener `sasl`, `ssl` or `sasl_ssl`."""
-        return (self._folder / listener).read_text(encoding="utf-8").strip()
+        return (self.folder / listener).read_text(encoding="utf-8").strip()
 
     def tool(self, name: str, *arguments: str) -> str:
         """Run one of Kafka's own tools, such as `TopicCommand`; return its output."""
@@ -86,7 +86,7 @@ class Cluster:
 
     def _call(self, command: str, *arguments: str) -> str:
         done = subprocess.run(
-            [str(self._program), command, str(self._folder), *arguments],
+            [str(self._program), command, str(self.folder), *arguments],
             capture_output=True,
             text=True,
             check=False,

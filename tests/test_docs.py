@@ -426,3 +426,20 @@ def test_rows_of_commands_and_metrics_are_read() -> None:
     assert command_rows(text) == [("a b", {"--one", "--two-three"}), ("c", set())]
     text = "| `tactful_a_total{kind,result}` | x | y |\n| `tactful_b_one`, `_two` | `tactful_c` | |"
     assert metrics_in_tables(text) == {"tactful_a_total", "tactful_b_one", "tactful_b_two"}
+
+
+def test_named_tests_exist() -> None:
+    """A table of what is supported names the test of each line."""
+    made = {
+        node.name
+        for path in tracked("tests/**/*.py", "tests/*.py")
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    named = {
+        name
+        for path in documents()
+        for name in re.findall(r"`(test_[a-z0-9_]+)`", path.read_text("utf-8"))
+    }
+    assert named
+    assert named <= made

@@ -48,10 +48,16 @@ class LogSettings:
     key_file: Path = Path()  # its private key, PEM
     key_password_env: Variable = ""  # variable with the password of the private key
     # login mechanism, where `security` is a kind of SASL
-    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
-    username: str = ""  # for SASL
-    password_env: Variable = ""  # variable with the password for SASL …
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
+    username: str = ""  # for SASL; the id of the client for OAUTHBEARER
+    password_env: Variable = ""  # variable with the password for SASL, or secret of the client …
     password_file: Path = Path()  # … or the file that holds it
+    token_url: str = ""  # token endpoint of OAUTHBEARER
+    token_scope: str = ""  # scope to ask for there
+    token_extensions: str = ""  # ``name=value``, several by commas, sent with each token
+    token_ca_file: Path = Path()  # certificates to trust there, PEM; empty for those of the system
+    # protocol of the groups of workers: ``consumer`` is assigned by brokers, from Kafka 4.0 on
+    group_protocol: Literal["classic", "consumer"] = "classic"
     # time an append waits for others to share a batch with
     linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 5
     # while no broker responds, ``refuse`` events with 503, or ``spool`` them on disk

@@ -49,7 +49,12 @@ def kafka_settings(log: LogSettings) -> KafkaSettings:
             sasl_mechanism=log.sasl_mechanism or None,
             username=log.username or None,
             password=password,
+            token_url=log.token_url or None,
+            token_scope=log.token_scope or None,
+            token_extensions=log.token_extensions or None,
+            token_ca_file=_file(log.token_ca_file),
             linger_ms=log.linger_ms,
+            group_protocol=log.group_protocol,
         )
     except LogSettingsError as error:
         setting = str(error).removeprefix("kafka.").replace("servers ", "brokers ", 1)

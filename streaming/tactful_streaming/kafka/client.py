@@ -52,6 +52,16 @@ _TEMPORARY = (
     *("REBALANCE_IN_PROGRESS", "THROTTLING_QUOTA_EXCEEDED", "NOT_CONTROLLER", "UNKNOWN"),
     "_INCONSISTENT",  # records of a transaction were not delivered
 )
+# Texts of the client with the code of a refusal, after which a login may succeed. An
+# endpoint that gives no token may be down.
+_NO_TOKEN = "Failed to acquire SASL OAUTHBEARER token"
+_INTERRUPTED = (
+    "handshake failed: Local:",  # the connection was lost, as when a broker restarts
+    # Two logins of a connection in one second, as tokens that are about to expire make them.
+    "handshake failed: Broker: Request not valid in current SASL state",
+)
+# With TLS 1.3 a broker refuses a certificate after the handshake, by an alert in a lost connection.
+_TLS_ALERT = "SSL alert number"
 _UNKNOWN = ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")
 _LOST = (
     *("_FATAL", "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"),
@@ -231,7 +241,11 @@ class Causes:
     @property
     def refused(self) -> bool:
         """Whether the last reason is one that no waiting repairs."""
-        return self._last is not None and _has_code(self._last, (*_REFUSED, "_SSL"))
+        if self._last is None:
+            return False
+        if _TLS_ALERT in self._last.str():
+            return True
+        return _has_code(self._last, (*_REFUSED, "_SSL")) and not _interrupted(self._last)
 
     def note(self, error: Any) -> None:
         """Keep an error that the client passes to its error callback."""
@@ -250,6 +264,11 @@ def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -
     where = f"topic {settings.topic!r} at {settings.servers}"
     if _has_code(error, _UNKNOWN):
         return missing_topic(settings)
+    if _NO_TOKEN in error.str() or _interrupted(error):
+        return LogUnreachableError(
+            f"{where}: no login ({error.str()}): check the token endpoint, username and password",
+            retry_after=5.0,
+        )
     if _has_code(error, _REFUSED):
         return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
     if causes is not None and causes.refused and _has_code(error, _ABSENT):
@@ -286,6 +305,11 @@ def lost_identity(error: Any) -> bool:
 def _has_code(error: Any, names: Sequence[str]) -> bool:
     kafka = import_kafka().KafkaError
     return error.code() in [getattr(kafka, name) for name in names]
+
+
+def _interrupted(error: Any) -> bool:
+    """Whether a login was interrupted rather than refused."""
+    return any(text in error.str() for text in _INTERRUPTED)
 
 
 def is_unknown(error: Any) -> bool:

@@ -8,6 +8,7 @@ dies at any point therefore leaves a state and an offset that fit together.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tactful_streaming.contract.log_entries import Records
 from tactful_streaming.errors import (
     FencedError,
     LogError,
+    LogSettingsError,
     LogUnreachableError,
     TopicMissingError,
 )
@@ -32,6 +34,7 @@ _TIMEOUT_S = 10.0
 _ASK_TIMEOUT_S = 3.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
+_REJOIN_S = 3.0
 
 TEMPORARY = (LogUnreachableError, TopicMissingError)
 """Errors after which a member waits and tries again."""
@@ -102,18 +105,14 @@ class PartitionGroup:
         self._leaving = False
         self._joined = False  # whether the group has answered with a share, perhaps an empty one
         self._trouble: LogError | None = None
+        self._excluded = False  # from an exclusion until the group gives partitions
         self._causes = client.Causes()
         self._watches = {settings.topic: TopicWatch(settings, topic_id, self._ask, clock=clock)}
-        config = settings.consumer_config(group)
+        self._config = settings.member_config(group)
         if instance is not None:
-            config["group.instance.id"] = instance
-        self._consumer = client.connect("Consumer", config, self._on_error)
-        self._consumer.subscribe(
-            [settings.topic],
-            on_assign=self._on_assign,
-            on_revoke=lambda _, partitions: self._drop(partitions, revoked),
-            on_lost=lambda _, partitions: self._drop(partitions, lost),
-        )
+            self._config["group.instance.id"] = instance
+        self._revoked, self._lost = revoked, lost
+        self._join()
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -136,6 +135,9 @@ class PartitionGroup:
             TopicError: if the brokers report the topic missing for so long that it was deleted.
             Exception: a LogError that lasts, or the error of a callback.
         """
+        if self._clock() >= self._join_at:
+            self._consumer.close()
+            self._join()
         first = self._consumer.poll(wait_s)
         more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
         records = self._split([first, *more] if first is not None else [])
@@ -222,6 +224,16 @@ class PartitionGroup:
         self._consumer.close()
         self._check()
 
+    def _join(self) -> None:
+        self._join_at = math.inf
+        self._consumer = client.connect("Consumer", self._config, self._on_error)
+        self._consumer.subscribe(
+            [self._settings.topic],
+            on_assign=self._on_assign,
+            on_revoke=lambda _, partitions: self._drop(partitions, self._revoked),
+            on_lost=lambda _, partitions: self._drop(partitions, self._lost),
+        )
+
     def _check(self) -> None:
         if self._problem is not None:
             problem, self._problem = self._problem, None
@@ -259,12 +271,13 @@ class PartitionGroup:
         _logger.info("partitions %s of topic %s are assigned", numbers, self._settings.topic)
         self._watches[self._settings.topic].seen()
         self._joined = True
+        self._excluded = False
         self._waiting += numbers
         self._consumer.incremental_assign([])  # otherwise the client assigns them without offsets
 
     def _open_waiting(self) -> None:
         """Open the states of waiting partitions, unless the brokers do not serve them yet."""
-        if self._trouble is None and not self._waiting:
+        if self._excluded or (self._trouble is None and not self._waiting):
             return
         for topic, watch in [*self._watches.items()]:
             if not watch.settled():
@@ -370,7 +383,20 @@ class PartitionGroup:
         problem = client.explain(error, self._settings, self._causes)
         # The loss of one broker of several is harmless; the loss of all is logged once.
         down = error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN
-        if error.fatal() or error.code() == self._kafka.KafkaError._FATAL:
+        kafka = self._kafka.KafkaError
+        # The code is that of any end of a client: its text has the reason.
+        reasons = kafka.GROUP_ID_NOT_FOUND, kafka.UNSUPPORTED_VERSION
+        unknown_group, unsupported = (kafka(code).str() in error.str() for code in reasons)
+        if unknown_group and not self._next:
+            self._exclude()
+        elif unsupported and self._settings.group_protocol == "consumer":
+            self._fail(
+                LogSettingsError(
+                    f"brokers at {self._settings.servers} have no groups of the protocol consumer, "
+                    "which is part of Apache Kafka 4.0: set group_protocol to classic"
+                )
+            )
+        elif error.fatal() or error.code() == self._kafka.KafkaError._FATAL:
             self._fail(FencedError(f"the client was shut out of its group ({error.str()})"))
         elif down or isinstance(problem, TopicMissingError):
             self._doubt(problem)
@@ -379,6 +405,23 @@ class PartitionGroup:
             problem, LogUnreachableError
         ):
             self._fail(problem)
+
+    def _exclude(self) -> None:
+        """Join again later, with a new client.
+
+        Brokers exclude a member of the protocol `consumer` while a group has members of the
+        protocol `classic` with data of their assignor. Those of this client have such data after
+        the second rebalance of a group, and keep the partitions.
+        """
+        self._excluded = True
+        self._join_at = self._clock() + _REJOIN_S
+        self._doubt(
+            LogUnreachableError(
+                f"group {self._config['group.id']!r} has members of the protocol classic, and "
+                "brokers admit none of the protocol consumer beside them: stop them all",
+                retry_after=_REJOIN_S,
+            )
+        )
 
     def _fail(self, problem: BaseException) -> None:
         """Make the next poll raise the first problem."""

@@ -18,6 +18,8 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 CLIENT, SECRET = "tactful-dashboard", "a secret of the test"
+AUDIENCE = "services"
+"""Audience of the access tokens of programs."""
 
 PEOPLE: Mapping[str, Mapping[str, Any]] = {
     "ann": {"sub": "17", "email": "ann@shop.example", "groups": ["shop-admins"]},
@@ -34,11 +36,13 @@ class Issuer:
     Attributes:
         down: whether it answers 500.
         requests: paths that were asked for.
+        program_s: lifetime of the access tokens of programs, seconds.
     """
 
     keys: list[RSAKey] = field(default_factory=lambda: [new_key("first")])
     down: bool = False
     requests: list[str] = field(default_factory=list)
+    program_s: int = 300
     _codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __enter__(self) -> Issuer:
@@ -106,6 +110,8 @@ class Issuer:
         return 302, f"{query['redirect_uri']}?{answer}"
 
     def _exchange(self, form: dict[str, str]) -> tuple[int, Any]:
+        if form.get("grant_type") == "client_credentials":
+            return self._program(form)
         asked = self._codes.pop(form.get("code", ""), None)
         if asked is None or form.get("redirect_uri") != asked["redirect_uri"]:
             return 400, {"error": "invalid_grant"}
@@ -117,6 +123,17 @@ class Issuer:
         access = {"access_token": secrets.token_urlsafe(8), "token_type": "Bearer"}
         return 200, {**access, "expires_in": 300, "id_token": token}
 
+    def _program(self, form: dict[str, str]) -> tuple[int, Any]:
+        """Issue an access token to a program, which is its own subject."""
+        if form.get("client_secret") != SECRET:
+            return 401, {"error": "invalid_client"}
+        now = int(time.time())
+        claims = {"iss": self.url, "aud": AUDIENCE, "iat": now, "exp": now + self.program_s}
+        claims |= {"sub": form["client_id"], "scope": form.get("scope", "")}
+        key = self.keys[-1]
+        token = jwt.encode({"alg": "RS256", "kid": key.kid}, claims, key)
+        return 200, {"access_token": token, "token_type": "Bearer", "expires_in": self.program_s}
+
 
 class _Handler(BaseHTTPRequestHandler):
     provider: Issuer
@@ -126,7 +143,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
-        self._answer(dict(urllib.parse.parse_qsl(body)))
+        form = dict(urllib.parse.parse_qsl(body))
+        kind, _, basic = self.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "basic":
+            name, _, secret = base64.b64decode(basic).decode().partition(":")
+            form |= {"client_id": name, "client_secret": secret}
+        self._answer(form)
 
     def _answer(self, form: dict[str, str]) -> None:
         parts = urllib.parse.urlsplit(self.path)

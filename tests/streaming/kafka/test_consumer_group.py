@@ -36,14 +36,12 @@ def log(kafka_servers: str) -> Iterator[KafkaLog]:
 class Worker:
     """A member that counts, with state that outlives it by partition."""
 
-    def __init__(
-        self, log: KafkaLog, state: dict[int, list[bytes]], group: str | None = None
-    ) -> None:
+    def __init__(self, settings: KafkaSettings, state: dict[int, list[bytes]]) -> None:
         self.state = state
         self.told: list[tuple[str, list[int]]] = []
         self.group = PartitionGroup(
-            log.settings,
-            group or log.settings.topic,
+            settings,
+            settings.topic,
             assigned=self.assigned,
             revoked=self.revoked,
             lost=self.lost,
@@ -124,7 +122,7 @@ def finish(workers: Sequence[Worker], expected: dict[int, list[bytes]]) -> None:
 def test_one_member_reads_all_records_from_its_state(log: KafkaLog) -> None:
     expected = filled(log, 1000)
     state = {number: run[: 40 * number] for number, run in expected.items()}
-    worker = Worker(log, state)
+    worker = Worker(log.settings, state)
     finish([worker], expected)
     assert worker.group.partitions == {0, 1, 2, 3}
     worker.group.close()
@@ -135,7 +133,7 @@ def test_one_member_reads_all_records_from_its_state(log: KafkaLog) -> None:
 
 def test_a_member_without_state_begins_at_the_groups_offset(log: KafkaLog) -> None:
     expected = filled(log, 200)
-    first = Worker(log, {})
+    first = Worker(log.settings, {})
     finish([first], expected)
     first.group.commit({0: 3, 1: 5, 77: 1}, wait=True)
     first.group.close()
@@ -148,9 +146,9 @@ def test_a_member_without_state_begins_at_the_groups_offset(log: KafkaLog) -> No
 def test_rebalances_lose_and_repeat_no_record(log: KafkaLog) -> None:
     state: dict[int, list[bytes]] = {}
     expected = filled(log, 500)
-    first = Worker(log, state)
+    first = Worker(log.settings, state)
     finish([first], expected)
-    second = Worker(log, state)
+    second = Worker(log.settings, state)
     until = time.monotonic() + 120
     turn = 0
     while len(second.group.partitions) < 2:
@@ -175,7 +173,7 @@ def test_rebalances_lose_and_repeat_no_record(log: KafkaLog) -> None:
 
 
 def test_paused_partitions_wait(log: KafkaLog) -> None:
-    worker = Worker(log, {})
+    worker = Worker(log.settings, {})
     patiently(lambda: worker.work() >= 0 and len(worker.group.partitions) == 4)
     worker.group.pause([0, 2, 77])
     log.append([b"%d" % n for n in range(10)] * 4, [None] * 40)
@@ -191,7 +189,7 @@ def test_paused_partitions_wait(log: KafkaLog) -> None:
 
 def test_the_end_is_that_of_the_topic(log: KafkaLog) -> None:
     expected = filled(log, 300)
-    worker = Worker(log, {})
+    worker = Worker(log.settings, {})
     assert not worker.group.at_end(), "no partitions are assigned yet"
     read = 0
     while read < 300:
@@ -202,7 +200,7 @@ def test_the_end_is_that_of_the_topic(log: KafkaLog) -> None:
     patiently(lambda: worker.work() == 0 and worker.state == expected)
     assert worker.group.at_end()
     # Of more members than partitions one has none, and nothing to wait for.
-    others = [Worker(log, {}) for _ in range(4)]
+    others = [Worker(log.settings, {}) for _ in range(4)]
     members = [worker, *others]
 
     def shared() -> bool:
@@ -220,7 +218,7 @@ def test_the_end_is_that_of_the_topic(log: KafkaLog) -> None:
 
 def test_lag_in_records_and_time(log: KafkaLog) -> None:
     filled(log, 400)
-    worker = Worker(log, {})
+    worker = Worker(log.settings, {})
 
     def no_lag() -> bool:
         lags = [] if worker.work() else worker.group.lag().values()
@@ -320,7 +318,7 @@ def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptur
         new_log(broker.servers, threads=1, linger_ms=1, session_timeout_ms=1000) as log,
     ):
         log.append([b"x"] * 10, ["u"] * 10)
-        worker = Worker(log, {})
+        worker = Worker(log.settings, {})
         patiently(lambda: worker.work() and sum(map(len, worker.state.values())) == 10)
         proxy.cut()
         patiently(lambda: worker.work() or told("no broker answers"))

@@ -134,7 +134,7 @@ def test_settings_the_client_refuses_are_explained(kafka_servers: str) -> None:
 
 def test_extra_settings_cannot_weaken_durability() -> None:
     settings = KafkaSettings(servers="broker:9092", extra={"compression.type": "zstd"})
-    producer, consumer = settings.producer_config(), settings.consumer_config("g")
+    producer, consumer = settings.producer_config(), settings.member_config("g")
     assert producer["compression.type"] == "zstd"
     assert (producer["acks"], producer["enable.idempotence"]) == ("all", True)
     assert consumer["enable.auto.commit"] is False

@@ -38,6 +38,13 @@ _SETTINGS = {
     "sasl.mechanism": "sasl_mechanism",
     "sasl.username": "username",
     "sasl.password": "password",
+    "sasl.oauthbearer.client.id": "username",
+    "sasl.oauthbearer.client.secret": "password",
+    "sasl.oauthbearer.token.endpoint.url": "token_url",
+    "sasl.oauthbearer.scope": "token_scope",
+    "sasl.oauthbearer.extensions": "token_extensions",
+    "https.ca.location": "token_ca_file",
+    "group.protocol": "group_protocol",
 }
 
 
