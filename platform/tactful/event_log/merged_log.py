@@ -357,7 +357,9 @@ class MergedLog:
             if not self._bounded or message.offset() >= self._bounds[number][1]:
                 self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = client.missing_offset(self._settings, number, self.reached[number])
+            self._problem = client.missing_offset(
+                self._settings, number, self.reached[number], error
+            )
         else:
             self._on_error(error)
 

@@ -14,6 +14,7 @@ from tactful.config.settings import Settings, secret
 from tactful.feature_workers.checkpoint_place import checkpoint_place
 from tactful.metadata.connections import (
     kafka_settings,
+    make_log_topic,
     make_topic,
     online_tag,
     open_installation,
@@ -77,11 +78,14 @@ def prepare_worker(
     matches_topic: str | None,
     erasures: Erasures | None = None,
     seal: Seal | None = None,
+    *,
+    resized: bool = False,  # whether the topic may have another number of partitions than before
 ) -> Callable[[int], Worker]:
     """Make the topics, and return a function that makes member N of the group."""
     kafka = kafka_settings(settings.log)
     computed = definitions
-    if make_topic(settings.log, kafka) > 1:
+    partitions = make_log_topic(settings.log, kafka)
+    if partitions > 1:
         computed = shared_definitions(definitions)
         if left_out := len(definitions.all) - len(computed.all):
             logger.info("%d definitions of items and categories are the server's", left_out)
@@ -95,6 +99,8 @@ def prepare_worker(
         late_topic=share.late_topic or None,
         topic_id=topic_id(kafka),
         checkpoints=checkpoint_place(settings),
+        partitions=None if resized else partitions,
+        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         engine=replace(
             engine_options(settings),

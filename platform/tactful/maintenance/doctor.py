@@ -28,7 +28,7 @@ from tactful.maintenance.check_flink import check_flink
 from tactful.maintenance.check_model import check_model
 from tactful.maintenance.check_speech import check_speech
 from tactful.maintenance.retention import PROGRESS, read_progress
-from tactful.metadata.connections import kafka_settings, open_keys, open_redis
+from tactful.metadata.connections import kafka_settings, open_keys, open_redis, topic_problems
 from tactful.metadata.directory_lock import exclusive, open_directory
 from tactful.metadata.lease import LeaseState, process_of, read_lease
 from tactful.ranking.features import absent_features
@@ -350,15 +350,17 @@ def _log_files(settings: Settings) -> Finding:
 
 def _kafka(settings: Settings) -> Finding:
     """Check that a broker answers and has the topic."""
-    log = settings.log
+    log, connection = settings.log, kafka_settings(settings.log)
     try:
-        with KafkaLog(kafka_settings(log), connect_timeout_s=_PATIENCE_S) as kafka:
+        with KafkaLog(connection, connect_timeout_s=_PATIENCE_S) as kafka:
             count = kafka.partitions
     except TopicError:
         return "warning", f"no topic {log.topic!r} yet: `tactful serve` creates it"
     said = f"topic {log.topic!r} at {log.brokers} has {count} partitions"
     if count < (wanted := 2 * log.consumer_threads):
         return "warning", f"{said}, log.consumer_threads asks for {wanted}"
+    if problems := topic_problems(log, connection):
+        return "warning", "; ".join(problems)
     return "ok", said
 
 

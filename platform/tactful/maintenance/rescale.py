@@ -101,7 +101,9 @@ def rescale_workers(
     new = replace(kafka, topic=target.topic)
     _make_empty_topic(settings, new, target.partitions)
     if drained is None or not fits or not _is_at_end(kafka, drained):
-        make = partial(prepare_worker, settings, definitions, matches_topic, erasures, seal)
+        make = partial(
+            prepare_worker, settings, definitions, matches_topic, erasures, seal, resized=True
+        )
         drained = _drain(settings, target, make, stop=stop, patience_s=patience_s)
         if drained is None:
             return None

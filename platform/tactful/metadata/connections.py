@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tactful_streaming.definitions.model import Definitions
     from tactful_streaming.kafka.config import KafkaSettings
     from tactful_streaming.online.store import RedisOnlineStore
+
+_logger = logging.getLogger(__name__)
 
 METADATA = "metadata.db"
 METADATA_LOSS = "API keys and decisions on consent are lost, and erased users could come back"
@@ -78,6 +81,28 @@ def make_topic(
         consumer_threads=log.consumer_threads,
         partitions=partitions,
         replication=log.replication,
+        retention_ms=retention_ms(log.retention_days),
+        retention_bytes=log.retention_bytes or None,
+    )
+
+
+def make_log_topic(log: LogSettings, kafka: KafkaSettings) -> int:
+    """Create the topic of the log as :func:`make_topic`, or check the present one.
+
+    Properties of it that may lose records are logged; TopicError is raised if it is compacted.
+    """
+    count = make_topic(log, kafka)
+    for problem in topic_problems(log, kafka):
+        _logger.warning("%s", problem)
+    return count
+
+
+def topic_problems(log: LogSettings, kafka: KafkaSettings) -> list[str]:
+    """Return properties of the topic that may lose records, as :func:`make_log_topic`."""
+    from tactful_streaming.kafka.topic_policy import check_policy
+
+    return check_policy(
+        kafka,
         retention_ms=retention_ms(log.retention_days),
         retention_bytes=log.retention_bytes or None,
     )

@@ -32,7 +32,7 @@ from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.event_log.log_offsets import LOG_OFFSETS, LogOffsets
 from tactful.event_log.merged_log import AppliedLog, MergedLog, SinglePartitionLog, Span
-from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
+from tactful.metadata.connections import kafka_settings, make_log_topic, open_redis, retention_ms
 from tactful.pipeline.applier import DeadLetterBuffer
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful.schemas.positions import Offsets, Position, as_text, merged
@@ -45,7 +45,7 @@ from tactful_streaming.engine.options import CoCommittedConsumer, EngineOptions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
-from tactful_streaming.kafka.topics import check_topic, topic_id
+from tactful_streaming.kafka.topics import check_partitions, check_topic, topic_id
 from tactful_streaming.log.dead_letters import DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
@@ -262,7 +262,7 @@ class _Opening:
     def kafka(self) -> Backend:
         settings, stack = self.settings, self.stack
         kafka = kafka_settings(settings.log)
-        count = make_topic(settings.log, kafka)
+        count = make_log_topic(settings.log, kafka)
         log = KafkaLog(kafka, max_waiting_bytes=settings.limits.pending_bytes)
         stack.callback(log.close)
         spool = self._spool(log)
@@ -355,6 +355,8 @@ class _Opening:
             where=f"topic {kafka.topic!r} and the state in {data}",
             cure="start `tactful serve --rebuild`",
         )
+        if self.settings.online.shared:  # users are read where their partitions' workers write
+            check_partitions(state, kafka, partitions, fresh=engine.offset == 0)
         followed = MergedLog(
             kafka,
             partitions,

@@ -26,7 +26,7 @@ _COMMIT_EVERY = 20
 # What a state holds beside the result of its log: heads, marks, and entries on their way
 _APART = (
     *(layout.META, layout.CONSUMER, layout.OUTBOX, layout.HANDOVER, layout.ERASED),
-    *(layout.PURGING, layout.TOPIC, layout.RESCALING, layout.CHANGED_APART),
+    *(layout.PURGING, layout.TOPIC, layout.PARTITIONS, layout.RESCALING, layout.CHANGED_APART),
 )
 
 

@@ -14,6 +14,7 @@ from tactful_streaming.errors import (
     LogSettingsError,
     LogUnreachableError,
     OffsetError,
+    TopicError,
     TopicMissingError,
 )
 from tactful_streaming.kafka.config import KafkaSettings
@@ -344,8 +345,27 @@ def dropped_records(settings: KafkaSettings, number: int, low: int, start: int) 
     )
 
 
-def missing_offset(settings: KafkaSettings, number: int, offset: int | None) -> OffsetError:
+def changed_partitions(settings: KafkaSettings, before: int, now: int | str) -> TopicError:
+    """Make the error for a topic whose number of partitions changed."""
+    return TopicError(
+        f"topic {settings.topic!r} had {before} partitions and has {now} now, which changes the "
+        "partitions of users. Restart a server that computes all features itself. With workers, "
+        "stop them and all servers, and move the states to a new topic: tactful features rescale"
+    )
+
+
+def missing_offset(
+    settings: KafkaSettings, number: int, offset: int | None, error: Any
+) -> OffsetError:
     """Make the error for a read at an offset that a partition does not hold."""
+    kafka = import_kafka().KafkaError
+    if kafka(kafka._LOG_TRUNCATION).str() in error.str():
+        return OffsetError(
+            f"partition {number} of topic {settings.topic!r} was truncated before offset {offset}: "
+            "a broker without the newest records became its leader (an unclean election), so "
+            "acknowledged records are lost. Send their events again, and rebuild the state from "
+            "the records that are left"
+        )
     return OffsetError(
         f"partition {number} of topic {settings.topic!r} does not hold offset {offset}: retention "
         "dropped it, or the topic was made anew"

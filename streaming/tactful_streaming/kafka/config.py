@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from tactful_streaming.errors import LogSettingsError
 
-MAX_KAFKA_PAYLOAD = 5 * 1024 * 1024
+MAX_KAFKA_PAYLOAD = 16 * 1024 * 1024
 """Largest record in Kafka, bytes; topics are made to take it."""
 MAX_KAFKA_BATCH = MAX_KAFKA_PAYLOAD + 1024
 """Largest batch of records in such a topic, bytes."""

@@ -251,20 +251,9 @@ class PartitionGroup:
             for message, error in zip(messages, errors, strict=True):
                 if error is not None:
                     self._on_message_error(message)
-        runs: dict[int, list[Any]] = {}
-        for number, group in groupby(sound, message_class.partition):
-            runs.setdefault(number, []).extend(group)
-        records = {}
-        for number, run in runs.items():
-            values = list(map(message_class.value, run))
-            if None in values:
-                values = [value or b"" for value in values]
-            first, last = run[0].offset(), run[-1].offset()
-            dense = last - first + 1 == len(run)
-            offsets = range(first, last + 1) if dense else list(map(message_class.offset, run))
-            records[number] = Records(offsets, values)
-            self._newest[number] = run[-1].timestamp()[1]
-        return records
+        runs = _by_partition(message_class, sound)
+        self._newest |= {number: run[-1].timestamp()[1] for number, run in runs.items()}
+        return {number: _records(message_class, run) for number, run in runs.items()}
 
     def _on_assign(self, _: Any, partitions: Sequence[Any]) -> None:
         numbers = [tp.partition for tp in partitions]
@@ -336,6 +325,8 @@ class PartitionGroup:
             raise client.explain(error.args[0], self._settings) from error
         if committed.error is not None:
             raise client.explain(committed.error, self._settings)
+        if 0 <= committed.offset < low:
+            _warn_of_dropped(self._settings.topic, number, low, self._config["group.id"])
         return max(int(committed.offset), low)
 
     def _drop(self, partitions: Sequence[Any], callback: Callable[[Sequence[int]], None]) -> None:
@@ -372,7 +363,7 @@ class PartitionGroup:
             if number in self._next:
                 self._ends[number] = offset
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._fail(client.missing_offset(self._settings, number, self._next.get(number)))
+            self._fail(client.missing_offset(self._settings, number, self._next.get(number), error))
         else:
             self._on_error(error)
 
@@ -388,14 +379,10 @@ class PartitionGroup:
         reasons = kafka.GROUP_ID_NOT_FOUND, kafka.UNSUPPORTED_VERSION
         unknown_group, unsupported = (kafka(code).str() in error.str() for code in reasons)
         if unknown_group and not self._next:
-            self._exclude()
+            self._excluded, self._join_at = True, self._clock() + _REJOIN_S
+            self._doubt(_excluded_from(self._config["group.id"]))
         elif unsupported and self._settings.group_protocol == "consumer":
-            self._fail(
-                LogSettingsError(
-                    f"brokers at {self._settings.servers} have no groups of the protocol consumer, "
-                    "which is part of Apache Kafka 4.0: set group_protocol to classic"
-                )
-            )
+            self._fail(_without_protocol(self._settings))
         elif error.fatal() or error.code() == self._kafka.KafkaError._FATAL:
             self._fail(FencedError(f"the client was shut out of its group ({error.str()})"))
         elif down or isinstance(problem, TopicMissingError):
@@ -406,26 +393,57 @@ class PartitionGroup:
         ):
             self._fail(problem)
 
-    def _exclude(self) -> None:
-        """Join again later, with a new client.
-
-        Brokers exclude a member of the protocol `consumer` while a group has members of the
-        protocol `classic` with data of their assignor. Those of this client have such data after
-        the second rebalance of a group, and keep the partitions.
-        """
-        self._excluded = True
-        self._join_at = self._clock() + _REJOIN_S
-        self._doubt(
-            LogUnreachableError(
-                f"group {self._config['group.id']!r} has members of the protocol classic, and "
-                "brokers admit none of the protocol consumer beside them: stop them all",
-                retry_after=_REJOIN_S,
-            )
-        )
-
     def _fail(self, problem: BaseException) -> None:
         """Make the next poll raise the first problem."""
         self._problem = self._problem or problem
 
     def _tp(self, number: int, offset: int = client.NO_OFFSET) -> Any:
         return self._kafka.TopicPartition(self._settings.topic, number, offset)
+
+
+def _warn_of_dropped(topic: str, number: int, low: int, group: str) -> None:
+    _logger.warning(
+        "partition %d of topic %s begins at offset %d: retention dropped records that group %s had "
+        "not read",
+        *(number, topic, low, group),
+    )
+
+
+def _by_partition(message_class: Any, messages: Sequence[Any]) -> dict[int, list[Any]]:
+    runs: dict[int, list[Any]] = {}
+    for number, run in groupby(messages, message_class.partition):
+        runs.setdefault(number, []).extend(run)
+    return runs
+
+
+def _records(message_class: Any, run: Sequence[Any]) -> Records:
+    """Convert messages of one partition; those without a value become empty."""
+    values = list(map(message_class.value, run))
+    if None in values:
+        values = [value or b"" for value in values]
+    first, last = run[0].offset(), run[-1].offset()
+    dense = last - first + 1 == len(run)
+    offsets = range(first, last + 1) if dense else list(map(message_class.offset, run))
+    return Records(offsets, values)
+
+
+def _excluded_from(group: str) -> LogUnreachableError:
+    """Make the error for a member of `consumer` in a group of `classic`.
+
+    Brokers exclude it while a group has members of the protocol `classic` with data of their
+    assignor. Those of this client have such data after the second rebalance of a group, and keep
+    the partitions.
+    """
+    return LogUnreachableError(
+        f"group {group!r} has members of the protocol classic, and brokers admit none of the "
+        "protocol consumer beside them: stop them all",
+        retry_after=_REJOIN_S,
+    )
+
+
+def _without_protocol(settings: KafkaSettings) -> LogSettingsError:
+    """Make the error for brokers before Apache Kafka 4.0."""
+    return LogSettingsError(
+        f"brokers at {settings.servers} have no groups of the protocol consumer, which is part of "
+        "Apache Kafka 4.0: set group_protocol to classic"
+    )

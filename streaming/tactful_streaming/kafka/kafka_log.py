@@ -337,12 +337,8 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
                 return problem
         except LogError as error:
             return error
-        if self._count not in (None, self._found):
-            return TopicError(
-                f"topic {self._settings.topic!r} had {self._count} partitions and has "
-                f"{self._found} now, which changes the partitions of users: restart all processes "
-                "that use it, and rescale the state"
-            )
+        if self._count is not None and self._found not in (None, self._count):
+            return client.changed_partitions(self._settings, self._count, self._found)
         self._count = self._found
         return None
 

@@ -170,7 +170,9 @@ class KafkaPartition:
 
     def _on_error(self, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = client.missing_offset(self._settings, self._number, self._position)
+            self._problem = client.missing_offset(
+                self._settings, self._number, self._position, error
+            )
         else:
             self._problem = client.lasting_problem(error, self._settings) or self._problem
 

@@ -46,6 +46,8 @@ class TopicIdentity:
         self._asked: Any = None  # future of the answer
         self._ask_at = 0.0
         self._first: str | None = None
+        self._partitions: int | None = None  # by the first answer
+        self._resized = False  # whether the last answer has another number
 
     @property
     def known(self) -> str | None:
@@ -60,14 +62,18 @@ class TopicIdentity:
         return self._answer(timeout_s)
 
     def has_changed(self) -> bool:
-        """Ask if it is due, without waiting; return whether an answer differs from the first."""
+        """Ask if it is due, without waiting.
+
+        Returns:
+            Whether an answer differs from the first, by the id or the number of partitions.
+        """
         if self._asked is None:
             if self._clock() >= self._ask_at:
                 self._send(_TIMEOUT_S)
             return False
         if not self._asked.done():
             return False
-        return self._answer(0.0) not in (None, self._first)
+        return self._answer(0.0) not in (None, self._first) or self._resized
 
     def hurry(self) -> None:
         """Make the next question due; any thread may call this."""
@@ -89,11 +95,17 @@ class TopicIdentity:
         self._asked = answers[self._settings.topic]
         self._ask_at = self._clock() + _ASK_EVERY_S
 
+    def _compare(self, partitions: int) -> None:
+        self._partitions = self._partitions or partitions
+        self._resized = partitions != self._partitions
+
     def _answer(self, timeout_s: float) -> str | None:
         kafka = client.import_kafka()
         asked, self._asked = self._asked, None
         try:
-            identity = identity_of(asked.result(timeout_s))
+            described = asked.result(timeout_s)
+            self._compare(len(described.partitions))
+            identity = identity_of(described)
         except TimeoutError:
             identity = None
         except kafka.KafkaException as error:

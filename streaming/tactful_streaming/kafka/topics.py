@@ -12,7 +12,7 @@ from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
 from tactful_streaming.kafka.topic_identity import identity_of, lacks_ids
 from tactful_streaming.kafka.topic_watch import START_S, TopicWatch
-from tactful_streaming.state.key_layout import TOPIC
+from tactful_streaming.state.key_layout import PARTITIONS, TOPIC
 from tactful_streaming.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -212,3 +212,21 @@ def check_topic(
             f"new one, {cure}"
         )
     store.write([(TOPIC, known.encode())])
+
+
+def check_partitions(
+    store: StateStore, settings: KafkaSettings, partitions: int, *, fresh: bool
+) -> None:
+    """Check that the topic routes users as when a state was begun; store it in a new state.
+
+    A `fresh` state has no record applied.
+
+    Raises:
+        TopicError: if the number of partitions has changed.
+    """
+    stored = store.get(PARTITIONS)
+    if stored == b"%d" % partitions:
+        return
+    if stored is not None and not fresh:
+        raise client.changed_partitions(settings, int(stored), partitions)
+    store.write([(PARTITIONS, b"%d" % partitions)])

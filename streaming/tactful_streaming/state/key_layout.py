@@ -34,6 +34,7 @@ CHANGED_APART = b"b"  # `b`: log offset at which entities were changed by other 
 ERASED = b"f"  # `f`: number of the last erasure that the state was purged by
 PURGING = b"p"  # `p`: present while deleted data may still be in files
 TOPIC = b"k"  # `k`: id of the Kafka topic of the state
+PARTITIONS = b"y"  # `y`: number of partitions of that topic, by which users are routed
 RESCALING = b"z"  # `z`: progress of a rescaling into this state; no engine opens it meanwhile
 REBUILD = "compute the state again from the log: `tactful serve --rebuild` (rebuild=True)"
 

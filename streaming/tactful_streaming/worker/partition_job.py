@@ -32,8 +32,9 @@ from tactful_streaming.engine.batches import Applied
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions, LateEvent
 from tactful_streaming.errors import LogError, StateError
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.topics import check_topic
+from tactful_streaming.kafka.topics import check_partitions, check_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
@@ -61,6 +62,8 @@ class JobOptions:
     late_topic: str | None = None  # topic for events too late for a feature; None: none
     topic_id: str | None = None  # id of the log's topic, to notice its deletion; None: unchecked
     checkpoints: OpenCheckpoints | None = None  # in a place that all hosts share; None: none
+    partitions: int | None = None  # number of partitions of the log; None: unchecked
+    checkpoints: Path | None = None  # folder that all hosts share; None: no checkpoints
     dead_letter_ms: int | None = None  # age at which rejected events may be deleted; None: never
     engine: EngineOptions = DEFAULT_OPTIONS  # a job sets options that depend on its partition
     online: OpenOnline | None = None  # opens the copy of a partition's entities; None: no copy
@@ -92,9 +95,12 @@ class PartitionJob:
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
-            TopicError: if the state is of a topic that is gone.
+            TopicError: if the state is of a topic that is gone, or had fewer partitions.
             LogError: if no broker answers.
         """
+        if options.partitions is not None and number >= options.partitions:
+            now = f"{number + 1} or more"
+            raise client.changed_partitions(options.kafka, options.partitions, now)
         self.number = number
         self._options = options
         self._seal = options.seal
@@ -141,6 +147,9 @@ class PartitionJob:
             where=f"topic {options.kafka.topic!r} and the state in {folder}",
             cure="move the state and its checkpoints away",
         )
+        if options.partitions is not None:
+            fresh = self._state.offset == 0
+            check_partitions(store, options.kafka, options.partitions, fresh=fresh)
         erasures, purged = options.erasures, None
         if erasures is not None:
             self.purged = erasure.purged_number(store)

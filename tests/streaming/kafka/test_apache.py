@@ -1,6 +1,7 @@
 """Apache Kafka with its default settings: refusals, quotas, and starts without a broker."""
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -80,8 +81,8 @@ def test_wrong_credentials_are_called_that(secured: KafkaSettings, wrong: dict[s
     group.close()
 
 
-def test_a_quota_slows_readers_and_no_more(cluster: Cluster, settings: KafkaSettings) -> None:
-    """40,000 records under a quota of bytes arrive, by every kind of reader."""
+def test_a_quota_slows_clients_and_no_more(cluster: Cluster, settings: KafkaSettings) -> None:
+    """Under quotas of bytes 40,000 records arrive, and appends are acknowledged, in order."""
     limited = replace(settings, extra={"client.id": settings.topic})
     ensure_topic(settings, partitions=1)
     with KafkaLog(settings) as log:
@@ -90,13 +91,16 @@ def test_a_quota_slows_readers_and_no_more(cluster: Cluster, settings: KafkaSett
     cluster.tool(
         "kafka.admin.ConfigCommand",
         *("--alter", "--entity-type", "clients", "--entity-name", settings.topic),
-        *("--add-config", "consumer_byte_rate=40000"),
+        *("--add-config", "consumer_byte_rate=40000,producer_byte_rate=100000"),
     )
     with KafkaLog(limited) as log:
         partition = log.partition(0)
         count = 0
         while count < 40_000:
             count += len(partition.read(count, 10_000))
+        incompressible = [random.Random(number).randbytes(20_000) for number in range(20)]
+        appends = [log.submit([payload], [None]) for payload in incompressible]
+        assert [append.result() for append in appends] == [{0: 40_001 + n} for n in range(20)]
         partition.close()
 
 

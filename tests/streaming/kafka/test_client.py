@@ -262,6 +262,16 @@ def test_a_topic_is_deleted_after_half_a_minute(
         assert problem(4, 1) is None
 
 
+def test_a_truncated_log_is_called_that() -> None:
+    reset = KafkaError._AUTO_OFFSET_RESET
+    text = "Partition log truncation detected at offset 9: Local: Partition log truncation detected"
+    cut = client.missing_offset(NOWHERE, 3, 9, KafkaError(reset, text))
+    assert "partition 3" in str(cut)
+    assert "was truncated before offset 9" in str(cut)
+    dropped = client.missing_offset(NOWHERE, 3, 9, KafkaError(reset, "Broker: Offset out of range"))
+    assert "retention dropped it" in str(dropped)
+
+
 def test_a_quota_is_waited_for() -> None:
     """A broker that delays its answers is not one that does not deliver."""
     log: Any = SimpleNamespace(settings=NOWHERE, known_end=lambda _: 5)

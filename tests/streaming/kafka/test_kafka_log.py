@@ -238,9 +238,9 @@ def test_backpressure_refuses_before_memory_grows(kafka_servers: str) -> None:
 
 
 def test_oversized_records_are_refused_alone(log: KafkaLog) -> None:
-    with pytest.raises(LogError, match="at most 5242880"):
-        log.append([b"small", bytes(6 * 1024 * 1024)], ["u", "u"])
-    assert log.append([b"small", bytes(5 * 1024 * 1024)], ["u", "u"])[log.partition_of("u")] == 2
+    with pytest.raises(LogError, match="at most 16777216"):
+        log.append([b"small", bytes(17 * 1024 * 1024)], ["u", "u"])
+    assert log.append([b"small", bytes(16 * 1024 * 1024)], ["u", "u"])[log.partition_of("u")] == 2
 
 
 def test_records_the_client_refuses_are_not_acknowledged(

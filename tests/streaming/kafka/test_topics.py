@@ -52,6 +52,24 @@ def test_a_state_belongs_to_the_topic_of_its_begin() -> None:
 
 
 @pytest.mark.service("kafka")
+def test_a_state_belongs_to_a_number_of_partitions(kafka_servers: str, tmp_path: Path) -> None:
+    event = Event(event_id="e", type="view", timestamp=1_700_000_000_000, user_id="u1")
+    with new_shard(kafka_servers, tmp_path, 2) as shard:
+        known, grown = (replace(shard.options, partitions=count) for count in (2, 4))
+        PartitionJob(0, definitions(), grown).close()  # nothing was applied yet
+        job = PartitionJob(0, definitions(), known)
+        job.apply([(0, encode_entry(event))])
+        job.commit()
+        job.close()
+        with pytest.raises(TopicError, match=r"had 2 partitions and has 4 now.*rescale"):
+            PartitionJob(0, definitions(), grown)
+        PartitionJob(0, definitions(), shard.options).close()  # to rescale it
+        with pytest.raises(TopicError, match="had 2 partitions and has 3 or more now"):
+            PartitionJob(2, definitions(), known)  # assigned while it runs
+        PartitionJob(0, definitions(), known).close()
+
+
+@pytest.mark.service("kafka")
 def test_a_recreated_topic_is_not_read_from_the_middle(kafka_servers: str, tmp_path: Path) -> None:
     event = Event(event_id="e", type="view", timestamp=1_700_000_000_000, user_id="u1")
     with new_shard(kafka_servers, tmp_path, 2, topic_id="old") as shard:
