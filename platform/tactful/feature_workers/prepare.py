@@ -100,7 +100,6 @@ def prepare_worker(
         topic_id=topic_id(kafka),
         checkpoints=checkpoint_place(settings),
         partitions=None if resized else partitions,
-        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         engine=replace(
             engine_options(settings),

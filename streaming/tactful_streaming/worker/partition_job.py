@@ -63,7 +63,6 @@ class JobOptions:
     topic_id: str | None = None  # id of the log's topic, to notice its deletion; None: unchecked
     checkpoints: OpenCheckpoints | None = None  # in a place that all hosts share; None: none
     partitions: int | None = None  # number of partitions of the log; None: unchecked
-    checkpoints: Path | None = None  # folder that all hosts share; None: no checkpoints
     dead_letter_ms: int | None = None  # age at which rejected events may be deleted; None: never
     engine: EngineOptions = DEFAULT_OPTIONS  # a job sets options that depend on its partition
     online: OpenOnline | None = None  # opens the copy of a partition's entities; None: no copy
