@@ -93,7 +93,8 @@ class Made:
         engine.commit()
 
     def features(self, engine: Engine) -> Any:
-        at = streams.START + 900_000
+        # Panes that ended before the watermark may be deleted, depending on the batches.
+        at = max(engine.watermark or 0, streams.START + 900_000)
         users = [engine.read("user", f"u{n}", at) for n in range(20)]
         items = [engine.read("item", f"i{n}", at) for n in range(20)]
         groups = [engine.read("category", name, at) for name in "xyz"]
@@ -162,7 +163,7 @@ def test_features_are_those_of_a_replay_up_to_the_time(tmp_path: Path, settings:
             assert all(log.received(n) == START + n // 10 * 1000 for n in range(cut.end))
         if cut.records:
             assert cut.first_at == START + cut.end * 100
-    assert len(different) == 7
+    assert len(different) == 6  # two of the offsets have one time
     with EmbeddedLog(settings.storage.data / "log") as log:
         assert log.append([b"more"]) == 601
 
