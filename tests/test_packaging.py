@@ -339,7 +339,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert fields["License-Expression"] == "Apache-2.0"
     extras = (
         "accounting all dashboard demo federated kafka multilingual mysql noise notebook oidc "
-        "onnx openfeature postgres psi ray redis search speech speech-whisper understanding"
+        "onnx openfeature postgres psi ray redis s3 search speech speech-whisper understanding"
     )
     assert {*extras.split(), "terminal", "tracing", "tuner", "two-tower"} == set(
         fields.get_all("Provides-Extra", [])

@@ -79,7 +79,7 @@ _HELP = {
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, look-up, export and erasure of users.",
     "tenants": "List, add and remove the shops of one installation.",
-    "backup": "Copy the installation to a new directory TARGET, with or without a running server.",
+    "backup": "Copy the installation to TARGET, with or without a running server.",
     "restore": "Replace the data directory by the backup SOURCE; no server may be running.",
     "expire": "Remove backups, exports and models that are older than [retention] allows.",
     "worker": "Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.",

@@ -183,7 +183,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[JobOptions,
         feature_worker, "Worker", lambda _, options, pace: made.append((options, pace))
     )
     monkeypatch.setattr(feature_worker, "topic_id", lambda _: "an id")
-    monkeypatch.setattr(feature_worker, "make_topic", lambda *_: 1)
+    monkeypatch.setattr(feature_worker, "make_log_topic", lambda *_: 1)
     kafka = KafkaSettings("broker:9092", "log")
     monkeypatch.setattr(feature_worker, "kafka_settings", lambda _: kafka)
     definitions = load_definitions(

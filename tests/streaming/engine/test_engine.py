@@ -431,7 +431,7 @@ def test_a_damaged_state_is_refused(key: bytes, value: bytes) -> None:
     engine = Engine(small(), store)
     commit(engine, [view(0)])
     store.write([(key, value)])
-    with pytest.raises(StateError, match="replay"):
+    with pytest.raises(StateError, match="tactful serve --rebuild"):
         Engine(small(), store)
 
 
