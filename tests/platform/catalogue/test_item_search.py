@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue import item_search
@@ -57,6 +57,12 @@ class Source:
         for item in items:
             self.items[item.item_id] = item
             self._ids.append(item.item_id)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few items count as many: their index is not built anew after each change."""
+    monkeypatch.setattr(item_search, "_SMALL", -1)
 
 
 def search_of(source: Any) -> ItemSearch:
@@ -116,14 +122,16 @@ def pages(search: ItemSearch, filters: Filters, limit: int) -> list[Item]:
     wanted=FILTER,
     limit=st.integers(1, 5),
     most=st.sampled_from([0, 3, 1_000]),
+    small=st.sampled_from([-1, 5]),
 )
 def test_pages_hold_what_a_plain_search_finds(
-    batches: list[list[Item]], wanted: dict[str, Any], limit: int, most: int
+    batches: list[list[Item]], wanted: dict[str, Any], limit: int, most: int, small: int
 ) -> None:
     """Each item once, in the order of ids, before and after every batch of changes."""
     source = Source()
     search = search_of(source)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(item_search, "_SMALL", small)
         patch.setattr(item_search, "_FEWEST_CHANGES", most)
         for batch in batches:
             source.put(batch)
@@ -163,6 +171,7 @@ def test_facets_count_what_a_plain_search_finds(
         ]
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(item_search, "_SMALL", -1)
         patch.setattr(item_search, "_FEWEST_CHANGES", most)
         for batch in batches:
             source.put(batch)
@@ -188,7 +197,8 @@ def test_price_ranges_hold_every_known_price_once(prices: list[float]) -> None:
     assert sum(number for *_, number in ranges) == len(prices)
 
 
-@settings(max_examples=200)
+@pytest.mark.usefixtures("large")
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.lists(ITEM, max_size=12),
     changes=st.lists(st.lists(ITEM, max_size=4), max_size=6),
@@ -214,7 +224,8 @@ def test_items_that_stay_come_once_while_others_change(
             assert seen[item.item_id] == found_by_hand(item, **wanted)
 
 
-@settings(max_examples=300)
+@pytest.mark.usefixtures("large")
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     items=st.lists(ITEM, min_size=1, max_size=14),
     later=st.lists(ITEM, max_size=4),
@@ -261,6 +272,21 @@ def test_alike_items_are_those_of_a_plain_comparison(
     cosines = [cosine for _, cosine in alike]
     assert cosines == sorted(cosines, reverse=True)
     assert search.alike(item, category, 2) == alike[:2] or len({*cosines}) < len(cosines)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_a_search_of_an_empty_shop_does_not_hide_what_later_items_have_in_common(
+    first: int,
+) -> None:
+    source = Source()
+    mugs = [Item(item_id=str(n), timestamp=n, title=f"blue mug {n}") for n in range(1_200)]
+    source.put(mugs[:first])
+    search = search_of(source)
+    search.page(Filters(), after="", limit=9)
+    for end in (first + 2, 40, 900, 1_200):
+        source.put(mugs[first:end])
+        begun = search_of(source)
+        assert search.alike(mugs[end - 1], None, 9) == begun.alike(mugs[end - 1], None, 9) != []
 
 
 def test_of_items_described_alike_the_one_of_the_nearest_price_comes_first() -> None:
