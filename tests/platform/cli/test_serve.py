@@ -77,7 +77,8 @@ def test_only_the_first_start_compiles_and_says_what(tmp_path: Path) -> None:
 
     (line,) = started()
     folder = re.escape(str(tmp_path / "cache" / "tactful"))
-    words = rf"compiled count_panes, add_panes, gather_cached for this processor in \d+\.\d s, once: .*{folder}$"
+    kernels = "count_panes, add_panes, gather_cached"
+    words = rf"compiled {kernels} for this processor in \d+\.\d s, once: .*{folder}$"
     assert re.search(words, line), line
     assert started() == []
 
