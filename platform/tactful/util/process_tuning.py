@@ -14,6 +14,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -124,8 +125,23 @@ def return_free_pages() -> None:
 
 @contextlib.contextmanager
 def low_priority() -> Iterator[futures.Executor]:
-    """Yield an executor of one low-priority process, which ends with the context."""
+    """Yield an executor of one low-priority process, which ends with the context or its parent."""
     context = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(10,))
-    with pool:
+    with futures.ProcessPoolExecutor(1, mp_context=context, initializer=_begin_low) as pool:
         yield pool
+
+
+def _begin_low() -> None:
+    os.nice(10)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: it would wait for work for ever after `kill -9`.
+
+    A signal of the kernel would come at the end of the thread that began this process.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

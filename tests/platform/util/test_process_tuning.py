@@ -6,8 +6,10 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tests.platform.support import wait_until
 
 from tactful.util import process_tuning
 
@@ -137,3 +139,39 @@ def test_only_code_that_equals_its_file_is_dropped() -> None:
         lines += ["Rss:    4 kB", f"Anonymous:      {changed} kB", "VmFlags: rd ex mr mw me"]
     dropped = [*process_tuning._unchanged("\n".join(lines))]
     assert dropped == [(0x1000, 0x1000), (0x5000, 0x1000)]
+
+
+_LOW = """
+import os, time
+from tactful.util.process_tuning import low_priority
+
+def main():
+    with low_priority() as executor:
+        print(executor.submit(os.getpid).result(), flush=True)
+        executor.submit(time.sleep, 60)
+        time.sleep(60)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_process_of_low_priority_ends_with_its_killed_parent(tmp_path: Path) -> None:
+    program = tmp_path / "low.py"
+    program.write_text(_LOW, encoding="utf-8")
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert os.getpriority(os.PRIO_PROCESS, child) >= 10
+        parent.kill()
+        parent.stdout.read()  # until the child, which has this end of the pipe, has ended as well
+    wait_until(lambda: not _runs(child), 20.0)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there; one that ended and waits for its parent is not."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
